@@ -1,0 +1,161 @@
+//! Solvers of the flow's differential equation, as coefficients.
+//!
+//! Every solver here moves along linear combinations of the current sample and the last few *data predictions*
+//! `m_i = x_i - sigma_i v_i` (the clean sample that velocity `v_i` points to). The coefficients depend on the schedule alone, so a
+//! run is planned before it begins, in f64; whoever holds the tensors only adds them up.
+
+mod dpmpp;
+mod euler;
+mod unipc;
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::schedule::{self, Schedule, ScheduleError, Sigma};
+
+/// Data predictions that a [`Combination`] reaches back to.
+pub const HISTORY: usize = 3;
+
+/// A solver.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SolverKind {
+    /// UniPC of order 2, predictor and corrector.
+    #[serde(rename = "unipc")]
+    UniPc,
+    /// DPM-Solver++ 2M.
+    #[serde(rename = "dpmpp")]
+    DpmPp2M,
+    /// Euler.
+    #[serde(rename = "euler")]
+    Euler,
+}
+
+impl SolverKind {
+    /// All of them.
+    pub const ALL: [SolverKind; 3] = [SolverKind::UniPc, SolverKind::DpmPp2M, SolverKind::Euler];
+
+    /// Lower-case name, as given to `--solver`.
+    pub fn name(self) -> &'static str {
+        match self {
+            SolverKind::UniPc => "unipc",
+            SolverKind::DpmPp2M => "dpmpp",
+            SolverKind::Euler => "euler",
+        }
+    }
+
+    /// The grid that the solver's reference implementation uses.
+    pub fn schedule(self, steps: usize, shift: f64, train_timesteps: usize) -> Result<Schedule, ScheduleError> {
+        match self {
+            SolverKind::UniPc => schedule::flow_unipc(steps, shift, train_timesteps),
+            SolverKind::DpmPp2M => schedule::flow_dpmpp(steps, shift, train_timesteps),
+            SolverKind::Euler => schedule::flow_euler(steps, shift, train_timesteps),
+        }
+    }
+}
+
+impl fmt::Display for SolverKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// No solver has this name.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("solver {found:?} is not known; known are unipc, dpmpp, euler")]
+pub struct UnknownSolver {
+    found: String,
+}
+
+impl FromStr for SolverKind {
+    type Err = UnknownSolver;
+
+    fn from_str(text: &str) -> Result<Self, UnknownSolver> {
+        SolverKind::ALL.into_iter().find(|kind| kind.name() == text).ok_or_else(|| UnknownSolver { found: text.to_string() })
+    }
+}
+
+/// `sample * x + sum of data[k] * m_{i-k}`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Combination {
+    /// Coefficient of the sample it starts from.
+    pub sample: f64,
+    /// Coefficients of the data predictions, newest first.
+    pub data: [f64; HISTORY],
+}
+
+/// `m = sample * x + velocity * v`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct DataPrediction {
+    /// Coefficient of the sample that the model saw.
+    pub sample: f64,
+    /// Coefficient of the velocity it predicted.
+    pub velocity: f64,
+}
+
+/// What is done with a step's prediction.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct StepPlan {
+    /// First: velocity to data prediction `m_i`, which becomes the newest.
+    pub to_data: DataPrediction,
+    /// Then, with some solvers: the sample is computed once more, from the *last* step's (corrected) sample and what is now
+    /// known. Absent: the sample stays the one that the model saw.
+    pub correct: Option<Combination>,
+    /// Last: the next sample, from this step's.
+    pub advance: Combination,
+}
+
+/// Plans a run. Every coefficient is finite.
+pub fn plan(kind: SolverKind, schedule: &Schedule) -> Vec<StepPlan> {
+    let at = |index: usize| NoiseLevel::new(schedule.steps[index].sigma);
+    (0..schedule.steps.len())
+        .map(|i| {
+            let levels = Levels {
+                next: schedule.steps.get(i + 1).map(|step| NoiseLevel::new(step.sigma)),
+                now: at(i),
+                last: i.checked_sub(1).map(at),
+                before_last: i.checked_sub(2).map(at),
+            };
+            let (correct, advance) = match kind {
+                SolverKind::UniPc => (unipc::correct(&levels), unipc::advance(&levels)),
+                SolverKind::DpmPp2M => (None, dpmpp::advance(&levels)),
+                SolverKind::Euler => (None, euler::advance(&levels)),
+            };
+            let to_data = DataPrediction { sample: 1.0, velocity: -levels.now.sigma };
+            StepPlan { to_data, correct, advance }
+        })
+        .collect()
+}
+
+/// The noise levels around a step.
+struct Levels {
+    /// Where it ends; `None` is no noise at all.
+    next: Option<NoiseLevel>,
+    now: NoiseLevel,
+    last: Option<NoiseLevel>,
+    before_last: Option<NoiseLevel>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct NoiseLevel {
+    sigma: f64,
+}
+
+impl NoiseLevel {
+    fn new(sigma: Sigma) -> Self {
+        NoiseLevel { sigma: sigma.0 }
+    }
+
+    fn alpha(self) -> f64 {
+        1.0 - self.sigma
+    }
+
+    /// Half the log signal-to-noise ratio, in which multistep solvers measure time.
+    fn lambda(self) -> f64 {
+        self.alpha().ln() - self.sigma.ln()
+    }
+}
+
+/// The end of every run: all of the newest data prediction, nothing of the noise.
+const TO_DATA: Combination = Combination { sample: 0.0, data: [1.0, 0.0, 0.0] };

@@ -1,0 +1,89 @@
+//! What ran, as a line of characters: `SS|SS|..|SS|` is four steps of two branches, the third of them reused.
+
+use std::fmt;
+
+/// What became of one branch of one step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ran {
+    /// All of it was computed. `S`
+    Computed,
+    /// All of it was made up from earlier results. `.`
+    Reused,
+    /// Some spans of it were computed. `m`
+    Mixed,
+}
+
+impl Ran {
+    /// The character in a strip.
+    pub fn symbol(self) -> char {
+        match self {
+            Ran::Computed => 'S',
+            Ran::Reused => '.',
+            Ran::Mixed => 'm',
+        }
+    }
+
+    /// The word in a report.
+    pub fn name(self) -> &'static str {
+        match self {
+            Ran::Computed => "compute",
+            Ran::Reused => "reuse",
+            Ran::Mixed => "mixed",
+        }
+    }
+}
+
+/// The record of a run, step by step, branch by branch.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Strip {
+    steps: Vec<Vec<Ran>>,
+}
+
+impl Strip {
+    /// Adds a step: what became of each branch, in order.
+    pub fn push(&mut self, branches: Vec<Ran>) {
+        self.steps.push(branches);
+    }
+
+    /// The steps so far.
+    pub fn steps(&self) -> &[Vec<Ran>] {
+        &self.steps
+    }
+
+    /// How many forwards (a branch of a step) ended as `ran`.
+    pub fn count(&self, ran: Ran) -> usize {
+        self.steps.iter().flatten().filter(|&&r| r == ran).count()
+    }
+
+    /// How many steps had no branch computed, not even in part.
+    pub fn steps_reused(&self) -> usize {
+        self.steps.iter().filter(|step| step.iter().all(|&r| r == Ran::Reused)).count()
+    }
+}
+
+impl fmt::Display for Strip {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for step in &self.steps {
+            for ran in step {
+                write!(f, "{}", ran.symbol())?;
+            }
+            write!(f, "|")?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_as_documented() {
+        let mut strip = Strip::default();
+        strip.push(vec![Ran::Computed, Ran::Computed]);
+        strip.push(vec![Ran::Reused, Ran::Reused]);
+        strip.push(vec![Ran::Mixed, Ran::Reused]);
+        assert_eq!(strip.to_string(), "SS|..|m.|");
+        assert_eq!((strip.count(Ran::Computed), strip.count(Ran::Reused), strip.steps_reused()), (2, 3, 1));
+    }
+}

@@ -1,0 +1,274 @@
+//! A pipeline on disk or inside the program, ready to generate.
+
+use std::path::Path;
+use std::sync::OnceLock;
+
+use candle_core::{Device, Tensor};
+use navicache_models::text::umt5::{self, Umt5};
+use navicache_models::wan::{Cond, Transformer, TransformerConfig, Vae, VaeConfig};
+use navicache_models::{Denoiser, Weights};
+use tokenizers::Tokenizer;
+
+use crate::device::{DeviceChoice, DtypeChoice};
+use crate::prompt::tokenize;
+use crate::request::{Defaults, Limits, Resolved};
+use crate::scheduler::Scheduler;
+use crate::weights::{Folder, SafetensorsFiles};
+use crate::{Error, Result, demo, machine};
+
+/// How a pipeline is loaded.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct LoadOptions {
+    /// Where tensors live.
+    pub device: DeviceChoice,
+    /// In which format matrices are kept.
+    pub dtype: DtypeChoice,
+}
+
+/// A Wan2.1 text-to-video pipeline.
+///
+/// Opening it reads configurations and checks that every weight file is whole. Weights are read when they are first needed: the
+/// text encoder for each generation and freed after it, transformer and VAE once.
+pub struct Bundle {
+    name: String,
+    folder: Folder,
+    device: Device,
+    dtype: DtypeChoice,
+    defaults: Defaults,
+    scheduler: Scheduler,
+    tokenizer: Tokenizer,
+    text_config: umt5::Config,
+    text_weights: SafetensorsFiles,
+    transformer_config: TransformerConfig,
+    transformer_weights: SafetensorsFiles,
+    transformer: OnceLock<Transformer>,
+    vae_config: VaeConfig,
+    vae_weights: SafetensorsFiles,
+    vae: OnceLock<Vae>,
+}
+
+impl Bundle {
+    /// Opens `demo`, the embedded model, or a Diffusers folder (the one with `model_index.json`).
+    pub fn open(model: &str, options: &LoadOptions) -> Result<Self> {
+        let folder = if model == demo::NAME { Folder::Embedded(demo::FILES) } else { disk_folder(model)? };
+        check_pipeline(&folder)?;
+        let defaults = match folder.contains(DEFAULTS_FILE) {
+            true => folder.json(DEFAULTS_FILE)?,
+            false => published_defaults(),
+        };
+        let tokenizer_file = "tokenizer/tokenizer.json";
+        let tokenizer = Tokenizer::from_bytes(folder.bytes(tokenizer_file)?)
+            .map_err(|e| Error::file(folder.path(tokenizer_file), e.to_string()))?;
+        Ok(Bundle {
+            name: model.to_string(),
+            device: options.device.open()?,
+            dtype: options.dtype,
+            defaults,
+            scheduler: Scheduler::read(&folder)?,
+            tokenizer,
+            text_config: folder.json("text_encoder/config.json")?,
+            text_weights: folder.tensors("text_encoder", "model")?,
+            transformer_config: folder.json("transformer/config.json")?,
+            transformer_weights: folder.tensors("transformer", "diffusion_pytorch_model")?,
+            transformer: OnceLock::new(),
+            vae_config: folder.json("vae/config.json")?,
+            vae_weights: folder.tensors("vae", "diffusion_pytorch_model")?,
+            vae: OnceLock::new(),
+            folder,
+        })
+    }
+
+    /// Name or path, as it was opened.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// What a request leaves open.
+    pub fn defaults(&self) -> &Defaults {
+        &self.defaults
+    }
+
+    /// The schedule and solver it was published with.
+    pub(crate) fn scheduler(&self) -> &Scheduler {
+        &self.scheduler
+    }
+
+    pub(crate) fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// Format of the transformer's matrices, for the report.
+    pub(crate) fn dtype_name(&self) -> &'static str {
+        self.dtype.for_parameters(self.transformer_weights.parameters()).map_or("stored", |dtype| dtype.as_str())
+    }
+
+    /// What sizes it can make.
+    pub(crate) fn limits(&self) -> Limits {
+        let [patch_t, patch_h, patch_w] = self.transformer_config.patch_size;
+        let (temporal, spatial) = (self.vae_config.scale_factor_temporal(), self.vae_config.scale_factor_spatial());
+        let positions = self.transformer_config.rope_max_seq_len;
+        Limits {
+            temporal_factor: temporal,
+            // The reference pipeline asks for multiples of 16 whatever the patch.
+            width_multiple: least_common_multiple(16, spatial * patch_w),
+            height_multiple: least_common_multiple(16, spatial * patch_h),
+            latent_frames_multiple: patch_t,
+            largest: (
+                (positions * patch_t - 1) * temporal + 1,
+                positions * patch_h * spatial,
+                positions * patch_w * spatial,
+            ),
+        }
+    }
+
+    /// Shape of the latents for a size. // (1, channels, latent frames, height, width)
+    pub(crate) fn latents_shape(&self, width: usize, height: usize, frames: usize) -> [usize; 5] {
+        let (temporal, spatial) = (self.vae_config.scale_factor_temporal(), self.vae_config.scale_factor_spatial());
+        let channels = self.transformer_config.in_channels;
+        [1, channels, (frames - 1) / temporal + 1, height / spatial, width / spatial]
+    }
+
+    /// Width, height and frames of latents of a shape.
+    pub(crate) fn video_shape(&self, latents: &[usize; 5]) -> (usize, usize, usize) {
+        let (temporal, spatial) = (self.vae_config.scale_factor_temporal(), self.vae_config.scale_factor_spatial());
+        let [_, _, frames, height, width] = *latents;
+        (width * spatial, height * spatial, frames.saturating_sub(1) * temporal + 1)
+    }
+
+    /// Refuses a video whose activations alone are beyond the memory there is, before anything is loaded.
+    pub(crate) fn check_memory(&self, request: &Resolved) -> Result<()> {
+        let Some(available) = machine::available_memory_bytes().filter(|_| self.device.is_cpu()) else { return Ok(()) };
+        let config = &self.transformer_config;
+        let [_, _, frames, height, width] = self.latents_shape(request.width, request.height, request.frames);
+        let [patch_t, patch_h, patch_w] = config.patch_size;
+        let tokens = ((frames / patch_t) * (height / patch_h) * (width / patch_w)) as u64;
+        // A block holds its input, queries, keys, values, output and the feed-forward's middle at once, in f32.
+        let widths = (6 * config.num_attention_heads * config.attention_head_dim + config.ffn_dim) as u64;
+        let needed = tokens * widths * 4;
+        if needed <= available {
+            return Ok(());
+        }
+        let gib = |bytes: u64| bytes as f64 / (1u64 << 30) as f64;
+        Err(Error::Request {
+            what: "--size and --frames",
+            found: format!("{}x{}, {} frames", request.width, request.height, request.frames),
+            expected: format!(
+                "{tokens} tokens need at least {:.1} GiB beside the weights, {:.1} GiB are free; ask for a smaller or shorter video",
+                gib(needed),
+                gib(available)
+            ),
+        })
+    }
+
+    /// Encodes prompts, each to (1, `max_sequence_length`, text dim), zero beyond its end. Loads the text encoder and frees it.
+    /// `warn` is told of a prompt that was cut.
+    pub(crate) fn encode(&self, prompts: &[&str], longest: usize, warn: &mut dyn FnMut(String)) -> Result<Vec<Tensor>> {
+        let dtype = self.dtype.for_parameters(self.text_weights.parameters());
+        let encoder = Umt5::new(&self.text_config, Weights::new(&self.text_weights, &self.device, dtype))?;
+        prompts
+            .iter()
+            .map(|prompt| {
+                let tokens = tokenize(&self.tokenizer, prompt, longest)?;
+                if let Some(whole) = tokens.truncated_from {
+                    warn(format!("prompt of {whole} tokens cut to {longest}: the rest is not seen (--max-sequence-length)"));
+                }
+                let hidden = encoder.forward(&tokens.ids)?; // (1, ids, text dim)
+                let padding = longest - hidden.dim(1)?;
+                Ok(hidden.pad_with_zeros(1, 0, padding)?)
+            })
+            .collect()
+    }
+
+    /// The transformer, read on first use.
+    pub(crate) fn transformer(&self) -> Result<&Transformer> {
+        load_once(&self.transformer, || {
+            let dtype = self.dtype.for_parameters(self.transformer_weights.parameters());
+            Ok(Transformer::new(
+                &self.transformer_config,
+                Weights::new(&self.transformer_weights, &self.device, dtype),
+            )?)
+        })
+    }
+
+    /// A prompt's conditioning of the transformer.
+    pub(crate) fn cond(&self, text: &Tensor) -> Result<Cond> {
+        Ok(self.transformer()?.cond(text)?)
+    }
+
+    /// Units of one forward.
+    pub(crate) fn units(&self) -> Result<usize> {
+        Ok(self.transformer()?.units().len())
+    }
+
+    /// The VAE, read on first use.
+    pub(crate) fn vae(&self) -> Result<&Vae> {
+        load_once(&self.vae, || {
+            Ok(Vae::new(&self.vae_config, Weights::new(&self.vae_weights, &self.device, None))?)
+        })
+    }
+}
+
+fn load_once<T>(cell: &OnceLock<T>, load: impl FnOnce() -> Result<T>) -> Result<&T> {
+    if let Some(loaded) = cell.get() {
+        return Ok(loaded);
+    }
+    let loaded = load()?;
+    Ok(cell.get_or_init(|| loaded))
+}
+
+/// Optional file of a pipeline's own defaults, beside `model_index.json`.
+const DEFAULTS_FILE: &str = "navicache.json";
+
+/// The defaults of the published Wan2.1 text-to-video pipeline (diffusers `WanPipeline.__call__`).
+fn published_defaults() -> Defaults {
+    Defaults {
+        width: 832,
+        height: 480,
+        frames: 81,
+        fps: 16,
+        steps: 50,
+        guidance: 5.0,
+        max_sequence_length: 512,
+        presets: "wan".to_string(),
+    }
+}
+
+fn disk_folder(model: &str) -> Result<Folder> {
+    let path = Path::new(model);
+    if !path.exists() {
+        let expected = format!("expected {}, or the path of a Diffusers folder; there is no such file or folder", demo::NAME);
+        return Err(Error::Request { what: "--model", found: model.to_string(), expected });
+    }
+    if !path.join("model_index.json").exists() {
+        return Err(Error::file(path, "expected a Diffusers folder, found no model_index.json in it"));
+    }
+    Ok(Folder::Disk(path.to_path_buf()))
+}
+
+/// Refuses pipelines that would load but sample something else.
+fn check_pipeline(folder: &Folder) -> Result<()> {
+    const INDEX: &str = "model_index.json";
+    let index: serde_json::Value = folder.json(INDEX)?;
+    let wrong = |reason: String| Err(Error::file(folder.path(INDEX), reason));
+    let class = index["_class_name"].as_str().unwrap_or("nothing");
+    if class != "WanPipeline" {
+        return wrong(format!("_class_name: expected WanPipeline (Wan2.1 text-to-video), found {class}"));
+    }
+    if index["expand_timesteps"].as_bool() == Some(true) {
+        return wrong("expand_timesteps: expected a Wan2.1 pipeline, found one of Wan2.2, not supported yet".to_string());
+    }
+    if index["transformer_2"].get(0).is_some_and(|library| !library.is_null()) {
+        return wrong("transformer_2: expected one transformer, found two (Wan2.2), not supported yet".to_string());
+    }
+    Ok(())
+}
+
+fn least_common_multiple(a: usize, b: usize) -> usize {
+    let gcd = |mut a: usize, mut b: usize| {
+        while b != 0 {
+            (a, b) = (b, a % b);
+        }
+        a
+    };
+    a / gcd(a, b) * b
+}

@@ -1,0 +1,293 @@
+//! The main flow: request -> prompt -> latents -> frames.
+
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::time::Instant;
+
+use candle_core::{DType, Tensor};
+use navicache_control::cache::{Method, Run};
+use navicache_control::guidance::Guidance;
+use navicache_control::solver;
+use navicache_control::strip::{Ran, Strip};
+
+use crate::bundle::Bundle;
+use crate::device::device_name;
+use crate::report::{self, Machine, Report, Seconds, Totals};
+use crate::request::{Request, Resolved};
+use crate::sampler::{BranchInput, Sampled, StepDone, sample};
+use crate::video::{Spec, Writer};
+use crate::{Error, Result, latents, machine};
+
+/// What happens during a generation, in order. Answer [`ControlFlow::Break`] to stop at the next step or chunk of frames.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Event<'a> {
+    /// The request as it is understood; nothing has run yet.
+    Resolved(&'a Resolved),
+    /// A stage begins.
+    Stage(Stage),
+    /// Something the user should know.
+    Warning(&'a str),
+    /// A denoising step is done.
+    Step {
+        /// From 0.
+        index: usize,
+        /// Number of steps.
+        steps: usize,
+        /// Wall-clock seconds it took.
+        seconds: f64,
+        /// What ran so far.
+        strip: &'a Strip,
+    },
+    /// Frames are decoded.
+    Frames {
+        /// Index of the first of them.
+        first: usize,
+        /// Frames in all.
+        frames: usize,
+        /// 8-bit RGB. // (frames in chunk, height, width, 3)
+        rgb: &'a [u8],
+    },
+}
+
+/// A stage of a generation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// Text encoder.
+    Text,
+    /// Reading transformer and VAE.
+    Load,
+    /// The steps.
+    Denoise,
+    /// VAE decoder.
+    Decode,
+}
+
+/// A finished video.
+pub struct Video {
+    /// 8-bit RGB. // (frames, height, width, 3)
+    pub frames: Vec<u8>,
+    /// Its size, rate and number of frames.
+    pub spec: Spec,
+    /// The final latents, before the VAE's own mean and deviation. // (1, channels, latent frames, height, width)
+    pub latents: Tensor,
+    /// What was done.
+    pub report: Report,
+}
+
+impl Video {
+    /// Writes it in the format that the file name's ending says.
+    pub fn save(&self, path: &Path) -> Result<()> {
+        let mut writer = Writer::create(path, &self.spec)?;
+        for frame in self.frames.chunks_exact(self.spec.height * self.spec.width * 3) {
+            writer.push(frame)?;
+        }
+        Ok(writer.finish()?)
+    }
+}
+
+/// Makes a video. The cache method is the request's, or the model's default.
+pub fn generate(
+    bundle: &Bundle,
+    request: &Request,
+    on_event: &mut dyn FnMut(Event) -> ControlFlow<()>,
+) -> Result<Video> {
+    run(bundle, request, None, on_event)
+}
+
+/// The same, with a cache method of one's own: anything that implements [`Method`].
+pub fn generate_with(
+    bundle: &Bundle,
+    request: &Request,
+    method: &dyn Method,
+    on_event: &mut dyn FnMut(Event) -> ControlFlow<()>,
+) -> Result<Video> {
+    run(bundle, request, Some(method), on_event)
+}
+
+fn run(
+    bundle: &Bundle,
+    request: &Request,
+    method: Option<&dyn Method>,
+    on_event: &mut dyn FnMut(Event) -> ControlFlow<()>,
+) -> Result<Video> {
+    let begun = Instant::now();
+    let mut seconds = Seconds::default();
+    let mut teller = Teller { on_event, warnings: Vec::new(), cancelled: false };
+
+    // 1. What is meant
+    let resolved = resolve(bundle, request)?;
+    let Resolved { width, height, frames, steps, .. } = resolved;
+    let method = method.unwrap_or(resolved.cache.method());
+    let schedule = bundle.scheduler().schedule(resolved.solver, steps, resolved.shift)?;
+    let plans = solver::plan(resolved.solver, &schedule);
+    let branches = Guidance::from_scale(resolved.guidance).branches();
+    let start = match &resolved.latents {
+        Some(path) => latents::from_file(path, &bundle.latents_shape(width, height, frames), bundle.device())?,
+        None => latents::from_seed(resolved.seed, &bundle.latents_shape(width, height, frames), bundle.device())?,
+    };
+    teller.tell(Event::Resolved(&resolved));
+    warn_if_pointless(method, steps, &mut teller);
+
+    // 2. Text
+    teller.tell(Event::Stage(Stage::Text));
+    let clock = Instant::now();
+    let prompts = [resolved.prompt.as_str(), resolved.negative_prompt.as_str()];
+    let texts = bundle.encode(&prompts[..branches.len()], resolved.max_sequence_length, &mut |w| teller.warn(w))?;
+    seconds.text = clock.elapsed().as_secs_f64();
+
+    // 3. Weights; the VAE's too, so that a broken one is found before the long part
+    teller.tell(Event::Stage(Stage::Load));
+    let clock = Instant::now();
+    let transformer = bundle.transformer()?;
+    let vae = bundle.vae()?;
+    seconds.load = clock.elapsed().as_secs_f64();
+
+    // 4. Denoise
+    teller.tell(Event::Stage(Stage::Denoise));
+    let clock = Instant::now();
+    let inputs = branches
+        .iter()
+        .zip(&texts)
+        .map(|(&(branch, weight), text)| Ok(BranchInput { branch, weight, cond: bundle.cond(text)? }))
+        .collect::<Result<Vec<_>>>()?;
+    teller.stop_if_cancelled(0, steps)?;
+    let policy = method.start(&Run { steps, branches: branches.iter().map(|b| b.0).collect() });
+    let on_step = &mut |done: StepDone| {
+        teller.tell(Event::Step { index: done.index, steps, seconds: done.seconds, strip: done.strip });
+        if teller.cancelled { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    };
+    let sampled = sample(transformer, &inputs, start, &schedule, &plans, policy, on_step)?;
+    seconds.denoise = clock.elapsed().as_secs_f64();
+    if let Some(path) = &resolved.save_latents {
+        latents::save(path, &sampled.latents)?;
+    }
+    warn_if_inert(method, &sampled, &mut teller);
+
+    // 5. Decode
+    teller.tell(Event::Stage(Stage::Decode));
+    let clock = Instant::now();
+    let mut pixels = Vec::with_capacity(frames * height * width * 3);
+    let denormalized = vae.denormalize(&sampled.latents)?;
+    let mut decoding = vae.decoder(&denormalized)?;
+    while let Some(chunk) = decoding.next_chunk()? {
+        let first = pixels.len() / (height * width * 3);
+        let rgb = to_rgb(&chunk)?;
+        pixels.extend_from_slice(&rgb);
+        teller.tell(Event::Frames { first, frames, rgb: &rgb });
+        teller.stop_if_cancelled(steps, steps)?;
+    }
+    seconds.decode = clock.elapsed().as_secs_f64();
+    seconds.total = begun.elapsed().as_secs_f64();
+
+    let totals = totals(&sampled, bundle.units()?, seconds);
+    let machine = Machine {
+        cpu: machine::cpu_name(),
+        threads: machine::threads(),
+        device: device_name(bundle.device()),
+        dtype: bundle.dtype_name().to_string(),
+        navicache: env!("CARGO_PKG_VERSION"),
+    };
+    let report = Report {
+        version: report::VERSION,
+        model: bundle.name().to_string(),
+        cache: described(method),
+        strip: sampled.strip.to_string(),
+        steps: sampled.steps,
+        totals,
+        warnings: teller.warnings,
+        machine,
+        request: resolved.clone(),
+    };
+    let spec = Spec { width, height, fps: resolved.fps, frames };
+    Ok(Video { frames: pixels, spec, latents: sampled.latents, report })
+}
+
+/// Fills the request up. Latents from a file say size and length where the request does not.
+fn resolve(bundle: &Bundle, request: &Request) -> Result<Resolved> {
+    let mut request = request.clone();
+    if let Some(path) = &request.latents {
+        let (width, height, frames) = bundle.video_shape(&latents::shape_of(path)?);
+        request.size.get_or_insert((width, height));
+        request.frames.get_or_insert(frames);
+    }
+    let scheduler = bundle.scheduler();
+    let resolved = request.resolve(bundle.defaults(), &bundle.limits(), scheduler.solver, scheduler.shift)?;
+    bundle.check_memory(&resolved)?;
+    Ok(resolved)
+}
+
+/// Steps up to which nothing is left between the guarded steps at both ends.
+const FEW_STEPS: usize = 8;
+
+fn warn_if_pointless(method: &dyn Method, steps: usize, teller: &mut Teller) {
+    let guard = method.guard();
+    let caches = method.name() != "none";
+    if caches && (steps <= FEW_STEPS || guard.first_steps + guard.last_steps >= steps) {
+        teller.warn(format!(
+            "{} cannot help in {steps} steps: it computes the first {} and the last {}, and every step counts in a short run",
+            method.name(),
+            guard.first_steps.min(steps),
+            guard.last_steps
+        ));
+    }
+}
+
+fn warn_if_inert(method: &dyn Method, sampled: &Sampled, teller: &mut Teller) {
+    let steps = sampled.strip.steps().len();
+    let free = steps.saturating_sub(method.guard().first_steps + method.guard().last_steps);
+    let reused = sampled.strip.count(Ran::Reused) + sampled.strip.count(Ran::Mixed);
+    if method.name() != "none" && steps > FEW_STEPS && free > 0 && reused == 0 {
+        teller.warn(format!("0 of {steps} steps reused: the threshold never allowed it"));
+    }
+}
+
+fn described(method: &dyn Method) -> serde_json::Value {
+    let mut options = method.options();
+    if let Some(fields) = options.as_object_mut() {
+        fields.insert("method".to_string(), method.name().into());
+    }
+    options
+}
+
+fn totals(sampled: &Sampled, units: usize, seconds: Seconds) -> Totals {
+    let (computed, reused) = (sampled.strip.count(Ran::Computed), sampled.strip.count(Ran::Reused));
+    Totals {
+        forwards_computed: computed,
+        forwards_reused: reused,
+        units_computed: computed * units,
+        units_reused: reused * units,
+        steps_reused: sampled.strip.steps_reused(),
+        store_bytes: sampled.store_bytes,
+        seconds,
+        peak_memory_bytes: machine::peak_memory_bytes(),
+    }
+}
+
+/// Frames in [-1, 1] to 8 bits, rounded to the nearest. // (f, 3, h, w) -> (f, h, w, 3)
+fn to_rgb(chunk: &Tensor) -> Result<Vec<u8>> {
+    let scaled = chunk.permute((0, 2, 3, 1))?.affine(127.5, 127.5)?.clamp(0.0, 255.0)?.round()?;
+    Ok(scaled.to_dtype(DType::U8)?.flatten_all()?.to_vec1::<u8>()?)
+}
+
+/// Passes events on, and remembers warnings and the wish to stop.
+struct Teller<'a> {
+    on_event: &'a mut dyn FnMut(Event) -> ControlFlow<()>,
+    warnings: Vec<String>,
+    cancelled: bool,
+}
+
+impl Teller<'_> {
+    fn tell(&mut self, event: Event) {
+        self.cancelled |= (self.on_event)(event).is_break();
+    }
+
+    fn warn(&mut self, warning: String) {
+        self.tell(Event::Warning(&warning));
+        self.warnings.push(warning);
+    }
+
+    fn stop_if_cancelled(&self, step: usize, steps: usize) -> Result<()> {
+        if self.cancelled { Err(Error::Cancelled { step, steps }) } else { Ok(()) }
+    }
+}

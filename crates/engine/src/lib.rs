@@ -1,0 +1,48 @@
+//! The engine: loads a video diffusion pipeline, samples it under a cache policy, and hands back the video with a report of
+//! what was computed and what it cost.
+//!
+//! ```no_run
+//! use std::ops::ControlFlow;
+//! use navicache_engine::{Bundle, LoadOptions, Request, generate};
+//!
+//! # fn main() -> navicache_engine::Result<()> {
+//! let bundle = Bundle::open("demo", &LoadOptions::default())?;
+//! let request = Request::new("a red circle bouncing on a navy background");
+//! let video = generate(&bundle, &request, &mut |_| ControlFlow::Continue(()))?;
+//! video.save("out.mp4".as_ref())?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! The main flow is [`generate`]; read it first. Decisions come from `navicache-control`, tensors from `navicache-models`, and
+//! this crate is the only one that knows both.
+#![warn(missing_docs)]
+
+mod bundle;
+mod demo;
+mod device;
+mod error;
+mod generate;
+mod latents;
+mod machine;
+mod measure;
+pub mod noise;
+mod prompt;
+pub mod report;
+mod request;
+mod sampler;
+mod scheduler;
+mod store;
+pub mod video;
+pub mod weights;
+mod whole_file;
+
+pub use bundle::{Bundle, LoadOptions};
+pub use device::{DeviceChoice, DtypeChoice};
+pub use error::{Error, Result};
+pub use generate::{Event, Stage, Video, generate, generate_with};
+pub use navicache_control as control;
+pub use navicache_models as models;
+pub use report::Report;
+pub use whole_file::WholeFile;
+pub use request::{Defaults, Request, Resolved};

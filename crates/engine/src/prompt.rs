@@ -1,0 +1,53 @@
+//! Prompt -> token ids, as the reference pipeline prepares them.
+
+use tokenizers::{Tokenizer, TruncationParams};
+
+use crate::{Error, Result};
+
+/// The ids of a prompt, without padding.
+pub(crate) struct Tokens {
+    /// Ids, the end-of-text token last.
+    pub ids: Vec<u32>,
+    /// How many ids the whole prompt would have needed, if more than it may have.
+    pub truncated_from: Option<usize>,
+}
+
+/// Turns a prompt into at most `longest` ids. What is beyond is cut off, before the end-of-text token.
+pub(crate) fn tokenize(tokenizer: &Tokenizer, prompt: &str, longest: usize) -> Result<Tokens> {
+    let failed = |e: tokenizers::Error| Error::Request {
+        what: "prompt",
+        found: format!("{prompt:?}"),
+        expected: format!("the tokenizer does not take it: {e}"),
+    };
+    let text = clean(prompt);
+    let mut tokenizer = tokenizer.clone();
+    tokenizer.with_padding(None);
+    tokenizer.with_truncation(None).map_err(failed)?;
+    let whole = tokenizer.encode(text.as_str(), true).map_err(failed)?;
+    if whole.len() <= longest {
+        return Ok(Tokens { ids: whole.get_ids().to_vec(), truncated_from: None });
+    }
+    tokenizer.with_truncation(Some(TruncationParams { max_length: longest, ..Default::default() })).map_err(failed)?;
+    let cut = tokenizer.encode(text.as_str(), true).map_err(failed)?;
+    Ok(Tokens { ids: cut.get_ids().to_vec(), truncated_from: Some(whole.len()) })
+}
+
+/// HTML entities decoded twice, white space collapsed: the reference pipeline's cleaning, save for the optional repair of
+/// wrongly decoded text (ftfy).
+fn clean(prompt: &str) -> String {
+    let once = html_escape::decode_html_entities(prompt);
+    let twice = html_escape::decode_html_entities(&once);
+    twice.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::clean;
+
+    #[test]
+    fn cleaning_decodes_and_collapses() {
+        assert_eq!(clean("  a\tcat \n on  grass "), "a cat on grass");
+        assert_eq!(clean("salt &amp;amp; pepper"), "salt & pepper");
+        assert_eq!(clean(""), "");
+    }
+}

@@ -1,0 +1,143 @@
+//! What a run did and cost, as JSON. The fields are the same whatever the method; docs/report.md describes them.
+
+use std::collections::BTreeMap;
+
+use navicache_control::cache::Seen;
+use serde::Serialize;
+
+use crate::request::Resolved;
+
+/// Version of the format. It grows when a field changes its meaning or goes away.
+pub const VERSION: u32 = 1;
+
+/// A whole report.
+#[derive(Debug, Clone, Serialize)]
+pub struct Report {
+    /// Format version: [`VERSION`].
+    pub version: u32,
+    /// Name or path of the model, as given.
+    pub model: String,
+    /// The request with every default filled in.
+    pub request: Resolved,
+    /// The cache method with all its options.
+    pub cache: serde_json::Value,
+    /// One entry a step.
+    pub steps: Vec<StepReport>,
+    /// What ran: `S` computed, `.` reused, `m` mixed; a character a branch, a bar after each step.
+    pub strip: String,
+    /// Sums.
+    pub totals: Totals,
+    /// What the user was warned of.
+    pub warnings: Vec<String>,
+    /// Where it ran.
+    pub machine: Machine,
+}
+
+/// One step.
+#[derive(Debug, Clone, Serialize)]
+pub struct StepReport {
+    /// From 0.
+    pub index: usize,
+    /// What the model was told of the noise level, 0 to 1000.
+    pub timestep: f64,
+    /// The noise level, 0 to 1.
+    pub sigma: f64,
+    /// Wall-clock seconds, deciding and solving included.
+    pub seconds: f64,
+    /// By branch name: `cond`, `uncond`.
+    pub branches: BTreeMap<&'static str, BranchReport>,
+}
+
+/// One branch of a step.
+#[derive(Debug, Clone, Serialize)]
+pub struct BranchReport {
+    /// `compute`, `reuse` or `mixed`.
+    pub decision: &'static str,
+    /// Wall-clock seconds.
+    pub seconds: f64,
+    /// The measured quantities that decided, and those that were learnt from.
+    pub seen: BTreeMap<&'static str, f64>,
+}
+
+/// Sums over the run.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Totals {
+    /// Forwards (a branch of a step) that were computed.
+    pub forwards_computed: usize,
+    /// Forwards that were made up.
+    pub forwards_reused: usize,
+    /// Units (parts of transformer blocks) that were computed.
+    pub units_computed: usize,
+    /// Units that were not.
+    pub units_reused: usize,
+    /// Steps of which every branch was reused.
+    pub steps_reused: usize,
+    /// Most bytes that kept predictions took.
+    pub store_bytes: u64,
+    /// Wall-clock seconds by stage.
+    pub seconds: Seconds,
+    /// Most memory the process held resident, in bytes; absent where the system does not say.
+    pub peak_memory_bytes: Option<u64>,
+}
+
+/// Wall-clock seconds by stage.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Seconds {
+    /// Reading weights.
+    pub load: f64,
+    /// Tokenizer and text encoder.
+    pub text: f64,
+    /// All steps.
+    pub denoise: f64,
+    /// VAE.
+    pub decode: f64,
+    /// Encoding and writing the video file.
+    pub write: f64,
+    /// The whole run.
+    pub total: f64,
+}
+
+/// Where it ran.
+#[derive(Debug, Clone, Serialize)]
+pub struct Machine {
+    /// Name of the processor.
+    pub cpu: String,
+    /// Threads used.
+    pub threads: usize,
+    /// `cpu`, `cuda:0`, ...
+    pub device: String,
+    /// Format that the transformer's matrices are kept in; `stored` is the files' own.
+    pub dtype: String,
+    /// Version of this program.
+    pub navicache: &'static str,
+}
+
+/// Measured values by name.
+pub(crate) fn by_name(seen: &Seen) -> BTreeMap<&'static str, f64> {
+    seen.iter().map(|(quantity, value)| (quantity.name(), value)).collect()
+}
+
+impl Report {
+    /// Writes it as JSON, whole or not at all.
+    pub fn save(&self, path: &std::path::Path) -> crate::Result<()> {
+        crate::WholeFile::create(path)?.finish_with(self.to_json().as_bytes())
+    }
+
+    /// The JSON text, with a line end.
+    pub fn to_json(&self) -> String {
+        let value = serde_json::to_value(self).unwrap_or_default();
+        format!("{value:#}\n")
+    }
+
+    /// Estimated seconds that reuse saved: reused forwards at the mean cost of the computed ones, less what they cost themselves.
+    pub fn seconds_saved(&self) -> f64 {
+        let seconds = |decision: &str| -> f64 {
+            self.steps.iter().flat_map(|s| s.branches.values()).filter(|b| b.decision == decision).map(|b| b.seconds).sum()
+        };
+        let Totals { forwards_computed: computed, forwards_reused: reused, .. } = self.totals;
+        if computed == 0 {
+            return 0.0;
+        }
+        (seconds("compute") / computed as f64 * reused as f64 - seconds("reuse")).max(0.0)
+    }
+}

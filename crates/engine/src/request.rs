@@ -1,0 +1,285 @@
+//! What was asked for, and what is meant by it.
+//!
+//! A [`Request`] is all optional but the prompt. [`Request::resolve`] fills it up from the model's [`Defaults`], the only place
+//! where defaults live, and refuses what cannot be made before anything expensive happens.
+
+use std::path::PathBuf;
+
+use navicache_control::cache::{CacheConfig, CacheSpec};
+use navicache_control::solver::SolverKind;
+use serde::{Deserialize, Serialize};
+
+use crate::{Error, Result};
+
+/// What a user asked for. `None` is the model's default.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Request {
+    /// What the video shows.
+    pub prompt: String,
+    /// What it should not show.
+    pub negative_prompt: Option<String>,
+    /// Width and height in pixels.
+    pub size: Option<(usize, usize)>,
+    /// Number of frames.
+    pub frames: Option<usize>,
+    /// Frames a second, of the file that is written.
+    pub fps: Option<u32>,
+    /// Number of denoising steps.
+    pub steps: Option<usize>,
+    /// The solver.
+    pub solver: Option<SolverKind>,
+    /// Shift of the noise schedule: larger spends more steps at high noise.
+    pub shift: Option<f64>,
+    /// Guidance scale; 1 or less means one branch without guidance.
+    pub guidance: Option<f64>,
+    /// Seed of the initial noise.
+    pub seed: Option<u64>,
+    /// Cache method and its options.
+    pub cache: Option<CacheSpec>,
+    /// Text tokens given to the transformer.
+    pub max_sequence_length: Option<usize>,
+    /// Start from these latents instead of noise.
+    pub latents: Option<PathBuf>,
+    /// Write the final latents here, before they are decoded.
+    pub save_latents: Option<PathBuf>,
+}
+
+impl Request {
+    /// A request for a prompt, with the model's defaults.
+    pub fn new(prompt: impl Into<String>) -> Self {
+        Request { prompt: prompt.into(), ..Default::default() }
+    }
+}
+
+/// A model's defaults, from its folder.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Defaults {
+    /// Width in pixels.
+    pub width: usize,
+    /// Height in pixels.
+    pub height: usize,
+    /// Number of frames.
+    pub frames: usize,
+    /// Frames a second.
+    pub fps: u32,
+    /// Number of steps.
+    pub steps: usize,
+    /// Guidance scale.
+    pub guidance: f64,
+    /// Text tokens given to the transformer.
+    pub max_sequence_length: usize,
+    /// Which presets of the cache methods apply, see [`navicache_control::cache::presets`].
+    pub presets: String,
+}
+
+/// What a pipeline can make, as far as a request has to know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Limits {
+    /// Pixels a latent stands for, in time.
+    pub temporal_factor: usize,
+    /// Width must be a multiple of this.
+    pub width_multiple: usize,
+    /// Height must be a multiple of this.
+    pub height_multiple: usize,
+    /// Latent frames must be a multiple of this.
+    pub latent_frames_multiple: usize,
+    /// Largest grid of tokens: (frames, height, width) in pixels.
+    pub largest: (usize, usize, usize),
+}
+
+/// A request with every field decided and checked. This is what the report shows.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Resolved {
+    /// What the video shows.
+    pub prompt: String,
+    /// What it should not show.
+    pub negative_prompt: String,
+    /// Width in pixels.
+    pub width: usize,
+    /// Height in pixels.
+    pub height: usize,
+    /// Number of frames.
+    pub frames: usize,
+    /// Frames a second.
+    pub fps: u32,
+    /// Number of steps.
+    pub steps: usize,
+    /// The solver.
+    pub solver: SolverKind,
+    /// Shift of the noise schedule.
+    pub shift: f64,
+    /// Guidance scale.
+    pub guidance: f64,
+    /// Seed of the initial noise.
+    pub seed: u64,
+    /// Text tokens given to the transformer.
+    pub max_sequence_length: usize,
+    /// Latents to start from instead of noise.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub latents: Option<PathBuf>,
+    /// Where the final latents go.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub save_latents: Option<PathBuf>,
+    /// The cache method; shown as a part of its own in the report.
+    #[serde(skip)]
+    pub cache: CacheConfig,
+}
+
+/// Most steps that make sense: the models know a thousand timesteps.
+const STEPS_MAX: usize = 1000;
+/// Most text tokens that are taken.
+const SEQUENCE_MAX: usize = 8192;
+
+impl Request {
+    /// Fills up and checks. `solver` and `shift` are the pipeline's own.
+    pub(crate) fn resolve(
+        &self,
+        defaults: &Defaults,
+        limits: &Limits,
+        solver: SolverKind,
+        shift: f64,
+    ) -> Result<Resolved> {
+        let (width, height) = self.size.unwrap_or((defaults.width, defaults.height));
+        let frames = self.frames.unwrap_or(defaults.frames);
+        let (frames_max, height_max, width_max) = limits.largest;
+        check_multiple("--size width", width, limits.width_multiple, width_max)?;
+        check_multiple("--size height", height, limits.height_multiple, height_max)?;
+        check_frames(frames, limits, frames_max)?;
+        let steps = self.steps.unwrap_or(defaults.steps);
+        check_range("--steps", steps, 1, STEPS_MAX)?;
+        let fps = self.fps.unwrap_or(defaults.fps);
+        check_range("--fps", fps as usize, 1, 1000)?;
+        let max_sequence_length = self.max_sequence_length.unwrap_or(defaults.max_sequence_length);
+        check_range("--max-sequence-length", max_sequence_length, 1, SEQUENCE_MAX)?;
+        let guidance = self.guidance.unwrap_or(defaults.guidance);
+        check_finite("--guidance", guidance, 0.0)?;
+        let shift = self.shift.unwrap_or(shift);
+        check_finite("--shift", shift, 1e-3)?;
+        let default_cache = || CacheSpec { method: "navicache".to_string(), preset: None, options: Default::default() };
+        Ok(Resolved {
+            prompt: self.prompt.clone(),
+            negative_prompt: self.negative_prompt.clone().unwrap_or_default(),
+            width,
+            height,
+            frames,
+            fps,
+            steps,
+            solver: self.solver.unwrap_or(solver),
+            shift,
+            guidance,
+            seed: self.seed.unwrap_or(0),
+            max_sequence_length,
+            latents: self.latents.clone(),
+            save_latents: self.save_latents.clone(),
+            cache: self.cache.clone().unwrap_or_else(default_cache).resolve(&defaults.presets)?,
+        })
+    }
+}
+
+fn check_multiple(what: &'static str, found: usize, multiple: usize, largest: usize) -> Result<()> {
+    if found > 0 && found.is_multiple_of(multiple) && found <= largest {
+        return Ok(());
+    }
+    let below = (found / multiple * multiple).min(largest / multiple * multiple);
+    let nearest = match below {
+        0 => format!("the smallest that works is {multiple}"),
+        _ if below + multiple > largest => format!("the largest that works is {below}"),
+        _ => format!("the nearest that work are {below} and {}", below + multiple),
+    };
+    Err(Error::Request { what, found: found.to_string(), expected: format!("expected a multiple of {multiple}; {nearest}") })
+}
+
+fn check_frames(found: usize, limits: &Limits, largest: usize) -> Result<()> {
+    let Limits { temporal_factor: factor, latent_frames_multiple: multiple, .. } = *limits;
+    // Latent frames stand for 1, factor, factor, ... frames and are taken `multiple` at a time.
+    let works = |latent_frames: usize| (latent_frames - 1) * factor + 1;
+    let latent_frames = found.saturating_sub(1) / factor + 1;
+    if found > 0 && found <= largest && latent_frames.is_multiple_of(multiple) && works(latent_frames) == found {
+        return Ok(());
+    }
+    let below = latent_frames.min((largest.max(1) - 1) / factor + 1) / multiple * multiple;
+    let nearest = match below {
+        0 => format!("the smallest that works is {}", works(multiple)),
+        _ if works(below + multiple) > largest => format!("the largest that works is {}", works(below)),
+        _ => format!("the nearest that work are {} and {}", works(below), works(below + multiple)),
+    };
+    let expected = format!("expected {factor}n+1 frames; {nearest}");
+    Err(Error::Request { what: "--frames", found: found.to_string(), expected })
+}
+
+fn check_range(what: &'static str, found: usize, low: usize, high: usize) -> Result<()> {
+    if (low..=high).contains(&found) {
+        return Ok(());
+    }
+    Err(Error::Request { what, found: found.to_string(), expected: format!("expected {low} to {high}") })
+}
+
+fn check_finite(what: &'static str, found: f64, low: f64) -> Result<()> {
+    if found.is_finite() && found >= low {
+        return Ok(());
+    }
+    Err(Error::Request { what, found: found.to_string(), expected: format!("expected a number of {low} or more") })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: Limits = Limits {
+        temporal_factor: 4,
+        width_multiple: 16,
+        height_multiple: 16,
+        latent_frames_multiple: 1,
+        largest: (4093, 16384, 16384),
+    };
+
+    fn resolve(change: impl FnOnce(&mut Request)) -> Result<Resolved> {
+        let defaults = Defaults {
+            width: 64,
+            height: 64,
+            frames: 17,
+            fps: 8,
+            steps: 50,
+            guidance: 4.0,
+            max_sequence_length: 32,
+            presets: "demo".to_string(),
+        };
+        let mut request = Request::new("x");
+        change(&mut request);
+        request.resolve(&defaults, &LIMITS, SolverKind::UniPc, 3.0)
+    }
+
+    #[test]
+    fn what_is_not_asked_for_is_the_models_own() {
+        let resolved = resolve(|_| ()).unwrap();
+        assert_eq!((resolved.width, resolved.frames, resolved.steps, resolved.shift), (64, 17, 50, 3.0));
+        assert_eq!(resolved.cache.method().name(), "navicache");
+    }
+
+    #[test]
+    fn errors_name_the_nearest_that_work() {
+        let says = |change: fn(&mut Request), part: &str| {
+            let message = resolve(change).unwrap_err().to_string();
+            assert!(message.contains(part), "{message}");
+        };
+        says(|r| r.frames = Some(10), "nearest that work are 9 and 13");
+        says(|r| r.frames = Some(0), "nearest that work are 1 and 5");
+        says(|r| r.frames = Some(1 << 40), "largest that works is 4093");
+        says(|r| r.size = Some((100, 64)), "--size width 100: expected a multiple of 16; the nearest that work are 96 and 112");
+        says(|r| r.size = Some((64, 8)), "smallest that works is 16");
+        says(|r| r.size = Some((1 << 40, 64)), "largest that works is 16384");
+        says(|r| r.steps = Some(0), "expected 1 to 1000");
+        says(|r| r.guidance = Some(f64::NAN), "--guidance NaN");
+        says(|r| r.shift = Some(0.0), "--shift 0");
+        says(|r| r.max_sequence_length = Some(0), "expected 1 to 8192");
+    }
+
+    #[test]
+    fn frames_of_a_temporal_patch() {
+        let limits = Limits { latent_frames_multiple: 2, ..LIMITS };
+        assert!(check_frames(5, &limits, 4093).is_ok());
+        let message = check_frames(9, &limits, 4093).unwrap_err().to_string();
+        assert!(message.contains("nearest that work are 5 and 13"), "{message}");
+    }
+}

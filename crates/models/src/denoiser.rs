@@ -1,0 +1,76 @@
+//! The seam between a transformer and whoever decides which parts of it run.
+
+use candle_core::Tensor;
+
+use crate::Result;
+
+/// Which part of a block a unit is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Part {
+    /// The whole block: its parts share a projection and cannot be told apart.
+    Whole,
+    /// Attention among the video's tokens.
+    SelfAttn,
+    /// Attention to the text.
+    CrossAttn,
+    /// The feed-forward network.
+    Mlp,
+}
+
+/// The smallest piece of a transformer that may be skipped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Unit {
+    /// Index of the block, from 0.
+    pub block: usize,
+    /// Which part of it.
+    pub part: Part,
+}
+
+/// What flows between two units.
+#[derive(Debug, Clone)]
+pub struct Features {
+    /// Video tokens. // (1, tokens, dim)
+    pub video: Tensor,
+    /// Text tokens, where the model updates them too. // (1, text tokens, dim)
+    pub text: Option<Tensor>,
+}
+
+/// A transformer that predicts the velocity of latents and can be run piece by piece.
+///
+/// `forward` equals `begin`, every unit in order, `finish`, bit for bit.
+pub trait Denoiser {
+    /// What the prediction is conditioned on, prepared once per generation and branch.
+    type Cond;
+    /// A forward pass under way.
+    type State;
+
+    /// The units, in the order they run.
+    fn units(&self) -> &[Unit];
+
+    /// Embeds latents and timestep; nothing of the blocks has run yet.
+    ///
+    /// * `latents` - (1, channels, latent frames, height, width), f32
+    /// * `timestep` - what the model is told of the noise level, 0 to 1000
+    fn begin(&self, latents: &Tensor, timestep: f64, cond: &Self::Cond) -> Result<Self::State>;
+
+    /// Runs one unit.
+    fn run_unit(&self, unit: usize, state: &mut Self::State) -> Result<()>;
+
+    /// Output head: the predicted velocity, of the latents' shape, f32.
+    fn finish(&self, state: Self::State) -> Result<Tensor>;
+
+    /// The features as they stand. Shares storage; nothing is copied.
+    fn features(&self, state: &Self::State) -> Features;
+
+    /// Puts other features in their place.
+    fn set_features(&self, state: &mut Self::State, to: Features);
+
+    /// The whole pass.
+    fn forward(&self, latents: &Tensor, timestep: f64, cond: &Self::Cond) -> Result<Tensor> {
+        let mut state = self.begin(latents, timestep, cond)?;
+        for unit in 0..self.units().len() {
+            self.run_unit(unit, &mut state)?;
+        }
+        self.finish(state)
+    }
+}
