@@ -1,1 +1,19 @@
-//! Stub.
+//! Layers that the models share.
+
+mod attention;
+mod conv;
+mod linear;
+mod modulation;
+mod norm;
+mod patchify;
+mod rope;
+mod timestep;
+
+pub use attention::attention;
+pub use conv::{CausalConv3d, Conv2d, ConvState};
+pub use linear::Linear;
+pub use modulation::Modulation;
+pub use norm::{LayerNorm, RmsNorm};
+pub use patchify::{Grid, patchify, unpatchify};
+pub use rope::Rope3d;
+pub use timestep::sinusoid;

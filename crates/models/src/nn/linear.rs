@@ -1,0 +1,46 @@
+//! Fully connected layer.
+
+use candle_core::Tensor;
+
+use crate::{Result, Weights};
+
+/// `x W^T + b`.
+///
+/// The matrix may be kept in a narrower format than the activations; it is then widened at every use, which costs about a
+/// twentieth of the product and changes nothing of the result.
+#[derive(Debug, Clone)]
+pub struct Linear {
+    weight: Tensor, // (out, in)
+    bias: Option<Tensor>,
+}
+
+impl Linear {
+    /// A layer with a bias.
+    pub fn new(inputs: usize, outputs: usize, w: Weights) -> Result<Self> {
+        Ok(Linear { weight: w.matrix("weight", &[outputs, inputs])?, bias: Some(w.f32("bias", &[outputs])?) })
+    }
+
+    /// A layer without.
+    pub fn without_bias(inputs: usize, outputs: usize, w: Weights) -> Result<Self> {
+        Ok(Linear { weight: w.matrix("weight", &[outputs, inputs])?, bias: None })
+    }
+
+    /// A layer whose matrix stays f32 whatever the weights are kept in, as the reference does for a few small ones.
+    pub fn in_f32(inputs: usize, outputs: usize, w: Weights) -> Result<Self> {
+        Ok(Linear { weight: w.f32("weight", &[outputs, inputs])?, bias: Some(w.f32("bias", &[outputs])?) })
+    }
+
+    /// From a matrix (out, in) and a bias (out).
+    pub fn from_tensors(weight: Tensor, bias: Tensor) -> Self {
+        Linear { weight, bias: Some(bias) }
+    }
+
+    /// (n, in) -> (n, out)
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let y = x.matmul(&self.weight.to_dtype(x.dtype())?.t()?)?;
+        Ok(match &self.bias {
+            Some(bias) => y.broadcast_add(bias)?,
+            None => y,
+        })
+    }
+}
