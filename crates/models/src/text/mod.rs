@@ -1,1 +1,3 @@
-//! Stub.
+//! Text encoders.
+
+pub mod umt5;

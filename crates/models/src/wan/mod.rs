@@ -1,1 +1,11 @@
-//! Stub.
+//! Wan2.1 (Wan team 2025, arXiv 2503.20314): the transformer that predicts a velocity, and the causal video autoencoder.
+//!
+//! Names and arithmetic follow diffusers `WanTransformer3DModel` and `AutoencoderKLWan`.
+
+mod config;
+mod transformer;
+mod vae;
+
+pub use config::{TransformerConfig, VaeConfig};
+pub use transformer::{Cond, State, Transformer};
+pub use vae::{Decoding, Vae};

@@ -1,0 +1,233 @@
+//! UMT5 encoder (Chung et al. 2023, arXiv 2304.09151): T5 with a relative position bias of its own in every layer.
+//!
+//! Names and arithmetic follow transformers `UMT5EncoderModel`.
+
+use candle_core::{Device, Tensor};
+use serde::Deserialize;
+
+use crate::nn::{Linear, RmsNorm, attention};
+use crate::{Error, Result, Weights};
+
+const PLACE: &str = "text_encoder/config.json";
+
+/// The fields of `config.json` that the encoder needs.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Config {
+    model_type: String,
+    feed_forward_proj: String,
+    /// Rows of the embedding.
+    pub vocab_size: usize,
+    /// Width of the residual stream, and of the output.
+    pub d_model: usize,
+    /// Channels of a head.
+    pub d_kv: usize,
+    /// Width of the feed-forward network.
+    pub d_ff: usize,
+    /// Number of blocks.
+    pub num_layers: usize,
+    /// Heads of every attention.
+    pub num_heads: usize,
+    /// Distances that the position bias tells apart.
+    #[serde(default = "published_buckets")]
+    pub relative_attention_num_buckets: usize,
+    /// Distance from which all are one.
+    #[serde(default = "published_distance")]
+    pub relative_attention_max_distance: usize,
+    /// Of the norms.
+    #[serde(default = "published_epsilon")]
+    pub layer_norm_epsilon: f64,
+}
+
+fn published_buckets() -> usize {
+    32
+}
+
+fn published_distance() -> usize {
+    128
+}
+
+fn published_epsilon() -> f64 {
+    1e-6
+}
+
+impl Config {
+    fn check(&self) -> Result<()> {
+        let fields = [("model_type", &self.model_type, "umt5"), ("feed_forward_proj", &self.feed_forward_proj, "gated-gelu")];
+        for (field, found, expected) in fields {
+            if found != expected {
+                let (found, expected) = (found.clone(), expected.to_string());
+                return Err(Error::Config { place: PLACE, field, found, expected });
+            }
+        }
+        let buckets = self.relative_attention_num_buckets;
+        if buckets < 4 || self.relative_attention_max_distance <= buckets / 4 {
+            return Err(Error::Config {
+                place: PLACE,
+                field: "relative_attention_num_buckets",
+                found: buckets.to_string(),
+                expected: "at least 4, and less than four times relative_attention_max_distance".to_string(),
+            });
+        }
+        Ok(())
+    }
+}
+
+/// The encoder.
+pub struct Umt5 {
+    shared: Tensor, // (vocab, d)
+    blocks: Vec<Block>,
+    final_layer_norm: RmsNorm,
+    config: Config,
+    device: Device,
+}
+
+struct Block {
+    attention_norm: RmsNorm,
+    attention: SelfAttention,
+    feed_forward_norm: RmsNorm,
+    feed_forward: FeedForward,
+}
+
+struct SelfAttention {
+    q: Linear,
+    k: Linear,
+    v: Linear,
+    o: Linear,
+    relative_attention_bias: Tensor, // (buckets, heads)
+    heads: usize,
+}
+
+struct FeedForward {
+    wi_0: Linear,
+    wi_1: Linear,
+    wo: Linear,
+}
+
+impl Umt5 {
+    /// Reads the weights of `UMT5EncoderModel`.
+    pub fn new(config: &Config, w: Weights) -> Result<Self> {
+        config.check()?;
+        let embedding = ["shared", "encoder.embed_tokens"].map(|name| w.pp(name));
+        let embedding = embedding.iter().find(|w| w.contains("weight")).unwrap_or(&embedding[0]);
+        let shared = embedding.matrix("weight", &[config.vocab_size, config.d_model])?;
+        let encoder = w.pp("encoder");
+        let blocks = (0..config.num_layers)
+            .map(|i| Block::new(config, encoder.pp("block").pp(i).pp("layer")))
+            .collect::<Result<Vec<_>>>()?;
+        let final_layer_norm = RmsNorm::new(config.d_model, config.layer_norm_epsilon, encoder.pp("final_layer_norm"))?;
+        Ok(Umt5 { shared, blocks, final_layer_norm, config: config.clone(), device: w.device().clone() })
+    }
+
+    /// Hidden states of a prompt's token ids. Nothing is padded, so nothing needs a mask. // (1, ids, d_model), f32
+    pub fn forward(&self, ids: &[u32]) -> Result<Tensor> {
+        if let Some(id) = ids.iter().find(|&&id| id as usize >= self.config.vocab_size) {
+            return Err(Error::Input {
+                what: "token of the prompt",
+                expected: format!("less than the text encoder's vocab_size {}", self.config.vocab_size),
+                found: format!("{id}: tokenizer and text encoder do not belong together"),
+            });
+        }
+        let index = Tensor::new(ids, &self.device)?;
+        let mut x = self.shared.index_select(&index, 0)?.to_dtype(candle_core::DType::F32)?; // (n, d)
+        let buckets = self.buckets(ids.len())?; // (n * n)
+        for block in &self.blocks {
+            x = block.forward(&x, &buckets)?;
+        }
+        Ok(self.final_layer_norm.forward(&x)?.unsqueeze(0)?)
+    }
+
+    /// Bucket of every pair's distance, one row for each query. // (n * n)
+    fn buckets(&self, n: usize) -> Result<Tensor> {
+        let (buckets, farthest) = (self.config.relative_attention_num_buckets, self.config.relative_attention_max_distance);
+        let all: Vec<u32> = (0..n)
+            .flat_map(|query| (0..n).map(move |key| bucket(key as i64 - query as i64, buckets, farthest)))
+            .collect();
+        Ok(Tensor::from_vec(all, n * n, &self.device)?)
+    }
+}
+
+/// Half of the buckets for each direction; half of those one distance each, the rest in logarithmic steps up to `farthest`.
+/// In f32 as in the reference: a logarithm at the edge of a bucket must fall to the same side.
+fn bucket(distance: i64, buckets: usize, farthest: usize) -> u32 {
+    let half = buckets / 2;
+    let side = if distance > 0 { half } else { 0 };
+    let distance = distance.unsigned_abs() as usize;
+    let exact = half / 2;
+    let within = if distance < exact {
+        distance
+    } else {
+        let log = (distance as f32 / exact as f32).ln() / (farthest as f64 / exact as f64).ln() as f32;
+        (exact + (log * (half - exact) as f32) as usize).min(half - 1)
+    };
+    (side + within) as u32
+}
+
+impl Block {
+    fn new(config: &Config, w: Weights) -> Result<Self> {
+        let norm = |i: usize| RmsNorm::new(config.d_model, config.layer_norm_epsilon, w.pp(i).pp("layer_norm"));
+        Ok(Block {
+            attention_norm: norm(0)?,
+            attention: SelfAttention::new(config, w.pp(0).pp("SelfAttention"))?,
+            feed_forward_norm: norm(1)?,
+            feed_forward: FeedForward::new(config, w.pp(1).pp("DenseReluDense"))?,
+        })
+    }
+
+    fn forward(&self, x: &Tensor, buckets: &Tensor) -> Result<Tensor> {
+        let x = (x + self.attention.forward(&self.attention_norm.forward(x)?, buckets)?)?;
+        Ok((&x + self.feed_forward.forward(&self.feed_forward_norm.forward(&x)?)?)?)
+    }
+}
+
+impl SelfAttention {
+    fn new(config: &Config, w: Weights) -> Result<Self> {
+        let inner = config.num_heads * config.d_kv;
+        let inward = |name: &str| Linear::without_bias(config.d_model, inner, w.pp(name));
+        let table = [config.relative_attention_num_buckets, config.num_heads];
+        Ok(SelfAttention {
+            q: inward("q")?,
+            k: inward("k")?,
+            v: inward("v")?,
+            o: Linear::without_bias(inner, config.d_model, w.pp("o"))?,
+            relative_attention_bias: w.f32("relative_attention_bias.weight", &table)?,
+            heads: config.num_heads,
+        })
+    }
+
+    /// T5 does not scale its scores.
+    fn forward(&self, x: &Tensor, buckets: &Tensor) -> Result<Tensor> {
+        let n = x.dim(0)?;
+        let heads = |x: Tensor| -> Result<Tensor> { Ok(x.reshape((n, self.heads, ()))?.transpose(0, 1)?.contiguous()?) };
+        let bias = self.relative_attention_bias.index_select(buckets, 0)?; // (n * n, heads)
+        let bias = bias.t()?.reshape((self.heads, n, n))?;
+        let [q, k, v] = [&self.q, &self.k, &self.v].map(|layer| layer.forward(x).and_then(heads));
+        self.o.forward(&attention(&q?, &k?, &v?, 1.0, Some(&bias))?)
+    }
+}
+
+impl FeedForward {
+    fn new(config: &Config, w: Weights) -> Result<Self> {
+        Ok(FeedForward {
+            wi_0: Linear::without_bias(config.d_model, config.d_ff, w.pp("wi_0"))?,
+            wi_1: Linear::without_bias(config.d_model, config.d_ff, w.pp("wi_1"))?,
+            wo: Linear::without_bias(config.d_ff, config.d_model, w.pp("wo"))?,
+        })
+    }
+
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        self.wo.forward(&(self.wi_0.forward(x)?.gelu()? * self.wi_1.forward(x)?)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::bucket;
+
+    #[test]
+    fn buckets_of_the_published_configuration() {
+        // transformers 5.23 UMT5Attention._relative_position_bucket, 32 buckets up to 128
+        let distances = [-200, -128, -127, -64, -16, -12, -8, -7, -1, 0, 1, 7, 8, 9, 11, 12, 16, 23, 45, 91, 127, 128];
+        let expected = [15, 15, 15, 14, 10, 9, 8, 7, 1, 0, 17, 23, 24, 24, 24, 25, 26, 27, 28, 31, 31, 31];
+        assert_eq!(distances.map(|d| bucket(d, 32, 128)), expected);
+    }
+}

@@ -1,0 +1,319 @@
+//! Decoder of the causal video autoencoder.
+//!
+//! Latent frames go in one by one and frames come out as they are ready: one for the first, then as many as time was shortened
+//! by. Every convolution over time remembers what it needs of the frames before, so the result is that of the whole clip and
+//! memory does not grow with its length.
+
+use candle_core::{DType, Tensor};
+use candle_nn::ops::silu;
+
+use super::VaeConfig;
+use crate::nn::{CausalConv3d, Conv2d, ConvState, attention};
+use crate::{Error, Result, Weights};
+
+/// The decoder, and the statistics of the latents it was trained with.
+pub struct Vae {
+    latents_mean: Tensor, // (1, z, 1, 1, 1)
+    latents_std: Tensor,  // (1, z, 1, 1, 1)
+    post_quant_conv: CausalConv3d,
+    conv_in: CausalConv3d,
+    mid_block: MidBlock,
+    up_blocks: Vec<UpBlock>,
+    norm_out: ChannelNorm,
+    conv_out: CausalConv3d,
+}
+
+impl Vae {
+    /// Reads the decoder's weights of `AutoencoderKLWan`, as f32.
+    pub fn new(config: &VaeConfig, w: Weights) -> Result<Self> {
+        config.check()?;
+        let base = config.decoder_base_dim.unwrap_or(config.base_dim);
+        let widest = config.dim_mult.last().copied().unwrap_or(1) * base;
+        let outputs: Vec<usize> = config.dim_mult.iter().rev().map(|factor| factor * base).collect();
+        let doubles_time: Vec<bool> = config.temperal_downsample.iter().rev().copied().collect();
+
+        let decoder = w.pp("decoder");
+        let mut up_blocks = Vec::new();
+        let mut inputs = widest;
+        for (i, &dim) in outputs.iter().enumerate() {
+            let upsampler = doubles_time.get(i).map(|&time| if time { Doubles::SpaceAndTime } else { Doubles::Space });
+            up_blocks.push(UpBlock::new(inputs, dim, config.num_res_blocks + 1, upsampler, decoder.pp("up_blocks").pp(i))?);
+            inputs = dim / 2; // the upsampler halves the channels
+        }
+        let dim = outputs.last().copied().unwrap_or(base);
+        let statistic = |values: &[f64]| {
+            Tensor::new(values, w.device())?.to_dtype(DType::F32)?.reshape((1, config.z_dim, 1, 1, 1))
+        };
+        Ok(Vae {
+            latents_mean: statistic(&config.latents_mean)?,
+            latents_std: statistic(&config.latents_std)?,
+            post_quant_conv: CausalConv3d::new(config.z_dim, config.z_dim, 1, 1, w.pp("post_quant_conv"))?,
+            conv_in: CausalConv3d::new(config.z_dim, widest, 3, 3, decoder.pp("conv_in"))?,
+            mid_block: MidBlock::new(widest, decoder.pp("mid_block"))?,
+            up_blocks,
+            norm_out: ChannelNorm::of_clips(dim, decoder.pp("norm_out"))?,
+            conv_out: CausalConv3d::new(dim, config.out_channels, 3, 3, decoder.pp("conv_out"))?,
+        })
+    }
+
+    /// From the sampler's latents, of about unit variance, to the decoder's. // (1, z, f, h, w)
+    pub fn denormalize(&self, latents: &Tensor) -> Result<Tensor> {
+        Ok(latents.broadcast_mul(&self.latents_std)?.broadcast_add(&self.latents_mean)?)
+    }
+
+    /// Starts to decode latents, (1, z, latent frames, height, width), f32.
+    pub fn decoder(&self, latents: &Tensor) -> Result<Decoding<'_>> {
+        let (_, channels, frames, _, _) = latents.dims5()?;
+        let z_dim = self.latents_mean.dim(1)?;
+        if channels != z_dim {
+            return Err(Error::Input {
+                what: "channels of the latents",
+                expected: format!("{z_dim} (z_dim of vae/config.json)"),
+                found: format!("{channels} (in_channels of transformer/config.json)"),
+            });
+        }
+        let latents = latents.squeeze(0)?.transpose(0, 1)?; // (f, z, h, w)
+        Ok(Decoding { vae: self, latents, next: 0, frames, state: State::new(self) })
+    }
+}
+
+/// A clip that is being decoded.
+pub struct Decoding<'a> {
+    vae: &'a Vae,
+    latents: Tensor, // (latent frames, z, h, w)
+    next: usize,
+    frames: usize,
+    state: State,
+}
+
+/// What every convolution over time remembers.
+struct State {
+    conv_in: ConvState,
+    mid_block: [ResnetState; 2],
+    up_blocks: Vec<UpState>,
+    conv_out: ConvState,
+}
+
+impl State {
+    fn new(vae: &Vae) -> Self {
+        State {
+            conv_in: ConvState::default(),
+            mid_block: Default::default(),
+            up_blocks: vae.up_blocks.iter().map(UpState::new).collect(),
+            conv_out: ConvState::default(),
+        }
+    }
+}
+
+impl Decoding<'_> {
+    /// The next frames, in [-1, 1], or `None` after the last. // (frames, 3, height, width)
+    pub fn next_chunk(&mut self) -> Result<Option<Tensor>> {
+        if self.next == self.frames {
+            return Ok(None);
+        }
+        let (vae, state) = (self.vae, &mut self.state);
+        let z = self.latents.narrow(0, self.next, 1)?;
+        self.next += 1;
+        let x = vae.post_quant_conv.forward(&z, &mut ConvState::default())?;
+        let mut x = vae.conv_in.forward(&x, &mut state.conv_in)?;
+        x = vae.mid_block.forward(&x, &mut state.mid_block)?;
+        for (block, state) in vae.up_blocks.iter().zip(&mut state.up_blocks) {
+            x = block.forward(&x, state)?;
+        }
+        let x = vae.conv_out.forward(&silu(&vae.norm_out.forward(&x)?)?, &mut state.conv_out)?;
+        Ok(Some(x.clamp(-1.0, 1.0)?))
+    }
+}
+
+struct MidBlock {
+    resnets: [Resnet; 2],
+    attention: FrameAttention,
+}
+
+impl MidBlock {
+    fn new(dim: usize, w: Weights) -> Result<Self> {
+        let resnet = |i: usize| Resnet::new(dim, dim, w.pp("resnets").pp(i));
+        Ok(MidBlock {
+            resnets: [resnet(0)?, resnet(1)?],
+            attention: FrameAttention::new(dim, w.pp("attentions").pp(0))?,
+        })
+    }
+
+    fn forward(&self, x: &Tensor, state: &mut [ResnetState; 2]) -> Result<Tensor> {
+        let x = self.resnets[0].forward(x, &mut state[0])?;
+        self.resnets[1].forward(&self.attention.forward(&x)?, &mut state[1])
+    }
+}
+
+struct UpBlock {
+    resnets: Vec<Resnet>,
+    upsampler: Option<Upsampler>,
+}
+
+struct UpState {
+    resnets: Vec<ResnetState>,
+    upsampler: UpsamplerState,
+}
+
+impl UpState {
+    fn new(block: &UpBlock) -> Self {
+        UpState {
+            resnets: block.resnets.iter().map(|_| ResnetState::default()).collect(),
+            upsampler: UpsamplerState::default(),
+        }
+    }
+}
+
+impl UpBlock {
+    fn new(inputs: usize, dim: usize, resnets: usize, doubles: Option<Doubles>, w: Weights) -> Result<Self> {
+        let resnet = |i: usize| Resnet::new(if i == 0 { inputs } else { dim }, dim, w.pp("resnets").pp(i));
+        let upsampler = doubles.map(|doubles| Upsampler::new(dim, doubles, w.pp("upsamplers").pp(0)));
+        Ok(UpBlock { resnets: (0..resnets).map(resnet).collect::<Result<_>>()?, upsampler: upsampler.transpose()? })
+    }
+
+    fn forward(&self, x: &Tensor, state: &mut UpState) -> Result<Tensor> {
+        let mut x = x.clone();
+        for (resnet, state) in self.resnets.iter().zip(&mut state.resnets) {
+            x = resnet.forward(&x, state)?;
+        }
+        match &self.upsampler {
+            Some(upsampler) => upsampler.forward(&x, &mut state.upsampler),
+            None => Ok(x),
+        }
+    }
+}
+
+struct Resnet {
+    norm1: ChannelNorm,
+    conv1: CausalConv3d,
+    norm2: ChannelNorm,
+    conv2: CausalConv3d,
+    conv_shortcut: Option<CausalConv3d>,
+}
+
+#[derive(Default)]
+struct ResnetState {
+    conv1: ConvState,
+    conv2: ConvState,
+}
+
+impl Resnet {
+    fn new(inputs: usize, outputs: usize, w: Weights) -> Result<Self> {
+        let shortcut = || CausalConv3d::new(inputs, outputs, 1, 1, w.pp("conv_shortcut"));
+        Ok(Resnet {
+            norm1: ChannelNorm::of_clips(inputs, w.pp("norm1"))?,
+            conv1: CausalConv3d::new(inputs, outputs, 3, 3, w.pp("conv1"))?,
+            norm2: ChannelNorm::of_clips(outputs, w.pp("norm2"))?,
+            conv2: CausalConv3d::new(outputs, outputs, 3, 3, w.pp("conv2"))?,
+            conv_shortcut: (inputs != outputs).then(shortcut).transpose()?,
+        })
+    }
+
+    fn forward(&self, x: &Tensor, state: &mut ResnetState) -> Result<Tensor> {
+        let h = self.conv1.forward(&silu(&self.norm1.forward(x)?)?, &mut state.conv1)?;
+        let h = self.conv2.forward(&silu(&self.norm2.forward(&h)?)?, &mut state.conv2)?;
+        Ok(match &self.conv_shortcut {
+            Some(conv) => (conv.forward(x, &mut ConvState::default())? + h)?,
+            None => (x + h)?,
+        })
+    }
+}
+
+/// Attention of one head among the pixels of a frame.
+struct FrameAttention {
+    norm: ChannelNorm,
+    to_qkv: Conv2d,
+    proj: Conv2d,
+}
+
+impl FrameAttention {
+    fn new(dim: usize, w: Weights) -> Result<Self> {
+        Ok(FrameAttention {
+            norm: ChannelNorm::of_frames(dim, w.pp("norm"))?,
+            to_qkv: Conv2d::new(dim, 3 * dim, 1, w.pp("to_qkv"))?,
+            proj: Conv2d::new(dim, dim, 1, w.pp("proj"))?,
+        })
+    }
+
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let (frames, dim, h, w) = x.dims4()?;
+        let qkv = self.to_qkv.forward(&self.norm.forward(x)?)?.reshape((frames, 3, dim, h * w))?;
+        let scale = 1.0 / (dim as f64).sqrt();
+        let mixed = (0..frames).map(|frame| {
+            let tokens = |i: usize| qkv.get(frame)?.narrow(0, i, 1)?.transpose(1, 2)?.contiguous(); // (1, pixels, dim)
+            attention(&tokens(0)?, &tokens(1)?, &tokens(2)?, scale, None)?.t()?.reshape((dim, h, w)).map_err(Error::from)
+        });
+        let mixed = Tensor::stack(&mixed.collect::<Result<Vec<_>>>()?, 0)?;
+        Ok((x + self.proj.forward(&mixed)?)?)
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Doubles {
+    Space,
+    SpaceAndTime,
+}
+
+/// Twice the height and width, and in some levels the frame rate, with half the channels.
+struct Upsampler {
+    time_conv: Option<CausalConv3d>,
+    conv: Conv2d,
+}
+
+/// The first latent frame stands for one frame, and `time_conv` neither runs for it nor hears of it.
+#[derive(Default)]
+struct UpsamplerState {
+    past_first: bool,
+    time_conv: ConvState,
+}
+
+impl Upsampler {
+    fn new(dim: usize, doubles: Doubles, w: Weights) -> Result<Self> {
+        let time_conv = || CausalConv3d::new(dim, 2 * dim, 3, 1, w.pp("time_conv"));
+        Ok(Upsampler {
+            time_conv: (doubles == Doubles::SpaceAndTime).then(time_conv).transpose()?,
+            conv: Conv2d::new(dim, dim / 2, 3, w.pp("resample").pp(1))?,
+        })
+    }
+
+    fn forward(&self, x: &Tensor, state: &mut UpsamplerState) -> Result<Tensor> {
+        let (frames, dim, h, w) = x.dims4()?;
+        let doubled = match &self.time_conv {
+            // Its output holds the channels of two frames.
+            Some(conv) if state.past_first => Some(conv.forward(x, &mut state.time_conv)?.reshape((2 * frames, dim, h, w))?),
+            _ => None,
+        };
+        state.past_first = true;
+        let x = doubled.as_ref().unwrap_or(x);
+        self.conv.forward(&x.upsample_nearest2d(2 * h, 2 * w)?)
+    }
+}
+
+/// Every pixel's channels scaled to a root mean square of 1, then by `gamma`.
+struct ChannelNorm {
+    gamma: Tensor, // (dim, 1, 1)
+    dim: usize,
+}
+
+impl ChannelNorm {
+    /// Where the reference keeps `gamma` for clips. // (dim, 1, 1, 1)
+    fn of_clips(dim: usize, w: Weights) -> Result<Self> {
+        Ok(ChannelNorm { gamma: w.f32("gamma", &[dim, 1, 1, 1])?.reshape((dim, 1, 1))?, dim })
+    }
+
+    /// Where it keeps it for frames. // (dim, 1, 1)
+    fn of_frames(dim: usize, w: Weights) -> Result<Self> {
+        Ok(ChannelNorm { gamma: w.f32("gamma", &[dim, 1, 1])?, dim })
+    }
+
+    /// (frames, dim, h, w), f32
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let (frames, dim, h, w) = x.dims4()?;
+        // The sum over channels as a product with ones: a reduction over an outer dimension is far slower.
+        let ones = Tensor::ones((frames, 1, dim), DType::F32, x.device())?;
+        let squares = ones.matmul(&x.sqr()?.reshape((frames, dim, h * w))?)?.reshape((frames, 1, h, w))?;
+        let norm = squares.sqrt()?.maximum(1e-12)?;
+        let factor = (norm.recip()? * (self.dim as f64).sqrt())?;
+        Ok(x.broadcast_mul(&factor)?.broadcast_mul(&self.gamma)?)
+    }
+}
