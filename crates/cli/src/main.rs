@@ -1,2 +1,72 @@
-//! Stub.
-fn main() {}
+//! The `navicache` command: translates arguments into requests and events into lines of text. It holds no defaults and no maths.
+
+mod args;
+mod progress;
+
+use std::io::Write;
+use std::ops::ControlFlow;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use args::{Args, Command, Generate};
+use clap::{CommandFactory, Parser};
+use navicache_engine::{Bundle, Error, LoadOptions, Result, WholeFile, generate, video};
+use progress::Progress;
+
+/// Exit code after Ctrl-C, as shells have it.
+const INTERRUPTED: u8 = 130;
+
+fn main() -> ExitCode {
+    let result = match Args::parse().command {
+        Command::Generate(options) => run(&options),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Args::command(), "navicache", &mut std::io::stdout());
+            Ok(())
+        }
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // A closed terminal is no reason to panic.
+            let _ = writeln!(std::io::stderr(), "navicache: {error}");
+            if matches!(error, Error::Cancelled { .. }) { ExitCode::from(INTERRUPTED) } else { ExitCode::FAILURE }
+        }
+    }
+}
+
+fn run(options: &Generate) -> Result<()> {
+    video::check_destination(&options.output)?;
+    if let Some(path) = &options.report {
+        WholeFile::create(path)?;
+    }
+    let interrupted = stop_on_ctrl_c();
+    let mut progress = Progress::new(options.quiet);
+
+    let bundle = Bundle::open(&options.model, &LoadOptions { device: options.device, dtype: options.dtype })?;
+    let mut video = generate(&bundle, &options.request(), &mut |event| {
+        progress.show(&event);
+        if interrupted.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    })?;
+    video.save(&options.output)?;
+    if let Some(path) = &options.report {
+        video.report.save(path)?;
+    }
+    progress.close(&options.output, &video);
+    Ok(())
+}
+
+/// The first Ctrl-C asks to stop at the next step, the second stops at once.
+fn stop_on_ctrl_c() -> Arc<AtomicBool> {
+    let interrupted = Arc::new(AtomicBool::new(false));
+    let flag = interrupted.clone();
+    let handler = move || {
+        if flag.swap(true, Ordering::Relaxed) {
+            std::process::exit(INTERRUPTED.into());
+        }
+    };
+    if let Err(e) = ctrlc::set_handler(handler) {
+        let _ = writeln!(std::io::stderr(), "navicache: Ctrl-C will stop at once, not at the end of a step: {e}");
+    }
+    interrupted
+}

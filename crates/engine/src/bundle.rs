@@ -31,7 +31,6 @@ pub struct LoadOptions {
 /// text encoder for each generation and freed after it, transformer and VAE once.
 pub struct Bundle {
     name: String,
-    folder: Folder,
     device: Device,
     dtype: DtypeChoice,
     defaults: Defaults,
@@ -74,7 +73,6 @@ impl Bundle {
             vae_config: folder.json("vae/config.json")?,
             vae_weights: folder.tensors("vae", "diffusion_pytorch_model")?,
             vae: OnceLock::new(),
-            folder,
         })
     }
 

@@ -23,9 +23,6 @@ pub enum Error {
     /// The schedule cannot be made.
     #[error(transparent)]
     Schedule(#[from] navicache_control::schedule::ScheduleError),
-    /// The video could not be written.
-    #[error(transparent)]
-    Video(#[from] crate::video::Error),
     /// A file could not be read or written.
     #[error("{}: {source}", path.display())]
     Io {

@@ -16,7 +16,7 @@ use crate::report::{self, Machine, Report, Seconds, Totals};
 use crate::request::{Request, Resolved};
 use crate::sampler::{BranchInput, Sampled, StepDone, sample};
 use crate::video::{Spec, Writer};
-use crate::{Error, Result, latents, machine};
+use crate::{Error, Result, WholeFile, latents, machine};
 
 /// What happens during a generation, in order. Answer [`ControlFlow::Break`] to stop at the next step or chunk of frames.
 #[derive(Debug)]
@@ -76,13 +76,18 @@ pub struct Video {
 }
 
 impl Video {
-    /// Writes it in the format that the file name's ending says.
-    pub fn save(&self, path: &Path) -> Result<()> {
+    /// Writes it in the format that the file name's ending says, and adds the time it took to the report.
+    pub fn save(&mut self, path: &Path) -> Result<()> {
+        let clock = Instant::now();
         let mut writer = Writer::create(path, &self.spec)?;
         for frame in self.frames.chunks_exact(self.spec.height * self.spec.width * 3) {
             writer.push(frame)?;
         }
-        Ok(writer.finish()?)
+        writer.finish()?;
+        let (seconds, took) = (&mut self.report.totals.seconds, clock.elapsed().as_secs_f64());
+        seconds.write += took;
+        seconds.total += took;
+        Ok(())
     }
 }
 
@@ -117,6 +122,9 @@ fn run(
 
     // 1. What is meant
     let resolved = resolve(bundle, request)?;
+    if let Some(path) = &resolved.save_latents {
+        WholeFile::create(path)?; // unwritable? now is the time to know
+    }
     let Resolved { width, height, frames, steps, .. } = resolved;
     let method = method.unwrap_or(resolved.cache.method());
     let schedule = bundle.scheduler().schedule(resolved.solver, steps, resolved.shift)?;

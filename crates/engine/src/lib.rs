@@ -8,7 +8,7 @@
 //! # fn main() -> navicache_engine::Result<()> {
 //! let bundle = Bundle::open("demo", &LoadOptions::default())?;
 //! let request = Request::new("a red circle bouncing on a navy background");
-//! let video = generate(&bundle, &request, &mut |_| ControlFlow::Continue(()))?;
+//! let mut video = generate(&bundle, &request, &mut |_| ControlFlow::Continue(()))?;
 //! video.save("out.mp4".as_ref())?;
 //! # Ok(())
 //! # }

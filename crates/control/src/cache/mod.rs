@@ -58,7 +58,7 @@ pub enum Decision {
 }
 
 /// How a prediction is made up from the branch's last computed step `c`.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, Hash)]
 #[serde(rename_all = "snake_case")]
 pub enum Approx {
     /// `x_i + (o_c - x_c)`: the residual of the whole forward is kept.

@@ -1,0 +1,164 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+use navicache_engine::control::cache::CacheSpec;
+use navicache_engine::control::solver::SolverKind;
+use navicache_engine::{DeviceChoice, DtypeChoice, Request};
+
+/// Generates video with diffusion transformers, and computes only the steps that matter.
+///
+///     navicache generate "a red circle bouncing on a navy background" -o out.mp4
+///
+/// runs the model that is built in; no download is needed. Add --model DIR for a published Wan2.1 pipeline in Diffusers layout.
+#[derive(Parser)]
+#[command(name = "navicache", version, verbatim_doc_comment)]
+pub struct Args {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Subcommand)]
+pub enum Command {
+    /// Make a video from a prompt
+    Generate(Box<Generate>),
+    /// Print a completion script for a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+}
+
+/// Options that are left out have the model's own values; the report shows them.
+#[derive(clap::Args)]
+pub struct Generate {
+    /// What the video shows
+    #[arg(allow_hyphen_values = true)]
+    pub prompt: String,
+
+    /// Video to write: .mp4, .gif, .y4m, .safetensors, or a folder for PNG files
+    #[arg(short, long, value_name = "FILE", default_value = "out.mp4")]
+    pub output: PathBuf,
+
+    /// Built-in model, or the folder of a Diffusers pipeline
+    #[arg(short, long, value_name = "NAME|DIR", default_value = "demo")]
+    pub model: String,
+
+    /// What the video should not show
+    #[arg(short, long, value_name = "TEXT", allow_hyphen_values = true)]
+    pub negative_prompt: Option<String>,
+
+    /// Width and height in pixels, multiples of 16
+    #[arg(long, value_name = "WxH", value_parser = size)]
+    pub size: Option<(usize, usize)>,
+
+    /// Number of frames, 4n + 1
+    #[arg(long, value_name = "N")]
+    pub frames: Option<usize>,
+
+    /// Frames a second of the video file
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub fps: Option<u32>,
+
+    /// Denoising steps
+    #[arg(long, value_name = "N")]
+    pub steps: Option<usize>,
+
+    /// Seed of the noise
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
+
+    /// Cache method: none, easycache or navicache; presets and options as in navicache:fast,max_run=3
+    #[arg(long, value_name = "METHOD[:PRESET][,KEY=VALUE...]")]
+    pub cache: Option<CacheSpec>,
+
+    /// Guidance scale; 1 switches guidance off
+    #[arg(long, value_name = "F", allow_hyphen_values = true)]
+    pub guidance: Option<f64>,
+
+    /// Shift of the noise schedule; larger spends more steps at high noise
+    #[arg(long, value_name = "F", allow_hyphen_values = true)]
+    pub shift: Option<f64>,
+
+    /// Solver: unipc, dpmpp or euler
+    #[arg(long, value_name = "NAME")]
+    pub solver: Option<SolverKind>,
+
+    /// Text tokens given to the transformer
+    #[arg(long, value_name = "N")]
+    pub max_sequence_length: Option<usize>,
+
+    /// auto, cpu, cuda, cuda:N or metal
+    #[arg(long, value_name = "NAME", default_value = "auto")]
+    pub device: DeviceChoice,
+
+    /// Format that weights are kept in: auto, f32, bf16 or f16
+    #[arg(long, value_name = "NAME", default_value = "auto")]
+    pub dtype: DtypeChoice,
+
+    /// Start from the tensor `latents` of this file instead of noise
+    #[arg(long, value_name = "FILE.safetensors")]
+    pub latents: Option<PathBuf>,
+
+    /// Write the final latents, before they are decoded
+    #[arg(long, value_name = "FILE.safetensors")]
+    pub save_latents: Option<PathBuf>,
+
+    /// Write what was computed, and what it cost
+    #[arg(long, value_name = "FILE.json")]
+    pub report: Option<PathBuf>,
+
+    /// Print errors only
+    #[arg(short, long)]
+    pub quiet: bool,
+}
+
+impl Generate {
+    /// The request as the engine takes it.
+    pub fn request(&self) -> Request {
+        Request {
+            prompt: self.prompt.clone(),
+            negative_prompt: self.negative_prompt.clone(),
+            size: self.size,
+            frames: self.frames,
+            fps: self.fps,
+            steps: self.steps,
+            solver: self.solver,
+            shift: self.shift,
+            guidance: self.guidance,
+            seed: self.seed,
+            cache: self.cache.clone(),
+            max_sequence_length: self.max_sequence_length,
+            latents: self.latents.clone(),
+            save_latents: self.save_latents.clone(),
+        }
+    }
+}
+
+fn size(text: &str) -> Result<(usize, usize), String> {
+    let pair = text.split_once(['x', 'X']).map(|(width, height)| (width.parse(), height.parse()));
+    match pair {
+        Some((Ok(width), Ok(height))) => Ok((width, height)),
+        _ => Err("expected WIDTHxHEIGHT, as in 832x480".to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory;
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn sizes() {
+        assert_eq!(size("832x480"), Ok((832, 480)));
+        for wrong in ["832", "832x", "x480", "832*480", "-1x2"] {
+            assert!(size(wrong).is_err(), "{wrong}");
+        }
+    }
+}

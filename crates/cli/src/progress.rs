@@ -1,0 +1,128 @@
+//! What is shown while a video is made: a line that is drawn over on a terminal, few lines elsewhere.
+
+use std::io::{IsTerminal, Write};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use navicache_engine::control::strip::{Ran, Strip};
+use navicache_engine::{Event, Resolved, Stage, Video};
+
+/// Steps between two lines where lines cannot be drawn over, as a part of the whole.
+const LINES: usize = 5;
+
+/// Writes to the error stream, so that the output stream stays free for data.
+pub struct Progress {
+    quiet: bool,
+    terminal: bool,
+    colors: bool,
+    denoising_since: Instant,
+    steps_seconds: Vec<f64>,
+}
+
+impl Progress {
+    pub fn new(quiet: bool) -> Self {
+        let terminal = std::io::stderr().is_terminal();
+        let colors = terminal && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
+        Progress { quiet, terminal, colors, denoising_since: Instant::now(), steps_seconds: Vec::new() }
+    }
+
+    /// Shows an event.
+    pub fn show(&mut self, event: &Event) {
+        match event {
+            Event::Resolved(resolved) => self.line(&described(resolved)),
+            Event::Warning(warning) => self.line(&format!("{} {warning}", self.paint("33", "warning:"))),
+            Event::Stage(Stage::Text) => self.status("reading the prompt ..."),
+            Event::Stage(Stage::Load) => self.status("loading weights ..."),
+            Event::Stage(Stage::Denoise) => {
+                self.denoising_since = Instant::now();
+                self.status("denoising ...");
+            }
+            Event::Step { index, steps, seconds, strip } => self.step(*index, *steps, *seconds, strip),
+            Event::Frames { first, frames, rgb } if self.terminal => {
+                let done = if rgb.is_empty() { *first } else { first + 1 };
+                self.status(&format!("decoding {done}/{frames} frames ..."));
+            }
+            _ => {}
+        }
+    }
+
+    /// The last line: what was made, and what caching did for it.
+    pub fn close(&mut self, output: &Path, video: &Video) {
+        let (totals, spec) = (&video.report.totals, &video.spec);
+        let (computed, reused) = (totals.forwards_computed, totals.forwards_reused);
+        self.line(&format!(
+            "{}: {} frames of {}x{}, {:.1} s. {computed} of {} forwards computed, {reused} reused, about {:.1} s saved.",
+            self.paint("1", &output.display().to_string()),
+            spec.frames,
+            spec.width,
+            spec.height,
+            totals.seconds.total,
+            computed + reused,
+            video.report.seconds_saved(),
+        ));
+    }
+
+    fn step(&mut self, index: usize, steps: usize, seconds: f64, strip: &Strip) {
+        self.steps_seconds.push(seconds);
+        let done = index + 1;
+        let elapsed = self.denoising_since.elapsed();
+        let left = elapsed.mul_f64((steps - done) as f64 / done as f64);
+        let percent = 100 * done / steps;
+        let text = format!("step {done}/{steps} {percent:>3}% {} elapsed, {} left ", clock(elapsed), clock(left));
+        if self.terminal {
+            self.status(&format!("{text} {}", self.strip(strip)));
+            if done == steps {
+                self.line(&format!("{} steps in {} {}", steps, clock(elapsed), self.strip(strip)));
+            }
+        } else if done == steps || done * LINES / steps != index * LINES / steps {
+            self.line(&format!("{text} {}", self.strip(strip)));
+        }
+    }
+
+    /// A character a step: computed, reused, or part of it.
+    fn strip(&self, strip: &Strip) -> String {
+        let symbol = |step: &Vec<Ran>| {
+            let all = |ran: Ran| step.iter().all(|&r| r == ran);
+            if all(Ran::Computed) {
+                self.paint("32", "S")
+            } else if all(Ran::Reused) {
+                self.paint("90", ".")
+            } else {
+                self.paint("36", "m")
+            }
+        };
+        strip.steps().iter().map(symbol).collect()
+    }
+
+    fn paint(&self, code: &str, text: &str) -> String {
+        if self.colors { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_string() }
+    }
+
+    /// A line that stays.
+    fn line(&self, text: &str) {
+        if !self.quiet {
+            let over = if self.terminal { "\r\x1b[K" } else { "" };
+            let _ = writeln!(std::io::stderr(), "{over}{text}"); // nowhere to report that stderr is gone
+        }
+    }
+
+    /// A line that the next one replaces.
+    fn status(&self, text: &str) {
+        if !self.quiet && self.terminal {
+            let mut stderr = std::io::stderr();
+            let _ = write!(stderr, "\r\x1b[K{text}").and_then(|_| stderr.flush());
+        }
+    }
+}
+
+fn described(resolved: &Resolved) -> String {
+    let Resolved { width, height, frames, steps, solver, guidance, seed, .. } = resolved;
+    let cache = resolved.cache.method().name();
+    format!("{frames} frames of {width}x{height}, {steps} steps of {solver}, guidance {guidance}, seed {seed}, cache {cache}")
+}
+
+fn clock(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    let (hours, minutes, seconds) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
+    if hours > 0 { format!("{hours}:{minutes:02}:{seconds:02}") } else { format!("{minutes}:{seconds:02}") }
+}

@@ -1,0 +1,58 @@
+//! Animated GIF with a palette for every frame.
+
+use std::path::{Path, PathBuf};
+
+use gif::{Encoder, EncodingError, Frame, Repeat};
+
+use super::{Sink, Spec};
+use crate::{Error, Result, WholeFile};
+
+/// Samples that the palette is fitted to: 1 is every pixel, 30 the fewest.
+const PALETTE_SPEED: i32 = 5;
+
+pub(super) struct Gif {
+    path: PathBuf,
+    encoder: Encoder<WholeFile>,
+    spec: Spec,
+    next: usize,
+}
+
+impl Gif {
+    pub fn create(path: &Path, spec: &Spec) -> Result<Self> {
+        let (Ok(width), Ok(height)) = (u16::try_from(spec.width), u16::try_from(spec.height)) else {
+            let reason = format!("{}x{} is more than a GIF can be, 65535x65535", spec.width, spec.height);
+            return Err(Error::file(path, reason));
+        };
+        let wrong = error(path);
+        let mut encoder = Encoder::new(WholeFile::create(path)?, width, height, &[]).map_err(&wrong)?;
+        encoder.set_repeat(Repeat::Infinite).map_err(&wrong)?;
+        Ok(Gif { path: path.to_path_buf(), encoder, spec: *spec, next: 0 })
+    }
+
+    /// Hundredths of a second, rounded so that the video as a whole keeps its length.
+    fn delay(&self) -> u16 {
+        let until = |frame: usize| (frame as f64 * 100.0 / self.spec.fps as f64).round();
+        (until(self.next + 1) - until(self.next)) as u16
+    }
+}
+
+fn error(path: &Path) -> impl Fn(EncodingError) -> Error {
+    let path = path.to_path_buf();
+    move |e| match e {
+        EncodingError::Io(source) => Error::io(&path)(source),
+        other => Error::file(&path, other.to_string()),
+    }
+}
+
+impl Sink for Gif {
+    fn push(&mut self, rgb: &[u8]) -> Result<()> {
+        let mut frame = Frame::from_rgb_speed(self.spec.width as u16, self.spec.height as u16, rgb, PALETTE_SPEED);
+        frame.delay = self.delay();
+        self.next += 1;
+        self.encoder.write_frame(&frame).map_err(error(&self.path))
+    }
+
+    fn finish(self: Box<Self>) -> Result<()> {
+        self.encoder.into_inner().map_err(error(&self.path))?.finish()
+    }
+}

@@ -1,0 +1,246 @@
+//! Video files: frames go in one by one, the file appears when it is whole.
+
+mod gif;
+mod mp4;
+mod png;
+mod safetensors;
+mod y4m;
+mod yuv;
+
+use std::path::{Path, PathBuf};
+
+use crate::{Error, Result};
+
+/// What a video file has to know before its first frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Spec {
+    /// Width in pixels.
+    pub width: usize,
+    /// Height in pixels.
+    pub height: usize,
+    /// Frames a second.
+    pub fps: u32,
+    /// Number of frames.
+    pub frames: usize,
+}
+
+/// A format, chosen by the ending of a file's name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// H.264 in MP4, `.mp4`: plays everywhere.
+    Mp4,
+    /// Animated GIF, `.gif`: 256 colours a frame.
+    Gif,
+    /// A folder of PNG files, a path without an ending: lossless.
+    Png,
+    /// Uncompressed YUV 4:4:4, `.y4m`: for encoders and metrics.
+    Y4m,
+    /// Tensor `frames`, u8, (frames, height, width, 3), `.safetensors`: lossless, for programs.
+    Safetensors,
+}
+
+impl Format {
+    /// The format that a path asks for.
+    pub fn from_path(path: &Path) -> Result<Self> {
+        let ending = path.extension().map(|e| e.to_string_lossy().to_ascii_lowercase());
+        match ending.as_deref() {
+            _ if path.is_dir() => Ok(Format::Png),
+            Some("mp4") => Ok(Format::Mp4),
+            Some("gif") => Ok(Format::Gif),
+            Some("y4m") => Ok(Format::Y4m),
+            Some("safetensors") => Ok(Format::Safetensors),
+            None if path.file_name().is_some() => Ok(Format::Png),
+            _ => Err(Error::Request {
+                what: "output",
+                found: path.display().to_string(),
+                expected: "expected a name ending in .mp4, .gif, .y4m or .safetensors, or without ending for a folder of PNG files"
+                    .to_string(),
+            }),
+        }
+    }
+}
+
+/// Finds out now whether a video could be written to `path` later: the format is known, the folder there and writable.
+pub fn check_destination(path: &Path) -> Result<()> {
+    match Format::from_path(path)? {
+        Format::Png => png::check(path),
+        _ => crate::WholeFile::create(path).map(drop),
+    }
+}
+
+/// A video file under way. Dropped before [`Writer::finish`], it leaves nothing behind.
+pub struct Writer {
+    path: PathBuf,
+    spec: Spec,
+    pushed: usize,
+    sink: Box<dyn Sink>,
+}
+
+/// What a format does.
+trait Sink {
+    /// Takes the next frame: 8-bit RGB, (height, width, 3).
+    fn push(&mut self, rgb: &[u8]) -> Result<()>;
+    /// Completes the file and gives it its name.
+    fn finish(self: Box<Self>) -> Result<()>;
+}
+
+impl Writer {
+    /// Opens a file of the format that its name asks for.
+    pub fn create(path: &Path, spec: &Spec) -> Result<Self> {
+        let sink: Box<dyn Sink> = match Format::from_path(path)? {
+            Format::Mp4 => Box::new(mp4::Mp4::create(path, spec)?),
+            Format::Gif => Box::new(gif::Gif::create(path, spec)?),
+            Format::Png => Box::new(png::PngFolder::create(path, spec)?),
+            Format::Y4m => Box::new(y4m::Y4m::create(path, spec)?),
+            Format::Safetensors => Box::new(safetensors::Frames::create(path, spec)?),
+        };
+        Ok(Writer { path: path.to_path_buf(), spec: *spec, pushed: 0, sink })
+    }
+
+    /// Appends a frame: 8-bit RGB, (height, width, 3).
+    pub fn push(&mut self, rgb: &[u8]) -> Result<()> {
+        let expected = self.spec.height * self.spec.width * 3;
+        if rgb.len() != expected || self.pushed == self.spec.frames {
+            let reason = format!(
+                "expected {} frames of {expected} bytes, found frame {} of {}",
+                self.spec.frames,
+                self.pushed + 1,
+                rgb.len()
+            );
+            return Err(Error::file(&self.path, reason));
+        }
+        self.pushed += 1;
+        self.sink.push(rgb)
+    }
+
+    /// Completes the file.
+    pub fn finish(self) -> Result<()> {
+        if self.pushed != self.spec.frames {
+            let reason = format!("expected {} frames, found {}", self.spec.frames, self.pushed);
+            return Err(Error::file(&self.path, reason));
+        }
+        self.sink.finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SPEC: Spec = Spec { width: 32, height: 16, fps: 8, frames: 3 };
+
+    /// A disc that moves over a gradient.
+    pub(super) fn frame(spec: &Spec, index: usize) -> Vec<u8> {
+        let pixel = |y: usize, x: usize| {
+            let (dx, dy) = (x as i64 - 8 - 4 * index as i64, y as i64 - 8);
+            if dx * dx + dy * dy < 25 { [220, 40, 30] } else { [(x * 3) as u8, 40, (y * 5) as u8] }
+        };
+        (0..spec.height).flat_map(|y| (0..spec.width).flat_map(move |x| pixel(y, x))).collect()
+    }
+
+    fn write(path: &Path) -> Result<()> {
+        let mut writer = Writer::create(path, &SPEC)?;
+        for index in 0..SPEC.frames {
+            writer.push(&frame(&SPEC, index))?;
+        }
+        writer.finish()
+    }
+
+    fn entries(folder: &Path) -> usize {
+        std::fs::read_dir(folder).unwrap().count()
+    }
+
+    #[test]
+    fn formats_by_name() {
+        let format = |name: &str| Format::from_path(Path::new(name)).ok();
+        assert_eq!(format("a/b.mp4"), Some(Format::Mp4));
+        assert_eq!(format("B.GIF"), Some(Format::Gif));
+        assert_eq!(format("frames/"), Some(Format::Png));
+        assert_eq!(format("no/such/frames"), Some(Format::Png));
+        for wrong in ["a.avi", "a.png", "", ".."] {
+            assert!(matches!(format(wrong), None | Some(Format::Png)), "{wrong}");
+        }
+        assert!(Format::from_path(Path::new("a.avi")).unwrap_err().to_string().contains(".mp4, .gif"));
+    }
+
+    #[test]
+    fn files_appear_whole_or_not_at_all() {
+        for name in ["a.mp4", "a.gif", "a.y4m", "a.safetensors", "frames"] {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join(name);
+            check_destination(&path).unwrap();
+            let mut half = Writer::create(&path, &SPEC).unwrap();
+            half.push(&frame(&SPEC, 0)).unwrap();
+            assert!(half.finish().unwrap_err().to_string().contains("expected 3 frames, found 1"));
+            assert_eq!(entries(folder.path()), 0, "{name} cut short");
+            for _ in 0..2 {
+                write(&path).unwrap();
+                assert_eq!(entries(folder.path()), 1, "{name}, the second time over the first");
+            }
+            assert!(Writer::create(&path, &SPEC).unwrap().push(&[0; 5]).is_err());
+            assert!(check_destination(&folder.path().join("no/such").join(name)).is_err());
+        }
+    }
+
+    #[test]
+    fn lossless_formats_give_back_what_went_in() {
+        let folder = tempfile::tempdir().unwrap();
+        let frames: Vec<u8> = (0..SPEC.frames).flat_map(|i| frame(&SPEC, i)).collect();
+
+        let path = folder.path().join("a.safetensors");
+        write(&path).unwrap();
+        let bytes = std::fs::read(&path).unwrap();
+        let file = ::safetensors::SafeTensors::deserialize(&bytes).unwrap();
+        let view = file.tensor("frames").unwrap();
+        assert_eq!((view.shape(), view.dtype()), (&[3, 16, 32, 3][..], ::safetensors::Dtype::U8));
+        assert_eq!(view.data(), frames);
+
+        let path = folder.path().join("frames");
+        write(&path).unwrap();
+        for index in 0..SPEC.frames {
+            let file = std::fs::File::open(path.join(format!("frame-{index:04}.png"))).unwrap();
+            let mut reader = ::png::Decoder::new(std::io::BufReader::new(file)).read_info().unwrap();
+            let mut pixels = vec![0; reader.output_buffer_size().unwrap()];
+            reader.next_frame(&mut pixels).unwrap();
+            assert_eq!(pixels, frame(&SPEC, index));
+        }
+        std::fs::write(path.join("notes.txt"), "mine").unwrap();
+        assert!(write(&path).unwrap_err().to_string().contains("notes.txt"), "a folder with other files is not replaced");
+    }
+
+    #[test]
+    fn mp4_decodes_to_nearly_the_same_picture() {
+        let spec = Spec { width: 64, height: 48, fps: 16, frames: 9 };
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.mp4");
+        let mut writer = Writer::create(&path, &spec).unwrap();
+        for index in 0..spec.frames {
+            writer.push(&frame(&spec, index)).unwrap();
+        }
+        writer.finish().unwrap();
+
+        let decoded = mp4::tests::decode(&std::fs::read(&path).unwrap());
+        assert_eq!(decoded.len(), spec.frames);
+        for (index, (luma, timestamp)) in decoded.iter().enumerate() {
+            assert_eq!(*timestamp, index as f64 / spec.fps as f64);
+            let expected = yuv::Planes::from_rgb(&frame(&spec, index), spec.width, spec.height).y;
+            let error: f64 = luma.iter().zip(&expected).map(|(a, b)| (*a as f64 - *b as f64).powi(2)).sum();
+            let psnr = 10.0 * (255f64.powi(2) * luma.len() as f64 / error).log10();
+            assert!(psnr > 38.0, "frame {index}: {psnr:.1} dB");
+        }
+    }
+
+    #[test]
+    fn gif_lasts_as_long_as_the_video() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.gif");
+        write(&path).unwrap();
+        let mut reader = ::gif::DecodeOptions::new().read_info(std::fs::File::open(&path).unwrap()).unwrap();
+        let mut delays = Vec::new();
+        while let Some(frame) = reader.read_next_frame().unwrap() {
+            assert_eq!((frame.width, frame.height), (32, 16));
+            delays.push(frame.delay);
+        }
+        assert_eq!(delays, [13, 12, 13], "eighths of a second, in hundredths");
+    }
+}

@@ -1,0 +1,94 @@
+//! A folder of PNG files, `frame-0000.png` and on.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use tempfile::TempDir;
+
+use super::{Sink, Spec};
+use crate::{Error, Result};
+
+/// Frames are written to a hidden folder beside the final one, which is renamed at the end.
+pub(super) struct PngFolder {
+    path: PathBuf,
+    folder: TempDir,
+    spec: Spec,
+    next: usize,
+}
+
+/// Whether the folder could be made, and holds nothing that is not ours if it is there.
+pub(super) fn check(path: &Path) -> Result<()> {
+    temporary(path).map(drop)
+}
+
+fn temporary(path: &Path) -> Result<TempDir> {
+    if path.is_dir() {
+        for entry in fs::read_dir(path).map_err(Error::io(path))? {
+            let name = entry.map_err(Error::io(path))?.file_name();
+            if !is_frame(&name) {
+                let reason = format!("holds {}, which is no frame; name an empty or a new folder", name.display());
+                return Err(Error::file(path, reason));
+            }
+        }
+    } else if path.exists() {
+        return Err(Error::file(path, "is a file; name a new folder, or end the name in .mp4, .gif, .y4m or .safetensors"));
+    }
+    let parent = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(".navicache-").suffix(".part");
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        builder.permissions(fs::Permissions::from_mode(0o777)); // less what the user's mask takes away
+    }
+    builder.tempdir_in(parent).map_err(Error::io(path))
+}
+
+fn is_frame(name: &OsStr) -> bool {
+    let name = name.to_string_lossy();
+    let digits = name.strip_prefix("frame-").and_then(|rest| rest.strip_suffix(".png"));
+    digits.is_some_and(|digits| !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit()))
+}
+
+impl PngFolder {
+    pub fn create(path: &Path, spec: &Spec) -> Result<Self> {
+        Ok(PngFolder { path: path.to_path_buf(), folder: temporary(path)?, spec: *spec, next: 0 })
+    }
+
+    fn write(&self, file: fs::File, rgb: &[u8]) -> Result<(), png::EncodingError> {
+        let mut encoder = png::Encoder::new(std::io::BufWriter::new(file), self.spec.width as u32, self.spec.height as u32);
+        encoder.set_color(png::ColorType::Rgb);
+        encoder.set_depth(png::BitDepth::Eight);
+        let mut writer = encoder.write_header()?;
+        writer.write_image_data(rgb)?;
+        writer.finish()
+    }
+}
+
+impl Sink for PngFolder {
+    fn push(&mut self, rgb: &[u8]) -> Result<()> {
+        let path = self.folder.path().join(format!("frame-{:04}.png", self.next));
+        self.next += 1;
+        let file = fs::File::create(&path).map_err(Error::io(&self.path))?;
+        self.write(file, rgb).map_err(|e| match e {
+            png::EncodingError::IoError(source) => Error::io(&self.path)(source),
+            other => Error::file(&self.path, other.to_string()),
+        })
+    }
+
+    fn finish(self: Box<Self>) -> Result<()> {
+        if self.path.is_dir() {
+            temporary(&self.path)?; // nothing of the user's may have come since
+            fs::remove_dir_all(&self.path).map_err(Error::io(&self.path))?;
+        }
+        let folder = self.folder.keep();
+        fs::rename(&folder, &self.path).map_err(|source| {
+            let _ = fs::remove_dir_all(&folder); // the first error is the one to tell
+            Error::io(&self.path)(source)
+        })
+    }
+}
