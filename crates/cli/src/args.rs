@@ -32,6 +32,7 @@ pub enum Command {
 
 /// Options that are left out have the model's own values; the report shows them.
 #[derive(clap::Args)]
+#[command(args_override_self = true)]
 pub struct Generate {
     /// What the video shows
     #[arg(allow_hyphen_values = true)]

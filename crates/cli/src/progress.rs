@@ -118,7 +118,9 @@ impl Progress {
 fn described(resolved: &Resolved) -> String {
     let Resolved { width, height, frames, steps, solver, guidance, seed, .. } = resolved;
     let cache = resolved.cache.method().name();
-    format!("{frames} frames of {width}x{height}, {steps} steps of {solver}, guidance {guidance}, seed {seed}, cache {cache}")
+    format!(
+        "{frames} frames of {width}x{height}, {steps} steps of {solver}, guidance {guidance}, seed {seed}, cache {cache}"
+    )
 }
 
 fn clock(duration: Duration) -> String {

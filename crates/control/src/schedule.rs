@@ -152,7 +152,9 @@ mod tests {
                     let schedule = make(steps, shift, 1000).unwrap();
                     assert_eq!(schedule.steps.len(), steps);
                     assert!(schedule.steps.iter().all(|s| s.sigma.0 > 0.0 && s.sigma.0 <= 1.0));
-                    assert!(schedule.steps.windows(2).all(|w| w[0].sigma > w[1].sigma && w[0].timestep >= w[1].timestep));
+                    assert!(
+                        schedule.steps.windows(2).all(|w| w[0].sigma > w[1].sigma && w[0].timestep >= w[1].timestep)
+                    );
                     assert_eq!(schedule.sigma_after(steps - 1), Sigma(0.0));
                 }
             }

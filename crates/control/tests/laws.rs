@@ -93,7 +93,8 @@ fn broken_measurements_lead_to_compute() {
     }
     // A zero output leaves no scale to compare a change with.
     for config in methods(1e9) {
-        let computed = play(&config, 30, |i, q| with_reference(i, q, if q == Quantity::OutputMagnitude { 0.0 } else { 1.0 }));
+        let computed =
+            play(&config, 30, |i, q| with_reference(i, q, if q == Quantity::OutputMagnitude { 0.0 } else { 1.0 }));
         assert!(computed.iter().all(|&c| c), "{config:?}: {computed:?}");
     }
 }

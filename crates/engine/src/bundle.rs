@@ -168,7 +168,9 @@ impl Bundle {
             .map(|prompt| {
                 let tokens = tokenize(&self.tokenizer, prompt, longest)?;
                 if let Some(whole) = tokens.truncated_from {
-                    warn(format!("prompt of {whole} tokens cut to {longest}: the rest is not seen (--max-sequence-length)"));
+                    warn(format!(
+                        "prompt of {whole} tokens cut to {longest}: the rest is not seen (--max-sequence-length)"
+                    ));
                 }
                 let hidden = encoder.forward(&tokens.ids)?; // (1, ids, text dim)
                 let padding = longest - hidden.dim(1)?;
@@ -200,9 +202,7 @@ impl Bundle {
 
     /// The VAE, read on first use.
     pub(crate) fn vae(&self) -> Result<&Vae> {
-        load_once(&self.vae, || {
-            Ok(Vae::new(&self.vae_config, Weights::new(&self.vae_weights, &self.device, None))?)
-        })
+        load_once(&self.vae, || Ok(Vae::new(&self.vae_config, Weights::new(&self.vae_weights, &self.device, None))?))
     }
 }
 
@@ -234,7 +234,8 @@ fn published_defaults() -> Defaults {
 fn disk_folder(model: &str) -> Result<Folder> {
     let path = Path::new(model);
     if !path.exists() {
-        let expected = format!("expected {}, or the path of a Diffusers folder; there is no such file or folder", demo::NAME);
+        let expected =
+            format!("expected {}, or the path of a Diffusers folder; there is no such file or folder", demo::NAME);
         return Err(Error::Request { what: "--model", found: model.to_string(), expected });
     }
     if !path.join("model_index.json").exists() {
@@ -253,7 +254,9 @@ fn check_pipeline(folder: &Folder) -> Result<()> {
         return wrong(format!("_class_name: expected WanPipeline (Wan2.1 text-to-video), found {class}"));
     }
     if index["expand_timesteps"].as_bool() == Some(true) {
-        return wrong("expand_timesteps: expected a Wan2.1 pipeline, found one of Wan2.2, not supported yet".to_string());
+        return wrong(
+            "expand_timesteps: expected a Wan2.1 pipeline, found one of Wan2.2, not supported yet".to_string(),
+        );
     }
     if index["transformer_2"].get(0).is_some_and(|library| !library.is_null()) {
         return wrong("transformer_2: expected one transformer, found two (Wan2.2), not supported yet".to_string());

@@ -54,7 +54,8 @@ impl DeviceChoice {
             DeviceChoice::Cuda(ordinal) => {
                 let device = format!("cuda:{ordinal}");
                 if !candle_core::utils::cuda_is_available() {
-                    let reason = "this binary was built without CUDA; build it with --features cuda, or use --device cpu";
+                    let reason =
+                        "this binary was built without CUDA; build it with --features cuda, or use --device cpu";
                     return Err(Error::Device { device, reason: reason.to_string() });
                 }
                 Device::new_cuda(ordinal).map_err(|e| Error::Device { device, reason: e.to_string() })

@@ -42,7 +42,8 @@ pub(crate) fn from_file(path: &Path, shape: &[usize; 5], device: &Device) -> Res
 fn read(path: &Path) -> Result<Tensor> {
     let bytes = std::fs::read(path).map_err(Error::io(path))?;
     let wrong = |reason: String| Error::file(path, reason);
-    let file = safetensors::SafeTensors::deserialize(&bytes).map_err(|e| wrong(format!("not a safetensors file ({e})")))?;
+    let file =
+        safetensors::SafeTensors::deserialize(&bytes).map_err(|e| wrong(format!("not a safetensors file ({e})")))?;
     let view = file.tensor(NAME).map_err(|_| wrong(format!("expected a tensor {NAME:?}, found {:?}", file.names())))?;
     if view.dtype() != safetensors::Dtype::F32 {
         return Err(wrong(format!("{NAME}: expected f32, found {:?}", view.dtype())));

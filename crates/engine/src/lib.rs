@@ -44,5 +44,5 @@ pub use generate::{Event, Stage, Video, generate, generate_with};
 pub use navicache_control as control;
 pub use navicache_models as models;
 pub use report::Report;
-pub use whole_file::WholeFile;
 pub use request::{Defaults, Request, Resolved};
+pub use whole_file::WholeFile;

@@ -4,7 +4,10 @@
 pub(crate) fn cpu_name() -> String {
     std::fs::read_to_string("/proc/cpuinfo")
         .ok()
-        .and_then(|text| text.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':').map(|(_, v)| v.trim().to_string())))
+        .and_then(|text| {
+            text.lines()
+                .find_map(|line| line.strip_prefix("model name")?.split_once(':').map(|(_, v)| v.trim().to_string()))
+        })
         .unwrap_or_else(|| std::env::consts::ARCH.to_string())
 }
 

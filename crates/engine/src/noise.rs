@@ -174,9 +174,10 @@ mod tests {
             assert_eq!(values.len(), n);
             assert_eq!(values[..first.len()], first, "seed {seed}, the first of {n}");
             assert_eq!(values[n - last.len()..], last, "seed {seed}, the last of {n}");
-            let hash = values.iter().flat_map(|v| v.to_le_bytes()).fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| {
-                (hash ^ byte as u64).wrapping_mul(0x0000_0100_0000_01b3)
-            });
+            let hash = values
+                .iter()
+                .flat_map(|v| v.to_le_bytes())
+                .fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| (hash ^ byte as u64).wrapping_mul(0x0000_0100_0000_01b3));
             assert_eq!(format!("{hash:016x}"), fnv1a, "seed {seed}, all {n}");
         }
     }

@@ -132,7 +132,12 @@ impl Report {
     /// Estimated seconds that reuse saved: reused forwards at the mean cost of the computed ones, less what they cost themselves.
     pub fn seconds_saved(&self) -> f64 {
         let seconds = |decision: &str| -> f64 {
-            self.steps.iter().flat_map(|s| s.branches.values()).filter(|b| b.decision == decision).map(|b| b.seconds).sum()
+            self.steps
+                .iter()
+                .flat_map(|s| s.branches.values())
+                .filter(|b| b.decision == decision)
+                .map(|b| b.seconds)
+                .sum()
         };
         let Totals { forwards_computed: computed, forwards_reused: reused, .. } = self.totals;
         if computed == 0 {

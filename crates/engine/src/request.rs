@@ -187,7 +187,11 @@ fn check_multiple(what: &'static str, found: usize, multiple: usize, largest: us
         _ if below + multiple > largest => format!("the largest that works is {below}"),
         _ => format!("the nearest that work are {below} and {}", below + multiple),
     };
-    Err(Error::Request { what, found: found.to_string(), expected: format!("expected a multiple of {multiple}; {nearest}") })
+    Err(Error::Request {
+        what,
+        found: found.to_string(),
+        expected: format!("expected a multiple of {multiple}; {nearest}"),
+    })
 }
 
 fn check_frames(found: usize, limits: &Limits, largest: usize) -> Result<()> {
@@ -266,7 +270,10 @@ mod tests {
         says(|r| r.frames = Some(10), "nearest that work are 9 and 13");
         says(|r| r.frames = Some(0), "nearest that work are 1 and 5");
         says(|r| r.frames = Some(1 << 40), "largest that works is 4093");
-        says(|r| r.size = Some((100, 64)), "--size width 100: expected a multiple of 16; the nearest that work are 96 and 112");
+        says(
+            |r| r.size = Some((100, 64)),
+            "--size width 100: expected a multiple of 16; the nearest that work are 96 and 112",
+        );
         says(|r| r.size = Some((64, 8)), "smallest that works is 16");
         says(|r| r.size = Some((1 << 40, 64)), "largest that works is 16384");
         says(|r| r.steps = Some(0), "expected 1 to 1000");

@@ -249,7 +249,8 @@ mod tests {
     #[test]
     fn what_was_seen_is_reported() {
         let (sampled, _) = run("navicache,threshold=100,align_steps=2", 4);
-        let seen = |step: usize, branch: &str| sampled.steps[step].branches[branch].seen.keys().copied().collect::<Vec<_>>();
+        let seen =
+            |step: usize, branch: &str| sampled.steps[step].branches[branch].seen.keys().copied().collect::<Vec<_>>();
         assert_eq!(seen(0, "cond"), ["output_magnitude"]);
         assert_eq!(seen(2, "cond"), ["input_change_since_visit"]);
         assert_eq!(seen(3, "cond").len(), 4);

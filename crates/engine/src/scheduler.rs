@@ -80,11 +80,7 @@ impl Scheduler {
             expect(folder, "solver_type", file.solver_type.as_deref(), solver_type)?;
         }
         let shift = if solver == SolverKind::Euler { file.shift } else { file.flow_shift };
-        Ok(Scheduler {
-            solver,
-            shift: shift.unwrap_or(1.0),
-            train_timesteps: file.num_train_timesteps.unwrap_or(1000),
-        })
+        Ok(Scheduler { solver, shift: shift.unwrap_or(1.0), train_timesteps: file.num_train_timesteps.unwrap_or(1000) })
     }
 
     /// The grid of a solver, as its reference class makes it.

@@ -85,7 +85,11 @@ impl Policy for EasyCache {
 pub(super) fn asks(reuse: Approx) -> Asks {
     Asks {
         to_decide: vec![Quantity::InputChangeSinceVisit],
-        to_learn: vec![Quantity::InputChangeSinceCompute, Quantity::OutputChangeSinceCompute, Quantity::OutputMagnitude],
+        to_learn: vec![
+            Quantity::InputChangeSinceCompute,
+            Quantity::OutputChangeSinceCompute,
+            Quantity::OutputMagnitude,
+        ],
         to_reuse: vec![reuse],
     }
 }

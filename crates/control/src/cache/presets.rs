@@ -10,9 +10,7 @@ const DEFAULT: &str = "mid";
 
 /// (method, model family, preset, options)
 fn table() -> [(&'static str, &'static str, &'static str, Value); 8] {
-    let navicache = |threshold: f64, align_steps: usize| {
-        json!({"threshold": threshold, "align_steps": align_steps, "process_noise": 0.05, "measurement_noise": 0.05})
-    };
+    let navicache = |threshold: f64, align_steps: usize| json!({"threshold": threshold, "align_steps": align_steps, "process_noise": 0.05, "measurement_noise": 0.05});
     let easycache = |threshold: f64, warmup_steps: usize| json!({"threshold": threshold, "warmup_steps": warmup_steps});
     [
         // NaviCache README at the ICML 2026 release: Wan2.1, all sizes.

@@ -72,7 +72,10 @@ impl FromStr for SolverKind {
     type Err = UnknownSolver;
 
     fn from_str(text: &str) -> Result<Self, UnknownSolver> {
-        SolverKind::ALL.into_iter().find(|kind| kind.name() == text).ok_or_else(|| UnknownSolver { found: text.to_string() })
+        SolverKind::ALL
+            .into_iter()
+            .find(|kind| kind.name() == text)
+            .ok_or_else(|| UnknownSolver { found: text.to_string() })
     }
 }
 

@@ -205,7 +205,10 @@ mod tests {
             assert_eq!(pixels, frame(&SPEC, index));
         }
         std::fs::write(path.join("notes.txt"), "mine").unwrap();
-        assert!(write(&path).unwrap_err().to_string().contains("notes.txt"), "a folder with other files is not replaced");
+        assert!(
+            write(&path).unwrap_err().to_string().contains("notes.txt"),
+            "a folder with other files is not replaced"
+        );
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use openh264::OpenH264API;
 use openh264::encoder::{
-    BitRate, Complexity, Encoder, EncoderConfig, FrameRate, FrameType, IntraFramePeriod, QpRange, RateControlMode, VuiConfig,
+    Complexity, Encoder, EncoderConfig, FrameRate, FrameType, IntraFramePeriod, QpRange, RateControlMode, VuiConfig,
 };
 use openh264::formats::YUVSlices;
 use shiguredo_mp4::boxes::{Avc1Box, AvccBox, SampleEntry, VisualSampleEntryFields};
@@ -46,9 +46,8 @@ impl Mp4 {
             return Err(Error::file(path, reason));
         }
         let config = EncoderConfig::new()
-            .rate_control_mode(RateControlMode::Quality)
+            .rate_control_mode(RateControlMode::Off)
             .qp(QP)
-            .bitrate(BitRate::from_bps((width * height) as u32 * fps.min(60)))
             .max_frame_rate(FrameRate::from_hz(fps as f32))
             .intra_frame_period(IntraFramePeriod::from_num_frames(2 * fps))
             .complexity(Complexity::High)
@@ -56,8 +55,10 @@ impl Mp4 {
             .num_threads(1) // the same bytes whatever the machine
             .vui(VuiConfig::bt709());
         let encoder = Encoder::with_api_config(OpenH264API::from_source(), config).map_err(|e| failed(path, e))?;
-        let options =
-            Mp4FileMuxerOptions { reserved_moov_box_size: estimate_maximum_moov_box_size(&[frames]), ..Default::default() };
+        let options = Mp4FileMuxerOptions {
+            reserved_moov_box_size: estimate_maximum_moov_box_size(&[frames]),
+            ..Default::default()
+        };
         let muxer = Mp4FileMuxer::with_options(options).map_err(|e| failed(path, e))?;
         let mut file = WholeFile::create(path)?;
         file.write_all(muxer.initial_boxes_bytes()).map_err(Error::io(path))?;

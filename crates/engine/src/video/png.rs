@@ -32,7 +32,10 @@ fn temporary(path: &Path) -> Result<TempDir> {
             }
         }
     } else if path.exists() {
-        return Err(Error::file(path, "is a file; name a new folder, or end the name in .mp4, .gif, .y4m or .safetensors"));
+        return Err(Error::file(
+            path,
+            "is a file; name a new folder, or end the name in .mp4, .gif, .y4m or .safetensors",
+        ));
     }
     let parent = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
@@ -60,7 +63,8 @@ impl PngFolder {
     }
 
     fn write(&self, file: fs::File, rgb: &[u8]) -> Result<(), png::EncodingError> {
-        let mut encoder = png::Encoder::new(std::io::BufWriter::new(file), self.spec.width as u32, self.spec.height as u32);
+        let mut encoder =
+            png::Encoder::new(std::io::BufWriter::new(file), self.spec.width as u32, self.spec.height as u32);
         encoder.set_color(png::ColorType::Rgb);
         encoder.set_depth(png::BitDepth::Eight);
         let mut writer = encoder.write_header()?;

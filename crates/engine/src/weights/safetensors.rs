@@ -71,7 +71,10 @@ impl SafetensorsFiles {
         for (file, File { path, bytes }) in files.iter().enumerate() {
             let bytes = bytes.as_slice();
             let header = SafeTensors::deserialize(bytes).map_err(|e| {
-                Error::file(path, format!("not a whole safetensors file of {} bytes ({e}); download it again", bytes.len()))
+                Error::file(
+                    path,
+                    format!("not a whole safetensors file of {} bytes ({e}); download it again", bytes.len()),
+                )
             })?;
             for (name, view) in header.iter() {
                 let start = view.data().as_ptr() as usize - bytes.as_ptr() as usize;

@@ -52,7 +52,8 @@ fn published_epsilon() -> f64 {
 
 impl Config {
     fn check(&self) -> Result<()> {
-        let fields = [("model_type", &self.model_type, "umt5"), ("feed_forward_proj", &self.feed_forward_proj, "gated-gelu")];
+        let fields =
+            [("model_type", &self.model_type, "umt5"), ("feed_forward_proj", &self.feed_forward_proj, "gated-gelu")];
         for (field, found, expected) in fields {
             if found != expected {
                 let (found, expected) = (found.clone(), expected.to_string());
@@ -138,7 +139,8 @@ impl Umt5 {
 
     /// Bucket of every pair's distance, one row for each query. // (n * n)
     fn buckets(&self, n: usize) -> Result<Tensor> {
-        let (buckets, farthest) = (self.config.relative_attention_num_buckets, self.config.relative_attention_max_distance);
+        let (buckets, farthest) =
+            (self.config.relative_attention_num_buckets, self.config.relative_attention_max_distance);
         let all: Vec<u32> = (0..n)
             .flat_map(|query| (0..n).map(move |key| bucket(key as i64 - query as i64, buckets, farthest)))
             .collect();
@@ -197,7 +199,8 @@ impl SelfAttention {
     /// T5 does not scale its scores.
     fn forward(&self, x: &Tensor, buckets: &Tensor) -> Result<Tensor> {
         let n = x.dim(0)?;
-        let heads = |x: Tensor| -> Result<Tensor> { Ok(x.reshape((n, self.heads, ()))?.transpose(0, 1)?.contiguous()?) };
+        let heads =
+            |x: Tensor| -> Result<Tensor> { Ok(x.reshape((n, self.heads, ()))?.transpose(0, 1)?.contiguous()?) };
         let bias = self.relative_attention_bias.index_select(buckets, 0)?; // (n * n, heads)
         let bias = bias.t()?.reshape((self.heads, n, n))?;
         let [q, k, v] = [&self.q, &self.k, &self.v].map(|layer| layer.forward(x).and_then(heads));

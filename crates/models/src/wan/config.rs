@@ -152,12 +152,12 @@ impl Default for VaeConfig {
             num_res_blocks: 2,
             temperal_downsample: vec![false, true, true],
             latents_mean: vec![
-                -0.7571, -0.7089, -0.9113, 0.1075, -0.1745, 0.9653, -0.1517, 1.5508, 0.4134, -0.0715, 0.5517, -0.3632, -0.1922,
-                -0.9497, 0.2503, -0.2921,
+                -0.7571, -0.7089, -0.9113, 0.1075, -0.1745, 0.9653, -0.1517, 1.5508, 0.4134, -0.0715, 0.5517, -0.3632,
+                -0.1922, -0.9497, 0.2503, -0.2921,
             ],
             latents_std: vec![
-                2.8184, 1.4541, 2.3275, 2.6558, 1.2196, 1.7708, 2.6052, 2.0743, 3.2687, 2.1526, 2.8652, 1.5579, 1.6382, 1.1253,
-                2.8251, 1.9160,
+                2.8184, 1.4541, 2.3275, 2.6558, 1.2196, 1.7708, 2.6052, 2.0743, 3.2687, 2.1526, 2.8652, 1.5579, 1.6382,
+                1.1253, 2.8251, 1.9160,
             ],
             is_residual: false,
             out_channels: 3,
@@ -200,7 +200,8 @@ impl VaeConfig {
         }
         let levels = self.temperal_downsample.len();
         if self.dim_mult.len() != levels + 1 || levels > 8 {
-            let expected = format!("one factor more than temperal_downsample has entries, {levels}, of which at most 8");
+            let expected =
+                format!("one factor more than temperal_downsample has entries, {levels}, of which at most 8");
             return refuse("dim_mult", format!("{:?}", self.dim_mult), &expected);
         }
         for (field, values) in [("latents_mean", &self.latents_mean), ("latents_std", &self.latents_std)] {

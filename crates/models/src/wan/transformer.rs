@@ -95,7 +95,10 @@ impl Transformer {
         if channels != self.channels || frames % pf != 0 || height % ph != 0 || width % pw != 0 {
             return Err(Error::Input {
                 what: "shape of the latents",
-                expected: format!("{} channels, and frames, height and width divisible by {:?}", self.channels, self.patch),
+                expected: format!(
+                    "{} channels, and frames, height and width divisible by {:?}",
+                    self.channels, self.patch
+                ),
                 found: format!("{:?}", latents.dims()),
             });
         }
@@ -302,7 +305,10 @@ struct FeedForward {
 
 impl FeedForward {
     fn new(dim: usize, ffn_dim: usize, w: Weights) -> Result<Self> {
-        Ok(FeedForward { proj: Linear::new(dim, ffn_dim, w.pp(0).pp("proj"))?, out: Linear::new(ffn_dim, dim, w.pp(2))? })
+        Ok(FeedForward {
+            proj: Linear::new(dim, ffn_dim, w.pp(0).pp("proj"))?,
+            out: Linear::new(ffn_dim, dim, w.pp(2))?,
+        })
     }
 
     fn forward(&self, x: &Tensor) -> Result<Tensor> {

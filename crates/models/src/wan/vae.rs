@@ -37,13 +37,18 @@ impl Vae {
         let mut inputs = widest;
         for (i, &dim) in outputs.iter().enumerate() {
             let upsampler = doubles_time.get(i).map(|&time| if time { Doubles::SpaceAndTime } else { Doubles::Space });
-            up_blocks.push(UpBlock::new(inputs, dim, config.num_res_blocks + 1, upsampler, decoder.pp("up_blocks").pp(i))?);
+            up_blocks.push(UpBlock::new(
+                inputs,
+                dim,
+                config.num_res_blocks + 1,
+                upsampler,
+                decoder.pp("up_blocks").pp(i),
+            )?);
             inputs = dim / 2; // the upsampler halves the channels
         }
         let dim = outputs.last().copied().unwrap_or(base);
-        let statistic = |values: &[f64]| {
-            Tensor::new(values, w.device())?.to_dtype(DType::F32)?.reshape((1, config.z_dim, 1, 1, 1))
-        };
+        let statistic =
+            |values: &[f64]| Tensor::new(values, w.device())?.to_dtype(DType::F32)?.reshape((1, config.z_dim, 1, 1, 1));
         Ok(Vae {
             latents_mean: statistic(&config.latents_mean)?,
             latents_std: statistic(&config.latents_std)?,
@@ -241,7 +246,10 @@ impl FrameAttention {
         let scale = 1.0 / (dim as f64).sqrt();
         let mixed = (0..frames).map(|frame| {
             let tokens = |i: usize| qkv.get(frame)?.narrow(0, i, 1)?.transpose(1, 2)?.contiguous(); // (1, pixels, dim)
-            attention(&tokens(0)?, &tokens(1)?, &tokens(2)?, scale, None)?.t()?.reshape((dim, h, w)).map_err(Error::from)
+            attention(&tokens(0)?, &tokens(1)?, &tokens(2)?, scale, None)?
+                .t()?
+                .reshape((dim, h, w))
+                .map_err(Error::from)
         });
         let mixed = Tensor::stack(&mixed.collect::<Result<Vec<_>>>()?, 0)?;
         Ok((x + self.proj.forward(&mixed)?)?)
@@ -280,7 +288,9 @@ impl Upsampler {
         let (frames, dim, h, w) = x.dims4()?;
         let doubled = match &self.time_conv {
             // Its output holds the channels of two frames.
-            Some(conv) if state.past_first => Some(conv.forward(x, &mut state.time_conv)?.reshape((2 * frames, dim, h, w))?),
+            Some(conv) if state.past_first => {
+                Some(conv.forward(x, &mut state.time_conv)?.reshape((2 * frames, dim, h, w))?)
+            }
             _ => None,
         };
         state.past_first = true;

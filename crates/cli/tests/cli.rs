@@ -1,0 +1,315 @@
+//! The command as a user runs it, on the embedded model and on broken copies of it.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+const PROMPT: &str = "a red circle bouncing on a navy background";
+
+fn navicache(folder: &Path, args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_navicache")).args(args).current_dir(folder).output().unwrap()
+}
+
+/// A short video, for tests that are about something else.
+fn short<'a>(extra: &[&'a str]) -> Vec<&'a str> {
+    [&["generate", PROMPT, "--size", "32x32", "--frames", "5", "--steps", "12"], extra].concat()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+fn files(folder: &Path) -> Vec<String> {
+    let mut names: Vec<String> =
+        std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn a_video_with_its_report() {
+    let folder = tempfile::tempdir().unwrap();
+    let args = [
+        "--cache",
+        "navicache,threshold=0.5,align_steps=4",
+        "--report",
+        "r.json",
+        "--save-latents",
+        "l.safetensors",
+        "-o",
+        "a.mp4",
+    ];
+    let output = navicache(folder.path(), &short(&args));
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert!(output.stdout.is_empty());
+    assert_eq!(files(folder.path()), ["a.mp4", "l.safetensors", "r.json"]);
+
+    let report: Value = serde_json::from_slice(&std::fs::read(folder.path().join("r.json")).unwrap()).unwrap();
+    assert_eq!(report["version"], 1);
+    assert_eq!(report["request"]["prompt"], PROMPT);
+    assert_eq!(report["cache"]["method"], "navicache");
+    assert_eq!(report["cache"]["threshold"], 0.5);
+    let steps = report["steps"].as_array().unwrap();
+    let strip: String = steps
+        .iter()
+        .map(|step| {
+            let symbol = |branch: &str| match step["branches"][branch]["decision"].as_str().unwrap() {
+                "compute" => 'S',
+                "reuse" => '.',
+                other => panic!("{other}"),
+            };
+            format!("{}{}|", symbol("cond"), symbol("uncond"))
+        })
+        .collect();
+    assert_eq!(report["strip"], strip);
+    let totals = &report["totals"];
+    let (computed, reused) = (strip.matches('S').count(), strip.matches('.').count());
+    assert_eq!((computed + reused, totals["forwards_computed"].as_u64()), (24, Some(computed as u64)));
+    assert_eq!(totals["forwards_reused"], reused);
+    assert!(reused > 0, "{strip}");
+
+    let last = stderr(&output).lines().last().unwrap().to_string();
+    assert!(last.starts_with(&format!("a.mp4: 5 frames of 32x32, ")), "{last}");
+    assert!(last.contains(&format!("{computed} of 24 forwards computed, {reused} reused, about ")), "{last}");
+    assert!(!stderr(&output).contains('\x1b'), "no colours where there is no terminal");
+}
+
+#[test]
+fn every_format() {
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["a.mp4", "a.gif", "a.y4m", "a.safetensors", "frames"] {
+        let output = navicache(folder.path(), &short(&["--quiet", "-o", name]));
+        assert!(output.status.success() && output.stderr.is_empty(), "{name}: {}", stderr(&output));
+    }
+    assert_eq!(files(folder.path()), ["a.gif", "a.mp4", "a.safetensors", "a.y4m", "frames"]);
+    assert_eq!(files(&folder.path().join("frames")).len(), 5);
+}
+
+#[test]
+fn the_same_command_makes_the_same_bytes() {
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["a.mp4", "b.mp4"] {
+        assert!(navicache(folder.path(), &short(&["--seed", "3", "-o", name])).status.success());
+    }
+    assert!(navicache(folder.path(), &short(&["--seed", "4", "-o", "c.mp4"])).status.success());
+    let bytes = |name: &str| std::fs::read(folder.path().join(name)).unwrap();
+    assert!(bytes("a.mp4") == bytes("b.mp4"));
+    assert!(bytes("a.mp4") != bytes("c.mp4"));
+}
+
+#[test]
+fn latents_from_a_file_stand_for_the_seed() {
+    let folder = tempfile::tempdir().unwrap();
+    let noise = navicache_engine::noise::randn(5, 16 * 2 * 4 * 4);
+    let bytes: Vec<u8> = noise.iter().flat_map(|v| v.to_le_bytes()).collect();
+    let view = safetensors::tensor::TensorView::new(safetensors::Dtype::F32, vec![1, 16, 2, 4, 4], &bytes).unwrap();
+    std::fs::write(folder.path().join("noise.safetensors"), safetensors::serialize([("latents", view)], None).unwrap())
+        .unwrap();
+    for args in [["--seed", "5", "-o", "a.safetensors"], ["--latents", "noise.safetensors", "-o", "b.safetensors"]] {
+        let output = navicache(folder.path(), &short(&args));
+        assert!(output.status.success(), "{}", stderr(&output));
+    }
+    let bytes = |name: &str| std::fs::read(folder.path().join(name)).unwrap();
+    assert!(bytes("a.safetensors") == bytes("b.safetensors"));
+}
+
+#[test]
+fn warnings_where_caching_does_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let says = |args: &[&str], text: &str| {
+        let output = navicache(folder.path(), &short(args));
+        assert!(output.status.success(), "{}", stderr(&output));
+        assert_eq!(stderr(&output).contains(text), !text.is_empty(), "{args:?}: {}", stderr(&output));
+    };
+    says(&["--steps", "8"], "cannot help in 8 steps");
+    says(&["--cache", "navicache,threshold=0,align_steps=3"], "0 of 12 steps reused: the threshold never allowed it");
+    let plain = navicache(folder.path(), &short(&["--cache", "none", "--steps", "8"]));
+    assert!(!stderr(&plain).contains("warning"), "{}", stderr(&plain));
+    let long = "a red circle ".repeat(40);
+    let output = navicache(
+        folder.path(),
+        &["generate", &long, "--size", "32x32", "--frames", "5", "--steps", "2", "--cache", "none"],
+    );
+    assert!(output.status.success());
+    assert!(stderr(&output).contains("cut to 32"), "{}", stderr(&output));
+}
+
+#[test]
+fn requests_that_cannot_be_met() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("plain"), "a file").unwrap();
+    let cases: &[(&[&str], &[&str])] = &[
+        (&["--frames", "10"], &["--frames 10", "9", "13"]),
+        (&["--size", "70x64"], &["--size width 70", "64 and 80"]),
+        (&["--size", "0x0"], &["--size width 0"]),
+        (&["--size", "1000000x1000000"], &["--size"]),
+        (&["--steps", "0"], &["--steps 0"]),
+        (&["--guidance", "nan"], &["--guidance"]),
+        (&["--shift", "-1"], &["--shift"]),
+        (&["--solver", "heun"], &["heun", "unipc, dpmpp, euler"]),
+        (&["--cache", "magic"], &["magic", "none, easycache, navicache"]),
+        (&["--cache", "navicache:warp"], &["warp", "fast, mid, slow"]),
+        (&["--cache", "navicache,treshold=1"], &["treshold"]),
+        (&["--model", "no/such/model"], &["no/such/model", "demo"]),
+        (&["--model", "plain"], &["plain", "model_index.json"]),
+        (&["--device", "cuda:x"], &["cuda:x"]),
+        (&["--latents", "missing.safetensors"], &["missing.safetensors"]),
+        (&["--latents", "plain"], &["plain", "not a safetensors file"]),
+        (&["--max-sequence-length", "0"], &["--max-sequence-length 0"]),
+        (&["-o", "out.avi"], &["out.avi", ".mp4"]),
+        (&["-o", "no/such/folder/out.mp4"], &["no/such/folder/out.mp4"]),
+        (&["-o", "plain/out.mp4"], &["plain/out.mp4"]),
+        (&["--report", "no/such/r.json"], &["no/such/r.json"]),
+        (&["--save-latents", "no/such/l.safetensors"], &["no/such/l.safetensors"]),
+    ];
+    let mut wrong = Vec::new();
+    for (args, says) in cases {
+        let output = navicache(folder.path(), &short(args));
+        let text = stderr(&output);
+        if output.status.success() || !says.iter().all(|part| text.contains(part)) || text.contains("panicked") {
+            wrong.push(format!("{args:?}: {text}"));
+        }
+        assert_eq!(files(folder.path()), ["plain"], "{args:?} left something");
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// The embedded model in a folder of its own.
+fn model() -> TempDir {
+    fn copy(from: &Path, to: &Path) {
+        std::fs::create_dir_all(to).unwrap();
+        for entry in std::fs::read_dir(from).unwrap() {
+            let path = entry.unwrap().path();
+            let target = to.join(path.file_name().unwrap());
+            if path.is_dir() { copy(&path, &target) } else { std::fs::copy(&path, &target).map(drop).unwrap() }
+        }
+    }
+    let folder = tempfile::tempdir().unwrap();
+    copy(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../engine/demo"), folder.path());
+    folder
+}
+
+const TRANSFORMER: &str = "transformer/diffusion_pytorch_model.safetensors";
+
+#[test]
+fn models_that_are_broken() {
+    type Break = fn(&Path);
+    fn edit(path: PathBuf, change: impl FnOnce(&mut Value)) {
+        let mut json = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+        change(&mut json);
+        std::fs::write(&path, json.to_string()).unwrap();
+    }
+    let cases: &[(&str, Break, &[&str])] = &[
+        (
+            "missing weights",
+            |m| std::fs::remove_file(m.join(TRANSFORMER)).unwrap(),
+            &["transformer", "diffusion_pytorch_model"],
+        ),
+        ("missing configuration", |m| std::fs::remove_file(m.join("vae/config.json")).unwrap(), &["vae/config.json"]),
+        (
+            "missing tokenizer",
+            |m| std::fs::remove_file(m.join("tokenizer/tokenizer.json")).unwrap(),
+            &["tokenizer.json"],
+        ),
+        (
+            "truncated weights",
+            |m| {
+                let bytes = std::fs::read(m.join(TRANSFORMER)).unwrap();
+                std::fs::write(m.join(TRANSFORMER), &bytes[..bytes.len() / 2]).unwrap();
+            },
+            &[TRANSFORMER],
+        ),
+        ("empty weights", |m| std::fs::write(m.join(TRANSFORMER), "").unwrap(), &[TRANSFORMER]),
+        (
+            "wrong shape",
+            |m| edit(m.join("transformer/config.json"), |c| c["ffn_dim"] = 512.into()),
+            &["blocks.0.ffn.net.0.proj.weight: expected [512, 192], found [768, 192]", TRANSFORMER],
+        ),
+        (
+            "more layers than there are",
+            |m| edit(m.join("transformer/config.json"), |c| c["num_layers"] = 7.into()),
+            &["blocks.6.", "found nothing by that name", TRANSFORMER],
+        ),
+        (
+            "another transformer",
+            |m| edit(m.join("transformer/config.json"), |c| c["_class_name"] = "HunyuanVideoTransformer3DModel".into()),
+            &["transformer/config.json", "HunyuanVideoTransformer3DModel", "WanTransformer3DModel"],
+        ),
+        (
+            "another pipeline",
+            |m| edit(m.join("model_index.json"), |c| c["_class_name"] = "HunyuanVideoPipeline".into()),
+            &["model_index.json", "HunyuanVideoPipeline"],
+        ),
+        (
+            "another text encoder",
+            |m| edit(m.join("text_encoder/config.json"), |c| c["model_type"] = "t5".into()),
+            &["text_encoder/config.json", "umt5"],
+        ),
+        ("not JSON", |m| std::fs::write(m.join("vae/config.json"), "{\"z_dim\": ").unwrap(), &["vae/config.json"]),
+        (
+            "NaN in a weight",
+            |m| {
+                let mut bytes = std::fs::read(m.join(TRANSFORMER)).unwrap();
+                let end = bytes.len();
+                bytes[end - 64..].copy_from_slice(&[0xff; 64]); // f16 NaN
+                std::fs::write(m.join(TRANSFORMER), bytes).unwrap();
+            },
+            &["step 1 of 12", "not finite"],
+        ),
+    ];
+    let mut wrong = Vec::new();
+    for (name, spoil, says) in cases {
+        let (model, folder) = (model(), tempfile::tempdir().unwrap());
+        spoil(model.path());
+        let output =
+            navicache(folder.path(), &short(&["--model", model.path().to_str().unwrap(), "--report", "r.json"]));
+        let text = stderr(&output);
+        if output.status.success() || !says.iter().all(|part| text.contains(part)) || text.contains("panicked") {
+            wrong.push(format!("{name}: {text}"));
+        }
+        assert!(files(folder.path()).is_empty(), "{name} left something");
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn a_folder_is_the_same_as_the_embedded_model() {
+    let (model, folder) = (model(), tempfile::tempdir().unwrap());
+    for args in
+        [["--model", "demo", "-o", "a.safetensors"], ["--model", model.path().to_str().unwrap(), "-o", "b.safetensors"]]
+    {
+        assert!(navicache(folder.path(), &short(&args)).status.success());
+    }
+    let bytes = |name: &str| std::fs::read(folder.path().join(name)).unwrap();
+    assert!(bytes("a.safetensors") == bytes("b.safetensors"));
+}
+
+#[test]
+fn completions() {
+    let output = navicache(Path::new("."), &["completions", "bash"]);
+    assert!(String::from_utf8_lossy(&output.stdout).contains("--negative-prompt"));
+}
+
+#[cfg(unix)]
+#[test]
+fn ctrl_c_stops_at_a_step() {
+    use std::io::{BufRead, BufReader, Read};
+    use std::process::Stdio;
+    let folder = tempfile::tempdir().unwrap();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_navicache"))
+        .args(["generate", PROMPT, "--steps", "1000", "--cache", "none", "--report", "r.json"])
+        .current_dir(folder.path())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap());
+    lines.read_line(&mut String::new()).unwrap(); // what will be made: the handler stands by now
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    let mut rest = String::new();
+    lines.read_to_string(&mut rest).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    assert!(rest.contains("cancelled after"), "{rest}");
+    assert!(files(folder.path()).is_empty());
+}

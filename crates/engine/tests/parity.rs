@@ -1,0 +1,198 @@
+//! Each component and the whole pipeline against the reference implementation (diffusers, f32, CPU), on the same random weights.
+
+mod tiny;
+
+use std::ops::ControlFlow;
+use std::path::Path;
+
+use candle_core::{Device, Tensor};
+use navicache_engine::control::cache::CacheSpec;
+use navicache_engine::models::text::umt5::{self, Umt5};
+use navicache_engine::models::wan::{Transformer, TransformerConfig, Vae, VaeConfig};
+use navicache_engine::models::{Denoiser, Weights};
+use navicache_engine::weights::SafetensorsFiles;
+use navicache_engine::{Bundle, Event, LoadOptions, Request, Video, generate, noise};
+use serde::de::DeserializeOwned;
+
+const PROMPT: &str = "a red circle bouncing on a navy background";
+const NEGATIVE: &str = "a blue star spinning on a cream background";
+
+fn expected(name: &str) -> Tensor {
+    candle_core::safetensors::load(tiny::golden().join("expected.safetensors"), &Device::Cpu).unwrap()[name].clone()
+}
+
+fn relative_error(found: &Tensor, expected: &Tensor) -> f64 {
+    assert_eq!(found.dims(), expected.dims());
+    let norm = |t: &Tensor| t.sqr().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap().sqrt() as f64;
+    norm(&(found - expected).unwrap()) / norm(expected)
+}
+
+fn randn(seed: u64, shape: &[usize]) -> Tensor {
+    Tensor::from_vec(noise::randn(seed, shape.iter().product()), shape, &Device::Cpu).unwrap()
+}
+
+fn component<C: DeserializeOwned>(folder: &Path, name: &str) -> (C, SafetensorsFiles) {
+    let config = serde_json::from_slice(&std::fs::read(folder.join(name).join("config.json")).unwrap()).unwrap();
+    let stem = if name == "text_encoder" { "model" } else { "diffusion_pytorch_model" };
+    (config, SafetensorsFiles::open(&folder.join(name), stem).unwrap())
+}
+
+#[test]
+fn text_encoder() {
+    let folder = tiny::pipeline();
+    let (config, files): (umt5::Config, _) = component(folder.path(), "text_encoder");
+    let encoder = Umt5::new(&config, Weights::new(&files, &Device::Cpu, None)).unwrap();
+    let ids: Vec<u32> = expected("text.ids").to_vec1::<i64>().unwrap().iter().map(|&id| id as u32).collect();
+    let error = relative_error(&encoder.forward(&ids).unwrap(), &expected("text.hidden"));
+    assert!(error < 1e-5, "{error:.1e}");
+}
+
+fn transformer(folder: &Path) -> Transformer {
+    let (config, files): (TransformerConfig, _) = component(folder, "transformer");
+    Transformer::new(&config, Weights::new(&files, &Device::Cpu, None)).unwrap()
+}
+
+#[test]
+fn transformer_at_three_timesteps() {
+    let folder = tiny::pipeline();
+    let transformer = transformer(folder.path());
+    let cond = transformer.cond(&randn(2, &[1, 20, 24])).unwrap();
+    for timestep in [999, 421, 3] {
+        let velocity = transformer.forward(&randn(1, &[1, 4, 3, 4, 6]), timestep as f64, &cond).unwrap();
+        let error = relative_error(&velocity, &expected(&format!("transformer.{timestep}")));
+        assert!(error < 1e-5, "timestep {timestep}: {error:.1e}");
+    }
+}
+
+#[test]
+fn a_forward_is_its_units() {
+    let folder = tiny::pipeline();
+    let transformer = transformer(folder.path());
+    let latents = randn(1, &[1, 4, 3, 4, 6]);
+    let cond = transformer.cond(&randn(2, &[1, 20, 24])).unwrap();
+    let whole = transformer.forward(&latents, 500.0, &cond).unwrap();
+
+    let mut state = transformer.begin(&latents, 500.0, &cond).unwrap();
+    for unit in 0..transformer.units().len() {
+        // Taking the features out and putting them back, into a state of its own, changes nothing.
+        let features = transformer.features(&state);
+        state = transformer.begin(&latents, 500.0, &cond).unwrap();
+        transformer.set_features(&mut state, features);
+        transformer.run_unit(unit, &mut state).unwrap();
+    }
+    let pieces = transformer.finish(state).unwrap();
+    assert_eq!(transformer.units().len(), 6);
+    assert_eq!(numbers(&pieces), numbers(&whole));
+}
+
+#[test]
+fn vae_decoder() {
+    let folder = tiny::pipeline();
+    let (config, files): (VaeConfig, _) = component(folder.path(), "vae");
+    let vae = Vae::new(&config, Weights::new(&files, &Device::Cpu, None)).unwrap();
+    let latents = randn(1, &[1, 4, 3, 4, 6]).narrow(3, 0, 2).unwrap().narrow(4, 0, 3).unwrap();
+    let mut decoding = vae.decoder(&latents).unwrap();
+    let mut chunks = Vec::new();
+    while let Some(chunk) = decoding.next_chunk().unwrap() {
+        chunks.push(chunk);
+    }
+    assert_eq!(chunks.iter().map(|c| c.dim(0).unwrap()).collect::<Vec<_>>(), [1, 4, 4]);
+    let frames = Tensor::cat(&chunks, 0).unwrap().transpose(0, 1).unwrap().unsqueeze(0).unwrap();
+    let error = relative_error(&frames, &expected("vae.frames"));
+    assert!(error < 1e-5, "{error:.1e}");
+}
+
+fn request(cache: &str) -> Request {
+    Request {
+        negative_prompt: Some(NEGATIVE.to_string()),
+        size: Some((48, 32)),
+        frames: Some(9),
+        steps: Some(50),
+        guidance: Some(5.0),
+        seed: Some(7),
+        max_sequence_length: Some(20),
+        cache: Some(cache.parse::<CacheSpec>().unwrap()),
+        ..Request::new(PROMPT)
+    }
+}
+
+fn make(bundle: &Bundle, request: &Request) -> Video {
+    generate(bundle, request, &mut |_: Event| ControlFlow::Continue(())).unwrap()
+}
+
+fn numbers(tensor: &Tensor) -> Vec<f32> {
+    tensor.flatten_all().unwrap().to_vec1().unwrap()
+}
+
+fn open(folder: &Path) -> Bundle {
+    Bundle::open(folder.to_str().unwrap(), &LoadOptions::default()).unwrap()
+}
+
+#[test]
+fn the_whole_pipeline() {
+    let folder = tiny::pipeline();
+    let video = make(&open(folder.path()), &request("none"));
+    let error = relative_error(&video.latents, &expected("pipeline.latents"));
+    assert!(error < 1e-4, "{error:.1e}");
+    let frames: Vec<u8> = expected("pipeline.frames").flatten_all().unwrap().to_vec1().unwrap();
+    let farthest = video.frames.iter().zip(&frames).map(|(a, b)| a.abs_diff(*b)).max();
+    assert_eq!(video.frames.len(), frames.len());
+    assert!(farthest <= Some(1), "{farthest:?}");
+}
+
+#[test]
+fn threshold_zero_is_the_uncached_video_bit_for_bit() {
+    let folder = tiny::pipeline();
+    let bundle = open(folder.path());
+    let plain = make(&bundle, &request("none"));
+    for cache in ["navicache,threshold=0", "easycache,threshold=0"] {
+        let cached = make(&bundle, &request(cache));
+        assert_eq!(cached.report.totals.forwards_reused, 0);
+        assert_eq!(numbers(&cached.latents), numbers(&plain.latents), "{cache}");
+        assert_eq!(cached.frames, plain.frames, "{cache}");
+    }
+}
+
+#[test]
+fn nothing_leaks_from_one_video_to_the_next() {
+    let folder = tiny::pipeline();
+    let first = Request { seed: Some(1), ..request("navicache,threshold=0.5") };
+    let second = Request { frames: Some(5), guidance: Some(3.0), ..request("easycache,threshold=0.3") };
+    let bundle = open(folder.path());
+    for request in [&first, &second, &first] {
+        let (here, fresh) = (make(&bundle, request), make(&open(folder.path()), request));
+        assert!(here.report.totals.forwards_reused > 0, "{}", here.report.strip);
+        assert_eq!(here.report.strip, fresh.report.strip);
+        assert_eq!(numbers(&here.latents), numbers(&fresh.latents));
+        assert_eq!(here.frames, fresh.frames);
+    }
+}
+
+#[test]
+fn the_strip_is_what_the_seen_values_say() {
+    // The decisions of a real run, repeated from the values in its report with the arithmetic of the paper's release.
+    let folder = tiny::pipeline();
+    let video = make(&open(folder.path()), &request("easycache,threshold=0.3,warmup_steps=5"));
+    let (mut drift, mut magnitude, mut ratio) = (0.0, f64::NAN, f64::NAN);
+    let steps = &video.report.steps;
+    for step in steps {
+        let branch = &step.branches["cond"];
+        let seen = |name: &str| branch.seen.get(name).copied().unwrap_or(f64::NAN);
+        let guarded = step.index < 5 || step.index + 1 == steps.len();
+        drift += seen("input_change_since_visit") * ratio / magnitude;
+        let reuse = !guarded && drift < 0.3;
+        assert_eq!(
+            branch.decision,
+            if reuse { "reuse" } else { "compute" },
+            "step {} of {}",
+            step.index,
+            video.report.strip
+        );
+        if !reuse {
+            drift = 0.0;
+            magnitude = seen("output_magnitude");
+            ratio = seen("output_change_since_compute") / seen("input_change_since_compute");
+        }
+    }
+    assert!(video.report.totals.steps_reused > 5, "{}", video.report.strip);
+}

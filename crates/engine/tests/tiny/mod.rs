@@ -1,0 +1,74 @@
+//! A random Wan2.1 pipeline of a few thousand weights, written to a folder as `tools/golden/pipeline.py` made it.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use navicache_engine::noise;
+use safetensors::Dtype;
+use safetensors::tensor::TensorView;
+use tempfile::TempDir;
+
+/// Name -> shape.
+pub type Shapes = BTreeMap<String, Vec<usize>>;
+
+/// What the reference implementation made of it.
+pub fn golden() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/tiny")
+}
+
+/// Shapes by component.
+pub fn index() -> BTreeMap<String, Shapes> {
+    serde_json::from_slice(&std::fs::read(golden().join("index.json")).unwrap()).unwrap()
+}
+
+/// Configurations and weights in a folder of their own.
+pub fn pipeline() -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    copy(&golden(), folder.path());
+    for (component, shapes) in index() {
+        let stem = if component == "text_encoder" { "model" } else { "diffusion_pytorch_model" };
+        let path = folder.path().join(&component).join(format!("{stem}.safetensors"));
+        write(&path, shapes.iter().map(|(name, shape)| (name.clone(), shape.clone(), values(&component, name, shape))));
+    }
+    folder
+}
+
+/// Writes f32 tensors: name, shape, values.
+pub fn write(path: &Path, tensors: impl Iterator<Item = (String, Vec<usize>, Vec<f32>)>) {
+    let bytes: Vec<(String, Vec<usize>, Vec<u8>)> = tensors
+        .map(|(name, shape, values)| (name, shape, values.iter().flat_map(|v| v.to_le_bytes()).collect()))
+        .collect();
+    let views =
+        bytes.iter().map(|(name, shape, data)| (name, TensorView::new(Dtype::F32, shape.clone(), data).unwrap()));
+    std::fs::write(path, safetensors::serialize(views, None).unwrap()).unwrap();
+}
+
+/// The weight of a name: see `fill` in the script.
+pub fn values(component: &str, name: &str, shape: &[usize]) -> Vec<f32> {
+    let seed = format!("{component}.{name}")
+        .bytes()
+        .fold(0x811c_9dc5u32, |hash, byte| (hash ^ byte as u32).wrapping_mul(0x0100_0193));
+    let row: usize = shape.iter().skip(1).product();
+    let mut values = noise::randn(seed as u64, shape.iter().product());
+    if shape.len() > 1 && row > 1 {
+        let root = (row as f64).sqrt() as f32;
+        values.iter_mut().for_each(|v| *v /= root);
+    } else {
+        let one = if name.contains("norm") && !name.contains("bias") { 1.0 } else { 0.0 };
+        values.iter_mut().for_each(|v| *v = 0.1 * *v + one);
+    }
+    values
+}
+
+fn copy(from: &Path, to: &Path) {
+    for entry in std::fs::read_dir(from).unwrap() {
+        let (path, name) = entry.map(|e| (e.path(), e.file_name())).unwrap();
+        let target = to.join(name);
+        if path.is_dir() {
+            std::fs::create_dir(&target).unwrap();
+            copy(&path, &target);
+        } else {
+            std::fs::copy(&path, &target).unwrap();
+        }
+    }
+}
