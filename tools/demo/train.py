@@ -2,6 +2,7 @@
 
     python train.py vae   --work DIR --minutes 15 --phase stills   # single frames first: a causal network needs no clip for them
     python train.py vae   --work DIR --minutes 25 --phase clips    # then 5 to 17 frames
+    python train.py vae   --work DIR --minutes 8 --phase decoder   # polishes the decoder alone: a bank stays valid
     python train.py bank  --work DIR --clips 4000                  # encodes clips once; run again for more
     python train.py dit   --work DIR --minutes 60                  # text encoder and transformer, flow matching
     python train.py save  --work DIR --out DIR                     # a Diffusers pipeline folder in f16
@@ -117,9 +118,10 @@ class Optimizers:
     """Muon for matrices and kernels, AdamW for the rest."""
 
     def __init__(self, model, muon_lr, adam_lr, skip=()):
-        matrices = [p for n, p in model.named_parameters() if p.ndim > 1 and min(p.flatten(1).shape) > 1 and not any(k in n for k in skip)]
+        named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
+        matrices = [p for n, p in named if p.ndim > 1 and min(p.flatten(1).shape) > 1 and not any(k in n for k in skip)]
         chosen = {id(p) for p in matrices}
-        rest = [p for p in model.parameters() if id(p) not in chosen]
+        rest = [p for _, p in named if id(p) not in chosen]
         self.parts = [(Muon(matrices), muon_lr), (torch.optim.AdamW(rest, betas=(0.9, 0.98), weight_decay=0.0), adam_lr)]
 
     def step(self, scale):
@@ -226,6 +228,9 @@ def train_vae(args, device):
     if args.phase == "clips" and state.get("phase") != "clips":
         start_as_stills(vae)
     vae.to(device).train()
+    if args.phase == "decoder":
+        vae.encoder.requires_grad_(False)
+        vae.quant_conv.requires_grad_(False)
     ema = Ema(vae)
     opt = Optimizers(vae, args.peak or 0.02, 2e-3)
     if state.get("phase") == args.phase:
@@ -425,7 +430,7 @@ def main():
     p.add_argument("--minutes", type=float, default=8)
     p.add_argument("--work", type=pathlib.Path, required=True)
     p.add_argument("--out", type=pathlib.Path)
-    p.add_argument("--phase", choices=["stills", "clips"], default="stills")
+    p.add_argument("--phase", choices=["stills", "clips", "decoder"], default="stills")
     p.add_argument("--batch", type=int)
     p.add_argument("--peak", type=float, help="highest learning rate")
     p.add_argument("--begin", type=float, default=0.0, help="where in the learning-rate schedule this run begins, 0 to 1")

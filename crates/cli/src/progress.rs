@@ -16,14 +16,13 @@ pub struct Progress {
     terminal: bool,
     colors: bool,
     denoising_since: Instant,
-    steps_seconds: Vec<f64>,
 }
 
 impl Progress {
     pub fn new(quiet: bool) -> Self {
         let terminal = std::io::stderr().is_terminal();
         let colors = terminal && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
-        Progress { quiet, terminal, colors, denoising_since: Instant::now(), steps_seconds: Vec::new() }
+        Progress { quiet, terminal, colors, denoising_since: Instant::now() }
     }
 
     /// Shows an event.
@@ -37,10 +36,9 @@ impl Progress {
                 self.denoising_since = Instant::now();
                 self.status("denoising ...");
             }
-            Event::Step { index, steps, seconds, strip } => self.step(*index, *steps, *seconds, strip),
-            Event::Frames { first, frames, rgb } if self.terminal => {
-                let done = if rgb.is_empty() { *first } else { first + 1 };
-                self.status(&format!("decoding {done}/{frames} frames ..."));
+            Event::Step { index, steps, strip, .. } => self.step(*index, *steps, strip),
+            Event::Frames { first, count, frames, .. } => {
+                self.status(&format!("decoding {}/{frames} frames ...", first + count));
             }
             _ => {}
         }
@@ -62,25 +60,25 @@ impl Progress {
         ));
     }
 
-    fn step(&mut self, index: usize, steps: usize, seconds: f64, strip: &Strip) {
-        self.steps_seconds.push(seconds);
+    fn step(&self, index: usize, steps: usize, strip: &Strip) {
         let done = index + 1;
         let elapsed = self.denoising_since.elapsed();
         let left = elapsed.mul_f64((steps - done) as f64 / done as f64);
         let percent = 100 * done / steps;
-        let text = format!("step {done}/{steps} {percent:>3}% {} elapsed, {} left ", clock(elapsed), clock(left));
+        let text = format!("step {done}/{steps} {percent:>3}%  {} elapsed, {} left  ", clock(elapsed), clock(left));
         if self.terminal {
-            self.status(&format!("{text} {}", self.strip(strip)));
-            if done == steps {
-                self.line(&format!("{} steps in {} {}", steps, clock(elapsed), self.strip(strip)));
-            }
-        } else if done == steps || done * LINES / steps != index * LINES / steps {
-            self.line(&format!("{text} {}", self.strip(strip)));
+            // Longer than the terminal is wide, it would no longer be drawn over.
+            let width = terminal_size::terminal_size_of(std::io::stderr()).map_or(80, |(width, _)| width.0 as usize);
+            let room = width.saturating_sub(text.len() + 1);
+            self.status(&format!("{text}{}", self.strip(strip, done.saturating_sub(room))));
+        }
+        if done == steps || !self.terminal && done * LINES / steps != index * LINES / steps {
+            self.line(&format!("{text}{}", self.strip(strip, 0)));
         }
     }
 
-    /// A character a step: computed, reused, or part of it.
-    fn strip(&self, strip: &Strip) -> String {
+    /// A character a step, from a step on: computed, reused, or part of it.
+    fn strip(&self, strip: &Strip, from: usize) -> String {
         let symbol = |step: &Vec<Ran>| {
             let all = |ran: Ran| step.iter().all(|&r| r == ran);
             if all(Ran::Computed) {
@@ -91,7 +89,7 @@ impl Progress {
                 self.paint("36", "m")
             }
         };
-        strip.steps().iter().map(symbol).collect()
+        strip.steps()[from..].iter().map(symbol).collect()
     }
 
     fn paint(&self, code: &str, text: &str) -> String {

@@ -36,6 +36,10 @@ fn methods(threshold: f64) -> Vec<CacheConfig> {
         method(&format!("navicache,threshold={threshold},align_steps=0")),
         method(&format!("easycache,threshold={threshold}")),
         method(&format!("navicache,threshold={threshold}")),
+        method(&format!(
+            "navicache,threshold={threshold},align_steps=2,projection=every_step,noise_floor=0.1,uncertainty=1"
+        )),
+        method(&format!("navicache,threshold={threshold},align_steps=2,projection=every_step,drift=0.7")),
     ]
 }
 

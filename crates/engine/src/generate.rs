@@ -43,6 +43,8 @@ pub enum Event<'a> {
     Frames {
         /// Index of the first of them.
         first: usize,
+        /// How many they are.
+        count: usize,
         /// Frames in all.
         frames: usize,
         /// 8-bit RGB. // (frames in chunk, height, width, 3)
@@ -166,6 +168,7 @@ fn run(
         if teller.cancelled { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     };
     let sampled = sample(transformer, &inputs, start, &schedule, &plans, policy, on_step)?;
+    drop(inputs); // the VAE may need the room
     seconds.denoise = clock.elapsed().as_secs_f64();
     if let Some(path) = &resolved.save_latents {
         latents::save(path, &sampled.latents)?;
@@ -180,9 +183,9 @@ fn run(
     let mut decoding = vae.decoder(&denormalized)?;
     while let Some(chunk) = decoding.next_chunk()? {
         let first = pixels.len() / (height * width * 3);
-        let rgb = to_rgb(&chunk)?;
+        let (count, rgb) = (chunk.dim(0)?, to_rgb(&chunk)?);
         pixels.extend_from_slice(&rgb);
-        teller.tell(Event::Frames { first, frames, rgb: &rgb });
+        teller.tell(Event::Frames { first, count, frames, rgb: &rgb });
         teller.stop_if_cancelled(steps, steps)?;
     }
     seconds.decode = clock.elapsed().as_secs_f64();

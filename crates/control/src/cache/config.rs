@@ -41,8 +41,18 @@ impl CacheConfig {
                 ("threshold", c.threshold),
                 ("process_noise", c.process_noise),
                 ("measurement_noise", c.measurement_noise),
+                ("noise_floor", c.noise_floor),
+                ("uncertainty", c.uncertainty),
+                ("drift", c.drift.unwrap_or_default()),
             ],
         };
+        if let CacheConfig::NaviCache(c) = &self {
+            let parts = [("noise_floor", c.noise_floor), ("drift", c.drift.unwrap_or_default())];
+            if let Some((option, value)) = parts.into_iter().find(|(_, value)| *value > 1.0) {
+                let reason = format!("{option} is {value}, expected 0 to 1");
+                return Err(CacheError::Options { method: "navicache".to_string(), reason });
+            }
+        }
         match numbers.into_iter().find(|(_, value)| !(value.is_finite() && *value >= 0.0)) {
             Some((option, value)) => {
                 let reason = format!("{option} is {value}, expected a finite number of 0 or more");
@@ -181,6 +191,8 @@ mod tests {
         says("navicache,treshold=1", "unknown field `treshold`");
         says("navicache,threshold=-1", "threshold is -1");
         says("navicache,threshold=much", "invalid type");
+        says("navicache,drift=1.5", "drift is 1.5, expected 0 to 1");
+        says("navicache,projection=never", "at_computed");
         says("none,threshold=0", "unknown field `threshold`");
     }
 

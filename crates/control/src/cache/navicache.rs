@@ -17,7 +17,16 @@
 //! | threshold `tau` | `threshold` |
 //!
 //! In the released code the filter moves at computed steps only, the variance does not grow while steps are reused, and the gate
-//! does not use it: with `Q = R` the gain tends to the golden ratio 0.618, an exponential moving average.
+//! does not use it: with `Q = R` the gain tends to the golden ratio 0.618, an exponential moving average. That is what the
+//! defaults do. The paper describes more than the code has. Its formulas are not public, so these options are reconstructions
+//! of ours, each neutral by default:
+//!
+//! | in the paper | option | what it does here |
+//! |---|---|---|
+//! | Prior Projection at every step | `projection=every_step` | the variance grows by `Q` with every step, reused ones too |
+//! | time-dependent noise | `noise_floor` | `Q_i = Q (f + (1 - f) (1 - i/S)^2)`: early steps change faster |
+//! | uncertainty-aware gate | `uncertainty` | the gate takes the ratio plus so many standard deviations |
+//! | drift state | `drift` | a second state, the ratio's change a step, that fades by this factor a step |
 
 use serde::{Deserialize, Serialize};
 
@@ -26,7 +35,7 @@ use super::{Approx, Asks, At, Decision, Guard, Method, Policy, Quantity, Run, Se
 
 /// Added to denominators, as in the released code.
 const EPSILON: f64 = 1e-8;
-/// Variance of the ratio at the end of the alignment.
+/// Variance of every state at the end of the alignment.
 const ALIGNED_VARIANCE: f64 = 1.0;
 
 /// Options of NaviCache.
@@ -37,16 +46,51 @@ pub struct Config {
     pub threshold: f64,
     /// So many steps at the start are computed and set the ratio.
     pub align_steps: usize,
-    /// Variance that the ratio gains from one computed step to the next.
+    /// Variance that the ratio gains with every projection.
     pub process_noise: f64,
     /// Variance of one measured ratio.
     pub measurement_noise: f64,
+    /// When the estimate is projected.
+    #[serde(default)]
+    pub projection: Projection,
+    /// Process noise at the last step as a part of that at the first, 0 to 1.
+    #[serde(default = "constant_noise")]
+    pub noise_floor: f64,
+    /// Standard deviations that the gate adds to the ratio.
+    #[serde(default)]
+    pub uncertainty: f64,
+    /// Factor by which the ratio's drift fades with every projection, 0 to 1; absent: no drift.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drift: Option<f64>,
     /// Longest run of reused steps; absent: no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_run: Option<usize>,
     /// How a reused prediction is made up.
     #[serde(default)]
     pub reuse: Approx,
+}
+
+fn constant_noise() -> f64 {
+    1.0
+}
+
+/// When the filter projects its estimate forward.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Projection {
+    /// Once from one computed step to the next, however far: the released code.
+    #[default]
+    AtComputed,
+    /// Once a step.
+    EveryStep,
+}
+
+impl Config {
+    /// Variance that a projection at a step adds.
+    fn noise_at(&self, step: usize, steps: usize) -> f64 {
+        let left = 1.0 - step as f64 / steps as f64;
+        self.process_noise * (self.noise_floor + (1.0 - self.noise_floor) * left * left)
+    }
 }
 
 impl Method for Config {
@@ -58,9 +102,15 @@ impl Method for Config {
         Guard { first_steps: self.align_steps, last_steps: 1, max_run: self.max_run }
     }
 
-    fn policy(&self, _: &Run) -> Box<dyn Policy> {
-        let filter = Filter::new(self.process_noise, self.measurement_noise);
-        Box::new(NaviCache { config: self.clone(), drift: 0.0, filter, output_magnitude: None })
+    fn policy(&self, run: &Run) -> Box<dyn Policy> {
+        Box::new(NaviCache {
+            config: self.clone(),
+            steps: run.steps,
+            drift: 0.0,
+            filter: Filter::new(self.measurement_noise, self.drift),
+            computed: 0,
+            output_magnitude: None,
+        })
     }
 
     fn options(&self) -> serde_json::Value {
@@ -70,9 +120,33 @@ impl Method for Config {
 
 struct NaviCache {
     config: Config,
+    steps: usize,
+    /// Predicted relative output change since the last computed step.
     drift: f64,
+    /// As of the last computed step.
     filter: Filter,
+    computed: usize,
     output_magnitude: Option<f64>,
+}
+
+impl NaviCache {
+    /// The filter as it stands when it is used at a step.
+    fn projected(&self, to: usize) -> Filter {
+        let mut filter = self.filter.clone();
+        for step in self.computed + 1..=to {
+            filter.project(self.config.noise_at(step, self.steps));
+        }
+        filter
+    }
+
+    /// The ratio that the gate reckons with.
+    fn ratio_at(&self, step: usize) -> Option<f64> {
+        let filter = match self.config.projection {
+            Projection::AtComputed => self.filter.clone(),
+            Projection::EveryStep => self.projected(step),
+        };
+        Some((filter.ratio? + self.config.uncertainty * filter.variance.sqrt()).clamp(0.0, f64::INFINITY)) // NaN stays NaN
+    }
 }
 
 impl Policy for NaviCache {
@@ -80,8 +154,8 @@ impl Policy for NaviCache {
         asks(self.config.reuse)
     }
 
-    fn decide(&mut self, _: At, seen: &Seen) -> Decision {
-        match (self.filter.ratio, seen.get(Quantity::InputChangeSinceVisit), self.output_magnitude) {
+    fn decide(&mut self, at: At, seen: &Seen) -> Decision {
+        match (self.ratio_at(at.step), seen.get(Quantity::InputChangeSinceVisit), self.output_magnitude) {
             (Some(ratio), Some(input_change), Some(output)) => {
                 self.drift += ratio * input_change / output;
                 if self.drift < self.config.threshold { Decision::Reuse(self.config.reuse) } else { Decision::Compute }
@@ -97,46 +171,139 @@ impl Policy for NaviCache {
             if at.step < self.config.align_steps {
                 self.filter.align(ratio);
             } else {
-                self.filter.update(ratio);
+                match self.config.projection {
+                    Projection::AtComputed => self.filter.project(self.config.noise_at(at.step, self.steps)),
+                    Projection::EveryStep => self.filter = self.projected(at.step),
+                }
+                self.filter.correct(ratio);
             }
         }
+        self.computed = at.step;
     }
 }
 
-/// A scalar Kalman filter on a random walk.
+/// A Kalman filter on a ratio that walks at random, and on its drift if it has one.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Filter {
     /// The estimate, once there was a measurement.
     pub ratio: Option<f64>,
     /// Its variance.
     pub variance: f64,
-    process_noise: f64,
+    /// Change of the ratio with every projection.
+    pub drift: f64,
+    drift_variance: f64,
+    covariance: f64,
     measurement_noise: f64,
+    fade: Option<f64>,
 }
 
 impl Filter {
-    /// A filter that has seen nothing.
-    pub fn new(process_noise: f64, measurement_noise: f64) -> Self {
-        Filter { ratio: None, variance: ALIGNED_VARIANCE, process_noise, measurement_noise }
+    /// A filter that has seen nothing. `fade`: factor of the drift with every projection; `None`: no drift.
+    pub fn new(measurement_noise: f64, fade: Option<f64>) -> Self {
+        let drift_variance = if fade.is_some() { ALIGNED_VARIANCE } else { 0.0 };
+        let (ratio, drift, covariance) = (None, 0.0, 0.0);
+        Filter { ratio, variance: ALIGNED_VARIANCE, drift, drift_variance, covariance, measurement_noise, fade }
     }
 
-    /// The measurement is the estimate.
+    /// The measurement is the estimate, its change from the last one the drift.
     pub fn align(&mut self, measured: f64) {
-        self.ratio = Some(measured);
-        self.variance = ALIGNED_VARIANCE;
+        let mut aligned = Filter::new(self.measurement_noise, self.fade);
+        aligned.ratio = Some(measured);
+        if self.fade.is_some() {
+            aligned.drift = self.ratio.map_or(0.0, |last| measured - last);
+        }
+        *self = aligned;
     }
 
-    /// Projects the estimate to this computed step, then corrects it by the measurement. Returns the gain. The first
-    /// measurement of all aligns.
-    pub fn update(&mut self, measured: f64) -> f64 {
+    /// Moves the estimate forward: variance grows by `noise`, the ratio by its drift.
+    pub fn project(&mut self, noise: f64) {
+        let Some(fade) = self.fade else {
+            self.variance += noise;
+            return;
+        };
+        self.ratio = self.ratio.map(|ratio| (ratio + self.drift).clamp(0.0, f64::INFINITY));
+        self.variance += 2.0 * self.covariance + self.drift_variance + noise;
+        self.covariance = fade * (self.covariance + self.drift_variance);
+        self.drift_variance = fade * fade * self.drift_variance + noise;
+        self.drift *= fade;
+    }
+
+    /// Corrects the estimate by a measurement. Returns the gain. The first measurement of all aligns.
+    pub fn correct(&mut self, measured: f64) -> f64 {
         let Some(ratio) = self.ratio else {
             self.align(measured);
             return 1.0;
         };
-        let prior = self.variance + self.process_noise;
-        let gain = prior / (prior + self.measurement_noise + EPSILON);
+        let spread = self.variance + self.measurement_noise + EPSILON;
+        let (gain, drift_gain) = (self.variance / spread, self.covariance / spread);
         self.ratio = Some(ratio + gain * (measured - ratio));
-        self.variance = (1.0 - gain) * prior;
+        self.drift += drift_gain * (measured - ratio);
+        self.drift_variance -= drift_gain * self.covariance;
+        self.covariance *= 1.0 - gain;
+        self.variance *= 1.0 - gain;
         gain
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_steady_drift_is_followed() {
+        // Measurements on a line, one a projection: with a drift that does not fade the filter predicts the next one.
+        let mut filter = Filter::new(0.05, Some(1.0));
+        let mut plain = Filter::new(0.05, None);
+        for i in 0..40 {
+            let measured = 1.0 + 0.1 * i as f64;
+            for filter in [&mut filter, &mut plain] {
+                filter.project(0.05);
+                filter.correct(measured);
+            }
+        }
+        filter.project(0.05);
+        assert!((filter.ratio.unwrap() - 5.0).abs() < 1e-3, "{filter:?}");
+        assert!((plain.ratio.unwrap() - 5.0).abs() > 0.1, "{plain:?}");
+    }
+
+    #[test]
+    fn uncertainty_grows_with_every_reused_step() {
+        let config = |projection, uncertainty| Config {
+            threshold: 0.1,
+            align_steps: 2,
+            process_noise: 0.05,
+            measurement_noise: 0.05,
+            projection,
+            noise_floor: 1.0,
+            uncertainty,
+            drift: None,
+            max_run: None,
+            reuse: Approx::Residual,
+        };
+        let run = Run { steps: 40, branches: vec![] };
+        let seen = |q: Quantity, value: f64| (q, value);
+        let reused = |config: Config| {
+            let mut policy = config.start(&run);
+            let mut reused = 0;
+            for step in 0..40 {
+                let before = [seen(Quantity::InputChangeSinceVisit, 0.01)].into_iter().collect();
+                if policy.decide(At { step }, &before) != Decision::Compute {
+                    reused += 1;
+                    continue;
+                }
+                let after = [
+                    seen(Quantity::InputChangeSinceCompute, 0.01),
+                    seen(Quantity::OutputChangeSinceCompute, 0.01),
+                    seen(Quantity::OutputMagnitude, 1.0),
+                ];
+                policy.computed(At { step }, &after.into_iter().collect());
+            }
+            reused
+        };
+        let (released, careful) =
+            (reused(config(Projection::AtComputed, 0.0)), reused(config(Projection::AtComputed, 2.0)));
+        let wary = reused(config(Projection::EveryStep, 2.0));
+        assert!(released > careful && careful > wary, "{released} {careful} {wary}");
+        assert_eq!(reused(config(Projection::EveryStep, 0.0)), released, "the gate alone looks at the variance");
     }
 }
