@@ -80,11 +80,11 @@ pub(crate) fn sample<D: Denoiser>(
             let output = match decision {
                 Decision::Compute => {
                     let output = denoiser.forward(&latents, step.timestep.0, cond)?;
-                    store.keep(*branch, &latents, &output)?;
+                    store.keep(*branch, step.sigma, &latents, &output)?;
                     output
                 }
                 Decision::Reuse(approx) => {
-                    store.make_up(*branch, approx, &latents)?.ok_or_else(|| nothing_kept(index, *branch))?
+                    store.make_up(*branch, approx, step.sigma, &latents)?.ok_or_else(|| nothing_kept(index, *branch))?
                 }
             };
             let seconds = branch_begun.elapsed().as_secs_f64();

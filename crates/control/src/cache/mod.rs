@@ -66,6 +66,8 @@ pub enum Approx {
     Residual,
     /// `o_c`: the prediction is kept as it was.
     Output,
+    /// `x_i + r(sigma_i)`: a straight line in sigma through the residuals of the last two computed steps; with one, its residual.
+    Linear,
 }
 
 /// A method as configured.
