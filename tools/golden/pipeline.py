@@ -56,11 +56,16 @@ def main():
     vae = AutoencoderKLWan(base_dim=4, z_dim=4, dim_mult=[1, 2, 2, 2], num_res_blocks=1, attn_scales=[],
                            temperal_downsample=[False, True, True], latents_mean=[0.3, -0.2, 0.1, 0.4],
                            latents_std=[1.5, 2.0, 1.2, 0.8]).eval()
-    index = {"text_encoder": fill("text_encoder", text), "transformer": fill("transformer", dit), "vae": fill("vae", vae)}
+    vae22 = AutoencoderKLWan(base_dim=4, decoder_base_dim=6, z_dim=4, dim_mult=[1, 2, 2, 2], num_res_blocks=1, attn_scales=[],
+                             temperal_downsample=[False, True, True], latents_mean=[0.0] * 4, latents_std=[1.0] * 4,
+                             is_residual=True, in_channels=12, out_channels=12, patch_size=2, scale_factor_spatial=16).eval()
+    index = {"text_encoder": fill("text_encoder", text), "transformer": fill("transformer", dit), "vae": fill("vae", vae),
+             "vae22": fill("vae22", vae22)}
     scheduler = UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, num_train_timesteps=1000,
                                         flow_shift=3.0)
     pipe = WanPipeline(tokenizer=make_tokenizer(), text_encoder=text, vae=vae, transformer=dit, scheduler=scheduler)
     pipe.save_pretrained(OUT, safe_serialization=True)
+    vae22.save_config(OUT / "vae22")
     for weights in OUT.rglob("*.safetensors"):
         weights.unlink()
     (OUT / "index.json").write_text(json.dumps(index, indent=0) + "\n")
@@ -75,6 +80,7 @@ def main():
         for t in (999, 421, 3):
             expected[f"transformer.{t}"] = dit(latents, torch.tensor([t]), context, return_dict=False)[0]
         expected["vae.frames"] = vae.decode(latents[..., :2, :3]).sample
+        expected["vae22.frames"] = vae22.decode(latents[..., :1, :2]).sample
         pipe.set_progress_bar_config(disable=True)
 
         def keep(pipe, step, timestep, tensors):

@@ -25,7 +25,7 @@ pub struct LoadOptions {
     pub dtype: DtypeChoice,
 }
 
-/// A Wan2.1 text-to-video pipeline.
+/// A Wan text-to-video pipeline.
 ///
 /// Opening it reads configurations and checks that every weight file is whole. Weights are read when they are first needed: the
 /// text encoder for each generation and freed after it, transformer and VAE once.
@@ -50,10 +50,10 @@ impl Bundle {
     /// Opens `demo`, the embedded model, or a Diffusers folder (the one with `model_index.json`).
     pub fn open(model: &str, options: &LoadOptions) -> Result<Self> {
         let folder = if model == demo::NAME { Folder::Embedded(demo::FILES) } else { disk_folder(model)? };
-        check_pipeline(&folder)?;
+        let published = check_pipeline(&folder)?;
         let defaults = match folder.contains(DEFAULTS_FILE) {
             true => folder.json(DEFAULTS_FILE)?,
-            false => published_defaults(),
+            false => published.defaults(),
         };
         let tokenizer_file = "tokenizer/tokenizer.json";
         let tokenizer = Tokenizer::from_bytes(folder.bytes(tokenizer_file)?)
@@ -217,17 +217,24 @@ fn load_once<T>(cell: &OnceLock<T>, load: impl FnOnce() -> Result<T>) -> Result<
 /// Optional file of a pipeline's own defaults, beside `model_index.json`.
 const DEFAULTS_FILE: &str = "navicache.json";
 
-/// The defaults of the published Wan2.1 text-to-video pipeline (diffusers `WanPipeline.__call__`).
-fn published_defaults() -> Defaults {
-    Defaults {
-        width: 832,
-        height: 480,
-        frames: 81,
-        fps: 16,
-        steps: 50,
-        guidance: 5.0,
-        max_sequence_length: 512,
-        presets: "wan".to_string(),
+/// The published pipelines that differ in more than size.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Published {
+    /// Wan2.1 text-to-video, 1.3B and 14B.
+    Wan21,
+    /// Wan2.2 TI2V-5B, of which the text mode: all tokens have one timestep.
+    Wan22Ti2v,
+}
+
+impl Published {
+    /// The defaults of the reference pipeline and of the model's card.
+    fn defaults(self) -> Defaults {
+        let (width, height, frames, fps, presets) = match self {
+            Published::Wan21 => (832, 480, 81, 16, "wan"),
+            Published::Wan22Ti2v => (1280, 704, 121, 24, "wan2.2-ti2v"),
+        };
+        let presets = presets.to_string();
+        Defaults { width, height, frames, fps, steps: 50, guidance: 5.0, max_sequence_length: 512, presets }
     }
 }
 
@@ -244,24 +251,21 @@ fn disk_folder(model: &str) -> Result<Folder> {
     Ok(Folder::Disk(path.to_path_buf()))
 }
 
-/// Refuses pipelines that would load but sample something else.
-fn check_pipeline(folder: &Folder) -> Result<()> {
+/// Says which pipeline it is; refuses those that would load but sample something else.
+fn check_pipeline(folder: &Folder) -> Result<Published> {
     const INDEX: &str = "model_index.json";
     let index: serde_json::Value = folder.json(INDEX)?;
     let wrong = |reason: String| Err(Error::file(folder.path(INDEX), reason));
     let class = index["_class_name"].as_str().unwrap_or("nothing");
     if class != "WanPipeline" {
-        return wrong(format!("_class_name: expected WanPipeline (Wan2.1 text-to-video), found {class}"));
-    }
-    if index["expand_timesteps"].as_bool() == Some(true) {
-        return wrong(
-            "expand_timesteps: expected a Wan2.1 pipeline, found one of Wan2.2, not supported yet".to_string(),
-        );
+        return wrong(format!("_class_name: expected WanPipeline (Wan text-to-video), found {class}"));
     }
     if index["transformer_2"].get(0).is_some_and(|library| !library.is_null()) {
-        return wrong("transformer_2: expected one transformer, found two (Wan2.2), not supported yet".to_string());
+        return wrong(
+            "transformer_2: expected one transformer, found two (Wan2.2 A14B), not supported yet".to_string(),
+        );
     }
-    Ok(())
+    Ok(if index["expand_timesteps"].as_bool() == Some(true) { Published::Wan22Ti2v } else { Published::Wan21 })
 }
 
 fn least_common_multiple(a: usize, b: usize) -> usize {

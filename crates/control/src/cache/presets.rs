@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 const DEFAULT: &str = "mid";
 
 /// (method, model family, preset, options)
-fn table() -> [(&'static str, &'static str, &'static str, Value); 8] {
+fn table() -> [(&'static str, &'static str, &'static str, Value); 10] {
     let navicache = |threshold: f64, align_steps: usize| json!({"threshold": threshold, "align_steps": align_steps, "process_noise": 0.05, "measurement_noise": 0.05});
     let easycache = |threshold: f64, warmup_steps: usize| json!({"threshold": threshold, "warmup_steps": warmup_steps});
     [
@@ -19,6 +19,9 @@ fn table() -> [(&'static str, &'static str, &'static str, Value); 8] {
         ("navicache", "wan", "slow", navicache(0.04, 10)),
         // EasyCache README: Wan2.1, all sizes.
         ("easycache", "wan", "mid", easycache(0.05, 10)),
+        // The same for Wan2.2 TI2V-5B.
+        ("navicache", "wan2.2-ti2v", "mid", navicache(0.05, 10)),
+        ("easycache", "wan2.2-ti2v", "mid", easycache(0.05, 10)),
         ("navicache", "demo", "fast", navicache(0.07, 10)),
         ("navicache", "demo", "mid", navicache(0.05, 10)),
         ("navicache", "demo", "slow", navicache(0.04, 10)),

@@ -135,8 +135,9 @@ pub struct VaeConfig {
     pub latents_mean: Vec<f64>,
     /// Standard deviation of each.
     pub latents_std: Vec<f64>,
-    is_residual: bool,
-    /// Channels of a frame.
+    /// Whether levels have shortcuts around them and keep their width when they grow, as in Wan2.2 TI2V-5B.
+    pub is_residual: bool,
+    /// Channels that the decoder ends with: RGB of every pixel of a patch.
     pub out_channels: usize,
     patch_size: Option<usize>,
 }
@@ -174,7 +175,12 @@ impl VaeConfig {
 
     /// Pixels to a latent, along height and width.
     pub fn scale_factor_spatial(&self) -> usize {
-        1 << self.temperal_downsample.len()
+        self.patch() << self.temperal_downsample.len()
+    }
+
+    /// Pixels that the decoder's last layer gives at once, along height and width.
+    pub fn patch(&self) -> usize {
+        self.patch_size.unwrap_or(1)
     }
 
     /// Refuses what would load but compute something else, or not at all.
@@ -186,14 +192,16 @@ impl VaeConfig {
         if self.class_name != "AutoencoderKLWan" {
             return refuse("_class_name", quoted(&self.class_name), "\"AutoencoderKLWan\"");
         }
-        if self.is_residual {
-            return refuse("is_residual", "true".to_string(), "false: the VAE of Wan2.2 TI2V-5B is not supported yet");
+        if !(1..=8).contains(&self.patch()) {
+            return refuse("patch_size", self.patch().to_string(), "null, or 1 to 8");
         }
-        if let Some(patch) = self.patch_size {
-            return refuse("patch_size", patch.to_string(), "null: the VAE of Wan2.2 TI2V-5B is not supported yet");
-        }
-        if self.out_channels != 3 {
-            return refuse("out_channels", self.out_channels.to_string(), "3 (RGB)");
+        if self.out_channels != 3 * self.patch() * self.patch() {
+            let expected = format!(
+                "{}: RGB of every pixel of a patch (patch_size {})",
+                3 * self.patch() * self.patch(),
+                self.patch()
+            );
+            return refuse("out_channels", self.out_channels.to_string(), &expected);
         }
         if self.dim_mult.contains(&0) || self.base_dim == 0 || self.z_dim == 0 {
             return refuse("dim_mult, base_dim, z_dim", "0".to_string(), "more than 0");

@@ -1,4 +1,4 @@
-//! Decoder of the causal video autoencoder.
+//! Decoder of the causal video autoencoder, of Wan2.1 and of Wan2.2 TI2V-5B.
 //!
 //! Latent frames go in one by one and frames come out as they are ready: one for the first, then as many as time was shortened
 //! by. Every convolution over time remembers what it needs of the frames before, so the result is that of the whole clip and
@@ -21,6 +21,7 @@ pub struct Vae {
     up_blocks: Vec<UpBlock>,
     norm_out: ChannelNorm,
     conv_out: CausalConv3d,
+    patch: usize,
 }
 
 impl Vae {
@@ -36,15 +37,13 @@ impl Vae {
         let mut up_blocks = Vec::new();
         let mut inputs = widest;
         for (i, &dim) in outputs.iter().enumerate() {
-            let upsampler = doubles_time.get(i).map(|&time| if time { Doubles::SpaceAndTime } else { Doubles::Space });
-            up_blocks.push(UpBlock::new(
-                inputs,
-                dim,
-                config.num_res_blocks + 1,
-                upsampler,
-                decoder.pp("up_blocks").pp(i),
-            )?);
-            inputs = dim / 2; // the upsampler halves the channels
+            let doubles = doubles_time.get(i).map(|&time| if time { Doubles::SpaceAndTime } else { Doubles::Space });
+            let w = decoder.pp("up_blocks").pp(i);
+            up_blocks.push(match config.is_residual {
+                false => UpBlock::new(inputs, dim, config.num_res_blocks + 1, doubles, w)?,
+                true => UpBlock::with_shortcut(inputs, dim, config.num_res_blocks + 1, doubles, w)?,
+            });
+            inputs = if config.is_residual { dim } else { dim / 2 };
         }
         let dim = outputs.last().copied().unwrap_or(base);
         let statistic =
@@ -58,6 +57,7 @@ impl Vae {
             up_blocks,
             norm_out: ChannelNorm::of_clips(dim, decoder.pp("norm_out"))?,
             conv_out: CausalConv3d::new(dim, config.out_channels, 3, 3, decoder.pp("conv_out"))?,
+            patch: config.patch(),
         })
     }
 
@@ -118,16 +118,32 @@ impl Decoding<'_> {
         }
         let (vae, state) = (self.vae, &mut self.state);
         let z = self.latents.narrow(0, self.next, 1)?;
+        let chunk = if self.next == 0 { Chunk::First } else { Chunk::Later };
         self.next += 1;
         let x = vae.post_quant_conv.forward(&z, &mut ConvState::default())?;
         let mut x = vae.conv_in.forward(&x, &mut state.conv_in)?;
         x = vae.mid_block.forward(&x, &mut state.mid_block)?;
         for (block, state) in vae.up_blocks.iter().zip(&mut state.up_blocks) {
-            x = block.forward(&x, state)?;
+            x = block.forward(&x, chunk, state)?;
         }
         let x = vae.conv_out.forward(&silu(&vae.norm_out.forward(&x)?)?, &mut state.conv_out)?;
-        Ok(Some(x.clamp(-1.0, 1.0)?))
+        Ok(Some(pixels(&x, vae.patch)?.clamp(-1.0, 1.0)?))
     }
+}
+
+/// Spreads every patch's channels over its pixels: (f, 3 * patch * patch, h, w) -> (f, 3, h * patch, w * patch).
+fn pixels(x: &Tensor, patch: usize) -> Result<Tensor> {
+    let (frames, channels, h, w) = x.dims4()?;
+    let colors = channels / (patch * patch);
+    let x = x.reshape((frames, colors, patch, patch, h, w))?; // columns of a patch before its rows
+    Ok(x.permute((0, 1, 4, 3, 5, 2))?.reshape((frames, colors, h * patch, w * patch))?)
+}
+
+/// The first latent frame stands for one frame; every later one for several.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Chunk {
+    First,
+    Later,
 }
 
 struct MidBlock {
@@ -153,38 +169,92 @@ impl MidBlock {
 struct UpBlock {
     resnets: Vec<Resnet>,
     upsampler: Option<Upsampler>,
+    shortcut: Option<Shortcut>,
 }
 
 struct UpState {
     resnets: Vec<ResnetState>,
-    upsampler: UpsamplerState,
+    time_conv: ConvState,
 }
 
 impl UpState {
     fn new(block: &UpBlock) -> Self {
         UpState {
             resnets: block.resnets.iter().map(|_| ResnetState::default()).collect(),
-            upsampler: UpsamplerState::default(),
+            time_conv: ConvState::default(),
         }
     }
 }
 
 impl UpBlock {
+    /// Wan2.1: the upsampler halves the width.
     fn new(inputs: usize, dim: usize, resnets: usize, doubles: Option<Doubles>, w: Weights) -> Result<Self> {
-        let resnet = |i: usize| Resnet::new(if i == 0 { inputs } else { dim }, dim, w.pp("resnets").pp(i));
-        let upsampler = doubles.map(|doubles| Upsampler::new(dim, doubles, w.pp("upsamplers").pp(0)));
-        Ok(UpBlock { resnets: (0..resnets).map(resnet).collect::<Result<_>>()?, upsampler: upsampler.transpose()? })
+        let upsampler = doubles.map(|doubles| Upsampler::new(dim, dim / 2, doubles, w.pp("upsamplers").pp(0)));
+        Ok(UpBlock {
+            resnets: Resnet::row(inputs, dim, resnets, &w)?,
+            upsampler: upsampler.transpose()?,
+            shortcut: None,
+        })
     }
 
-    fn forward(&self, x: &Tensor, state: &mut UpState) -> Result<Tensor> {
-        let mut x = x.clone();
+    /// Wan2.2: the upsampler keeps the width, and the block's input is added to its output.
+    fn with_shortcut(inputs: usize, dim: usize, resnets: usize, doubles: Option<Doubles>, w: Weights) -> Result<Self> {
+        let upsampler = doubles.map(|doubles| Upsampler::new(dim, dim, doubles, w.pp("upsampler")));
+        let shortcut = doubles.map(|doubles| Shortcut::new(inputs, dim, doubles));
+        Ok(UpBlock {
+            resnets: Resnet::row(inputs, dim, resnets, &w)?,
+            upsampler: upsampler.transpose()?,
+            shortcut: shortcut.transpose()?,
+        })
+    }
+
+    fn forward(&self, input: &Tensor, chunk: Chunk, state: &mut UpState) -> Result<Tensor> {
+        let mut x = input.clone();
         for (resnet, state) in self.resnets.iter().zip(&mut state.resnets) {
             x = resnet.forward(&x, state)?;
         }
-        match &self.upsampler {
-            Some(upsampler) => upsampler.forward(&x, &mut state.upsampler),
-            None => Ok(x),
+        if let Some(upsampler) = &self.upsampler {
+            x = upsampler.forward(&x, chunk, &mut state.time_conv)?;
         }
+        if let Some(shortcut) = &self.shortcut {
+            x = (x + shortcut.forward(input, chunk)?)?;
+        }
+        Ok(x)
+    }
+}
+
+/// The input of a level at the size of its output: channels are repeated, then spread over frames and pixels.
+struct Shortcut {
+    outputs: usize,
+    repeats: usize,
+    time: usize,
+}
+
+impl Shortcut {
+    fn new(inputs: usize, outputs: usize, doubles: Doubles) -> Result<Self> {
+        let time = if doubles == Doubles::SpaceAndTime { 2 } else { 1 };
+        let spread = outputs * time * 4;
+        if spread % inputs != 0 {
+            return Err(Error::Config {
+                place: "vae/config.json",
+                field: "dim_mult",
+                found: format!("a level from {inputs} to {outputs} channels"),
+                expected: format!("a divisor of {spread} to come from"),
+            });
+        }
+        Ok(Shortcut { outputs, repeats: spread / inputs, time })
+    }
+
+    fn forward(&self, x: &Tensor, chunk: Chunk) -> Result<Tensor> {
+        let (frames, inputs, h, w) = x.dims4()?;
+        let (outputs, time) = (self.outputs, self.time);
+        let x = x.unsqueeze(2)?.broadcast_as((frames, inputs, self.repeats, h, w))?;
+        let x = x.reshape(&[frames, outputs, time, 2, 2, h, w][..])?;
+        let x = x.permute(vec![0, 2, 1, 5, 3, 6, 4])?.reshape((frames * time, outputs, 2 * h, 2 * w))?;
+        Ok(match chunk {
+            Chunk::First => x.narrow(0, time - 1, 1)?,
+            Chunk::Later => x,
+        })
     }
 }
 
@@ -203,6 +273,12 @@ struct ResnetState {
 }
 
 impl Resnet {
+    /// Several in a row, of which the first changes the width.
+    fn row(inputs: usize, outputs: usize, n: usize, w: &Weights) -> Result<Vec<Self>> {
+        let resnet = |i: usize| Resnet::new(if i == 0 { inputs } else { outputs }, outputs, w.pp("resnets").pp(i));
+        (0..n).map(resnet).collect()
+    }
+
     fn new(inputs: usize, outputs: usize, w: Weights) -> Result<Self> {
         let shortcut = || CausalConv3d::new(inputs, outputs, 1, 1, w.pp("conv_shortcut"));
         Ok(Resnet {
@@ -262,38 +338,29 @@ enum Doubles {
     SpaceAndTime,
 }
 
-/// Twice the height and width, and in some levels the frame rate, with half the channels.
+/// Twice the height and width, and in some levels the frame rate.
 struct Upsampler {
     time_conv: Option<CausalConv3d>,
     conv: Conv2d,
 }
 
-/// The first latent frame stands for one frame, and `time_conv` neither runs for it nor hears of it.
-#[derive(Default)]
-struct UpsamplerState {
-    past_first: bool,
-    time_conv: ConvState,
-}
-
 impl Upsampler {
-    fn new(dim: usize, doubles: Doubles, w: Weights) -> Result<Self> {
-        let time_conv = || CausalConv3d::new(dim, 2 * dim, 3, 1, w.pp("time_conv"));
+    fn new(inputs: usize, outputs: usize, doubles: Doubles, w: Weights) -> Result<Self> {
+        let time_conv = || CausalConv3d::new(inputs, 2 * inputs, 3, 1, w.pp("time_conv"));
         Ok(Upsampler {
             time_conv: (doubles == Doubles::SpaceAndTime).then(time_conv).transpose()?,
-            conv: Conv2d::new(dim, dim / 2, 3, w.pp("resample").pp(1))?,
+            conv: Conv2d::new(inputs, outputs, 3, w.pp("resample").pp(1))?,
         })
     }
 
-    fn forward(&self, x: &Tensor, state: &mut UpsamplerState) -> Result<Tensor> {
+    /// For the first chunk `time_conv` does not run, nor does it hear of it.
+    fn forward(&self, x: &Tensor, chunk: Chunk, state: &mut ConvState) -> Result<Tensor> {
         let (frames, dim, h, w) = x.dims4()?;
         let doubled = match &self.time_conv {
             // Its output holds the channels of two frames.
-            Some(conv) if state.past_first => {
-                Some(conv.forward(x, &mut state.time_conv)?.reshape((2 * frames, dim, h, w))?)
-            }
+            Some(conv) if chunk == Chunk::Later => Some(conv.forward(x, state)?.reshape((2 * frames, dim, h, w))?),
             _ => None,
         };
-        state.past_first = true;
         let x = doubled.as_ref().unwrap_or(x);
         self.conv.forward(&x.upsample_nearest2d(2 * h, 2 * w)?)
     }
