@@ -3,11 +3,12 @@
 //!     cargo run --release -p navicache-engine --example measure -- navicache:fast navicache:mid navicache:slow easycache
 //!
 //! Runs alternate, so that a noisy machine hits all methods alike; the speed-up is the median over videos of the ratio of
-//! denoising times, the PSNR the mean over videos of 8-bit RGB frames.
+//! denoising times. PSNR and SSIM are means over frames, then over videos.
 
 use std::ops::ControlFlow;
 
 use navicache_engine::control::cache::CacheSpec;
+use navicache_engine::metrics::{psnr_of_frames, ssim_of_frames};
 use navicache_engine::{Bundle, LoadOptions, Request, Video, generate};
 
 const PROMPTS: [&str; 8] = [
@@ -36,14 +37,14 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         for prompt in PROMPTS {
             let plain = make(prompt, seed, "none")?;
             for (cache, row) in caches.iter().zip(&mut rows) {
-                row.add(&plain, &make(prompt, seed, cache)?);
+                row.add(&plain, &make(prompt, seed, cache)?)?;
             }
             eprint!(".");
         }
     }
     eprintln!();
-    println!("| cache | forwards computed | speed-up | PSNR | worst | strip of the first video |");
-    println!("|---|---|---|---|---|---|");
+    println!("| cache | forwards computed | speed-up | PSNR | worst video | SSIM | strip of the first video |");
+    println!("|---|---|---|---|---|---|---|");
     for (cache, row) in caches.iter().zip(&mut rows) {
         println!("{}", row.line(cache));
     }
@@ -55,36 +56,38 @@ struct Row {
     computed: f64,
     speedups: Vec<f64>,
     psnrs: Vec<f64>,
+    ssims: Vec<f64>,
     strip: String,
 }
 
 impl Row {
-    fn add(&mut self, plain: &Video, cached: &Video) {
+    fn add(&mut self, plain: &Video, cached: &Video) -> navicache_engine::Result<()> {
         let totals = &cached.report.totals;
         self.computed += totals.forwards_computed as f64 / (totals.forwards_computed + totals.forwards_reused) as f64;
         self.speedups.push(plain.report.totals.seconds.denoise / totals.seconds.denoise);
-        self.psnrs.push(psnr(&plain.frames, &cached.frames));
+        self.psnrs.push(mean(&psnr_of_frames(plain.as_frames(), cached.as_frames())?));
+        self.ssims.push(mean(&ssim_of_frames(plain.as_frames(), cached.as_frames())?));
         if self.strip.is_empty() {
             self.strip = cached.report.strip.split('|').filter_map(|step| step.chars().next()).collect();
         }
+        Ok(())
     }
 
     fn line(&mut self, cache: &str) -> String {
         self.speedups.sort_by(f64::total_cmp);
         let n = self.psnrs.len();
-        let (mean, worst) =
-            (self.psnrs.iter().sum::<f64>() / n as f64, self.psnrs.iter().copied().fold(f64::INFINITY, f64::min));
+        let worst = self.psnrs.iter().copied().fold(f64::INFINITY, f64::min);
         format!(
-            "| `{cache}` | {:.0} % | {:.2} | {mean:.1} dB | {worst:.1} dB | `{}` |",
+            "| `{cache}` | {:.0} % | {:.2} | {:.1} dB | {worst:.1} dB | {:.3} | `{}` |",
             100.0 * self.computed / n as f64,
             self.speedups[n / 2],
+            mean(&self.psnrs),
+            mean(&self.ssims),
             self.strip
         )
     }
 }
 
-/// Peak signal to noise ratio of 8-bit frames, in dB; equal frames count as 100.
-fn psnr(a: &[u8], b: &[u8]) -> f64 {
-    let squares: u64 = a.iter().zip(b).map(|(a, b)| a.abs_diff(*b) as u64 * a.abs_diff(*b) as u64).sum();
-    if squares == 0 { 100.0 } else { 10.0 * (255.0f64.powi(2) * a.len() as f64 / squares as f64).log10() }
+fn mean(values: &[f64]) -> f64 {
+    values.iter().sum::<f64>() / values.len() as f64
 }

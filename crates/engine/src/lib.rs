@@ -26,6 +26,7 @@ mod generate;
 mod latents;
 mod machine;
 mod measure;
+pub mod metrics;
 pub mod noise;
 mod prompt;
 pub mod report;
