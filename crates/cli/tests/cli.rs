@@ -71,7 +71,7 @@ fn a_video_with_its_report() {
     assert!(reused > 0, "{strip}");
 
     let last = stderr(&output).lines().last().unwrap().to_string();
-    assert!(last.starts_with(&format!("a.mp4: 5 frames of 32x32, ")), "{last}");
+    assert!(last.starts_with("a.mp4: 5 frames of 32x32, "), "{last}");
     assert!(last.contains(&format!("{computed} of 24 forwards computed, {reused} reused, about ")), "{last}");
     assert!(!stderr(&output).contains('\x1b'), "no colours where there is no terminal");
 }

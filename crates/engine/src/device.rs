@@ -81,7 +81,7 @@ pub(crate) fn device_name(device: &Device) -> String {
 /// f32 the choice changes memory and speed, not the video.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum DtypeChoice {
-    /// f32 for models under [`SMALL_BYTES`] in f32, else as stored.
+    /// f32 for models under 1 GiB in f32, else as stored.
     #[default]
     Auto,
     /// 32-bit floats.

@@ -12,7 +12,7 @@
 //! | process noise `Q`, measurement noise `R` | `process_noise`, `measurement_noise` |
 //! | calibrated fusion factor `K` | `gain` |
 //! | Initial Alignment, `N_align` | `align_steps` |
-//! | Prior Projection, Observational Rectification | the two halves of [`Filter::update`] |
+//! | Prior Projection, Observational Rectification | [`Filter::project`], [`Filter::correct`] |
 //! | accumulated predicted variation `eps_acc` | `drift`, relative to the last computed output |
 //! | threshold `tau` | `threshold` |
 //!

@@ -99,10 +99,10 @@ impl TransformerConfig {
         if let Some((field, _)) = sizes.into_iter().find(|(_, size)| *size == 0) {
             return refuse(field, "0".to_string(), "more than 0");
         }
-        if self.attention_head_dim % 2 != 0 || self.attention_head_dim < 6 {
+        if !self.attention_head_dim.is_multiple_of(2) || self.attention_head_dim < 6 {
             return refuse("attention_head_dim", self.attention_head_dim.to_string(), "an even number, 6 or more");
         }
-        if self.freq_dim % 2 != 0 || self.freq_dim == 0 {
+        if !self.freq_dim.is_multiple_of(2) || self.freq_dim == 0 {
             return refuse("freq_dim", self.freq_dim.to_string(), "an even number");
         }
         if self.out_channels != self.in_channels {

@@ -234,7 +234,7 @@ impl Shortcut {
     fn new(inputs: usize, outputs: usize, doubles: Doubles) -> Result<Self> {
         let time = if doubles == Doubles::SpaceAndTime { 2 } else { 1 };
         let spread = outputs * time * 4;
-        if spread % inputs != 0 {
+        if !spread.is_multiple_of(inputs) {
             return Err(Error::Config {
                 place: "vae/config.json",
                 field: "dim_mult",
