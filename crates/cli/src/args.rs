@@ -23,6 +23,8 @@ pub struct Args {
 pub enum Command {
     /// Make a video from a prompt
     Generate(Box<Generate>),
+    /// Measure a video against a reference: PSNR, SSIM, motion kept
+    Metrics(Metrics),
     /// Print a completion script for a shell
     Completions {
         /// The shell
@@ -113,6 +115,19 @@ pub struct Generate {
     /// Print errors only
     #[arg(short, long)]
     pub quiet: bool,
+}
+
+#[derive(clap::Args)]
+pub struct Metrics {
+    /// The uncached video: .mp4, .y4m, .safetensors, or a folder of PNG files
+    pub reference: PathBuf,
+
+    /// The video to measure, of the same size and number of frames
+    pub video: PathBuf,
+
+    /// Print JSON, with the values of every frame
+    #[arg(long)]
+    pub json: bool,
 }
 
 impl Generate {

@@ -9,8 +9,9 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use args::{Args, Command, Generate};
+use args::{Args, Command, Generate, Metrics};
 use clap::{CommandFactory, Parser};
+use navicache_engine::metrics::{Comparison, Curve};
 use navicache_engine::{Bundle, Error, LoadOptions, Result, WholeFile, generate, video};
 use progress::Progress;
 
@@ -20,6 +21,7 @@ const INTERRUPTED: u8 = 130;
 fn main() -> ExitCode {
     let result = match Args::parse().command {
         Command::Generate(options) => run(&options),
+        Command::Metrics(options) => measure(&options),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Args::command(), "navicache", &mut std::io::stdout());
             Ok(())
@@ -54,6 +56,37 @@ fn run(options: &Generate) -> Result<()> {
     }
     progress.close(&options.output, &video);
     Ok(())
+}
+
+fn measure(options: &Metrics) -> Result<()> {
+    let (reference, video) = (video::read(&options.reference)?, video::read(&options.video)?);
+    let compared = Comparison::new(reference.as_frames(), video.as_frames())?;
+    let text = if options.json { format!("{:#}", serde_json::json!(compared)) } else { table(&compared) };
+    // A reader that has seen enough is no reason to panic.
+    let _ = writeln!(std::io::stdout(), "{text}");
+    Ok(())
+}
+
+fn table(compared: &Comparison) -> String {
+    let curve = |name: &str, curve: &Curve, digits: usize| {
+        let Curve { mean, worst, fifth_percentile, frames } = curve;
+        format!(
+            "{name:<20} {mean:>8.digits$}   worst frame {worst:.digits$}, 5th percentile {fifth_percentile:.digits$} of {} frames",
+            frames.len()
+        )
+    };
+    let motion = compared
+        .motion_kept
+        .map_or("       –   the reference stands still".to_string(), |kept| format!("{kept:>8.3}"));
+    let [before, after] = compared.temporal_flickering;
+    [
+        curve("PSNR", &compared.psnr, 2) + ", dB",
+        format!("{:<20} {:>8.2}   one error over the video, dB", "PSNR of the video", compared.psnr_of_video),
+        curve("SSIM", &compared.ssim, 4),
+        format!("{:<20} {motion}", "motion kept"),
+        format!("{:<20} {after:>8.4}   reference {before:.4}", "temporal flickering"),
+    ]
+    .join("\n")
 }
 
 /// The first Ctrl-C asks to stop at the next step, the second stops at once.

@@ -287,6 +287,32 @@ fn a_folder_is_the_same_as_the_embedded_model() {
 }
 
 #[test]
+fn metrics_of_two_videos() {
+    let folder = tempfile::tempdir().unwrap();
+    for (seed, name) in [("1", "a.safetensors"), ("1", "a.mp4"), ("2", "b.safetensors")] {
+        assert!(navicache(folder.path(), &short(&["--seed", seed, "-q", "-o", name])).status.success());
+    }
+    let measure = |other: &str| {
+        let output = navicache(folder.path(), &["metrics", "a.safetensors", other, "--json"]);
+        assert!(output.status.success(), "{}", stderr(&output));
+        serde_json::from_slice::<Value>(&output.stdout).unwrap()
+    };
+    assert_eq!(measure("a.safetensors")["psnr"]["mean"], 100.0);
+    assert_eq!(measure("a.safetensors")["ssim"]["frames"].as_array().unwrap().len(), 5);
+    let (file, seed) = (
+        measure("a.mp4")["psnr_of_video"].as_f64().unwrap(),
+        measure("b.safetensors")["psnr_of_video"].as_f64().unwrap(),
+    );
+    assert!(file > 25.0 && file > seed, "the file's own loss is {file} dB, another seed's {seed}");
+    let text = navicache(folder.path(), &["metrics", "a.safetensors", "a.mp4"]);
+    assert!(String::from_utf8_lossy(&text.stdout).starts_with("PSNR "));
+    for wrong in [["a.safetensors", "missing.mp4"], ["a.safetensors", "a.gif"], ["missing", "a.mp4"]] {
+        let output = navicache(folder.path(), &["metrics", wrong[0], wrong[1]]);
+        assert!(!output.status.success() && !stderr(&output).contains("panicked"), "{wrong:?}");
+    }
+}
+
+#[test]
 fn completions() {
     let output = navicache(Path::new("."), &["completions", "bash"]);
     assert!(String::from_utf8_lossy(&output.stdout).contains("--negative-prompt"));

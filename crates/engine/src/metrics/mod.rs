@@ -1,12 +1,75 @@
 //! How far a video is from a reference: metrics of 8-bit RGB frames, after the definitions that papers of this field use.
 
+mod motion;
 mod psnr;
 mod ssim;
 
+pub use motion::{motion, temporal_flickering};
 pub use psnr::{psnr_of_frames, psnr_of_video};
 pub use ssim::ssim_of_frames;
 
+use serde::Serialize;
+
+use crate::video::Clip;
 use crate::{Error, Result, Video};
+
+/// Everything that is measured of a video against its reference.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Comparison {
+    /// Peak signal to noise ratio of every frame, dB; 100 where it equals the reference (VideoSys and NaviCache take the mean).
+    pub psnr: Curve,
+    /// The same with one error over the whole video (EasyCache).
+    pub psnr_of_video: f64,
+    /// Structural similarity of every frame.
+    pub ssim: Curve,
+    /// Motion of the video over motion of the reference: below 1, things move less than they did. Absent where nothing moves.
+    pub motion_kept: Option<f64>,
+    /// Temporal flickering as VBench has it, of reference and video; 1 is a still.
+    pub temporal_flickering: [f64; 2],
+}
+
+/// A value for every frame.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Curve {
+    /// Over all frames.
+    pub mean: f64,
+    /// The worst frame.
+    pub worst: f64,
+    /// Below which one frame of twenty lies.
+    pub fifth_percentile: f64,
+    /// Frame by frame.
+    pub frames: Vec<f64>,
+}
+
+impl Curve {
+    fn new(frames: Vec<f64>) -> Self {
+        let mut sorted = frames.clone();
+        sorted.sort_by(f64::total_cmp);
+        // Between the two nearest ranks, in proportion.
+        let rank = 0.05 * (sorted.len() - 1) as f64;
+        let (low, high) = (sorted[rank.floor() as usize], sorted[rank.ceil() as usize]);
+        Curve {
+            mean: frames.iter().sum::<f64>() / frames.len() as f64,
+            worst: sorted[0],
+            fifth_percentile: low + (high - low) * rank.fract(),
+            frames,
+        }
+    }
+}
+
+impl Comparison {
+    /// Measures a video against its reference, of the same number and size of frames.
+    pub fn new(reference: Frames, video: Frames) -> Result<Self> {
+        let moved = motion(reference);
+        Ok(Comparison {
+            psnr: Curve::new(psnr_of_frames(reference, video)?),
+            psnr_of_video: psnr_of_video(reference, video)?,
+            ssim: Curve::new(ssim_of_frames(reference, video)?),
+            motion_kept: (moved > 0.0).then(|| motion(video) / moved),
+            temporal_flickering: [temporal_flickering(reference), temporal_flickering(video)],
+        })
+    }
+}
 
 /// The frames of a clip: 8-bit RGB, (frames, height, width, 3).
 #[derive(Debug, Clone, Copy)]
@@ -46,6 +109,13 @@ impl<'a> Frames<'a> {
             found: there,
             expected: format!("expected {here} like the reference"),
         })
+    }
+}
+
+impl Clip {
+    /// The frames, for metrics.
+    pub fn as_frames(&self) -> Frames<'_> {
+        Frames { pixels: &self.frames, width: self.width, height: self.height }
     }
 }
 
@@ -107,6 +177,26 @@ mod tests {
             let ssim = ssim_of_frames(a, b).unwrap();
             assert!(close(&ssim, &golden.ssim), "{}: {ssim:?}, expected {:?}", golden.name, golden.ssim);
         }
+    }
+
+    #[test]
+    fn a_curve_in_short() {
+        let curve = Curve::new((0..=100).map(f64::from).rev().collect());
+        assert_eq!((curve.mean, curve.worst, curve.fifth_percentile), (50.0, 0.0, 5.0));
+        assert_eq!(Curve::new(vec![7.0]).fifth_percentile, 7.0);
+    }
+
+    #[test]
+    fn a_video_that_stands_still_has_lost_its_motion() {
+        let (width, height) = (12, 11);
+        let frame = |value: u8| vec![value; width * height * 3];
+        let moving = [frame(0), frame(51), frame(0)].concat();
+        let still = [frame(25), frame(25), frame(25)].concat();
+        let frames = |pixels| Frames::new(pixels, width, height).unwrap();
+        let compared = Comparison::new(frames(&moving), frames(&still)).unwrap();
+        assert_eq!(compared.motion_kept, Some(0.0));
+        assert_eq!(compared.temporal_flickering, [0.8, 1.0]);
+        assert_eq!(Comparison::new(frames(&still), frames(&moving)).unwrap().motion_kept, None);
     }
 
     #[test]

@@ -1,7 +1,8 @@
-//! Video files: frames go in one by one, the file appears when it is whole.
+//! Video files. Writing: frames go in one by one, the file appears when it is whole. Reading: a whole clip at once.
 
 mod gif;
 mod mp4;
+mod mp4_reader;
 mod png;
 mod safetensors;
 mod y4m;
@@ -58,6 +59,45 @@ impl Format {
             }),
         }
     }
+}
+
+/// A clip as it was read from a file.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Clip {
+    /// Width in pixels.
+    pub width: usize,
+    /// Height in pixels.
+    pub height: usize,
+    /// Frames a second, where the format has it.
+    pub fps: Option<f64>,
+    /// 8-bit RGB. // (frames, height, width, 3)
+    pub frames: Vec<u8>,
+}
+
+/// Reads a video: `.mp4` (H.264), `.y4m`, `.safetensors`, or a folder of PNG files.
+pub fn read(path: &Path) -> Result<Clip> {
+    let bytes = || std::fs::read(path).map_err(Error::io(path));
+    match Format::from_path(path)? {
+        Format::Mp4 => mp4_reader::read(path, &bytes()?),
+        Format::Y4m => y4m::read(path, &bytes()?),
+        Format::Safetensors => safetensors::read(path, &bytes()?),
+        Format::Png => png::read(path),
+        Format::Gif => Err(Error::file(
+            path,
+            "a GIF has too few colours to be measured; expected .mp4, .y4m, .safetensors or PNG files",
+        )),
+    }
+}
+
+/// Largest side of a video that is read.
+const LARGEST_SIDE: usize = 16384;
+
+/// Refuses sizes that no video has, before memory is taken for them.
+fn check_size(path: &Path, width: usize, height: usize) -> Result<()> {
+    if (1..=LARGEST_SIDE).contains(&width) && (1..=LARGEST_SIDE).contains(&height) {
+        return Ok(());
+    }
+    Err(Error::file(path, format!("expected 1 to {LARGEST_SIDE} pixels each way, found {width}x{height}")))
 }
 
 /// Finds out now whether a video could be written to `path` later: the format is known, the folder there and writable.
@@ -183,27 +223,18 @@ mod tests {
     }
 
     #[test]
-    fn lossless_formats_give_back_what_went_in() {
+    fn what_was_written_is_read_again() {
         let folder = tempfile::tempdir().unwrap();
         let frames: Vec<u8> = (0..SPEC.frames).flat_map(|i| frame(&SPEC, i)).collect();
-
-        let path = folder.path().join("a.safetensors");
-        write(&path).unwrap();
-        let bytes = std::fs::read(&path).unwrap();
-        let file = ::safetensors::SafeTensors::deserialize(&bytes).unwrap();
-        let view = file.tensor("frames").unwrap();
-        assert_eq!((view.shape(), view.dtype()), (&[3, 16, 32, 3][..], ::safetensors::Dtype::U8));
-        assert_eq!(view.data(), frames);
-
-        let path = folder.path().join("frames");
-        write(&path).unwrap();
-        for index in 0..SPEC.frames {
-            let file = std::fs::File::open(path.join(format!("frame-{index:04}.png"))).unwrap();
-            let mut reader = ::png::Decoder::new(std::io::BufReader::new(file)).read_info().unwrap();
-            let mut pixels = vec![0; reader.output_buffer_size().unwrap()];
-            reader.next_frame(&mut pixels).unwrap();
-            assert_eq!(pixels, frame(&SPEC, index));
+        for (name, fps, tolerance) in [("a.safetensors", None, 0), ("frames", None, 0), ("a.y4m", Some(8.0), 2)] {
+            let path = folder.path().join(name);
+            write(&path).unwrap();
+            let clip = read(&path).unwrap();
+            assert_eq!((clip.width, clip.height, clip.fps), (SPEC.width, SPEC.height, fps), "{name}");
+            assert_eq!(clip.frames.len(), frames.len(), "{name}");
+            assert!(clip.frames.iter().zip(&frames).all(|(a, b)| a.abs_diff(*b) <= tolerance), "{name}");
         }
+        let path = folder.path().join("frames");
         std::fs::write(path.join("notes.txt"), "mine").unwrap();
         assert!(
             write(&path).unwrap_err().to_string().contains("notes.txt"),
@@ -222,15 +253,43 @@ mod tests {
         }
         writer.finish().unwrap();
 
-        let decoded = mp4::tests::decode(&std::fs::read(&path).unwrap());
-        assert_eq!(decoded.len(), spec.frames);
-        for (index, (luma, timestamp)) in decoded.iter().enumerate() {
-            assert_eq!(*timestamp, index as f64 / spec.fps as f64);
-            let expected = yuv::Planes::from_rgb(&frame(&spec, index), spec.width, spec.height).y;
-            let error: f64 = luma.iter().zip(&expected).map(|(a, b)| (*a as f64 - *b as f64).powi(2)).sum();
-            let psnr = 10.0 * (255f64.powi(2) * luma.len() as f64 / error).log10();
+        let clip = read(&path).unwrap();
+        assert_eq!((clip.width, clip.height, clip.fps), (64, 48, Some(16.0)));
+        let size = spec.width * spec.height * 3;
+        assert_eq!(clip.frames.len(), spec.frames * size);
+        for (index, found) in clip.frames.chunks_exact(size).enumerate() {
+            let luma = |rgb: &[u8]| yuv::Planes::from_rgb(rgb, spec.width, spec.height).y;
+            let pairs = luma(found).into_iter().zip(luma(&frame(&spec, index)));
+            let error: f64 = pairs.map(|(a, b)| (a as f64 - b as f64).powi(2)).sum();
+            let psnr = 10.0 * (255f64.powi(2) * (size / 3) as f64 / error).log10();
             assert!(psnr > 38.0, "frame {index}: {psnr:.1} dB");
         }
+    }
+
+    #[test]
+    fn broken_files_are_errors() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["a.mp4", "a.y4m", "a.safetensors", "frames"] {
+            let path = folder.path().join(name);
+            write(&path).unwrap();
+            let inner = if name == "frames" { path.join("frame-0001.png") } else { path.clone() };
+            let whole = std::fs::read(&inner).unwrap();
+            for length in [0, 1, 7, 9, 40, whole.len() / 2, whole.len() - 1] {
+                std::fs::write(&inner, &whole[..length]).unwrap();
+                assert!(
+                    name == "a.mp4" && length == whole.len() - 1 || read(&path).is_err(),
+                    "{name} cut to {length} bytes"
+                );
+            }
+            for flip in (0..whole.len()).step_by(whole.len() / 60 + 1) {
+                let mut spoiled = whole.clone();
+                spoiled[flip] ^= 0xff;
+                std::fs::write(&inner, spoiled).unwrap();
+                let _ = read(&path); // whatever it says, it returns
+            }
+        }
+        assert!(read(&folder.path().join("missing.mp4")).is_err());
+        assert!(read(&folder.path().join("a.gif")).unwrap_err().to_string().contains("GIF"));
     }
 
     #[test]

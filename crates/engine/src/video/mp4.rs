@@ -187,46 +187,8 @@ fn units(stream: &[u8]) -> Vec<&[u8]> {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
-    use openh264::decoder::Decoder;
-    use openh264::formats::YUVSource;
-    use shiguredo_mp4::demux::{Input, Mp4FileDemuxer};
-
+mod tests {
     use super::*;
-
-    /// Luma planes of a file of ours, and when each is shown, in seconds.
-    pub fn decode(file: &[u8]) -> Vec<(Vec<u8>, f64)> {
-        let mut demuxer = Mp4FileDemuxer::new();
-        while let Some(required) = demuxer.required_input() {
-            let start = required.position as usize;
-            let end = required.size.map_or(file.len(), |size| (start + size).min(file.len()));
-            demuxer.handle_input(Input { position: required.position, data: &file[start..end] });
-        }
-        let mut decoder = Decoder::new().unwrap();
-        let mut frames = Vec::new();
-        while let Some(sample) = demuxer.next_sample().unwrap() {
-            let mut stream = Vec::new();
-            if let Some(SampleEntry::Avc1(entry)) = sample.sample_entry {
-                for unit in entry.avcc_box.sps_list.iter().chain(&entry.avcc_box.pps_list) {
-                    stream.extend([0, 0, 0, 1]);
-                    stream.extend(unit);
-                }
-            }
-            let mut data = &file[sample.data_offset as usize..][..sample.data_size];
-            while !data.is_empty() {
-                let (length, rest) = data.split_at(4);
-                let length = u32::from_be_bytes(length.try_into().unwrap()) as usize;
-                stream.extend([0, 0, 0, 1]);
-                stream.extend(&rest[..length]);
-                data = &rest[length..];
-            }
-            let picture = decoder.decode(&stream).unwrap().expect("a picture for every sample");
-            let (width, height) = picture.dimensions();
-            let rows = picture.y().chunks(picture.strides().0).take(height).flat_map(|row| row[..width].to_vec());
-            frames.push((rows.collect(), sample.timestamp as f64 / sample.track.timescale.get() as f64));
-        }
-        frames
-    }
 
     #[test]
     fn units_of_a_byte_stream() {

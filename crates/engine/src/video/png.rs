@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 
-use super::{Sink, Spec};
+use super::{Clip, Sink, Spec};
 use crate::{Error, Result};
 
 /// Frames are written to a hidden folder beside the final one, which is renamed at the end.
@@ -95,4 +95,47 @@ impl Sink for PngFolder {
             Error::io(&self.path)(source)
         })
     }
+}
+
+/// Reads the PNG files of a folder in the order of their names.
+pub(super) fn read(folder: &Path) -> Result<Clip> {
+    let mut paths = fs::read_dir(folder)
+        .and_then(|entries| entries.map(|entry| entry.map(|e| e.path())).collect::<Result<Vec<_>, _>>())
+        .map_err(Error::io(folder))?;
+    paths.retain(|path| path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("png")));
+    paths.sort();
+    let mut clip: Option<Clip> = None;
+    for path in paths {
+        let (width, height, pixels) = read_picture(&path)?;
+        let clip = clip.get_or_insert_with(|| Clip { width, height, fps: None, frames: Vec::new() });
+        if (width, height) != (clip.width, clip.height) {
+            let reason =
+                format!("expected {}x{} like the first frame, found {width}x{height}", clip.width, clip.height);
+            return Err(Error::file(path, reason));
+        }
+        clip.frames.extend(pixels);
+    }
+    clip.ok_or_else(|| Error::file(folder, "expected PNG files, found none"))
+}
+
+/// Width, height and RGB of a picture; transparency is dropped.
+fn read_picture(path: &Path) -> Result<(usize, usize, Vec<u8>)> {
+    let wrong = |e: png::DecodingError| Error::file(path, e.to_string());
+    let file = fs::File::open(path).map_err(Error::io(path))?;
+    let mut decoder = png::Decoder::new(std::io::BufReader::new(file));
+    decoder.set_transformations(png::Transformations::normalize_to_color8());
+    let mut reader = decoder.read_info().map_err(wrong)?;
+    let (width, height) = (reader.info().width as usize, reader.info().height as usize);
+    super::check_size(path, width, height)?;
+    let size = reader.output_buffer_size().ok_or_else(|| Error::file(path, "too large a picture"))?;
+    let mut buffer = vec![0; size];
+    let info = reader.next_frame(&mut buffer).map_err(wrong)?;
+    let pixels = &buffer[..info.buffer_size()];
+    let rgb = match info.color_type.samples() {
+        1 => pixels.iter().flat_map(|&gray| [gray; 3]).collect(),
+        2 => pixels.chunks_exact(2).flat_map(|p| [p[0]; 3]).collect(),
+        3 => pixels.to_vec(),
+        _ => pixels.chunks_exact(4).flat_map(|p| [p[0], p[1], p[2]]).collect(),
+    };
+    Ok((width, height, rgb))
 }

@@ -2,11 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
-use safetensors::Dtype;
 use safetensors::tensor::TensorView;
+use safetensors::{Dtype, SafeTensors};
 
-use super::{Sink, Spec};
+use super::{Clip, Sink, Spec};
 use crate::{Error, Result, WholeFile};
+
+const NAME: &str = "frames";
 
 pub(super) struct Frames {
     path: PathBuf,
@@ -32,6 +34,19 @@ impl Sink for Frames {
         let shape = vec![spec.frames, spec.height, spec.width, 3];
         let wrong = |e: safetensors::SafeTensorError| Error::file(&path, e.to_string());
         let view = TensorView::new(Dtype::U8, shape, &pixels).map_err(wrong)?;
-        file.finish_with(&safetensors::serialize([("frames", view)], None).map_err(wrong)?)
+        file.finish_with(&safetensors::serialize([(NAME, view)], None).map_err(wrong)?)
     }
+}
+
+/// Reads the tensor.
+pub(super) fn read(path: &Path, bytes: &[u8]) -> Result<Clip> {
+    let wrong = |reason: String| Error::file(path, reason);
+    let file = SafeTensors::deserialize(bytes).map_err(|e| wrong(format!("not a safetensors file ({e})")))?;
+    let view = file.tensor(NAME).map_err(|_| wrong(format!("expected a tensor {NAME:?}, found {:?}", file.names())))?;
+    let (&[_, height, width, 3], Dtype::U8) = (view.shape(), view.dtype()) else {
+        let reason =
+            format!("{NAME}: expected u8 (frames, height, width, 3), found {:?} {:?}", view.dtype(), view.shape());
+        return Err(wrong(reason));
+    };
+    Ok(Clip { width, height, fps: None, frames: view.data().to_vec() })
 }

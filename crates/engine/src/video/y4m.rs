@@ -3,8 +3,8 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use super::yuv::Planes;
-use super::{Sink, Spec};
+use super::yuv::{Planes, to_rgb};
+use super::{Clip, Sink, Spec};
 use crate::{Error, Result, WholeFile};
 
 pub(super) struct Y4m {
@@ -37,4 +37,64 @@ impl Sink for Y4m {
     fn finish(self: Box<Self>) -> Result<()> {
         self.file.finish()
     }
+}
+
+/// Reads a file with 8-bit 4:4:4, 4:2:2 or 4:2:0 planes.
+pub(super) fn read(path: &Path, bytes: &[u8]) -> Result<Clip> {
+    let wrong = |reason: String| Error::file(path, reason);
+    let (header, mut rest) =
+        line(bytes).ok_or_else(|| wrong("expected a line YUV4MPEG2 at the beginning".to_string()))?;
+    let mut words = header.split(' ');
+    if words.next() != Some("YUV4MPEG2") {
+        return Err(wrong("expected a line YUV4MPEG2 at the beginning".to_string()));
+    }
+    let (mut width, mut height, mut fps, mut chroma) = (0, 0, None, "420jpeg");
+    for word in words.filter(|word| !word.is_empty()) {
+        let (key, value) = word.split_at_checked(1).unwrap_or((word, ""));
+        match key {
+            "W" => width = value.parse().unwrap_or(0),
+            "H" => height = value.parse().unwrap_or(0),
+            "F" => fps = rate(value),
+            "C" => chroma = value,
+            _ => {}
+        }
+    }
+    let (across, down) = match chroma {
+        "444" => (1, 1),
+        "422" => (2, 1),
+        "420" | "420jpeg" | "420mpeg2" | "420paldv" => (2, 2),
+        other => return Err(wrong(format!("C{other}: expected 8-bit 444, 422 or 420"))),
+    };
+    super::check_size(path, width, height)?;
+    let (chroma_width, chroma_height) = (width.div_ceil(across), height.div_ceil(down));
+    let (luma, chroma) = (width * height, chroma_width * chroma_height);
+    let mut frames = Vec::new();
+    while !rest.is_empty() {
+        let (marker, planes) = line(rest).ok_or_else(|| wrong("expected FRAME before each frame".to_string()))?;
+        if !marker.starts_with("FRAME") || planes.len() < luma + 2 * chroma {
+            return Err(wrong(format!("the file ends within a frame, or has another size than {width}x{height}")));
+        }
+        let (y, cb, cr) = (&planes[..luma], &planes[luma..luma + chroma], &planes[luma + chroma..luma + 2 * chroma]);
+        for row in 0..height {
+            for column in 0..width {
+                let at = row / down * chroma_width + column / across;
+                frames.extend(to_rgb(y[row * width + column], cb[at], cr[at]));
+            }
+        }
+        rest = &planes[luma + 2 * chroma..];
+    }
+    Ok(Clip { width, height, fps, frames })
+}
+
+/// Text up to a line end, and what follows it.
+fn line(bytes: &[u8]) -> Option<(&str, &[u8])> {
+    const LONGEST: usize = 1024;
+    let end = bytes.iter().take(LONGEST).position(|&byte| byte == b'\n')?;
+    Some((std::str::from_utf8(&bytes[..end]).ok()?, &bytes[end + 1..]))
+}
+
+fn rate(text: &str) -> Option<f64> {
+    let (frames, seconds) = text.split_once(':')?;
+    let rate = frames.parse::<f64>().ok()? / seconds.parse::<f64>().ok()?;
+    (rate.is_finite() && rate > 0.0).then_some(rate)
 }

@@ -1,4 +1,4 @@
-//! RGB to Y'CbCr, ITU-R BT.709, limited range.
+//! RGB to Y'CbCr and back, ITU-R BT.709, limited range.
 
 /// One frame in three planes of full size.
 pub(super) struct Planes {
@@ -21,6 +21,15 @@ impl Planes {
         }
         planes
     }
+}
+
+/// 8-bit RGB of one pixel.
+pub(super) fn to_rgb(y: u8, cb: u8, cr: u8) -> [u8; 3] {
+    let y = (y as f32 - 16.0) / 219.0;
+    let (cb, cr) = ((cb as f32 - 128.0) / 224.0, (cr as f32 - 128.0) / 224.0);
+    let (r, b) = (y + 1.5748 * cr, y + 1.8556 * cb);
+    let g = (y - 0.2126 * r - 0.0722 * b) / 0.7152;
+    [r, g, b].map(|v| (255.0 * v).round() as u8)
 }
 
 /// A chroma plane at half the width and height, each sample the mean of four.
@@ -48,6 +57,11 @@ mod tests {
         assert_eq!(convert([255, 255, 255]), [235, 128, 128]);
         assert_eq!(convert([255, 0, 0]), [63, 102, 240]);
         assert_eq!(convert([0, 0, 255]), [32, 240, 118]);
+        for rgb in [[0, 0, 0], [255, 255, 255], [255, 0, 0], [12, 200, 99]] {
+            let [y, cb, cr] = convert(rgb);
+            let back = to_rgb(y, cb, cr);
+            assert!(back.iter().zip(rgb).all(|(a, b)| a.abs_diff(b) <= 2), "{rgb:?} came back as {back:?}");
+        }
         assert_eq!(halved(&[1, 2, 10, 10, 3, 6, 10, 14], 4), [3, 11]);
     }
 }
