@@ -274,12 +274,9 @@ mod tests {
             write(&path).unwrap();
             let inner = if name == "frames" { path.join("frame-0001.png") } else { path.clone() };
             let whole = std::fs::read(&inner).unwrap();
-            for length in [0, 1, 7, 9, 40, whole.len() / 2, whole.len() - 1] {
+            for length in [0, 1, 7, 9, 40, whole.len() / 2] {
                 std::fs::write(&inner, &whole[..length]).unwrap();
-                assert!(
-                    name == "a.mp4" && length == whole.len() - 1 || read(&path).is_err(),
-                    "{name} cut to {length} bytes"
-                );
+                assert!(read(&path).is_err(), "{name} cut to {length} bytes");
             }
             for flip in (0..whole.len()).step_by(whole.len() / 60 + 1) {
                 let mut spoiled = whole.clone();
