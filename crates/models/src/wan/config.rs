@@ -8,8 +8,6 @@ use crate::{Error, Result};
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default)]
 pub struct TransformerConfig {
-    #[serde(rename = "_class_name")]
-    class_name: String,
     /// Latents to a token, along time, height and width.
     pub patch_size: [usize; 3],
     /// Heads of every attention.
@@ -43,7 +41,6 @@ pub struct TransformerConfig {
 impl Default for TransformerConfig {
     fn default() -> Self {
         TransformerConfig {
-            class_name: String::new(),
             patch_size: [1, 2, 2],
             num_attention_heads: 40,
             attention_head_dim: 128,
@@ -76,9 +73,6 @@ impl TransformerConfig {
         let refuse = |field, found: String, expected: &str| {
             Err(Error::Config { place, field, found, expected: expected.to_string() })
         };
-        if self.class_name != "WanTransformer3DModel" {
-            return refuse("_class_name", quoted(&self.class_name), "\"WanTransformer3DModel\"");
-        }
         if self.qk_norm.as_deref() != Some("rms_norm_across_heads") {
             return refuse("qk_norm", format!("{:?}", self.qk_norm), "\"rms_norm_across_heads\"");
         }
@@ -117,8 +111,6 @@ impl TransformerConfig {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default)]
 pub struct VaeConfig {
-    #[serde(rename = "_class_name")]
-    class_name: String,
     /// Channels at full resolution.
     pub base_dim: usize,
     /// The same of the decoder, where it differs.
@@ -145,7 +137,6 @@ pub struct VaeConfig {
 impl Default for VaeConfig {
     fn default() -> Self {
         VaeConfig {
-            class_name: String::new(),
             base_dim: 96,
             decoder_base_dim: None,
             z_dim: 16,
@@ -189,9 +180,6 @@ impl VaeConfig {
         let refuse = |field, found: String, expected: &str| {
             Err(Error::Config { place, field, found, expected: expected.to_string() })
         };
-        if self.class_name != "AutoencoderKLWan" {
-            return refuse("_class_name", quoted(&self.class_name), "\"AutoencoderKLWan\"");
-        }
         if !(1..=8).contains(&self.patch()) {
             return refuse("patch_size", self.patch().to_string(), "null, or 1 to 8");
         }
@@ -219,8 +207,4 @@ impl VaeConfig {
         }
         Ok(())
     }
-}
-
-fn quoted(name: &str) -> String {
-    format!("\"{name}\"")
 }
