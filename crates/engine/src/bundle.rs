@@ -7,6 +7,7 @@ use candle_core::{Device, Tensor};
 use navicache_models::text::umt5::{self, Umt5};
 use navicache_models::wan::{Cond, Transformer, TransformerConfig, Vae, VaeConfig};
 use navicache_models::{Denoiser, Weights};
+use serde::de::DeserializeOwned;
 use tokenizers::Tokenizer;
 
 use crate::device::{DeviceChoice, DtypeChoice};
@@ -65,12 +66,12 @@ impl Bundle {
             defaults,
             scheduler: Scheduler::read(&folder)?,
             tokenizer,
-            text_config: folder.json("text_encoder/config.json")?,
+            text_config: config(&folder, "text_encoder", "model_type", "umt5")?,
             text_weights: folder.tensors("text_encoder", "model")?,
-            transformer_config: folder.json("transformer/config.json")?,
+            transformer_config: config(&folder, "transformer", "_class_name", "WanTransformer3DModel")?,
             transformer_weights: folder.tensors("transformer", "diffusion_pytorch_model")?,
             transformer: OnceLock::new(),
-            vae_config: folder.json("vae/config.json")?,
+            vae_config: config(&folder, "vae", "_class_name", "AutoencoderKLWan")?,
             vae_weights: folder.tensors("vae", "diffusion_pytorch_model")?,
             vae: OnceLock::new(),
         })
@@ -249,6 +250,18 @@ fn disk_folder(model: &str) -> Result<Folder> {
         return Err(Error::file(path, "expected a Diffusers folder, found no model_index.json in it"));
     }
     Ok(Folder::Disk(path.to_path_buf()))
+}
+
+/// A component's `config.json`. Whose it is comes first: fields of another model's make no sense.
+fn config<T: DeserializeOwned>(folder: &Folder, component: &str, key: &str, expected: &str) -> Result<T> {
+    let file = format!("{component}/config.json");
+    let config: serde_json::Value = folder.json(&file)?;
+    let wrong = |reason: String| Error::file(folder.path(&file), reason);
+    let found = config[key].as_str().unwrap_or("nothing");
+    if found != expected {
+        return Err(wrong(format!("{key}: expected {expected}, found {found}")));
+    }
+    serde_json::from_value(config).map_err(|e| wrong(e.to_string()))
 }
 
 /// Says which pipeline it is; refuses those that would load but sample something else.

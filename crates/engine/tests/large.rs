@@ -14,8 +14,7 @@ use navicache_engine::models::{Denoiser, Weights};
 use navicache_engine::noise;
 use navicache_engine::weights::SafetensorsFiles;
 
-const CONFIG: &str =
-    r#"{"_class_name": "WanTransformer3DModel", "num_attention_heads": 12, "num_layers": 30, "ffn_dim": 8960}"#;
+const CONFIG: &str = r#"{"num_attention_heads": 12, "num_layers": 30, "ffn_dim": 8960}"#;
 const DIM: usize = 1536;
 const FFN: usize = 8960;
 const TEXT: usize = 4096;

@@ -13,7 +13,6 @@ const PLACE: &str = "text_encoder/config.json";
 /// The fields of `config.json` that the encoder needs.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Config {
-    model_type: String,
     feed_forward_proj: String,
     /// Rows of the embedding.
     pub vocab_size: usize,
@@ -52,13 +51,13 @@ fn published_epsilon() -> f64 {
 
 impl Config {
     fn check(&self) -> Result<()> {
-        let fields =
-            [("model_type", &self.model_type, "umt5"), ("feed_forward_proj", &self.feed_forward_proj, "gated-gelu")];
-        for (field, found, expected) in fields {
-            if found != expected {
-                let (found, expected) = (found.clone(), expected.to_string());
-                return Err(Error::Config { place: PLACE, field, found, expected });
-            }
+        if self.feed_forward_proj != "gated-gelu" {
+            return Err(Error::Config {
+                place: PLACE,
+                field: "feed_forward_proj",
+                found: self.feed_forward_proj.clone(),
+                expected: "gated-gelu".to_string(),
+            });
         }
         let buckets = self.relative_attention_num_buckets;
         if buckets < 4 || self.relative_attention_max_distance <= buckets / 4 {
