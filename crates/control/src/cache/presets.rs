@@ -22,10 +22,10 @@ fn table() -> [(&'static str, &'static str, &'static str, Value); 10] {
         // The same for Wan2.2 TI2V-5B.
         ("navicache", "wan2.2-ti2v", "mid", navicache(0.05, 10)),
         ("easycache", "wan2.2-ti2v", "mid", easycache(0.05, 10)),
-        ("navicache", "demo", "fast", navicache(0.07, 10)),
-        ("navicache", "demo", "mid", navicache(0.05, 10)),
-        ("navicache", "demo", "slow", navicache(0.04, 10)),
-        ("easycache", "demo", "mid", easycache(0.05, 10)),
+        ("navicache", "demo", "fast", navicache(0.05, 10)),
+        ("navicache", "demo", "mid", navicache(0.04, 10)),
+        ("navicache", "demo", "slow", navicache(0.03, 10)),
+        ("easycache", "demo", "mid", easycache(0.04, 10)),
     ]
 }
 
