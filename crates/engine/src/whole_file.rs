@@ -7,6 +7,14 @@ use tempfile::NamedTempFile;
 
 use crate::{Error, Result};
 
+/// The folder that holds a path.
+pub(crate) fn folder_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
+}
+
 /// Writes under a temporary name in the same folder; [`WholeFile::finish`] gives it its own. Dropped before, it leaves nothing.
 pub struct WholeFile {
     path: PathBuf,
@@ -19,10 +27,6 @@ impl WholeFile {
         if path.is_dir() {
             return Err(Error::file(path, "expected the name of a file, found a folder"));
         }
-        let folder = match path.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => parent,
-            _ => Path::new("."),
-        };
         let mut builder = tempfile::Builder::new();
         builder.prefix(".navicache-").suffix(".part");
         #[cfg(unix)]
@@ -30,7 +34,7 @@ impl WholeFile {
             use std::os::unix::fs::PermissionsExt;
             builder.permissions(std::fs::Permissions::from_mode(0o666)); // less what the user's mask takes away
         }
-        let file = builder.tempfile_in(folder).map_err(Error::io(path))?;
+        let file = builder.tempfile_in(folder_of(path)).map_err(Error::io(path))?;
         Ok(WholeFile { path: path.to_path_buf(), file: BufWriter::new(file) })
     }
 

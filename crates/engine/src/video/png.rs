@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
 use super::{Clip, Sink, Spec};
+use crate::whole_file::folder_of;
 use crate::{Error, Result};
 
 /// Frames are written to a hidden folder beside the final one, which is renamed at the end.
@@ -37,10 +38,6 @@ fn temporary(path: &Path) -> Result<TempDir> {
             "is a file; name a new folder, or end the name in .mp4, .gif, .y4m or .safetensors",
         ));
     }
-    let parent = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
     let mut builder = tempfile::Builder::new();
     builder.prefix(".navicache-").suffix(".part");
     #[cfg(unix)]
@@ -48,7 +45,7 @@ fn temporary(path: &Path) -> Result<TempDir> {
         use std::os::unix::fs::PermissionsExt;
         builder.permissions(fs::Permissions::from_mode(0o777)); // less what the user's mask takes away
     }
-    builder.tempdir_in(parent).map_err(Error::io(path))
+    builder.tempdir_in(folder_of(path)).map_err(Error::io(path))
 }
 
 fn is_frame(name: &OsStr) -> bool {
