@@ -60,7 +60,7 @@ fn run(options: &Generate) -> Result<()> {
 
 fn measure(options: &Metrics) -> Result<()> {
     let (reference, video) = (video::read(&options.reference)?, video::read(&options.video)?);
-    let compared = Comparison::new(reference.as_frames(), video.as_frames())?;
+    let compared = Comparison::new(reference.as_frames()?, video.as_frames()?)?;
     let text = if options.json { format!("{:#}", serde_json::json!(compared)) } else { table(&compared) };
     // A reader that has seen enough is no reason to panic.
     let _ = writeln!(std::io::stdout(), "{text}");

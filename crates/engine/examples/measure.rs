@@ -65,8 +65,8 @@ impl Row {
         let totals = &cached.report.totals;
         self.computed += totals.forwards_computed as f64 / (totals.forwards_computed + totals.forwards_reused) as f64;
         self.speedups.push(plain.report.totals.seconds.denoise / totals.seconds.denoise);
-        self.psnrs.push(mean(&psnr_of_frames(plain.as_frames(), cached.as_frames())?));
-        self.ssims.push(mean(&ssim_of_frames(plain.as_frames(), cached.as_frames())?));
+        self.psnrs.push(mean(&psnr_of_frames(plain.as_frames()?, cached.as_frames()?)?));
+        self.ssims.push(mean(&ssim_of_frames(plain.as_frames()?, cached.as_frames()?)?));
         if self.strip.is_empty() {
             self.strip = cached.report.strip.split('|').filter_map(|step| step.chars().next()).collect();
         }

@@ -4,7 +4,7 @@ mod motion;
 mod psnr;
 mod ssim;
 
-pub use motion::{motion, temporal_flickering};
+pub use motion::motion;
 pub use psnr::{psnr_of_frames, psnr_of_video};
 pub use ssim::ssim_of_frames;
 
@@ -24,7 +24,7 @@ pub struct Comparison {
     pub ssim: Curve,
     /// Motion of the video over motion of the reference: below 1, things move less than they did. Absent where nothing moves.
     pub motion_kept: Option<f64>,
-    /// Temporal flickering as VBench has it, of reference and video; 1 is a still.
+    /// Temporal flickering as VBench defines it (Huang et al. 2024), of reference and video: 1 less the motion, so 1 is a still.
     pub temporal_flickering: [f64; 2],
 }
 
@@ -60,13 +60,13 @@ impl Curve {
 impl Comparison {
     /// Measures a video against its reference, of the same number and size of frames.
     pub fn new(reference: Frames, video: Frames) -> Result<Self> {
-        let moved = motion(reference);
+        let (before, after) = (motion(reference), motion(video));
         Ok(Comparison {
             psnr: Curve::new(psnr_of_frames(reference, video)?),
             psnr_of_video: psnr_of_video(reference, video)?,
             ssim: Curve::new(ssim_of_frames(reference, video)?),
-            motion_kept: (moved > 0.0).then(|| motion(video) / moved),
-            temporal_flickering: [temporal_flickering(reference), temporal_flickering(video)],
+            motion_kept: (before > 0.0).then(|| after / before),
+            temporal_flickering: [1.0 - before, 1.0 - after],
         })
     }
 }
@@ -113,16 +113,16 @@ impl<'a> Frames<'a> {
 }
 
 impl Clip {
-    /// The frames, for metrics.
-    pub fn as_frames(&self) -> Frames<'_> {
-        Frames { pixels: &self.frames, width: self.width, height: self.height }
+    /// The frames, for metrics; an error if there are none.
+    pub fn as_frames(&self) -> Result<Frames<'_>> {
+        Frames::new(&self.frames, self.width, self.height)
     }
 }
 
 impl Video {
-    /// The frames, for metrics.
-    pub fn as_frames(&self) -> Frames<'_> {
-        Frames { pixels: &self.frames, width: self.spec.width, height: self.spec.height }
+    /// The frames, for metrics; an error if there are none.
+    pub fn as_frames(&self) -> Result<Frames<'_>> {
+        Frames::new(&self.frames, self.spec.width, self.spec.height)
     }
 }
 

@@ -12,8 +12,3 @@ pub fn motion(video: Frames) -> f64 {
     let differences = |pair: &[&[u8]]| pair[0].iter().zip(pair[1]).map(|(a, b)| a.abs_diff(*b) as u64).sum::<u64>();
     frames.windows(2).map(differences).sum::<u64>() as f64 / 255.0 / values as f64
 }
-
-/// Temporal flickering as VBench defines it (Huang et al. 2024): 1 less the mean absolute difference of neighbouring frames.
-pub fn temporal_flickering(video: Frames) -> f64 {
-    1.0 - motion(video)
-}

@@ -285,6 +285,14 @@ mod tests {
                 let _ = read(&path); // whatever it says, it returns
             }
         }
+        let empty = folder.path().join("empty.y4m");
+        std::fs::write(&empty, "YUV4MPEG2 W4 H4 F8:1 C444\n").unwrap();
+        assert!(read(&empty).unwrap().as_frames().is_err(), "no frames, nothing to measure");
+        let vast = ::safetensors::tensor::TensorView::new(::safetensors::Dtype::U8, vec![0, 1 << 31, 1 << 31, 3], &[])
+            .unwrap();
+        let path = folder.path().join("vast.safetensors");
+        std::fs::write(&path, ::safetensors::serialize([("frames", vast)], None).unwrap()).unwrap();
+        assert!(read(&path).unwrap_err().to_string().contains("16384"));
         assert!(read(&folder.path().join("missing.mp4")).is_err());
         assert!(read(&folder.path().join("a.gif")).unwrap_err().to_string().contains("GIF"));
     }

@@ -48,5 +48,6 @@ pub(super) fn read(path: &Path, bytes: &[u8]) -> Result<Clip> {
             format!("{NAME}: expected u8 (frames, height, width, 3), found {:?} {:?}", view.dtype(), view.shape());
         return Err(wrong(reason));
     };
+    super::check_size(path, width, height)?;
     Ok(Clip { width, height, fps: None, frames: view.data().to_vec() })
 }
