@@ -252,31 +252,29 @@ fn disk_folder(model: &str) -> Result<Folder> {
     Ok(Folder::Disk(path.to_path_buf()))
 }
 
-/// A component's `config.json`. Whose it is comes first: fields of another model's make no sense.
+/// A JSON file that says in `key` what it describes. That comes first: fields of another model's make no sense.
+fn identified(folder: &Folder, file: &str, key: &str, expected: &str) -> Result<serde_json::Value> {
+    let json: serde_json::Value = folder.json(file)?;
+    match json[key].as_str().unwrap_or("nothing") {
+        found if found == expected => Ok(json),
+        found => Err(Error::file(folder.path(file), format!("{key}: expected {expected}, found {found}"))),
+    }
+}
+
+/// A component's `config.json`.
 fn config<T: DeserializeOwned>(folder: &Folder, component: &str, key: &str, expected: &str) -> Result<T> {
     let file = format!("{component}/config.json");
-    let config: serde_json::Value = folder.json(&file)?;
-    let wrong = |reason: String| Error::file(folder.path(&file), reason);
-    let found = config[key].as_str().unwrap_or("nothing");
-    if found != expected {
-        return Err(wrong(format!("{key}: expected {expected}, found {found}")));
-    }
-    serde_json::from_value(config).map_err(|e| wrong(e.to_string()))
+    let json = identified(folder, &file, key, expected)?;
+    serde_json::from_value(json).map_err(|e| Error::file(folder.path(&file), e.to_string()))
 }
 
 /// Says which pipeline it is; refuses those that would load but sample something else.
 fn check_pipeline(folder: &Folder) -> Result<Published> {
     const INDEX: &str = "model_index.json";
-    let index: serde_json::Value = folder.json(INDEX)?;
-    let wrong = |reason: String| Err(Error::file(folder.path(INDEX), reason));
-    let class = index["_class_name"].as_str().unwrap_or("nothing");
-    if class != "WanPipeline" {
-        return wrong(format!("_class_name: expected WanPipeline (Wan text-to-video), found {class}"));
-    }
+    let index = identified(folder, INDEX, "_class_name", "WanPipeline")?;
     if index["transformer_2"].get(0).is_some_and(|library| !library.is_null()) {
-        return wrong(
-            "transformer_2: expected one transformer, found two (Wan2.2 A14B), not supported yet".to_string(),
-        );
+        let reason = "transformer_2: expected one transformer, found two (Wan2.2 A14B), not supported yet";
+        return Err(Error::file(folder.path(INDEX), reason));
     }
     Ok(if index["expand_timesteps"].as_bool() == Some(true) { Published::Wan22Ti2v } else { Published::Wan21 })
 }

@@ -83,7 +83,7 @@ impl Sink for PngFolder {
 
     fn finish(self: Box<Self>) -> Result<()> {
         if self.path.is_dir() {
-            temporary(&self.path)?; // nothing of the user's may have come since
+            check(&self.path)?; // nothing of the user's may have come since
             fs::remove_dir_all(&self.path).map_err(Error::io(&self.path))?;
         }
         let folder = self.folder.keep();

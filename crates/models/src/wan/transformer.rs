@@ -132,20 +132,22 @@ impl Denoiser for Transformer {
         let Unit { block, part } = self.units[unit];
         let Block { norm1, attn1, norm2, attn2, norm3, ffn, modulation } = &self.blocks[block];
         let x = &state.video; // (tokens, dim)
-        let rows = modulation.at(&state.modulations)?; // (6, dim)
-        let row = |i: usize| rows.get(i); // shift, scale, gate of self-attention, then of the feed-forward
+        // Shift, scale and gate of self-attention, then of the feed-forward. // (6, dim)
+        let rows = || modulation.at(&state.modulations);
         let change = match part {
             Part::SelfAttn => {
-                let x = norm1.modulated(x, &row(1)?, &row(0)?)?;
-                attn1.to_itself(&x, &state.rotations)?.broadcast_mul(&row(2)?)?
+                let rows = rows()?;
+                let x = norm1.modulated(x, &rows.get(1)?, &rows.get(0)?)?;
+                attn1.to_itself(&x, &state.rotations)?.broadcast_mul(&rows.get(2)?)?
             }
             Part::CrossAttn => {
                 let normalized = norm2.as_ref().map(|norm| norm.forward(x)).transpose()?;
                 attn2.to(normalized.as_ref().unwrap_or(x), &state.cond.0[block])?
             }
             Part::Mlp | Part::Whole => {
-                let x = norm3.modulated(x, &row(4)?, &row(3)?)?;
-                ffn.forward(&x)?.broadcast_mul(&row(5)?)?
+                let rows = rows()?;
+                let x = norm3.modulated(x, &rows.get(4)?, &rows.get(3)?)?;
+                ffn.forward(&x)?.broadcast_mul(&rows.get(5)?)?
             }
         };
         state.video = (x + change)?;

@@ -369,18 +369,17 @@ impl Upsampler {
 /// Every pixel's channels scaled to a root mean square of 1, then by `gamma`.
 struct ChannelNorm {
     gamma: Tensor, // (dim, 1, 1)
-    dim: usize,
 }
 
 impl ChannelNorm {
     /// Where the reference keeps `gamma` for clips. // (dim, 1, 1, 1)
     fn of_clips(dim: usize, w: Weights) -> Result<Self> {
-        Ok(ChannelNorm { gamma: w.f32("gamma", &[dim, 1, 1, 1])?.reshape((dim, 1, 1))?, dim })
+        Ok(ChannelNorm { gamma: w.f32("gamma", &[dim, 1, 1, 1])?.reshape((dim, 1, 1))? })
     }
 
     /// Where it keeps it for frames. // (dim, 1, 1)
     fn of_frames(dim: usize, w: Weights) -> Result<Self> {
-        Ok(ChannelNorm { gamma: w.f32("gamma", &[dim, 1, 1])?, dim })
+        Ok(ChannelNorm { gamma: w.f32("gamma", &[dim, 1, 1])? })
     }
 
     /// (frames, dim, h, w), f32
@@ -390,7 +389,7 @@ impl ChannelNorm {
         let ones = Tensor::ones((frames, 1, dim), DType::F32, x.device())?;
         let squares = ones.matmul(&x.sqr()?.reshape((frames, dim, h * w))?)?.reshape((frames, 1, h, w))?;
         let norm = squares.sqrt()?.maximum(1e-12)?;
-        let factor = (norm.recip()? * (self.dim as f64).sqrt())?;
+        let factor = (norm.recip()? * (dim as f64).sqrt())?;
         Ok(x.broadcast_mul(&factor)?.broadcast_mul(&self.gamma)?)
     }
 }
