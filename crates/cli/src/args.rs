@@ -72,9 +72,14 @@ pub struct Generate {
     #[arg(long, value_name = "N")]
     pub seed: Option<u64>,
 
-    /// Cache method: none, easycache or navicache; presets and options as in navicache:fast,max_run=3
+    /// What is reused, as in navicache:fast,max_run=3; `navicache methods` lists the methods; @FILE takes a tuned preset,
+    /// schedule:FILE the strip of a report
     #[arg(long, value_name = "METHOD[:PRESET][,KEY=VALUE...]")]
     pub cache: Option<CacheSpec>,
+
+    /// Most memory that caching may keep, as in 500MB or 2GiB
+    #[arg(long, value_name = "SIZE", value_parser = bytes)]
+    pub cache_memory: Option<u64>,
 
     /// Guidance scale; 1 switches guidance off
     #[arg(long, value_name = "F", allow_hyphen_values = true)]
@@ -148,6 +153,7 @@ impl Generate {
             max_sequence_length: self.max_sequence_length,
             latents: self.latents.clone(),
             save_latents: self.save_latents.clone(),
+            cache_memory: self.cache_memory,
         }
     }
 }
@@ -160,6 +166,17 @@ fn size(text: &str) -> Result<(usize, usize), String> {
     }
 }
 
+fn bytes(text: &str) -> Result<u64, String> {
+    const UNITS: [(&str, f64); 7] =
+        [("KiB", 1024.0), ("MiB", 1048576.0), ("GiB", 1073741824.0), ("KB", 1e3), ("MB", 1e6), ("GB", 1e9), ("B", 1.0)];
+    let unit = UNITS.into_iter().find_map(|(name, size)| Some((text.strip_suffix(name)?, size)));
+    let (number, size) = unit.unwrap_or((text, 1.0));
+    match number.trim().parse::<f64>() {
+        Ok(number) if number >= 0.0 && (number * size).is_finite() => Ok((number * size) as u64),
+        _ => Err("expected a size, as in 500MB or 2GiB".to_string()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -168,6 +185,16 @@ mod tests {
     fn the_command_line_is_consistent() {
         use clap::CommandFactory;
         Args::command().debug_assert();
+    }
+
+    #[test]
+    fn memory() {
+        assert_eq!(bytes("2GiB"), Ok(2 << 30));
+        assert_eq!(bytes("1.5 MB"), Ok(1_500_000));
+        assert_eq!(bytes("17"), Ok(17));
+        for wrong in ["", "GiB", "-1MB", "lots", "1TBs", "inf"] {
+            assert!(bytes(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

@@ -48,14 +48,18 @@ impl Progress {
     pub fn close(&mut self, output: &Path, video: &Video) {
         let (totals, spec) = (&video.report.totals, &video.spec);
         let (computed, reused) = (totals.forwards_computed, totals.forwards_reused);
+        let mixed = match (totals.forwards_mixed, totals.units_computed + totals.units_reused) {
+            (0, _) | (_, 0) => String::new(),
+            (mixed, units) => format!(", {mixed} in part ({} % of the work)", 100 * totals.units_computed / units),
+        };
         self.line(&format!(
-            "{}: {} frames of {}x{}, {:.1} s. {computed} of {} forwards computed, {reused} reused, about {:.1} s saved.",
+            "{}: {} frames of {}x{}, {:.1} s. {computed} of {} forwards computed, {reused} reused{mixed}, about {:.1} s saved.",
             self.paint("1", &output.display().to_string()),
             spec.frames,
             spec.width,
             spec.height,
             totals.seconds.total,
-            computed + reused,
+            computed + reused + totals.forwards_mixed,
             video.report.seconds_saved(),
         ));
     }

@@ -1,89 +1,147 @@
 //! Laws that every method keeps, whatever it measures.
 
-use navicache_control::cache::{Asks, At, CacheConfig, CacheSpec, Decision, Guarded, Policy, Quantity, Run, Seen};
-use navicache_control::guidance::Branch;
+mod common;
+
+use common::{Played, method, play};
+use navicache_control::cache::{CacheConfig, Measure, Quantity, Scope};
 use proptest::prelude::*;
 
-/// Plays a run against measured values and returns, step by step, whether it was computed.
-fn play(config: &CacheConfig, steps: usize, mut measure: impl FnMut(usize, Quantity) -> Option<f64>) -> Vec<bool> {
-    let run = Run { steps, branches: vec![Branch::Cond, Branch::Uncond] };
-    let mut policy: Guarded = config.method().start(&run);
-    let Asks { to_decide, to_learn, .. } = policy.asks();
-    let mut computed = Vec::new();
-    for step in 0..steps {
-        let mut see = |quantities: &[Quantity]| -> Seen {
-            quantities.iter().filter_map(|&q| Some((q, measure(step, q)?))).collect()
-        };
-        let seen = see(&to_decide);
-        let compute = policy.decide(At { step }, &seen) == Decision::Compute;
-        if compute {
-            policy.computed(At { step }, &see(&to_learn));
-        }
-        computed.push(compute);
+/// Every method, with the option that switches it off at `0` put at a strength, and as much freedom as its guard allows.
+fn methods(strength: f64) -> Vec<CacheConfig> {
+    let with = |texts: &[&str]| {
+        let text = |text: &&str| method(&text.replace('X', &strength.to_string()));
+        texts.iter().map(text).collect::<Vec<_>>()
+    };
+    let methods = with(&[
+        "none",
+        "easycache,threshold=X,warmup_steps=0",
+        "easycache,threshold=X",
+        "navicache,threshold=X,align_steps=0",
+        "navicache,threshold=X,reuse=linear",
+        "navicache,threshold=X,align_steps=2,reuse=from_cond",
+        "navicache,threshold=X,align_steps=2,projection=every_step,noise_floor=0.1,uncertainty=1",
+        "navicache,threshold=X,align_steps=2,projection=every_step,drift=0.7",
+        "precisecache,threshold=X",
+        "mixcache,threshold=X",
+        "mixcache,threshold=X,granularity=block,warmup_steps=0,last_steps=0",
+        "mixcache,threshold=X,granularity=cfg",
+        "teacache,threshold=X,warmup_steps=0,last_steps=0",
+        "teacache:ret_fast,threshold=X",
+        "magcache,threshold=X,warmup=0",
+        "magcache,threshold=X,resampling=merge,reuse=scaled",
+        "fbcache,threshold=X",
+        "dbcache,threshold=X,first_blocks=2,last_blocks=1,warmup_steps=0,reuse=two_anchors",
+        "dicache,threshold=X,warmup=0",
+        "seacache,threshold=X,reuse=quadratic",
+        "tafc,threshold=X",
+        "tafc,threshold=X,warmup_steps=1",
+        "bwcache,threshold=X",
+        "adacache,threshold=X",
+        "trend,threshold=X,warmup_steps=0",
+    ]);
+    let covered = |name: &str| methods.iter().any(|m| m.method().name() == name) || UNMEASURED.contains(&name);
+    assert!(CacheConfig::METHODS.iter().all(|about| covered(about.name)), "a method has no laws");
+    methods
+}
+
+/// Whether nothing was reused at all.
+fn all_full(played: &Played) -> bool {
+    (0..played.units.len()).all(|step| played.is_full(step))
+}
+
+/// Methods that follow a fixed schedule and measure nothing.
+const UNMEASURED: [&str; 4] = ["pab", "taylorseer", "fastercache", "schedule"];
+
+/// Those, with what they are off at, and something that reuses.
+const SCHEDULED: &[(&str, &str)] = &[
+    ("pab,self_range=1,cross_range=1", "pab"),
+    ("taylorseer,interval=1", "taylorseer,interval=3,warmup_steps=1"),
+    ("taylorseer,interval=1,level=units", "taylorseer,level=units,order=2"),
+    ("fastercache,attention_interval=1,uncond_interval=1", "fastercache,uncond_below=1000,attention_below=1000"),
+    ("mixcache,interval=1", "mixcache,threshold=1e9"),
+    ("precisecache,threshold=0", "precisecache,threshold=0,cached_blocks=0.5"),
+    ("trend,threshold=0", "trend,threshold=0,uncond_interval=2"),
+];
+
+/// A reference point exists only from the second visit on; a position and a line's error from the third.
+fn exists(step: usize, quantity: Quantity) -> bool {
+    step >= match quantity.measure {
+        Measure::Magnitude | Measure::Norm => 0,
+        Measure::AnchorPosition | Measure::LineError => 2,
+        _ => 1,
     }
-    computed
 }
 
-fn method(text: &str) -> CacheConfig {
-    text.parse::<CacheSpec>().unwrap().resolve("wan").unwrap()
-}
-
-/// Every method at a threshold, with as much freedom as its guard allows.
-fn methods(threshold: f64) -> Vec<CacheConfig> {
-    vec![
-        method("none"),
-        method(&format!("easycache,threshold={threshold},warmup_steps=0")),
-        method(&format!("navicache,threshold={threshold},align_steps=0")),
-        method(&format!("easycache,threshold={threshold}")),
-        method(&format!("navicache,threshold={threshold}")),
-        method(&format!(
-            "navicache,threshold={threshold},align_steps=2,projection=every_step,noise_floor=0.1,uncertainty=1"
-        )),
-        method(&format!("navicache,threshold={threshold},align_steps=2,projection=every_step,drift=0.7")),
-    ]
-}
-
-/// A reference point exists only from the second visit on.
-fn with_reference(step: usize, quantity: Quantity, value: f64) -> Option<f64> {
-    (step > 0 || quantity == Quantity::OutputMagnitude).then_some(value)
+/// Values that differ by step, scope and quantity.
+fn from_table<'a>(values: &'a [f64]) -> impl FnMut(usize, Scope, Quantity) -> Option<f64> + 'a {
+    |step, scope, quantity| {
+        let scope = match scope {
+            Scope::Step => 0,
+            Scope::Branch(branch) => 1 + branch as usize,
+            Scope::Span { branch, span } => 3 + 2 * span + branch as usize,
+        };
+        let index = step * 31 + scope * 7 + quantity.name().len();
+        exists(step, quantity).then(|| values[index % values.len()])
+    }
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+
     #[test]
     fn threshold_zero_never_reuses(values in prop::collection::vec(0.0f64..2.0, 64), steps in 1usize..60) {
         for config in methods(0.0) {
-            let computed = play(&config, steps, |i, q| with_reference(i, q, values[(i * 4 + q as usize) % 64]));
-            prop_assert!(computed.iter().all(|&c| c), "{config:?}: {computed:?}");
+            let played = play(&config, steps, &mut from_table(&values));
+            prop_assert!(all_full(&played), "{config:?}: {:?}", played.reused);
         }
     }
 
     #[test]
     fn first_and_last_steps_are_computed(values in prop::collection::vec(0.0f64..2.0, 64), steps in 1usize..60) {
         for config in methods(1e9) {
-            let computed = play(&config, steps, |i, q| with_reference(i, q, values[(i * 4 + q as usize) % 64]));
-            let guard = config.method().guard();
-            prop_assert!(computed[0]);
-            prop_assert!(computed.iter().take(guard.first_steps).all(|&c| c));
-            prop_assert!(computed.iter().rev().take(guard.last_steps).all(|&c| c));
+            let played = play(&config, steps, &mut from_table(&values));
+            let guard = config.method().guard(steps);
+            prop_assert!(played.is_full(0));
+            prop_assert!((0..guard.first_steps.min(steps)).all(|step| played.is_full(step)), "{config:?}");
+            prop_assert!((0..guard.last_steps.min(steps)).all(|i| played.is_full(steps - 1 - i)), "{config:?}");
         }
     }
 
     #[test]
     fn same_inputs_same_decisions(values in prop::collection::vec(0.0f64..2.0, 64), threshold in 0.0f64..1.0) {
         for config in methods(threshold) {
-            let play = || play(&config, 50, |i, q| with_reference(i, q, values[(i * 4 + q as usize) % 64]));
+            let play = || play(&config, 50, &mut from_table(&values));
             prop_assert_eq!(play(), play());
         }
     }
 
     #[test]
     fn the_longest_run_is_kept(max_run in 1usize..5) {
-        for name in ["easycache", "navicache"] {
+        for name in ["easycache", "navicache", "teacache", "magcache", "fbcache", "dbcache,first_blocks=2", "dicache", "seacache", "trend"] {
             let config = method(&format!("{name},threshold=1e9,max_run={max_run}"));
-            let computed = play(&config, 50, |i, q| with_reference(i, q, 1.0));
-            let longest = computed.split(|&c| c).map(<[bool]>::len).max().unwrap_or(0);
-            prop_assert_eq!(longest, max_run);
+            let played = play(&config, 50, &mut |step, _, q| exists(step, q).then_some(1.0));
+            let full: Vec<bool> = (0..50).map(|step| played.is_full(step)).collect();
+            let longest = full.split(|&f| f).map(<[bool]>::len).max().unwrap_or(0);
+            prop_assert_eq!(longest, max_run, "{}", name);
         }
+    }
+}
+
+#[test]
+fn schedules_are_off_at_one_and_reuse_otherwise() {
+    for (off, on) in SCHEDULED {
+        let played = |text: &str| play(&method(text), 40, &mut |step, _, q| exists(step, q).then_some(0.5));
+        assert!(all_full(&played(off)), "{off}");
+        assert!(!played(on).reused.is_empty(), "{on}");
+        assert!(played(on).is_full(0), "{on}");
+    }
+}
+
+#[test]
+fn large_thresholds_reuse() {
+    for config in methods(1e9).into_iter().filter(|c| c.method().name() != "none") {
+        let played = play(&config, 50, &mut |step, _, q| exists(step, q).then_some(0.5));
+        assert!(!played.reused.is_empty(), "{config:?}");
     }
 }
 
@@ -91,23 +149,51 @@ proptest! {
 fn broken_measurements_lead_to_compute() {
     for broken in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
         for config in methods(1e9) {
-            let computed = play(&config, 30, |i, q| with_reference(i, q, broken));
-            assert!(computed.iter().all(|&c| c), "{config:?} with {broken}: {computed:?}");
+            let name = config.method().name().to_string();
+            let played = play(&config, 30, &mut |step, _, q| exists(step, q).then_some(broken));
+            // MagCache measures nothing: its table decides.
+            assert!(all_full(&played) || name == "magcache", "{config:?} with {broken}: {:?}", played.reused);
         }
     }
-    // A zero output leaves no scale to compare a change with.
-    for config in methods(1e9) {
-        let computed =
-            play(&config, 30, |i, q| with_reference(i, q, if q == Quantity::OutputMagnitude { 0.0 } else { 1.0 }));
-        assert!(computed.iter().all(|&c| c), "{config:?}: {computed:?}");
+    // A zero output leaves no scale to compare a change with: a change relative to it is infinite or no number.
+    let relative = |q: Quantity| {
+        matches!(
+            q.measure,
+            Measure::RelativeChangeSinceVisit
+                | Measure::RelativeChangeSinceCompute
+                | Measure::CosineSinceCompute
+                | Measure::AnchorPosition
+                | Measure::LineError
+        )
+    };
+    for config in methods(1e9).into_iter().filter(|c| !["magcache", "precisecache"].contains(&c.method().name())) {
+        let value = |q: Quantity| match q.measure {
+            Measure::Magnitude | Measure::Norm => 0.0,
+            _ if relative(q) => f64::NAN,
+            _ => 1.0,
+        };
+        let played = play(&config, 30, &mut |step, _, q| exists(step, q).then(|| value(q)));
+        assert!(all_full(&played), "{config:?}: {:?}", played.reused);
+    }
+}
+
+#[test]
+fn a_broken_measurement_is_got_over() {
+    // One step measures nonsense; later ones reuse again.
+    for config in methods(1e9).into_iter().filter(|c| c.method().name() != "none") {
+        let played =
+            play(&config, 60, &mut |step, _, q| exists(step, q).then_some(if step == 12 { f64::NAN } else { 0.5 }));
+        assert!(played.reused.iter().any(|(step, ..)| *step > 13), "{config:?}: {:?}", played.reused);
     }
 }
 
 #[test]
 fn any_number_of_steps_works() {
     for steps in [1, 2, 3, 1000] {
-        for config in methods(0.05) {
-            assert_eq!(play(&config, steps, |i, q| with_reference(i, q, 0.1)).len(), steps);
+        let scheduled = SCHEDULED.iter().flat_map(|(off, on)| [method(off), method(on)]);
+        for config in methods(0.05).into_iter().chain(methods(1e9)).chain(scheduled) {
+            let Played { units, .. } = play(&config, steps, &mut |step, _, q| exists(step, q).then_some(0.1));
+            assert_eq!(units.len(), steps);
         }
     }
 }
@@ -116,6 +202,6 @@ fn any_number_of_steps_works() {
 fn nothing_is_reused_before_it_was_computed() {
     for config in methods(1e9) {
         // even when a measurement claims a reference point that cannot exist
-        assert!(play(&config, 5, |_, _| Some(0.0))[0], "{config:?}");
+        assert!(play(&config, 5, &mut |_, _, _| Some(0.0)).is_full(0), "{config:?}");
     }
 }

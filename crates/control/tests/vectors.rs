@@ -1,7 +1,10 @@
-//! Published and hand-computed numbers of the controllers.
+//! Published and hand-computed numbers of the controllers, and their rules written down once more in the plainest form.
 
+mod common;
+
+use common::{BLOCKS, method, play, run};
 use navicache_control::cache::navicache::Filter;
-use navicache_control::cache::{Asks, At, CacheSpec, Decision, Policy, Quantity, Run, Seen};
+use navicache_control::cache::{Approx, Measure, Quantity, Scope, Subject};
 use navicache_control::guidance::Branch;
 
 #[test]
@@ -25,39 +28,25 @@ fn kalman_gains_after_the_alignment() {
     assert!((update(&mut filter) - (5f64.sqrt() - 1.0) / 2.0).abs() < 1e-6);
 }
 
-/// A one-element denoiser and its latents, measured as the engine measures tensors.
-struct Scalar {
-    policy: navicache_control::cache::Guarded,
-    visited: Option<f64>,
-    anchor: Option<(f64, f64)>,
-}
-
-impl Scalar {
-    fn new(cache: &str, steps: usize) -> Self {
-        let run = Run { steps, branches: vec![Branch::Cond] };
-        let policy = cache.parse::<CacheSpec>().unwrap().resolve("wan").unwrap().method().start(&run);
-        Scalar { policy, visited: None, anchor: None }
-    }
-
-    /// Shows input `x` at a step; `output` is what the denoiser would say. Returns whether it was asked.
-    fn step(&mut self, step: usize, x: f64, output: f64) -> bool {
-        let Asks { to_decide, to_learn, .. } = self.policy.asks();
-        let measure = |q: Quantity| match q {
-            Quantity::InputChangeSinceVisit => self.visited.map(|v| (x - v).abs()),
-            Quantity::InputChangeSinceCompute => self.anchor.map(|(xc, _)| (x - xc).abs()),
-            Quantity::OutputChangeSinceCompute => self.anchor.map(|(_, oc)| (output - oc).abs()),
-            Quantity::OutputMagnitude => Some(output.abs()),
+/// Plays a one-element model: inputs `x` and outputs `o`, step by step. Returns which steps were computed.
+fn scalar(cache: &str, x: &[f64], o: &[f64]) -> Vec<bool> {
+    let mut anchor = None::<usize>;
+    let mut measure = |i: usize, _: Scope, q: Quantity| {
+        let value = match (q.subject, q.measure) {
+            (Subject::Input, Measure::ChangeSinceVisit) => (x[i] - x[i.checked_sub(1)?]).abs(),
+            (Subject::Input, Measure::ChangeSinceCompute) => (x[i] - x[anchor?]).abs(),
+            (Subject::Output, Measure::ChangeSinceCompute) => (o[i] - o[anchor?]).abs(),
+            (Subject::Output, Measure::Magnitude) => o[i].abs(),
+            other => panic!("{other:?}"),
         };
-        let see = |qs: &[Quantity]| qs.iter().filter_map(|&q| Some((q, measure(q)?))).collect::<Seen>();
-        let computed = self.policy.decide(At { step }, &see(&to_decide)) == Decision::Compute;
-        let learned = see(&to_learn);
-        self.visited = Some(x);
-        if computed {
-            self.policy.computed(At { step }, &learned);
-            self.anchor = Some((x, output));
+        // The magnitude is asked for last, when the step is computed: it is the next anchor.
+        if q == Subject::Output.by(Measure::Magnitude) {
+            anchor = Some(i);
         }
-        computed
-    }
+        Some(value)
+    };
+    let played = play(&method(cache), x.len(), &mut measure);
+    (0..x.len()).map(|step| played.is_full(step)).collect()
 }
 
 #[test]
@@ -65,23 +54,33 @@ fn gate_adds_up_the_predicted_changes() {
     // Ratio 2 and output 4 after the two first steps: each step of 1 predicts 2 * 1 / 4 = 0.5, so with a threshold of 0.9 one
     // step is reused (0.5) and the next computed (1.0).
     for cache in ["navicache,threshold=0.9,align_steps=2", "easycache,threshold=0.9,warmup_steps=2"] {
-        let mut run = Scalar::new(cache, 100);
-        assert!(run.step(0, 0.0, 2.0));
-        assert!(run.step(1, 1.0, 4.0));
-        let computed: Vec<bool> = (2..5).map(|i| run.step(i, i as f64, 4.0)).collect();
-        assert_eq!(computed, [false, true, false], "{cache}");
+        let x: Vec<f64> = (0..20).map(f64::from).collect();
+        let o: Vec<f64> = [2.0].into_iter().chain([4.0; 19]).collect();
+        assert_eq!(scalar(cache, &x, &o)[..5], [true, true, false, true, false], "{cache}");
     }
 }
 
 #[test]
 fn the_first_steps_and_the_last_one_are_computed() {
-    let mut run = Scalar::new("navicache,threshold=100,align_steps=2", 4);
-    let computed: Vec<bool> = (0..4).map(|i| run.step(i, i as f64, 1.0 + i as f64)).collect();
-    assert_eq!(computed, [true, true, false, true]);
+    let x: Vec<f64> = (0..4).map(f64::from).collect();
+    let o: Vec<f64> = x.iter().map(|x| 1.0 + x).collect();
+    assert_eq!(scalar("navicache,threshold=100,align_steps=2", &x, &o), [true, true, false, true]);
 }
 
-/// The released rule, written down once more in the plainest form: what a step-by-step transcription decides.
-fn transcription(inputs: &[f64], outputs: &[f64], threshold: f64, align: usize, kalman: bool) -> Vec<bool> {
+#[test]
+fn magcache_with_a_constant_ratio() {
+    // gamma 0.995: errors 0.005, 0.015, 0.030, 0.050; with K = 4 the fifth computes, with a large K the seventh (0.1379 > 0.12).
+    let ratios = format!("[1{}]", ",0.995".repeat(39));
+    for (longest, reused) in [(4, 4), (100, 6)] {
+        let cache = format!("magcache,threshold=0.12,ratios={ratios},warmup=0,max_run={longest}");
+        let played = play(&method(&cache), 40, &mut |_, _, _| None);
+        let expected: Vec<bool> = (0..40).map(|step| step % (reused + 1) == 0).collect();
+        assert_eq!((0..40).map(|step| played.is_full(step)).collect::<Vec<_>>(), expected);
+    }
+}
+
+/// EasyCache and NaviCache as released.
+fn path_sum(inputs: &[f64], outputs: &[f64], threshold: f64, align: usize, kalman: bool) -> Vec<bool> {
     let steps = inputs.len();
     let (mut e, mut r, mut p) = (0.0, None::<f64>, 1.0);
     let (mut x_prev, mut x_anchor, mut o_anchor) = (None::<f64>, None::<f64>, None::<f64>);
@@ -129,22 +128,331 @@ fn transcription(inputs: &[f64], outputs: &[f64], threshold: f64, align: usize, 
 }
 
 #[test]
-fn decisions_equal_a_transcription_of_the_released_rules() {
+fn easycache_and_navicache_decide_as_released() {
     let mut reused = 0;
     for seed in 0..200u32 {
-        // a trajectory that slows down, with wobble: deterministic, different for every seed
-        let wobble = |i: usize, k: f64| ((i as f64 + 1.0) * (seed as f64 * 0.37 + k)).sin();
-        let inputs: Vec<f64> = (0..50).map(|i| 3.0 - 0.05 * i as f64 + 0.02 * wobble(i, 1.3)).collect();
-        let outputs: Vec<f64> = (0..50).map(|i| 2.0 + 0.03 * i as f64 + 0.05 * wobble(i, 2.1)).collect();
+        let inputs: Vec<f64> = (0..50).map(|i| 3.0 - 0.05 * i as f64 + 0.02 * wobble(seed, i, 1.3)).collect();
+        let outputs: Vec<f64> = (0..50).map(|i| 2.0 + 0.03 * i as f64 + 0.05 * wobble(seed, i, 2.1)).collect();
         for (threshold, align) in [(0.03, 10), (0.07, 5), (0.2, 0), (0.05, 1)] {
             for (kalman, name, first) in [(true, "navicache", "align_steps"), (false, "easycache", "warmup_steps")] {
-                let expected = transcription(&inputs, &outputs, threshold, align, kalman);
-                let mut run = Scalar::new(&format!("{name},threshold={threshold},{first}={align}"), 50);
-                let computed: Vec<bool> = (0..50).map(|i| run.step(i, inputs[i], outputs[i])).collect();
+                let expected = path_sum(&inputs, &outputs, threshold, align, kalman);
+                let computed = scalar(&format!("{name},threshold={threshold},{first}={align}"), &inputs, &outputs);
                 assert_eq!(computed, expected, "{name} seed {seed} threshold {threshold} align {align}");
                 reused += computed.iter().filter(|&&c| !c).count();
             }
         }
     }
     assert!(reused > 1000, "the trajectories must exercise reuse, {reused} steps did");
+}
+
+/// Wobble of a trajectory: deterministic, different for every seed.
+fn wobble(seed: u32, i: usize, k: f64) -> f64 {
+    ((i as f64 + 1.0) * (seed as f64 * 0.37 + k)).sin()
+}
+
+/// A positive signal for a branch, that falls and wobbles.
+fn signal(seed: u32, i: usize, branch: usize, scale: f64) -> f64 {
+    scale * (1.2 - i as f64 / 60.0) * (1.0 + 0.6 * wobble(seed + 1000 * branch as u32, i, 0.9))
+}
+
+fn branch_of(scope: Scope) -> usize {
+    match scope {
+        Scope::Branch(Branch::Uncond) | Scope::Span { branch: Branch::Uncond, .. } => 1,
+        _ => 0,
+    }
+}
+
+/// Compares which branches were computed with a transcription that sees a branch's signal alone.
+fn check(cache: &str, steps: usize, scale: f64, transcription: impl Fn(&[f64]) -> Vec<bool>) {
+    let mut reused = 0;
+    for seed in 0..50 {
+        let mut measure =
+            |i: usize, scope: Scope, _: Quantity| (i > 0).then(|| signal(seed, i, branch_of(scope), scale));
+        let played = play(&method(cache), steps, &mut measure);
+        for branch in 0..2 {
+            let values: Vec<f64> = (0..steps).map(|i| signal(seed, i, branch, scale)).collect();
+            let computed: Vec<bool> = (0..steps).map(|i| played.units[i][branch] == 3 * BLOCKS).collect();
+            assert_eq!(computed, transcription(&values), "{cache} seed {seed} branch {branch}");
+            reused += computed.iter().filter(|&&c| !c).count();
+        }
+    }
+    assert!(reused > 100, "{cache}: {reused} reused");
+}
+
+/// `E <- E + d_i; skip while E < tau`, with the first and last steps computed.
+fn accumulate(changes: impl Fn(usize) -> f64, steps: usize, tau: f64, first: usize, last: usize) -> Vec<bool> {
+    let mut e = 0.0;
+    (0..steps)
+        .map(|i| {
+            if i < first || i + last >= steps {
+                e = 0.0;
+                return true;
+            }
+            e += changes(i);
+            if e < tau {
+                return false;
+            }
+            e = 0.0;
+            true
+        })
+        .collect()
+}
+
+#[test]
+fn teacache_decides_as_released() {
+    let poly = |x: f64| {
+        2396.76752 * x.powi(4) - 1311.10545 * x.powi(3) + 201.331979 * x.powi(2) - 8.29855975 * x + 0.137887774
+    };
+    for tau in [0.05, 0.08, 0.3] {
+        let rule = |l: &[f64]| accumulate(|i| poly(l[i]), l.len(), tau, 1, 1);
+        check(&format!("teacache,threshold={tau}"), 50, 0.05, rule);
+    }
+    let ret = |x: f64| {
+        -52186.2437 * x.powi(4) + 9230.41404 * x.powi(3) - 528.275948 * x.powi(2) + 13.6987616 * x - 0.0499875664
+    };
+    let rule = |l: &[f64]| accumulate(|i| ret(l[i]), l.len(), 0.1, 5, 0);
+    check("teacache:ret_fast", 50, 0.03, rule);
+}
+
+#[test]
+fn seacache_decides_as_released() {
+    for tau in [0.2, 0.35] {
+        let rule = |l: &[f64]| accumulate(|i| l[i], l.len(), tau, 1, 1);
+        check(&format!("seacache,threshold={tau}"), 50, 0.1, rule);
+    }
+}
+
+#[test]
+fn dicache_decides_as_released() {
+    for tau in [0.1, 0.3] {
+        let rule = |l: &[f64]| accumulate(|i| l[i], l.len(), tau, l.len() / 5, 0);
+        check(&format!("dicache,threshold={tau}"), 50, 0.06, rule);
+    }
+}
+
+#[test]
+fn fbcache_and_dbcache_decide_as_released() {
+    // The distance to the last computed step, measured anew at every step: no sum, no warm-up.
+    let rule = |l: &[f64]| l.iter().enumerate().map(|(i, d)| i == 0 || *d >= 0.08).collect();
+    check("fbcache,threshold=0.08", 50, 0.08, rule);
+    // cache-dit's vetoes in their order: warm-up, all cached steps, cached steps in a row, accumulated difference, difference.
+    let rule = |l: &[f64]| {
+        let (mut cached, mut run, mut sum) = (0, 0, 0.0);
+        let step = |(i, d): (usize, &f64)| {
+            let reuse = i >= 8 && cached < 12 && run < 3 && sum + d < 0.2 && *d < 0.08;
+            if reuse {
+                (cached, run, sum) = (cached + 1, run + 1, sum + d);
+            } else {
+                (run, sum) = (0, 0.0);
+            }
+            !reuse
+        };
+        l.iter().enumerate().map(step).collect()
+    };
+    check("dbcache,first_blocks=2,threshold=0.08,max_reused=12,max_run=3,max_accumulated=0.2", 50, 0.08, rule);
+}
+
+#[test]
+fn magcache_decides_as_released() {
+    let tables: serde_json::Value =
+        serde_json::from_str(include_str!("../src/cache/calibration/magcache.json")).unwrap();
+    for (name, steps, thresh, k) in [
+        ("wan-t2v-1.3b", 50, 0.12, 4),
+        ("wan-t2v-14b", 50, 0.24, 6),
+        ("wan-i2v-480p", 40, 0.24, 6),
+        ("wan2.2-ti2v-5b", 50, 0.04, 3),
+    ] {
+        let cache = format!("magcache,ratios={name},threshold={thresh},max_run={k},warmup=0.2");
+        let played = play(&method(&cache), steps, &mut |_, _, _| None);
+        for (position, branch) in ["cond", "uncond"].into_iter().enumerate() {
+            let gamma = |i: usize| tables[name][branch][i].as_f64().unwrap();
+            let (mut a, mut e, mut n) = (1.0, 0.0, 0);
+            for i in 0..steps {
+                let mut skip = false;
+                if i >= (0.2 * steps as f64) as usize {
+                    a *= gamma(i);
+                    n += 1;
+                    e += f64::abs(1.0 - a);
+                    skip = e < thresh && n <= k;
+                    if !skip {
+                        (a, e, n) = (1.0, 0.0, 0);
+                    }
+                }
+                assert_eq!(played.units[i][position] == 0, skip, "{name} {branch} step {i}");
+            }
+        }
+        assert!(!played.reused.is_empty());
+    }
+}
+
+#[test]
+fn pab_broadcasts_as_released() {
+    // Open-Sora 1.2's settings on a run whose timesteps include the feed-forward's start: a counter a module, modulo the steps.
+    let steps = 30;
+    let timestep = |i: usize| run(steps).steps[i].timestep.0;
+    let start = timestep(12);
+    let cache = format!("pab,above=450,below=930,warmup=0,tail=0,mlp_starts=[{start}],mlp_blocks=2,mlp_steps=2");
+    let played = play(&method(&cache), steps, &mut |_, _, _| None);
+    for i in 0..steps {
+        let inside = 450.0 < timestep(i) && timestep(i) < 930.0;
+        let mut computed = 3 * BLOCKS;
+        for range in [2, 6] {
+            computed -= if inside && i % range != 0 { BLOCKS } else { 0 };
+        }
+        computed -= if (13..=14).contains(&i) { 2 } else { 0 };
+        assert_eq!(played.units[i], [computed; 2], "step {i}");
+    }
+    assert!(played.units.iter().any(|u| u[0] < 3 * BLOCKS));
+}
+
+#[test]
+fn taylorseer_computes_when_the_reference_does() {
+    // diffusers: warm-up while current_step < 3; then (current_step - 3 - 1) % 5 == 0, with Python's modulo.
+    let played = play(&method("taylorseer"), 50, &mut |_, _, _| None);
+    for i in 0..50i32 {
+        let computes = i < 3 || (i - 4).rem_euclid(5) == 0;
+        assert_eq!(played.units[i as usize] == [3 * BLOCKS; 2], computes, "step {i}");
+    }
+}
+
+#[test]
+fn fastercache_follows_the_reference() {
+    // diffusers: attention skipped while t < 681 at odd iterations; uncond while t < 641 at iterations not divisible by 5, its
+    // difference scaled by 1.1 in place at each use.
+    let played = play(&method("fastercache"), 50, &mut |_, _, _| None);
+    let run = run(50);
+    let (mut low, mut high) = (1.0, 1.0);
+    for i in 0..50 {
+        let t = run.steps[i].timestep.0;
+        let attention = if t < 681.0 && i % 2 != 0 { BLOCKS } else { 0 };
+        let without_uncond = i > 0 && t < 641.0 && i % 5 != 0;
+        let uncond = if without_uncond { 0 } else { 3 * BLOCKS - attention };
+        assert_eq!(played.units[i], [3 * BLOCKS - attention, uncond], "step {i}");
+        let factor = |inside: bool| if inside { 1.1 } else { 1.0 };
+        if without_uncond {
+            low *= factor(99.0 < t && t < 901.0);
+            high *= factor(t < 301.0);
+            let found = played.reused.iter().find(|(step, scope, _)| *step == i && matches!(scope, Scope::Branch(_)));
+            assert_eq!(found.map(|f| f.2), Some(Approx::FromCond { low, high }), "step {i}");
+        } else {
+            (low, high) = (1.0, 1.0);
+        }
+    }
+    assert!(played.units.iter().any(|u| u[1] == 0));
+}
+
+#[test]
+fn adacache_looks_lengths_up_as_released() {
+    let codebook = [(0.08, 6), (0.16, 5), (0.24, 4), (0.32, 3), (0.40, 2)];
+    for seed in 0..50 {
+        let change = |i: usize| signal(seed, i, 0, 0.5);
+        let mut measure = |i: usize, _: Scope, _: Quantity| (i > 0).then(|| change(i));
+        let played = play(&method("adacache:fast"), 30, &mut measure);
+        let (mut next, mut last) = (0, None::<usize>);
+        for i in 0..30 {
+            let computed = i >= next || i == 29;
+            if computed {
+                let metric = last.map(|last| change(i) / (i - last) as f64);
+                let length = metric.map(|m| codebook.iter().find(|(b, _)| m < *b).map_or(1, |c| c.1));
+                (next, last) = (i + length.unwrap_or(1), Some(i));
+            }
+            assert_eq!(played.is_full(i), computed, "seed {seed} step {i}");
+        }
+        assert!(!played.reused.is_empty());
+    }
+}
+
+#[test]
+fn tafc_gates_as_released() {
+    // The controller with its gates in order; PID, medians and budgets as in the released utility.
+    const STEPS: usize = 50;
+    let run = run(STEPS);
+    let mut reused = 0;
+    for seed in 0..50 {
+        let change = |i: usize| signal(seed, i, 0, 0.3);
+        let magnitude = |i: usize| 2.0 + 0.1 * wobble(seed, i, 0.4);
+        let norm = |i: usize| 20.0 + wobble(seed, i, 0.7);
+        let cosine = |i: usize| 1.0 - 0.01 * (1.0 + wobble(seed, i, 1.9)) * (i as f64 / 10.0);
+        let missed = |i: usize| 0.05 + 0.04 * wobble(seed, i, 2.9);
+        let mut measure = |i: usize, _: Scope, q: Quantity| match q.measure {
+            Measure::Magnitude => Some(magnitude(i)),
+            Measure::Norm => Some(norm(i)),
+            Measure::ChangeSinceCompute => (i > 0).then(|| change(i)),
+            Measure::CosineSinceCompute => (i > 0).then(|| cosine(i)),
+            Measure::LineError => (i > 1).then(|| missed(i)),
+            other => panic!("{other:?}"),
+        };
+        let (thresh, ret, max_cache) = (0.15, 5, 6.0);
+        let played = play(&method("tafc:fast"), STEPS, &mut measure);
+
+        let t = |i: usize| run.steps[i].timestep.0;
+        let median = |v: &[f64]| {
+            let mut v = v[v.len().saturating_sub(8)..].to_vec();
+            v.sort_by(f64::total_cmp);
+            let n = v.len();
+            (n > 0).then(|| (v[(n - 1) / 2] + v[n / 2]) / 2.0)
+        };
+        let (mut b, mut v, mut k, mut growth) = (None::<usize>, None::<f64>, None::<f64>, 0.0);
+        let (mut pre, mut post, mut g, mut integral, mut e_prev) = (vec![], vec![], 1.0, 0.0, None::<f64>);
+        for i in 0..STEPS {
+            let forced = i < ret || i == STEPS - 1;
+            let u = i as f64 / (STEPS - 1) as f64;
+            let brake = f64::max(0.3, 1.0 / (1.0 + 2.0 * f64::max(0.0, growth)));
+            let compute = forced
+                || match (v, b) {
+                    (Some(v), Some(b)) => {
+                        let e_pre = v * f64::abs(t(i) - t(b)) / magnitude(b);
+                        let budget_e = median(&pre).map_or(f64::INFINITY, |m| 3.0 * m * g * brake);
+                        let budget_k = thresh * (0.7 + 1.3 * u) * g * brake;
+                        let run = (i - b - 1) as f64;
+                        e_pre > budget_e || k.unwrap_or(0.01) >= budget_k || run >= 1.0 + max_cache * u
+                    }
+                    _ => true,
+                };
+            assert_eq!(played.is_full(i), compute, "seed {seed} step {i}");
+            reused += usize::from(!compute);
+            if !compute {
+                continue;
+            }
+            if let Some(b) = b {
+                let h = f64::abs(t(i) - t(b));
+                if let Some(v) = v.filter(|_| i > 1) {
+                    if forced && i - b == 1 {
+                        pre.push(v * h / magnitude(b));
+                        post.push(missed(i));
+                    } else if i - b > 1
+                        && let Some(m) = median(&post)
+                    {
+                        let e = f64::ln(2.5 * m / missed(i));
+                        if g > 0.3 && g < 3.0 {
+                            integral = f64::clamp(integral + e, -2.0, 2.0);
+                        }
+                        let delta = 0.4 * e + 0.05 * integral + 0.2 * (e - e_prev.unwrap_or(e));
+                        g = f64::clamp(g * f64::exp(delta), 0.3, 3.0);
+                        e_prev = Some(e);
+                    }
+                }
+                let now = f64::abs(norm(i) - norm(b)) / norm(b) + 2.0 * (1.0 - cosine(i));
+                growth = k.map_or(0.0, |before| (now - before) / before / (i - b) as f64);
+                k = Some(now);
+                v = Some(change(i) / h);
+            }
+            b = Some(i);
+        }
+    }
+    assert!(reused > 100, "{reused}");
+}
+
+#[test]
+fn the_widened_navicache_is_more_careful() {
+    // The gate's standard deviations make it compute more, and with projection at every step more the longer it reuses.
+    let reused = |options: &str| {
+        let x: Vec<f64> = (0..40).map(|i| 0.01 * f64::from(i)).collect();
+        let o: Vec<f64> = x.iter().map(|x| 1.0 + x).collect();
+        scalar(&format!("navicache,threshold=0.1,align_steps=2{options}"), &x, &o).iter().filter(|&&c| !c).count()
+    };
+    let (released, careful) = (reused(""), reused(",uncertainty=2"));
+    let wary = reused(",uncertainty=2,projection=every_step");
+    assert!(released > careful && careful > wary, "{released} {careful} {wary}");
+    assert_eq!(reused(",projection=every_step"), released, "the gate alone looks at the variance");
 }

@@ -4,7 +4,9 @@
 
 use std::ops::ControlFlow;
 
-use navicache_engine::control::cache::{Approx, Asks, At, Decision, Guard, Method, Policy, Quantity, Run, Seen};
+use navicache_engine::control::cache::{
+    Approx, Asks, At, Decision, Guard, Measure, Method, Policy, Quantity, Question, Run, Seen, Subject,
+};
 use navicache_engine::{Bundle, LoadOptions, Request, generate_with};
 
 /// Reuses until the latents have moved by `budget` since the last computed step, in mean absolute change.
@@ -18,7 +20,7 @@ impl Method for Budget {
     }
 
     /// What holds for every method: here the first five steps and the last are computed.
-    fn guard(&self) -> Guard {
+    fn guard(&self, _steps: usize) -> Guard {
         Guard { first_steps: 5, last_steps: 1, max_run: None }
     }
 
@@ -31,6 +33,9 @@ impl Method for Budget {
     }
 }
 
+/// Mean absolute change of the latents since the last computed step.
+const INPUT_CHANGE: Quantity = Subject::Input.by(Measure::ChangeSinceCompute);
+
 struct Spent {
     budget: f64,
 }
@@ -38,11 +43,12 @@ struct Spent {
 impl Policy for Spent {
     /// The engine measures and keeps only what is asked for.
     fn asks(&self) -> Asks {
-        Asks { to_decide: vec![Quantity::InputChangeSinceCompute], to_learn: vec![], to_reuse: vec![Approx::Residual] }
+        let question = Question { to_decide: vec![INPUT_CHANGE], to_learn: vec![], to_reuse: vec![Approx::Residual] };
+        Asks { step: Some(question), ..Asks::default() } // about whole steps; branches and spans of blocks go likewise
     }
 
     fn decide(&mut self, _at: At, seen: &Seen) -> Decision {
-        match seen.get(Quantity::InputChangeSinceCompute) {
+        match seen.get(INPUT_CHANGE) {
             Some(change) if change < self.budget => Decision::Reuse(Approx::Residual),
             _ => Decision::Compute,
         }

@@ -4,9 +4,10 @@ use std::path::Path;
 use std::sync::OnceLock;
 
 use candle_core::{Device, Tensor};
+use navicache_control::cache;
 use navicache_models::text::umt5::{self, Umt5};
 use navicache_models::wan::{Cond, Transformer, TransformerConfig, Vae, VaeConfig};
-use navicache_models::{Denoiser, Weights};
+use navicache_models::{Denoiser, Part, Weights};
 use serde::de::DeserializeOwned;
 use tokenizers::Tokenizer;
 
@@ -14,6 +15,7 @@ use crate::device::{DeviceChoice, DtypeChoice};
 use crate::prompt::tokenize;
 use crate::request::{Defaults, Limits, Resolved};
 use crate::scheduler::Scheduler;
+use crate::store::Bill;
 use crate::weights::{Folder, SafetensorsFiles};
 use crate::{Error, Result, demo, machine};
 
@@ -138,9 +140,7 @@ impl Bundle {
     pub(crate) fn check_memory(&self, request: &Resolved) -> Result<()> {
         let Some(available) = machine::available_memory_bytes().filter(|_| self.device.is_cpu()) else { return Ok(()) };
         let config = &self.transformer_config;
-        let [_, _, frames, height, width] = self.latents_shape(request.width, request.height, request.frames);
-        let [patch_t, patch_h, patch_w] = config.patch_size;
-        let tokens = ((frames / patch_t) * (height / patch_h) * (width / patch_w)) as u64;
+        let tokens = self.tokens(&self.latents_shape(request.width, request.height, request.frames)) as u64;
         // A block holds its input, queries, keys, values, output and the feed-forward's middle at once, in f32.
         let widths = (6 * config.num_attention_heads * config.attention_head_dim + config.ffn_dim) as u64;
         let needed = tokens * widths * 4;
@@ -196,9 +196,38 @@ impl Bundle {
         Ok(self.transformer()?.cond(text)?)
     }
 
-    /// Units of one forward.
-    pub(crate) fn units(&self) -> Result<usize> {
-        Ok(self.transformer()?.units().len())
+    /// Units of one forward, as policies know them.
+    pub(crate) fn units(&self) -> Result<Vec<cache::Unit>> {
+        let part = |part| match part {
+            Part::Whole => cache::Part::Whole,
+            Part::SelfAttn => cache::Part::SelfAttn,
+            Part::CrossAttn => cache::Part::CrossAttn,
+            Part::Mlp => cache::Part::Mlp,
+        };
+        Ok(self.transformer()?.units().iter().map(|u| cache::Unit { block: u.block, part: part(u.part) }).collect())
+    }
+
+    /// What caching will take of memory.
+    pub(crate) fn bill(&self, asks: &cache::Asks, branches: usize, request: &Resolved) -> Result<Bill> {
+        const F32: usize = 4;
+        let transformer = self.transformer()?;
+        let shape = self.latents_shape(request.width, request.height, request.frames);
+        let latents = shape.iter().product::<usize>() * F32;
+        let features = self.tokens(&shape) * transformer.width() * F32;
+        let blocks = transformer.units().last().map_or(0, |unit| unit.block + 1);
+        Ok(Bill::new(asks, branches, latents as u64, features as u64, blocks))
+    }
+
+    /// Most bytes that caching may keep.
+    pub(crate) fn cache_budget(&self, request: &Resolved) -> u64 {
+        let free = || machine::available_memory_bytes().filter(|_| self.device.is_cpu()).unwrap_or(u64::MAX);
+        request.cache_memory.unwrap_or_else(free)
+    }
+
+    /// Tokens of latents of a shape.
+    fn tokens(&self, [_, _, frames, height, width]: &[usize; 5]) -> usize {
+        let [patch_t, patch_h, patch_w] = self.transformer_config.patch_size;
+        (frames / patch_t) * (height / patch_h) * (width / patch_w)
     }
 
     /// The VAE, read on first use.

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use candle_core::{DType, Tensor};
-use navicache_control::cache::{Method, Run};
+use navicache_control::cache::{CacheError, Guarded, Method, Run};
 use navicache_control::guidance::Guidance;
 use navicache_control::solver;
 use navicache_control::strip::{Ran, Strip};
@@ -14,7 +14,9 @@ use crate::bundle::Bundle;
 use crate::device::device_name;
 use crate::report::{self, Machine, Report, Seconds, Totals};
 use crate::request::{Request, Resolved};
-use crate::sampler::{BranchInput, Sampled, StepDone, sample};
+use crate::sampler::{Sampled, StepDone, sample};
+use crate::scoped::BranchInput;
+use crate::store::Bill;
 use crate::video::{Spec, Writer};
 use crate::{Error, Result, WholeFile, latents, machine};
 
@@ -132,7 +134,7 @@ fn run(
     let schedule = bundle.scheduler().schedule(resolved.solver, steps, resolved.shift)?;
     let plans = solver::plan(resolved.solver, &schedule);
     let branches = Guidance::from_scale(resolved.guidance).branches();
-    let start = match &resolved.latents {
+    let latents = match &resolved.latents {
         Some(path) => latents::from_file(path, &bundle.latents_shape(width, height, frames), bundle.device())?,
         None => latents::from_seed(resolved.seed, &bundle.latents_shape(width, height, frames), bundle.device())?,
     };
@@ -162,12 +164,20 @@ fn run(
         .map(|(&(branch, weight), text)| Ok(BranchInput { branch, weight, cond: bundle.cond(text)? }))
         .collect::<Result<Vec<_>>>()?;
     teller.stop_if_cancelled(0, steps)?;
-    let policy = method.start(&Run { steps, branches: branches.iter().map(|b| b.0).collect() });
+    let run = Run {
+        family: bundle.defaults().presets.clone(),
+        steps: schedule.steps,
+        branches: branches.iter().map(|b| b.0).collect(),
+        units: bundle.units()?,
+    };
+    let policy = start(method, &run)?;
+    let bill = bundle.bill(policy.asks(), branches.len(), &resolved)?;
+    bill.check(bundle.cache_budget(&resolved), method.name())?;
     let on_step = &mut |done: StepDone| {
         teller.tell(Event::Step { index: done.index, steps, seconds: done.seconds, strip: done.strip });
         if teller.cancelled { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     };
-    let sampled = sample(transformer, &inputs, start, &schedule, &plans, policy, on_step)?;
+    let sampled = sample(transformer, &inputs, latents, &run, &plans, policy, on_step)?;
     drop(inputs); // the VAE may need the room
     seconds.denoise = clock.elapsed().as_secs_f64();
     if let Some(path) = &resolved.save_latents {
@@ -191,7 +201,7 @@ fn run(
     seconds.decode = clock.elapsed().as_secs_f64();
     seconds.total = begun.elapsed().as_secs_f64();
 
-    let totals = totals(&sampled, bundle.units()?, seconds);
+    let totals = totals(&sampled, bill, seconds);
     let machine = Machine {
         cpu: machine::cpu_name(),
         threads: machine::threads(),
@@ -232,7 +242,7 @@ fn resolve(bundle: &Bundle, request: &Request) -> Result<Resolved> {
 const FEW_STEPS: usize = 8;
 
 fn warn_if_pointless(method: &dyn Method, steps: usize, teller: &mut Teller) {
-    let guard = method.guard();
+    let guard = method.guard(steps);
     let caches = method.name() != "none";
     if caches && (steps <= FEW_STEPS || guard.first_steps + guard.last_steps >= steps) {
         teller.warn(format!(
@@ -246,7 +256,10 @@ fn warn_if_pointless(method: &dyn Method, steps: usize, teller: &mut Teller) {
 
 fn warn_if_inert(method: &dyn Method, sampled: &Sampled, teller: &mut Teller) {
     let steps = sampled.strip.steps().len();
-    let free = steps.saturating_sub(method.guard().first_steps + method.guard().last_steps);
+    let free = {
+        let guard = method.guard(steps);
+        steps.saturating_sub(guard.first_steps + guard.last_steps)
+    };
     let reused = sampled.strip.count(Ran::Reused) + sampled.strip.count(Ran::Mixed);
     if method.name() != "none" && steps > FEW_STEPS && free > 0 && reused == 0 {
         teller.warn(format!("0 of {steps} steps reused: the threshold never allowed it"));
@@ -261,18 +274,26 @@ fn described(method: &dyn Method) -> serde_json::Value {
     options
 }
 
-fn totals(sampled: &Sampled, units: usize, seconds: Seconds) -> Totals {
-    let (computed, reused) = (sampled.strip.count(Ran::Computed), sampled.strip.count(Ran::Reused));
+fn totals(sampled: &Sampled, bill: Bill, seconds: Seconds) -> Totals {
+    let branches = || sampled.steps.iter().flat_map(|step| step.branches.values());
     Totals {
-        forwards_computed: computed,
-        forwards_reused: reused,
-        units_computed: computed * units,
-        units_reused: reused * units,
+        forwards_computed: sampled.strip.count(Ran::Computed),
+        forwards_reused: sampled.strip.count(Ran::Reused),
+        forwards_mixed: sampled.strip.count(Ran::Mixed),
+        units_computed: branches().map(|b| b.units_computed).sum(),
+        units_reused: branches().map(|b| b.units_reused).sum(),
         steps_reused: sampled.strip.steps_reused(),
-        store_bytes: sampled.store_bytes,
+        store_bytes: bill.bytes,
         seconds,
         peak_memory_bytes: machine::peak_memory_bytes(),
     }
+}
+
+/// The method's policy for a run that it fits.
+fn start(method: &dyn Method, run: &Run) -> Result<Guarded> {
+    let refuse = |reason| CacheError::Options { method: method.name().to_string(), reason };
+    method.check_run(run).map_err(refuse)?;
+    Ok(method.start(run))
 }
 
 /// Frames in [-1, 1] to 8 bits, rounded to the nearest. // (f, 3, h, w) -> (f, h, w, 3)

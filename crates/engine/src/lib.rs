@@ -33,6 +33,8 @@ pub mod report;
 mod request;
 mod sampler;
 mod scheduler;
+mod scoped;
+mod spectrum;
 mod store;
 pub mod video;
 pub mod weights;

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use navicache_control::cache::Seen;
 use serde::Serialize;
 
 use crate::request::Resolved;
@@ -53,26 +52,32 @@ pub struct StepReport {
 pub struct BranchReport {
     /// `compute`, `reuse` or `mixed`.
     pub decision: &'static str,
+    /// Units (parts of transformer blocks) that ran.
+    pub units_computed: usize,
+    /// Units that did not.
+    pub units_reused: usize,
     /// Wall-clock seconds.
     pub seconds: f64,
-    /// The measured quantities that decided, and those that were learnt from.
-    pub seen: BTreeMap<&'static str, f64>,
+    /// The measured quantities that decided, and those that were learnt from; `[n]` behind a name: of the n-th span of blocks.
+    pub seen: BTreeMap<String, f64>,
 }
 
 /// Sums over the run.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Totals {
-    /// Forwards (a branch of a step) that were computed.
+    /// Forwards (a branch of a step) that were computed, in whole.
     pub forwards_computed: usize,
     /// Forwards that were made up.
     pub forwards_reused: usize,
+    /// Forwards of which a part was computed.
+    pub forwards_mixed: usize,
     /// Units (parts of transformer blocks) that were computed.
     pub units_computed: usize,
     /// Units that were not.
     pub units_reused: usize,
     /// Steps of which every branch was reused.
     pub steps_reused: usize,
-    /// Most bytes that kept predictions took.
+    /// Bytes that caching keeps at most: what values are made up from, and what changes are measured against.
     pub store_bytes: u64,
     /// Wall-clock seconds by stage.
     pub seconds: Seconds,
@@ -112,11 +117,6 @@ pub struct Machine {
     pub navicache: &'static str,
 }
 
-/// Measured values by name.
-pub(crate) fn by_name(seen: &Seen) -> BTreeMap<&'static str, f64> {
-    seen.iter().map(|(quantity, value)| (quantity.name(), value)).collect()
-}
-
 impl Report {
     /// Writes it as JSON, whole or not at all.
     pub fn save(&self, path: &std::path::Path) -> crate::Result<()> {
@@ -129,20 +129,14 @@ impl Report {
         format!("{value:#}\n")
     }
 
-    /// Estimated seconds that reuse saved: reused forwards at the mean cost of the computed ones, less what they cost themselves.
+    /// Estimated seconds that reuse saved: every branch of every step at the mean cost of the computed ones, less what they took.
     pub fn seconds_saved(&self) -> f64 {
-        let seconds = |decision: &str| -> f64 {
-            self.steps
-                .iter()
-                .flat_map(|s| s.branches.values())
-                .filter(|b| b.decision == decision)
-                .map(|b| b.seconds)
-                .sum()
-        };
-        let Totals { forwards_computed: computed, forwards_reused: reused, .. } = self.totals;
-        if computed == 0 {
+        let branches = || self.steps.iter().flat_map(|s| s.branches.values());
+        let computed: Vec<f64> = branches().filter(|b| b.units_reused == 0).map(|b| b.seconds).collect();
+        if computed.is_empty() {
             return 0.0;
         }
-        (seconds("compute") / computed as f64 * reused as f64 - seconds("reuse")).max(0.0)
+        let mean = computed.iter().sum::<f64>() / computed.len() as f64;
+        (mean * branches().count() as f64 - branches().map(|b| b.seconds).sum::<f64>()).max(0.0)
     }
 }

@@ -42,6 +42,8 @@ pub struct Request {
     pub latents: Option<PathBuf>,
     /// Write the final latents here, before they are decoded.
     pub save_latents: Option<PathBuf>,
+    /// Most bytes that caching may keep; `None`: what memory is free.
+    pub cache_memory: Option<u64>,
 }
 
 impl Request {
@@ -121,6 +123,9 @@ pub struct Resolved {
     /// Where the final latents go.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub save_latents: Option<PathBuf>,
+    /// Most bytes that caching may keep; `None`: what memory is free.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cache_memory: Option<u64>,
     /// The cache method; shown as a part of its own in the report.
     #[serde(skip)]
     pub cache: CacheConfig,
@@ -172,6 +177,7 @@ impl Request {
             max_sequence_length,
             latents: self.latents.clone(),
             save_latents: self.save_latents.clone(),
+            cache_memory: self.cache_memory,
             cache: self.cache.clone().unwrap_or_else(default_cache).resolve(&defaults.presets)?,
         })
     }

@@ -1,28 +1,20 @@
-//! The sampling loop: ask the policy, compute or make up, combine the branches, advance the solver.
+//! The sampling loop: predict every branch, combine them, advance the solver.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::ControlFlow;
 use std::time::Instant;
 
 use candle_core::Tensor;
-use navicache_control::cache::{At, Decision, Guarded, Policy};
-use navicache_control::guidance::Branch;
-use navicache_control::schedule::Schedule;
+use navicache_control::cache::{Guarded, Run};
+use navicache_control::schedule::Step;
 use navicache_control::solver::{Combination, StepPlan};
-use navicache_control::strip::{Ran, Strip};
+use navicache_control::strip::Strip;
 use navicache_models::Denoiser;
 
-use crate::measure::{Meter, is_finite};
-use crate::report::{BranchReport, StepReport, by_name};
-use crate::store::Store;
+use crate::measure::is_finite;
+use crate::report::{BranchReport, StepReport};
+use crate::scoped::{BranchInput, Scoped};
 use crate::{Error, Result};
-
-/// A branch of every step: its conditioning, and the weight of its prediction.
-pub(crate) struct BranchInput<C> {
-    pub branch: Branch,
-    pub weight: f64,
-    pub cond: C,
-}
 
 /// What a run left.
 pub(crate) struct Sampled {
@@ -30,7 +22,6 @@ pub(crate) struct Sampled {
     pub latents: Tensor,
     pub strip: Strip,
     pub steps: Vec<StepReport>,
-    pub store_bytes: u64,
 }
 
 /// What is told of a finished step.
@@ -40,62 +31,41 @@ pub(crate) struct StepDone<'a> {
     pub strip: &'a Strip,
 }
 
-/// Denoises `latents` along the schedule.
-///
-/// The policy lives for this call only. Its decision covers every branch of a step; it observes the first branch, which is the
-/// conditional one. A decision is on record before it is carried out.
+/// Denoises `latents` along the run's steps. The policy lives for this call only.
 pub(crate) fn sample<D: Denoiser>(
     denoiser: &D,
     branches: &[BranchInput<D::Cond>],
     mut latents: Tensor,
-    schedule: &Schedule,
+    run: &Run,
     solver: &[StepPlan],
-    mut policy: Guarded,
+    policy: Guarded,
     on_step: &mut dyn FnMut(StepDone) -> ControlFlow<()>,
 ) -> Result<Sampled> {
-    let asks = policy.asks();
-    let mut store = Store::new(asks.to_reuse.clone());
-    let store_bytes = store.bytes(branches.len(), &latents);
-    let mut meter = Meter::new(asks);
+    let mut scoped = Scoped::new(denoiser, run, policy);
     let mut history = History::default();
     let mut strip = Strip::default();
-    let mut steps = Vec::with_capacity(schedule.steps.len());
+    let mut steps = Vec::with_capacity(run.steps.len());
 
-    for (index, (step, plan)) in schedule.steps.iter().zip(solver).enumerate() {
+    for (index, (step, plan)) in run.steps.iter().zip(solver).enumerate() {
         let begun = Instant::now();
-        // 1. Decide
-        let mut seen = meter.before(&latents)?;
-        let decision = policy.decide(At { step: index }, &seen);
-        let ran = match decision {
-            Decision::Compute => Ran::Computed,
-            Decision::Reuse(_) => Ran::Reused,
-        };
-        strip.push(vec![ran; branches.len()]);
+        // 1. Predict the velocity of every branch, or make it up
+        let predicted = scoped.step(index, &latents, branches)?;
+        strip.push(predicted.iter().map(|p| p.ran).collect());
 
-        // 2. Predict the velocity of every branch
+        // 2. Combine
         let mut velocity = None;
         let mut reports = BTreeMap::new();
-        for (position, BranchInput { branch, weight, cond }) in branches.iter().enumerate() {
-            let branch_begun = Instant::now();
-            let output = match decision {
-                Decision::Compute => {
-                    let output = denoiser.forward(&latents, step.timestep.0, cond)?;
-                    store.keep(*branch, step.sigma, &latents, &output)?;
-                    output
-                }
-                Decision::Reuse(approx) => {
-                    store.make_up(*branch, approx, step.sigma, &latents)?.ok_or_else(|| nothing_kept(index, *branch))?
-                }
+        for (BranchInput { branch, weight, .. }, p) in branches.iter().zip(predicted) {
+            let units_reused = run.units.len() - p.units_computed;
+            let report = BranchReport {
+                decision: p.ran.name(),
+                units_computed: p.units_computed,
+                units_reused,
+                seconds: p.seconds,
+                seen: p.seen,
             };
-            let seconds = branch_begun.elapsed().as_secs_f64();
-            if position == 0 && decision == Decision::Compute {
-                let learned = meter.after(&latents, &output)?;
-                policy.computed(At { step: index }, &learned);
-                seen.extend(learned.iter());
-            }
-            let seen = if position == 0 { by_name(&seen) } else { BTreeMap::new() };
-            reports.insert(branch.name(), BranchReport { decision: ran.name(), seconds, seen });
-            let weighted = if *weight == 1.0 { output } else { (output * *weight)? };
+            reports.insert(branch.name(), report);
+            let weighted = if *weight == 1.0 { p.output } else { (p.output * *weight)? };
             velocity = Some(match velocity {
                 None => weighted,
                 Some(sum) => (sum + weighted)?,
@@ -106,25 +76,17 @@ pub(crate) fn sample<D: Denoiser>(
         // 3. Advance
         latents = history.advance(plan, &latents, &velocity)?;
         if !is_finite(&latents)? {
-            return Err(Error::NotFinite { step: index + 1, steps: schedule.steps.len() });
+            return Err(Error::NotFinite { step: index + 1, steps: run.steps.len() });
         }
 
         let seconds = begun.elapsed().as_secs_f64();
-        let (timestep, sigma) = (step.timestep.0, step.sigma.0);
-        steps.push(StepReport { index, timestep, sigma, seconds, branches: reports });
+        let Step { timestep, sigma } = *step;
+        steps.push(StepReport { index, timestep: timestep.0, sigma: sigma.0, seconds, branches: reports });
         if on_step(StepDone { index, seconds, strip: &strip }).is_break() {
-            return Err(Error::Cancelled { step: index + 1, steps: schedule.steps.len() });
+            return Err(Error::Cancelled { step: index + 1, steps: run.steps.len() });
         }
     }
-    Ok(Sampled { latents, strip, steps, store_bytes })
-}
-
-fn nothing_kept(step: usize, branch: Branch) -> Error {
-    Error::Request {
-        what: "cache policy",
-        found: format!("reuses branch {} at step {step}", branch.name()),
-        expected: "nothing was kept in that form; a policy may reuse only what it asks to keep".to_string(),
-    }
+    Ok(Sampled { latents, strip, steps })
 }
 
 /// What a multistep solver remembers.
@@ -164,97 +126,215 @@ impl History {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use candle_core::Device;
-    use navicache_control::cache::{CacheSpec, Run};
+    use navicache_control::cache::{self, CacheConfig, CacheSpec};
+    use navicache_control::guidance::Branch;
     use navicache_control::solver::{self, SolverKind};
-    use navicache_models::{Features, Part, Unit};
+    use navicache_models::{Features, Part, Signal, Unit};
 
     use super::*;
 
-    /// The smallest denoiser: it adds a constant to what it sees, 10 for one branch and 20 for the other.
-    struct AddConstant([Unit; 1], std::cell::Cell<usize>);
+    const BLOCKS: usize = 4;
+
+    /// The smallest denoiser: each of its eight units adds an eighth of a constant to what it sees; 10 for one branch and 20 for
+    /// the other. It counts the units that run.
+    struct AddConstant(Vec<Unit>, Cell<usize>);
 
     impl AddConstant {
         fn new() -> Self {
-            AddConstant([Unit { block: 0, part: Part::Whole }], std::cell::Cell::new(0))
+            let parts = [Part::SelfAttn, Part::Mlp];
+            AddConstant((0..BLOCKS).flat_map(|block| parts.map(|part| Unit { block, part })).collect(), Cell::new(0))
         }
     }
 
     impl Denoiser for AddConstant {
         type Cond = f64;
-        type State = Tensor;
+        type State = (Tensor, f64);
 
         fn units(&self) -> &[Unit] {
             &self.0
         }
 
-        fn begin(&self, latents: &Tensor, _: f64, constant: &f64) -> navicache_models::Result<Tensor> {
-            self.1.set(self.1.get() + 1);
-            Ok((latents + *constant)?)
+        fn patch(&self) -> [usize; 3] {
+            [1, 1, 1]
         }
 
-        fn run_unit(&self, _: usize, _: &mut Tensor) -> navicache_models::Result<()> {
+        fn width(&self) -> usize {
+            1
+        }
+
+        fn begin(&self, latents: &Tensor, _: f64, constant: &f64) -> navicache_models::Result<(Tensor, f64)> {
+            Ok((latents.clone(), *constant))
+        }
+
+        fn run_unit(&self, _: usize, (x, constant): &mut (Tensor, f64)) -> navicache_models::Result<()> {
+            self.1.set(self.1.get() + 1);
+            *x = (&*x + *constant / self.0.len() as f64)?;
             Ok(())
         }
 
-        fn finish(&self, state: Tensor) -> navicache_models::Result<Tensor> {
-            Ok(state)
+        fn finish(&self, state: (Tensor, f64)) -> navicache_models::Result<Tensor> {
+            Ok(state.0)
         }
 
-        fn features(&self, state: &Tensor) -> Features {
-            Features { video: state.clone(), text: None }
+        fn signal(&self, _: Signal, state: &(Tensor, f64)) -> navicache_models::Result<Tensor> {
+            Ok(state.0.flatten_all()?.unsqueeze(1)?)
         }
 
-        fn set_features(&self, state: &mut Tensor, to: Features) {
-            *state = to.video;
+        fn features(&self, state: &(Tensor, f64)) -> Features {
+            Features { video: state.0.clone(), text: None }
+        }
+
+        fn set_features(&self, state: &mut (Tensor, f64), to: Features) {
+            state.0 = to.video;
         }
     }
 
+    /// Runs it; says how many units ran.
     fn run(cache: &str, steps: usize) -> (Sampled, usize) {
         let denoiser = AddConstant::new();
         let branches = [(Branch::Cond, 3.0, 10.0), (Branch::Uncond, -2.0, 20.0)]
             .map(|(branch, weight, cond)| BranchInput { branch, weight, cond });
-        let latents = Tensor::new(&[[0.5f32, -1.0]], &Device::Cpu).unwrap();
+        let latents = Tensor::new(&[0.5f32, -1.0, 2.0, 0.25], &Device::Cpu).unwrap().reshape((1, 1, 1, 2, 2)).unwrap();
         let schedule = SolverKind::Euler.schedule(steps, 3.0, 1000).unwrap();
         let plans = solver::plan(SolverKind::Euler, &schedule);
-        let control_run = Run { steps, branches: vec![Branch::Cond, Branch::Uncond] };
-        let policy = cache.parse::<CacheSpec>().unwrap().resolve("wan").unwrap().method().start(&control_run);
+        let part = |part| if part == Part::SelfAttn { cache::Part::SelfAttn } else { cache::Part::Mlp };
+        let units = denoiser.0.iter().map(|u| cache::Unit { block: u.block, part: part(u.part) }).collect();
+        let branch_list = vec![Branch::Cond, Branch::Uncond];
+        let control_run = Run { family: "wan".to_string(), steps: schedule.steps, branches: branch_list, units };
+        let config = cache.parse::<CacheSpec>().unwrap().resolve("wan").unwrap_or_else(|e| panic!("{cache}: {e}"));
+        config.method().check_run(&control_run).unwrap_or_else(|e| panic!("{cache}: {e}"));
         let go_on = &mut |_: StepDone| ControlFlow::Continue(());
-        let sampled = sample(&denoiser, &branches, latents, &schedule, &plans, policy, go_on).unwrap();
-        let calls = denoiser.1.get();
-        (sampled, calls)
+        let policy = config.method().start(&control_run);
+        let sampled = sample(&denoiser, &branches, latents, &control_run, &plans, policy, go_on).unwrap();
+        let units = denoiser.1.get();
+        (sampled, units)
+    }
+
+    fn values(sampled: &Sampled) -> Vec<f32> {
+        sampled.latents.flatten_all().unwrap().to_vec1::<f32>().unwrap()
+    }
+
+    fn close(a: &Sampled, b: &Sampled, what: &str) {
+        let worst = values(a).iter().zip(values(b)).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        assert!(worst < 2e-3, "{what}: {worst}");
     }
 
     #[test]
     fn each_branch_reuses_its_own_residual() {
         // The residuals of this denoiser are exactly 10 and 20, so that a reused step equals a computed one if and only if each
         // branch gets its own back.
-        let (plain, calls) = run("none", 8);
-        assert_eq!((plain.strip.to_string(), calls), ("SS|".repeat(8), 16));
-        let (cached, calls) = run("navicache,threshold=100,align_steps=2", 8);
-        assert_eq!((cached.strip.to_string().as_str(), calls), ("SS|SS|..|..|..|..|..|SS|", 6));
-        let difference = (&plain.latents - &cached.latents).unwrap().abs().unwrap().max_all().unwrap();
-        assert!(difference.to_scalar::<f32>().unwrap() < 1e-4);
+        let (plain, units) = run("none", 8);
+        assert_eq!((plain.strip.to_string(), units), ("SS|".repeat(8), 16 * 8));
+        let (cached, units) = run("navicache,threshold=100,align_steps=2", 8);
+        assert_eq!((cached.strip.to_string().as_str(), units), ("SS|SS|..|..|..|..|..|SS|", 6 * 8));
+        close(&plain, &cached, "navicache");
+    }
+
+    /// Every method with settings that make it reuse something of this denoiser.
+    const EAGER: &[(&str, &str)] = &[
+        ("easycache", "easycache,threshold=100,warmup_steps=2"),
+        ("navicache", "navicache,threshold=100,align_steps=2,reuse=linear"),
+        ("navicache", "navicache,threshold=100,align_steps=2,reuse=from_cond"),
+        ("precisecache", "precisecache,threshold=100,trial_size=1,trial_frames=1,max_run=3,reuse=residual"),
+        ("precisecache", "precisecache,threshold=0,cached_blocks=0.5"),
+        ("mixcache", "mixcache,threshold=100,granularity=step"),
+        ("mixcache", "mixcache,threshold=100,granularity=cfg"),
+        ("mixcache", "mixcache,threshold=100,granularity=block"),
+        ("teacache", "teacache,threshold=100,coefficients=[0,0,0,1,0],signal=modulated_input"),
+        ("magcache", "magcache,threshold=100,max_run=3"),
+        ("pab", "pab"),
+        ("fbcache", "fbcache,threshold=100,max_run=4"),
+        ("fbcache", "fbcache,threshold=100,max_run=4,reuse=two_anchors"),
+        ("dbcache", "dbcache,threshold=100,first_blocks=1,last_blocks=1,warmup_steps=2,reuse=taylor"),
+        ("taylorseer", "taylorseer"),
+        ("taylorseer", "taylorseer,level=features,order=2"),
+        ("taylorseer", "taylorseer,level=units"),
+        ("fastercache", "fastercache,attention_below=1000,uncond_below=1000,low_growth=1,high_growth=1"),
+        ("dicache", "dicache,threshold=100"),
+        ("seacache", "seacache,threshold=100,max_run=3"),
+        ("tafc", "tafc,threshold=100"),
+        ("tafc", "tafc,threshold=100,reuse=quadratic"),
+        ("bwcache", "bwcache,threshold=100,reuse=residual"),
+        ("adacache", "adacache,codebook=steps100,threshold=100"),
+        ("trend", "trend,threshold=100,warmup_steps=3"),
+        ("trend", "trend,threshold=100,warmup_steps=3,uncond_interval=2,max_run=2"),
+    ];
+
+    #[test]
+    fn every_method_reuses_and_counts_what_ran() {
+        let steps = 30;
+        let (plain, all) = run("none", steps);
+        for (name, cache) in EAGER {
+            let (cached, units) = run(cache, steps);
+            // Residuals are constant here, so whatever is made up of them is right, whichever form it takes. What outputs
+            // are extrapolated from is not constant.
+            if *cache != "taylorseer" {
+                close(&plain, &cached, cache);
+            }
+            let counted: usize = cached.steps.iter().flat_map(|s| s.branches.values()).map(|b| b.units_computed).sum();
+            assert!(counted < all, "{cache}: {}", cached.strip);
+            // PreciseCache's trial runs units too, which are no units of the video.
+            let trials = if *name == "precisecache" { steps * BLOCKS * 2 } else { 0 };
+            assert_eq!(counted + trials, units, "{cache}");
+        }
+        for about in CacheConfig::METHODS {
+            let covered = EAGER.iter().any(|(name, _)| *name == about.name);
+            assert!(covered || ["none", "schedule"].contains(&about.name), "{}", about.name);
+        }
     }
 
     #[test]
-    fn threshold_zero_is_the_uncached_run() {
-        let values = |s: Sampled| s.latents.flatten_all().unwrap().to_vec1::<f32>().unwrap();
-        let plain = values(run("none", 20).0);
-        for cache in ["navicache,threshold=0,align_steps=0", "easycache,threshold=0,warmup_steps=0"] {
-            assert_eq!(values(run(cache, 20).0), plain, "{cache}");
+    fn a_strip_can_be_forced() {
+        let (cached, _) = run("navicache,threshold=100,align_steps=2,max_run=3", 9);
+        let (forced, _) = run(&format!("schedule,strip={}", cached.strip), 9);
+        assert_eq!(values(&forced), values(&cached));
+        assert_eq!(forced.strip, cached.strip);
+    }
+
+    #[test]
+    fn off_is_the_uncached_run_bit_for_bit() {
+        let plain = values(&run("none", 20).0);
+        for cache in [
+            "navicache,threshold=0,align_steps=0",
+            "easycache,threshold=0,warmup_steps=0",
+            "precisecache,threshold=0",
+            "mixcache,threshold=0",
+            "mixcache,interval=1",
+            "teacache,threshold=0",
+            "magcache,threshold=0,warmup=0",
+            "pab,self_range=1,cross_range=1",
+            "fbcache,threshold=0",
+            "dbcache,threshold=0,first_blocks=1,warmup_steps=0",
+            "taylorseer,interval=1",
+            "taylorseer,interval=1,level=units",
+            "fastercache,attention_interval=1,uncond_interval=1",
+            "dicache,threshold=0,warmup=0",
+            "seacache,threshold=0",
+            "tafc,threshold=0",
+            "bwcache,threshold=0",
+            "adacache,threshold=0",
+            "trend,threshold=0,warmup_steps=0",
+        ] {
+            assert_eq!(values(&run(cache, 20).0), plain, "{cache}");
         }
     }
 
     #[test]
     fn what_was_seen_is_reported() {
         let (sampled, _) = run("navicache,threshold=100,align_steps=2", 4);
-        let seen =
-            |step: usize, branch: &str| sampled.steps[step].branches[branch].seen.keys().copied().collect::<Vec<_>>();
+        let seen = |step: usize, branch: &str| {
+            sampled.steps[step].branches[branch].seen.keys().map(String::as_str).collect::<Vec<_>>()
+        };
         assert_eq!(seen(0, "cond"), ["output_magnitude"]);
         assert_eq!(seen(2, "cond"), ["input_change_since_visit"]);
         assert_eq!(seen(3, "cond").len(), 4);
         assert!(seen(3, "uncond").is_empty());
-        assert_eq!(sampled.store_bytes, 2 * 2 * 4, "a residual of two f32 for each branch");
+        let (sampled, _) = run("fbcache", 4);
+        assert!(
+            sampled.steps[1].branches["uncond"].seen.contains_key("span_residual_relative_change_since_compute[0]")
+        );
     }
 }

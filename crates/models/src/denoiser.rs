@@ -29,10 +29,21 @@ pub struct Unit {
 /// What flows between two units.
 #[derive(Debug, Clone)]
 pub struct Features {
-    /// Video tokens. // (1, tokens, dim)
+    /// Video tokens. // (tokens, dim)
     pub video: Tensor,
-    /// Text tokens, where the model updates them too. // (1, text tokens, dim)
+    /// Text tokens, where the model updates them too. // (text tokens, dim)
     pub text: Option<Tensor>,
+}
+
+/// What is known of a pass before its blocks run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Signal {
+    /// The timestep's embedding. // (1, dim)
+    TimeEmbedding,
+    /// Its projection to the modulation of the blocks. // (rows, dim)
+    TimeProjection,
+    /// The first block's input, normalised and modulated. // (tokens, dim)
+    ModulatedInput,
 }
 
 /// A transformer that predicts the velocity of latents and can be run piece by piece.
@@ -47,6 +58,12 @@ pub trait Denoiser {
     /// The units, in the order they run.
     fn units(&self) -> &[Unit];
 
+    /// Latent frames, rows and columns that make one token.
+    fn patch(&self) -> [usize; 3];
+
+    /// Numbers of one token's features.
+    fn width(&self) -> usize;
+
     /// Embeds latents and timestep; nothing of the blocks has run yet.
     ///
     /// * `latents` - (1, channels, latent frames, height, width), f32
@@ -58,6 +75,9 @@ pub trait Denoiser {
 
     /// Output head: the predicted velocity, of the latents' shape, f32.
     fn finish(&self, state: Self::State) -> Result<Tensor>;
+
+    /// What is known before the first unit runs.
+    fn signal(&self, signal: Signal, state: &Self::State) -> Result<Tensor>;
 
     /// The features as they stand. Shares storage; nothing is copied.
     fn features(&self, state: &Self::State) -> Features;

@@ -11,6 +11,6 @@ pub mod text;
 pub mod wan;
 mod weights;
 
-pub use denoiser::{Denoiser, Features, Part, Unit};
+pub use denoiser::{Denoiser, Features, Part, Signal, Unit};
 pub use error::{Error, Result};
 pub use weights::{Source, Weights};

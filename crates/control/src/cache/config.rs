@@ -5,62 +5,103 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::{Method, easycache, navicache, none, presets};
+use super::{Method, presets};
 
-/// A method with all its options. In JSON: `{"method": "navicache", "threshold": 0.05, ...}`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "method", rename_all = "lowercase")]
-pub enum CacheConfig {
-    /// See [`none`].
-    None(none::Config),
-    /// See [`easycache`].
-    EasyCache(easycache::Config),
-    /// See [`navicache`].
-    NaviCache(navicache::Config),
+/// What a method is, in a few words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct About {
+    /// As given to `--cache`.
+    pub name: &'static str,
+    /// What decides.
+    pub line: &'static str,
+    /// Where it was published.
+    pub paper: &'static str,
+    /// What it was written from.
+    pub source: &'static str,
+    /// What it takes beside the model.
+    pub needs: &'static str,
+}
+
+/// Lists every method once: `Variant module`.
+macro_rules! methods {
+    ($($variant:ident $module:ident,)*) => {
+        /// A method with all its options. In JSON: `{"method": "navicache", "threshold": 0.05, ...}`.
+        #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+        #[serde(tag = "method", rename_all = "lowercase")]
+        pub enum CacheConfig {
+            $(#[doc = concat!("See [`", stringify!($module), "`](super::", stringify!($module), ").")]
+            $variant(super::$module::Config),)*
+        }
+
+        impl CacheConfig {
+            /// Every method.
+            pub const METHODS: &[About] = &[$(super::$module::ABOUT),*];
+
+            /// Every method's options with their meaning, in the order of [`CacheConfig::METHODS`].
+            const OPTIONS: &[&[(&str, &str)]] = &[$(super::$module::Config::OPTIONS),*];
+
+            /// The method behind the record.
+            pub fn method(&self) -> &dyn Method {
+                match self {
+                    $(CacheConfig::$variant(config) => config,)*
+                }
+            }
+        }
+    };
+}
+
+methods! {
+    None none,
+    EasyCache easycache,
+    NaviCache navicache,
+    PreciseCache precisecache,
+    MixCache mixcache,
+    TeaCache teacache,
+    MagCache magcache,
+    Pab pab,
+    FbCache fbcache,
+    DbCache dbcache,
+    TaylorSeer taylorseer,
+    FasterCache fastercache,
+    DiCache dicache,
+    SeaCache seacache,
+    Tafc tafc,
+    BwCache bwcache,
+    AdaCache adacache,
+    Trend trend,
+    Schedule schedule,
 }
 
 impl CacheConfig {
-    /// The names that `--cache` takes.
-    pub const NAMES: &[&str] = &["none", "easycache", "navicache"];
+    /// What is known of a method.
+    pub fn about(name: &str) -> Result<&'static About, CacheError> {
+        let found = CacheConfig::METHODS.iter().find(|about| about.name == name);
+        found.ok_or_else(|| CacheError::UnknownMethod { found: name.to_string() })
+    }
 
-    /// The method behind the record.
-    pub fn method(&self) -> &dyn Method {
-        match self {
-            CacheConfig::None(config) => config,
-            CacheConfig::EasyCache(config) => config,
-            CacheConfig::NaviCache(config) => config,
-        }
+    /// A method's options, each with its meaning.
+    pub fn options_of(name: &str) -> &'static [(&'static str, &'static str)] {
+        let position = CacheConfig::METHODS.iter().position(|about| about.name == name);
+        position.map_or(&[], |i| CacheConfig::OPTIONS[i])
     }
 
     /// Refuses numbers that make no sense.
-    fn check(self) -> Result<Self, CacheError> {
-        let numbers = match &self {
-            CacheConfig::None(_) => vec![],
-            CacheConfig::EasyCache(c) => vec![("threshold", c.threshold)],
-            CacheConfig::NaviCache(c) => vec![
-                ("threshold", c.threshold),
-                ("process_noise", c.process_noise),
-                ("measurement_noise", c.measurement_noise),
-                ("noise_floor", c.noise_floor),
-                ("uncertainty", c.uncertainty),
-                ("drift", c.drift.unwrap_or_default()),
-            ],
-        };
-        if let CacheConfig::NaviCache(c) = &self {
-            let parts = [("noise_floor", c.noise_floor), ("drift", c.drift.unwrap_or_default())];
-            if let Some((option, value)) = parts.into_iter().find(|(_, value)| *value > 1.0) {
-                let reason = format!("{option} is {value}, expected 0 to 1");
-                return Err(CacheError::Options { method: "navicache".to_string(), reason });
+    pub fn check(self) -> Result<Self, CacheError> {
+        let refuse = |reason| CacheError::Options { method: self.method().name().to_string(), reason };
+        let options = self.method().options();
+        for (option, value) in options.as_object().into_iter().flatten() {
+            // Whatever the option, a number counts or measures something: JSON has no infinity, and null stands for it.
+            if value.is_null() || value.as_f64().is_some_and(|number| number < 0.0) {
+                return Err(refuse(format!("{option} is {value}, expected a finite number of 0 or more")));
             }
         }
-        match numbers.into_iter().find(|(_, value)| !(value.is_finite() && *value >= 0.0)) {
-            Some((option, value)) => {
-                let reason = format!("{option} is {value}, expected a finite number of 0 or more");
-                Err(CacheError::Options { method: self.method().name().to_string(), reason })
-            }
-            None => Ok(self),
-        }
+        self.method().check().map_err(refuse)?;
+        Ok(self)
     }
+}
+
+fn known_methods() -> String {
+    CacheConfig::METHODS.iter().map(|about| about.name).collect::<Vec<_>>().join(", ")
 }
 
 /// What was asked for: `METHOD[:PRESET][,key=value...]`, for example `navicache:fast,max_run=3`.
@@ -80,7 +121,7 @@ pub struct CacheSpec {
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum CacheError {
     /// No such method.
-    #[error("cache method {found:?} is not known; known are {}", CacheConfig::NAMES.join(", "))]
+    #[error("cache method {found:?} is not known; known are {}", known_methods())]
     UnknownMethod {
         /// What was asked for.
         found: String,
@@ -121,15 +162,13 @@ impl FromStr for CacheSpec {
     type Err = CacheError;
 
     fn from_str(text: &str) -> Result<Self, CacheError> {
-        let mut parts = text.split(',');
+        let mut parts = split_outside_brackets(text).into_iter();
         let head = parts.next().unwrap_or_default().trim();
         let (method, preset) = match head.split_once(':') {
             Some((method, preset)) => (method, Some(preset.to_string())),
             None => (head, None),
         };
-        if !CacheConfig::NAMES.contains(&method) {
-            return Err(CacheError::UnknownMethod { found: method.to_string() });
-        }
+        let method = CacheConfig::about(method)?.name.to_string();
         let mut options = Map::new();
         for part in parts {
             let (key, value) = part
@@ -140,8 +179,26 @@ impl FromStr for CacheSpec {
             let value = serde_json::from_str(value).unwrap_or_else(|_| Value::String(value.to_string()));
             options.insert(key.trim().to_string(), value);
         }
-        Ok(CacheSpec { method: method.to_string(), preset, options })
+        Ok(CacheSpec { method, preset, options })
     }
+}
+
+/// The text between commas, those of a list `[1, 2]` aside.
+fn split_outside_brackets(text: &str) -> Vec<&str> {
+    let (mut parts, mut depth, mut start) = (Vec::new(), 0usize, 0);
+    for (i, c) in text.char_indices() {
+        match c {
+            '[' => depth += 1,
+            ']' => depth = depth.saturating_sub(1),
+            ',' if depth == 0 => {
+                parts.push(&text[start..i]);
+                start = i + 1;
+            }
+            _ => {}
+        }
+    }
+    parts.push(&text[start..]);
+    parts
 }
 
 impl CacheSpec {
@@ -175,7 +232,7 @@ mod tests {
         };
         assert_eq!((fast.threshold, fast.align_steps, fast.max_run), (0.07, 6, Some(3)));
         assert_eq!(resolve("navicache").unwrap(), resolve("navicache:mid").unwrap());
-        assert_eq!(resolve("none").unwrap(), CacheConfig::None(none::Config {}));
+        assert_eq!(resolve("none").unwrap(), CacheConfig::None(super::super::none::Config {}));
     }
 
     #[test]
@@ -184,7 +241,7 @@ mod tests {
             let message = resolve(text).unwrap_err().to_string();
             assert!(message.contains(part), "{text}: {message}");
         };
-        says("teecache", "known are none, easycache, navicache");
+        says("teecache", "known are none, easycache, navicache, precisecache");
         says("navicache:warp", "it has fast, mid, slow");
         says("none:mid", "it has none");
         says("navicache,threshold", "expected key=value");
@@ -194,6 +251,14 @@ mod tests {
         says("navicache,drift=1.5", "drift is 1.5, expected 0 to 1");
         says("navicache,projection=never", "at_computed");
         says("none,threshold=0", "unknown field `threshold`");
+        says("teacache,coefficients=[1,2]", "coefficients");
+        says("teacache,coefficients=wan-15b", "expected five numbers or one of");
+        says("teacache,reuse=from_cond", "leaves a branch out");
+        says("navicache,reuse=two_anchors", "dicache, fbcache and dbcache have them");
+        says("pab,reuse=output", "would overwrite");
+        says("pab,self_range=0", "expected 1 or more");
+        says("schedule,strip=..|SS|", "nothing was computed");
+        says("schedule,strip=SS|mS|", "only whole branches");
     }
 
     #[test]

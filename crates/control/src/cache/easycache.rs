@@ -8,28 +8,34 @@
 //! | paper | here |
 //! |---|---|
 //! | transformation rate `k_t` | `ratio` |
-//! | accumulated deviation `E_t` | `drift`, relative to the last computed output |
+//! | accumulated deviation `E_t` | `change`, relative to the last computed output |
 //! | threshold `tau` | `threshold` |
 //! | warm-up `R` | `warmup_steps` |
 
-use serde::{Deserialize, Serialize};
+use super::approx::FOR_STEPS;
+use super::path_sum::PathSum;
+use super::{About, Asks, At, Decision, Guard, Measure, Method, Policy, Quantity, Question, Reuse, Run, Seen, Subject};
 
-use super::{Approx, Asks, At, Decision, Guard, Method, Policy, Quantity, Run, Seen};
+/// What `navicache methods` says.
+pub const ABOUT: About = About {
+    name: "easycache",
+    line: "predicted output change: input change times the last measured ratio",
+    paper: "Zhou et al. 2025, arXiv 2507.02860",
+    source: "the released code",
+    needs: "nothing",
+};
 
-/// Options of EasyCache.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Config {
+options! {
     /// Predicted relative output change at which a step is computed again. 0 computes every step.
-    pub threshold: f64,
+    threshold: f64,
     /// So many steps at the start are computed.
-    pub warmup_steps: usize,
+    warmup_steps: usize,
     /// Longest run of reused steps; absent: no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub max_run: Option<usize>,
+    max_run: Option<usize>,
     /// How a reused prediction is made up.
     #[serde(default)]
-    pub reuse: Approx,
+    reuse: Reuse,
 }
 
 impl Method for Config {
@@ -37,66 +43,73 @@ impl Method for Config {
         "easycache"
     }
 
-    fn guard(&self) -> Guard {
+    fn guard(&self, _: usize) -> Guard {
         Guard { first_steps: self.warmup_steps, last_steps: 1, max_run: self.max_run }
     }
 
     fn policy(&self, _: &Run) -> Box<dyn Policy> {
-        Box::new(EasyCache { config: self.clone(), drift: 0.0, ratio: None, output_magnitude: None })
+        let change = PathSum::new(self.threshold);
+        Box::new(EasyCache { reuse: self.reuse, change, ratio: None, output_magnitude: None })
     }
 
     fn options(&self) -> serde_json::Value {
         serde_json::json!(self)
     }
+
+    fn check(&self) -> Result<(), String> {
+        self.reuse.check(FOR_STEPS)
+    }
 }
 
 struct EasyCache {
-    config: Config,
-    drift: f64,
+    reuse: Reuse,
+    /// Predicted, since the last computed step, relative to its output.
+    change: PathSum,
     ratio: Option<f64>,
     output_magnitude: Option<f64>,
 }
 
 impl Policy for EasyCache {
     fn asks(&self) -> Asks {
-        asks(self.config.reuse)
+        asks(self.reuse)
     }
 
     fn decide(&mut self, _: At, seen: &Seen) -> Decision {
-        match (self.ratio, seen.get(Quantity::InputChangeSinceVisit), self.output_magnitude) {
-            (Some(ratio), Some(input_change), Some(output)) => {
-                self.drift += ratio * input_change / output;
-                if self.drift < self.config.threshold { Decision::Reuse(self.config.reuse) } else { Decision::Compute }
+        match (self.ratio, seen.get(INPUT_CHANGE), self.output_magnitude) {
+            (Some(ratio), Some(input_change), Some(output)) if self.change.add(ratio * input_change / output) => {
+                Decision::Reuse(self.reuse.into())
             }
             _ => Decision::Compute,
         }
     }
 
     fn computed(&mut self, _: At, seen: &Seen) {
-        self.drift = 0.0;
-        self.output_magnitude = seen.get(Quantity::OutputMagnitude);
+        self.change.reset();
+        self.output_magnitude = seen.get(OUTPUT_MAGNITUDE);
         if let Some(ratio) = observed_ratio(seen, 0.0) {
             self.ratio = Some(ratio);
         }
     }
 }
 
+/// How far the input moved since the step before.
+pub(super) const INPUT_CHANGE: Quantity = Subject::Input.by(Measure::ChangeSinceVisit);
+/// The size of the output.
+pub(super) const OUTPUT_MAGNITUDE: Quantity = Subject::Output.by(Measure::Magnitude);
+const INPUT_CHANGE_SINCE_COMPUTE: Quantity = Subject::Input.by(Measure::ChangeSinceCompute);
+const OUTPUT_CHANGE_SINCE_COMPUTE: Quantity = Subject::Output.by(Measure::ChangeSinceCompute);
+
 /// What every policy asks for that predicts the output change from the ratio to the input change.
-pub(super) fn asks(reuse: Approx) -> Asks {
-    Asks {
-        to_decide: vec![Quantity::InputChangeSinceVisit],
-        to_learn: vec![
-            Quantity::InputChangeSinceCompute,
-            Quantity::OutputChangeSinceCompute,
-            Quantity::OutputMagnitude,
-        ],
-        to_reuse: vec![reuse],
-    }
+pub(super) fn asks(reuse: Reuse) -> Asks {
+    let question = Question {
+        to_decide: vec![INPUT_CHANGE],
+        to_learn: vec![INPUT_CHANGE_SINCE_COMPUTE, OUTPUT_CHANGE_SINCE_COMPUTE, OUTPUT_MAGNITUDE],
+        to_reuse: vec![reuse.into()],
+    };
+    Asks { step: Some(question), ..Asks::default() }
 }
 
 /// The ratio between two neighbouring computed steps, `m(o_i - o_c) / (m(x_i - x_c) + epsilon)`; absent at the first one.
 pub(super) fn observed_ratio(seen: &Seen, epsilon: f64) -> Option<f64> {
-    let output_change = seen.get(Quantity::OutputChangeSinceCompute)?;
-    let input_change = seen.get(Quantity::InputChangeSinceCompute)?;
-    Some(output_change / (input_change + epsilon))
+    Some(seen.get(OUTPUT_CHANGE_SINCE_COMPUTE)? / (seen.get(INPUT_CHANGE_SINCE_COMPUTE)? + epsilon))
 }

@@ -1,64 +1,160 @@
-//! The rules common to all methods, applied before a policy is asked.
+//! The rules common to all methods, applied around a policy.
 
-use super::{Asks, At, Decision, Policy, Run, Seen};
+use std::collections::HashMap;
 
-/// When a step is computed whatever the policy would say.
+use super::approx::{Anchor, Kept, Recipe};
+use super::{Approx, Asks, At, Decision, Policy, Run, Scope, Seen};
+use crate::guidance::Branch;
+
+/// When everything is computed whatever the policy would say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Guard {
     /// So many steps at the start are computed.
     pub first_steps: usize,
     /// So many steps at the end are computed.
     pub last_steps: usize,
-    /// Longest run of reused steps; `None`: no limit.
+    /// Longest run of reuse, of a step, a branch or a span; `None`: no limit.
     pub max_run: Option<usize>,
 }
 
 impl Guard {
+    /// No rules.
+    pub const NONE: Guard = Guard { first_steps: 0, last_steps: 0, max_run: None };
+
     /// Puts the guard around a policy. The result computes
     /// * the first and last steps,
-    /// * as long as nothing was computed that could be reused,
+    /// * what was not computed yet in this generation, and so cannot be reused,
     /// * after the longest run of reuse,
     /// * when a measured value is not finite: a broken measurement must not look like a small change.
     pub fn around(self, policy: Box<dyn Policy>, run: &Run) -> Guarded {
-        Guarded { guard: self, policy, steps: run.steps, anything_computed: false, reused_in_a_row: 0 }
+        let asks = policy.asks();
+        Guarded {
+            guard: self,
+            policy,
+            asks,
+            run: run.clone(),
+            anchors: HashMap::new(),
+            runs: HashMap::new(),
+            broken: false,
+        }
     }
+}
+
+/// Anchors remembered of every place: as many as the highest order needs.
+const ANCHORS: usize = 3;
+
+/// Where something is kept of a branch, whatever its form.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Place {
+    Prediction,
+    Gap,
+    Span(usize),
 }
 
 /// A policy inside its guard. See [`Guard::around`].
 pub struct Guarded {
     guard: Guard,
     policy: Box<dyn Policy>,
-    steps: usize,
-    anything_computed: bool,
-    reused_in_a_row: usize,
+    asks: Asks,
+    run: Run,
+    anchors: HashMap<(Branch, Place), Vec<Anchor>>,
+    runs: HashMap<Scope, usize>,
+    broken: bool,
 }
 
 impl Guarded {
-    fn must_compute(&self, at: At, seen: &Seen) -> bool {
-        at.step < self.guard.first_steps
-            || at.step + self.guard.last_steps >= self.steps
-            || !self.anything_computed
-            || self.guard.max_run.is_some_and(|longest| self.reused_in_a_row >= longest)
+    /// What the policy asks for.
+    pub fn asks(&self) -> &Asks {
+        &self.asks
+    }
+
+    /// Whether to compute. What is asked of a scope that the policy has no question for is computed.
+    pub fn decide(&mut self, at: At, seen: &Seen) -> Decision {
+        let run = self.runs.entry(at.scope).or_default();
+        let at_rest = at.step < self.guard.first_steps
+            || at.step + self.guard.last_steps >= self.run.steps.len()
+            || self.guard.max_run.is_some_and(|longest| *run >= longest)
+            || self.broken
             || !seen.is_finite()
-    }
-}
-
-impl Policy for Guarded {
-    fn asks(&self) -> Asks {
-        self.policy.asks()
-    }
-
-    fn decide(&mut self, at: At, seen: &Seen) -> Decision {
-        let decision = if self.must_compute(at, seen) { Decision::Compute } else { self.policy.decide(at, seen) };
-        if let Decision::Reuse(_) = decision {
-            self.reused_in_a_row += 1;
+            || self.asks.question(at.scope).is_none();
+        let decision = if at_rest { Decision::Compute } else { self.policy.decide(at, seen) };
+        let possible = match decision {
+            Decision::Compute => false,
+            Decision::Reuse(approx) => self.possible(at.scope, approx),
+        };
+        let run = self.runs.entry(at.scope).or_default();
+        if possible {
+            *run += 1;
+            decision
+        } else {
+            *run = 0;
+            Decision::Compute
         }
-        decision
     }
 
-    fn computed(&mut self, at: At, seen: &Seen) {
-        self.anything_computed = true;
-        self.reused_in_a_row = 0;
-        self.policy.computed(at, seen);
+    /// Something was computed, by the policy's wish or the guard's; the policy learns from it, unless it is no number.
+    pub fn computed(&mut self, at: At, seen: &Seen) {
+        let anchor = Anchor { step: at.step, timestep: at.timestep, sigma: at.sigma };
+        match at.scope {
+            Scope::Step => {}
+            Scope::Branch(branch) => {
+                self.keep(branch, Place::Prediction, anchor);
+                let newest = |b: Branch| self.anchors.get(&(b, Place::Prediction)).and_then(|a| a.first());
+                let computed = |b: Branch| newest(b).is_some_and(|a| a.step == at.step);
+                if branch == Branch::Uncond && computed(Branch::Cond) {
+                    self.keep(branch, Place::Gap, anchor);
+                }
+            }
+            Scope::Span { branch, span } => self.keep(branch, Place::Span(span), anchor),
+        }
+        if self.asks.question(at.scope).is_some() {
+            self.broken = !seen.is_finite();
+            if !self.broken {
+                self.policy.computed(at, seen);
+            }
+        }
+    }
+
+    /// The numbers with which a branch's value is made up.
+    pub fn recipe(&self, branch: Branch, at: At, approx: Approx) -> Recipe {
+        let weights = approx.weights(self.anchors(branch, at.scope, approx), at);
+        let split = match approx {
+            Approx::FromCond { low, high } if (low, high) != (1.0, 1.0) => Some((low, high)),
+            _ => None,
+        };
+        Recipe { branch, kept: approx.kept(at.scope), weights, split }
+    }
+
+    fn keep(&mut self, branch: Branch, place: Place, anchor: Anchor) {
+        let anchors = self.anchors.entry((branch, place)).or_default();
+        anchors.insert(0, anchor);
+        anchors.truncate(ANCHORS);
+    }
+
+    fn anchors(&self, branch: Branch, scope: Scope, approx: Approx) -> &[Anchor] {
+        let place = match approx.kept(scope) {
+            Kept::Prediction(_) => Place::Prediction,
+            Kept::Gap => Place::Gap,
+            Kept::Span(span, _) => Place::Span(span),
+        };
+        self.anchors.get(&(branch, place)).map_or(&[], Vec::as_slice)
+    }
+
+    /// Whether everything was kept that the value is made of.
+    fn possible(&self, scope: Scope, approx: Approx) -> bool {
+        let kept = |branch: Branch| !self.anchors(branch, scope, approx).is_empty();
+        match approx {
+            Approx::FromCond { .. } => kept(Branch::Uncond),
+            _ => self.branches(scope).all(kept),
+        }
+    }
+
+    /// The branches that a scope is about.
+    fn branches(&self, scope: Scope) -> impl Iterator<Item = Branch> + '_ {
+        let one = match scope {
+            Scope::Step => None,
+            Scope::Branch(branch) | Scope::Span { branch, .. } => Some(branch),
+        };
+        self.run.branches.iter().copied().filter(move |&b| one.is_none_or(|one| one == b))
     }
 }

@@ -1,89 +1,266 @@
-//! Cache policies: which steps are computed, and how the others are made up.
+//! Cache policies: which computations run, and how the others are made up.
 //!
 //! A [`Method`] is a method as configured; [`Method::start`] makes its running state, a [`Policy`], for one generation. The
 //! policy is dropped when the generation ends. There is no `reset`, so nothing can leak from one video into the next.
 //!
-//! To add a method: one file here with its paper, its `Config` and its policy; one line in [`CacheConfig`].
+//! Questions are about a [`Scope`]: the whole step, one branch of it, or a span of units of one branch. Whoever runs the model asks
+//! from the widest to the narrowest, and only where the policy has a question ([`Asks`]). *Reuse* settles everything inside the
+//! scope; *compute* goes on to the questions inside it, and to the model where there are none.
+//!
+//! To add a method: one file here with its paper, its `Config` and its policy; one line in [`CacheConfig`]; its presets in
+//! `presets.json`.
 
+/// Declares a method's options: the record, and the list of them with their meaning for `navicache methods`.
+macro_rules! options {
+    ($( $(#[doc = $doc:literal])+ $(#[serde($($serde:tt)*)])? $field:ident: $type:ty, )*) => {
+        /// Options of the method.
+        #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+        #[serde(deny_unknown_fields)]
+        pub struct Config {
+            $( $(#[doc = $doc])+ $(#[serde($($serde)*)])? pub $field: $type, )*
+        }
+
+        impl Config {
+            /// Every option with its meaning.
+            pub(crate) const OPTIONS: &'static [(&'static str, &'static str)] =
+                &[$( (stringify!($field), concat!($($doc),+)) ),*];
+        }
+    };
+}
+
+pub mod adacache;
+mod approx;
+pub mod bwcache;
 mod config;
+pub mod dbcache;
+pub mod dicache;
 pub mod easycache;
+pub mod fastercache;
+pub mod fbcache;
 mod guard;
+pub mod magcache;
+pub mod mixcache;
 pub mod navicache;
 pub mod none;
+pub mod pab;
+mod path_sum;
+mod per_branch;
+pub mod precisecache;
 pub mod presets;
 mod quantity;
+pub mod schedule;
+pub mod seacache;
+pub mod tafc;
+pub mod taylorseer;
+pub mod teacache;
+pub mod trend;
 
-pub use config::{CacheConfig, CacheError, CacheSpec};
+use std::ops::Range;
+
+pub use approx::{Anchor, Approx, Form, Kept, Recipe, Reuse};
+pub use config::{About, CacheConfig, CacheError, CacheSpec};
 pub use guard::{Guard, Guarded};
-pub use quantity::{Quantity, Seen};
-
-use serde::{Deserialize, Serialize};
+pub use quantity::{Measure, Quantity, Seen, Subject};
 
 use crate::guidance::Branch;
+use crate::schedule::{Sigma, Step, Timestep};
 
 /// What a policy may know of the run before it begins.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Run {
-    /// Number of steps.
-    pub steps: usize,
+    /// The family of models that presets and tables are looked up by.
+    pub family: String,
+    /// The steps, noisiest first.
+    pub steps: Vec<Step>,
     /// The branches of every step, in the order they run.
     pub branches: Vec<Branch>,
+    /// The units of one forward, in the order they run.
+    pub units: Vec<Unit>,
 }
 
-/// Where a question stands: at the start of a step, about the whole of it (all branches, all blocks).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+impl Run {
+    /// A place in the run.
+    pub fn at(&self, step: usize, scope: Scope) -> At {
+        let Step { timestep, sigma } = self.steps[step];
+        At { step, timestep, sigma, scope }
+    }
+
+    /// The units of a range of blocks.
+    pub fn blocks(&self, blocks: Range<usize>) -> Range<usize> {
+        let first = |block: usize| self.units.iter().position(|u| u.block >= block).unwrap_or(self.units.len());
+        first(blocks.start)..first(blocks.end)
+    }
+
+    /// Number of blocks.
+    pub fn block_count(&self) -> usize {
+        self.units.last().map_or(0, |unit| unit.block + 1)
+    }
+}
+
+/// The smallest piece of a transformer that may be skipped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Unit {
+    /// Index of the block, from 0.
+    pub block: usize,
+    /// Which part of it.
+    pub part: Part,
+}
+
+/// Which part of a block a unit is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Part {
+    /// The whole block: its parts share a projection and cannot be told apart.
+    Whole,
+    /// Attention among the video's tokens.
+    SelfAttn,
+    /// Attention to the text.
+    CrossAttn,
+    /// The feed-forward network.
+    Mlp,
+}
+
+/// What a question is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Scope {
+    /// All branches of a step.
+    Step,
+    /// One branch of it.
+    Branch(Branch),
+    /// A span of units of one branch, by its index in [`Spans::cut`].
+    Span {
+        /// The branch.
+        branch: Branch,
+        /// Index of the span.
+        span: usize,
+    },
+}
+
+/// Where and when a question stands.
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct At {
     /// Index of the step, 0 is the noisiest.
     pub step: usize,
+    /// What the model is told of its noise level.
+    pub timestep: Timestep,
+    /// Its noise level.
+    pub sigma: Sigma,
+    /// What is asked about.
+    pub scope: Scope,
 }
 
 /// What a policy wants measured and kept. Nothing else is.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Asks {
-    /// Before it decides.
+    /// About every step, before anything of it runs. It observes the first branch.
+    pub step: Option<Question>,
+    /// About every branch of a step that is not reused as a whole.
+    pub branch: Option<Question>,
+    /// About spans of units of a branch that is not reused as a whole.
+    pub spans: Option<Spans>,
+}
+
+/// One question: what to measure before and after, and how values may be made up.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Question {
+    /// Before it is decided.
     pub to_decide: Vec<Quantity>,
-    /// After a step was computed.
+    /// After it was computed.
     pub to_learn: Vec<Quantity>,
-    /// The forms in which computed predictions are kept for later. A decision may only name one of these.
+    /// What a decision may name; what it needs is kept. The numbers inside do not matter.
     pub to_reuse: Vec<Approx>,
 }
 
-/// What is to be done with a step.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Decision {
-    /// Run the denoiser, for every branch.
-    Compute,
-    /// Make the prediction of every branch up from that branch's last computed one.
-    Reuse(Approx),
+/// A cut of the units, and the question about each piece.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Spans {
+    /// In order, without overlap. Units in no span are always computed.
+    pub cut: Vec<Span>,
+    /// Asked of each of them.
+    pub question: Question,
 }
 
-/// How a prediction is made up from the branch's last computed step `c`.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, Hash)]
-#[serde(rename_all = "snake_case")]
-pub enum Approx {
-    /// `x_i + (o_c - x_c)`: the residual of the whole forward is kept.
-    #[default]
-    Residual,
-    /// `o_c`: the prediction is kept as it was.
-    Output,
-    /// `x_i + r(sigma_i)`: a straight line in sigma through the residuals of the last two computed steps; with one, its residual.
-    Linear,
+/// A run of units that are decided on together.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Span {
+    /// Which units.
+    pub units: Range<usize>,
+    /// The unit before which its residual begins, at most the first of `units`: a probe may run before the decision, and the
+    /// value that is made up stands for the probe too.
+    pub since: usize,
+    /// Whether it may be reused; if not, nothing of it is kept.
+    pub reusable: bool,
+    /// Whether `to_learn` is measured after it was computed.
+    pub watched: bool,
+}
+
+impl Span {
+    /// A span that may be reused, with its residual over itself.
+    pub fn of(units: Range<usize>) -> Self {
+        Span { since: units.start, units, reusable: true, watched: false }
+    }
+
+    /// A span that is always computed, and measured.
+    pub fn probe(units: Range<usize>) -> Self {
+        Span { since: units.start, units, reusable: false, watched: true }
+    }
+
+    /// The same, measured when it was computed.
+    pub fn watched(self) -> Self {
+        Span { watched: true, ..self }
+    }
+}
+
+impl Asks {
+    /// The question of a scope.
+    pub fn question(&self, scope: Scope) -> Option<&Question> {
+        match scope {
+            Scope::Step => self.step.as_ref(),
+            Scope::Branch(_) => self.branch.as_ref(),
+            Scope::Span { .. } => self.spans.as_ref().map(|spans| &spans.question),
+        }
+    }
+
+    /// One question about the whole stack of units.
+    pub fn stack(run: &Run, question: Question) -> Self {
+        let cut = vec![Span { watched: !question.to_learn.is_empty(), ..Span::of(0..run.units.len()) }];
+        Asks { spans: Some(Spans { cut, question }), ..Asks::default() }
+    }
+}
+
+/// What is to be done.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Decision {
+    /// Run it, or go on to the questions inside.
+    Compute,
+    /// Make it up.
+    Reuse(Approx),
 }
 
 /// A method as configured.
 pub trait Method {
     /// Lower-case name, as given to `--cache`.
     fn name(&self) -> &str;
-    /// The rules common to all methods, with this method's numbers.
-    fn guard(&self) -> Guard;
+    /// The rules common to all methods, with this method's numbers, for a run of so many steps.
+    fn guard(&self, steps: usize) -> Guard;
     /// The running state for one generation, not yet guarded.
     fn policy(&self, run: &Run) -> Box<dyn Policy>;
     /// Every option with its value, for the report.
     fn options(&self) -> serde_json::Value;
 
+    /// Refuses options that make no sense, with the reason.
+    fn check(&self) -> Result<(), String> {
+        Ok(())
+    }
+
+    /// Refuses a run that it does not fit, with the reason.
+    fn check_run(&self, run: &Run) -> Result<(), String> {
+        let _ = run;
+        Ok(())
+    }
+
     /// The guarded policy for one generation.
     fn start(&self, run: &Run) -> Guarded {
-        self.guard().around(self.policy(run), run)
+        self.guard(run.steps.len()).around(self.policy(run), run)
     }
 }
 
@@ -91,9 +268,9 @@ pub trait Method {
 pub trait Policy {
     /// What it wants to see.
     fn asks(&self) -> Asks;
-    /// Whether to compute a step. Called once a step, in order.
+    /// Whether to compute. Called in order, where it has a question.
     fn decide(&mut self, at: At, seen: &Seen) -> Decision;
-    /// A step was computed, by this policy's wish or the guard's; learn from it.
+    /// What it has a question about was computed, by its own wish or the guard's; learn from it.
     fn computed(&mut self, at: At, seen: &Seen) {
         let _ = (at, seen);
     }

@@ -13,7 +13,7 @@
 //! | calibrated fusion factor `K` | `gain` |
 //! | Initial Alignment, `N_align` | `align_steps` |
 //! | Prior Projection, Observational Rectification | [`Filter::project`], [`Filter::correct`] |
-//! | accumulated predicted variation `eps_acc` | `drift`, relative to the last computed output |
+//! | accumulated predicted variation `eps_acc` | `change`, relative to the last computed output |
 //! | threshold `tau` | `threshold` |
 //!
 //! In the released code the filter moves at computed steps only, the variance does not grow while steps are reused, and the gate
@@ -30,44 +30,52 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::easycache::{asks, observed_ratio};
-use super::{Approx, Asks, At, Decision, Guard, Method, Policy, Quantity, Run, Seen};
+use super::approx::FOR_STEPS;
+use super::easycache::{INPUT_CHANGE, OUTPUT_MAGNITUDE, asks, observed_ratio};
+use super::path_sum::PathSum;
+use super::{About, Asks, At, Decision, Guard, Method, Policy, Reuse, Run, Seen};
+
+/// What `navicache methods` says.
+pub const ABOUT: About = About {
+    name: "navicache",
+    line: "predicted output change: input change times a ratio that a Kalman filter tracks",
+    paper: "ICML 2026, arXiv 2606.26795",
+    source: "the released code; the paper's wider form as options is our reconstruction",
+    needs: "nothing",
+};
 
 /// Added to denominators, as in the released code.
 const EPSILON: f64 = 1e-8;
 /// Variance of every state at the end of the alignment.
 const ALIGNED_VARIANCE: f64 = 1.0;
 
-/// Options of NaviCache.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Config {
+options! {
     /// Predicted relative output change at which a step is computed again. 0 computes every step.
-    pub threshold: f64,
+    threshold: f64,
     /// So many steps at the start are computed and set the ratio.
-    pub align_steps: usize,
+    align_steps: usize,
     /// Variance that the ratio gains with every projection.
-    pub process_noise: f64,
+    process_noise: f64,
     /// Variance of one measured ratio.
-    pub measurement_noise: f64,
+    measurement_noise: f64,
     /// When the estimate is projected.
     #[serde(default)]
-    pub projection: Projection,
+    projection: Projection,
     /// Process noise at the last step as a part of that at the first, 0 to 1.
     #[serde(default = "constant_noise")]
-    pub noise_floor: f64,
+    noise_floor: f64,
     /// Standard deviations that the gate adds to the ratio.
     #[serde(default)]
-    pub uncertainty: f64,
+    uncertainty: f64,
     /// Factor by which the ratio's drift fades with every projection, 0 to 1; absent: no drift.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub drift: Option<f64>,
+    drift: Option<f64>,
     /// Longest run of reused steps; absent: no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub max_run: Option<usize>,
+    max_run: Option<usize>,
     /// How a reused prediction is made up.
     #[serde(default)]
-    pub reuse: Approx,
+    reuse: Reuse,
 }
 
 fn constant_noise() -> f64 {
@@ -98,15 +106,15 @@ impl Method for Config {
         "navicache"
     }
 
-    fn guard(&self) -> Guard {
+    fn guard(&self, _: usize) -> Guard {
         Guard { first_steps: self.align_steps, last_steps: 1, max_run: self.max_run }
     }
 
     fn policy(&self, run: &Run) -> Box<dyn Policy> {
         Box::new(NaviCache {
             config: self.clone(),
-            steps: run.steps,
-            drift: 0.0,
+            steps: run.steps.len(),
+            change: PathSum::new(self.threshold),
             filter: Filter::new(self.measurement_noise, self.drift),
             computed: 0,
             output_magnitude: None,
@@ -116,13 +124,21 @@ impl Method for Config {
     fn options(&self) -> serde_json::Value {
         serde_json::json!(self)
     }
+
+    fn check(&self) -> Result<(), String> {
+        let parts = [("noise_floor", self.noise_floor), ("drift", self.drift.unwrap_or_default())];
+        match parts.into_iter().find(|(_, value)| *value > 1.0) {
+            Some((option, value)) => Err(format!("{option} is {value}, expected 0 to 1")),
+            None => self.reuse.check(FOR_STEPS),
+        }
+    }
 }
 
 struct NaviCache {
     config: Config,
     steps: usize,
-    /// Predicted relative output change since the last computed step.
-    drift: f64,
+    /// Predicted, since the last computed step, relative to its output.
+    change: PathSum,
     /// As of the last computed step.
     filter: Filter,
     computed: usize,
@@ -155,18 +171,17 @@ impl Policy for NaviCache {
     }
 
     fn decide(&mut self, at: At, seen: &Seen) -> Decision {
-        match (self.ratio_at(at.step), seen.get(Quantity::InputChangeSinceVisit), self.output_magnitude) {
-            (Some(ratio), Some(input_change), Some(output)) => {
-                self.drift += ratio * input_change / output;
-                if self.drift < self.config.threshold { Decision::Reuse(self.config.reuse) } else { Decision::Compute }
+        match (self.ratio_at(at.step), seen.get(INPUT_CHANGE), self.output_magnitude) {
+            (Some(ratio), Some(input_change), Some(output)) if self.change.add(ratio * input_change / output) => {
+                Decision::Reuse(self.config.reuse.into())
             }
             _ => Decision::Compute,
         }
     }
 
     fn computed(&mut self, at: At, seen: &Seen) {
-        self.drift = 0.0;
-        self.output_magnitude = seen.get(Quantity::OutputMagnitude);
+        self.change.reset();
+        self.output_magnitude = seen.get(OUTPUT_MAGNITUDE);
         if let Some(ratio) = observed_ratio(seen, EPSILON) {
             if at.step < self.config.align_steps {
                 self.filter.align(ratio);
@@ -264,46 +279,5 @@ mod tests {
         filter.project(0.05);
         assert!((filter.ratio.unwrap() - 5.0).abs() < 1e-3, "{filter:?}");
         assert!((plain.ratio.unwrap() - 5.0).abs() > 0.1, "{plain:?}");
-    }
-
-    #[test]
-    fn uncertainty_grows_with_every_reused_step() {
-        let config = |projection, uncertainty| Config {
-            threshold: 0.1,
-            align_steps: 2,
-            process_noise: 0.05,
-            measurement_noise: 0.05,
-            projection,
-            noise_floor: 1.0,
-            uncertainty,
-            drift: None,
-            max_run: None,
-            reuse: Approx::Residual,
-        };
-        let run = Run { steps: 40, branches: vec![] };
-        let seen = |q: Quantity, value: f64| (q, value);
-        let reused = |config: Config| {
-            let mut policy = config.start(&run);
-            let mut reused = 0;
-            for step in 0..40 {
-                let before = [seen(Quantity::InputChangeSinceVisit, 0.01)].into_iter().collect();
-                if policy.decide(At { step }, &before) != Decision::Compute {
-                    reused += 1;
-                    continue;
-                }
-                let after = [
-                    seen(Quantity::InputChangeSinceCompute, 0.01),
-                    seen(Quantity::OutputChangeSinceCompute, 0.01),
-                    seen(Quantity::OutputMagnitude, 1.0),
-                ];
-                policy.computed(At { step }, &after.into_iter().collect());
-            }
-            reused
-        };
-        let (released, careful) =
-            (reused(config(Projection::AtComputed, 0.0)), reused(config(Projection::AtComputed, 2.0)));
-        let wary = reused(config(Projection::EveryStep, 2.0));
-        assert!(released > careful && careful > wary, "{released} {careful} {wary}");
-        assert_eq!(reused(config(Projection::EveryStep, 0.0)), released, "the gate alone looks at the variance");
     }
 }

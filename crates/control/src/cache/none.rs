@@ -1,21 +1,19 @@
 //! No caching: every step is computed. The baseline that every other method is compared with.
 
-use serde::{Deserialize, Serialize};
+use super::{About, Asks, At, Decision, Guard, Method, Policy, Run, Seen};
 
-use super::{Asks, At, Decision, Guard, Method, Policy, Run, Seen};
+/// What `navicache methods` says.
+pub const ABOUT: About = About { name: "none", line: "computes everything", paper: "-", source: "-", needs: "nothing" };
 
-/// No options.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Config {}
+options! {}
 
 impl Method for Config {
     fn name(&self) -> &str {
         "none"
     }
 
-    fn guard(&self) -> Guard {
-        Guard { first_steps: 0, last_steps: 0, max_run: None }
+    fn guard(&self, _: usize) -> Guard {
+        Guard::NONE
     }
 
     fn policy(&self, _: &Run) -> Box<dyn Policy> {

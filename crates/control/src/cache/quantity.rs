@@ -1,34 +1,156 @@
-//! Every scalar that can be measured while sampling, with its formula and *since when*.
+//! Every scalar that can be measured while sampling: what is looked at ([`Subject`]) and how ([`Measure`]).
 //!
-//! Notation: `x_i` the latents shown to the denoiser at step i, `o_i` its prediction for the conditional branch, `v` the step
-//! visited before this one (always i - 1, whether it was computed or not), `c` the last step that was computed before this one,
-//! and `m(.)` the mean of absolute values over every element.
+//! Notation: `a_i` the subject at step i, `v` the step visited before (whether it was computed or not), `c` the last step whose
+//! forward was computed in full, `b` the one before that, and `m(.)` the mean of absolute values over every element. Every branch
+//! has reference points of its own.
 
-use serde::{Deserialize, Serialize};
+/// What is measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Subject {
+    /// `x`, the latents shown to the denoiser.
+    Input,
+    /// `o`, its prediction. Known once the branch is computed.
+    Output,
+    /// `o - x`. Known once the branch is computed.
+    Residual,
+    /// The unconditional prediction less the conditional one. Known once both are computed.
+    Gap,
+    /// The low spatial frequencies of the prediction for thinned-out latents: a cheap look ahead (PreciseCache).
+    Trial {
+        /// One latent frame of so many is kept.
+        frames: usize,
+        /// One row and one column of so many are kept.
+        size: usize,
+    },
+    /// The embedding of the timestep. Known before the blocks.
+    TimeEmbedding,
+    /// Its projection to the modulation of the blocks. Known before the blocks.
+    TimeProjection,
+    /// The first block's input, normalised and modulated. Known before the blocks.
+    ModulatedInput,
+    /// The same through a Wiener filter along time, height and width (SeaCache). Known before the blocks.
+    FilteredInput,
+    /// What a span of units adds to the features. Known once the span is computed.
+    SpanResidual,
+    /// The features after a span. Known once the span is computed.
+    SpanOutput,
+    /// The features after each block of a span; the measure's mean over blocks. Known once the span is computed.
+    BlockOutputs,
+}
+
+/// How it is measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Measure {
+    /// `m(a_i)`
+    Magnitude,
+    /// `||a_i||_2`
+    Norm,
+    /// `m(a_i - a_v)`
+    ChangeSinceVisit,
+    /// `m(a_i - a_c)`
+    ChangeSinceCompute,
+    /// `m(a_i - a_v) / m(a_v)`
+    RelativeChangeSinceVisit,
+    /// `m(a_i - a_c) / m(a_c)`
+    RelativeChangeSinceCompute,
+    /// `||a_i - a_v||_2`
+    DistanceSinceVisit,
+    /// `cos(a_i, a_c)`
+    CosineSinceCompute,
+    /// Mean over tokens of `||a_i[token]|| / ||a_v[token]||`
+    TokenRatioSinceVisit,
+    /// `m(a_i - a_b) / m(a_c - a_b)`: how far from `b`, where `c` is at 1.
+    AnchorPosition,
+    /// `m(a_i - l) / m(a_i)`, `l` the line in the timestep through `c` and `b`: what a forecast would have missed.
+    LineError,
+    /// `m(a_i - a_l)`, `l` the computed step so many before, 1 the last: for traces.
+    Lag(usize),
+    /// `||a_i - a_l||_2`, for traces.
+    LagDistance(usize),
+}
+
+impl Subject {
+    /// The quantity of this subject by a measure.
+    pub const fn by(self, measure: Measure) -> Quantity {
+        Quantity { subject: self, measure }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Subject::Input => "input",
+            Subject::Output => "output",
+            Subject::Residual => "residual",
+            Subject::Gap => "gap",
+            Subject::Trial { .. } => "trial",
+            Subject::TimeEmbedding => "time_embedding",
+            Subject::TimeProjection => "time_projection",
+            Subject::ModulatedInput => "modulated_input",
+            Subject::FilteredInput => "filtered_input",
+            Subject::SpanResidual => "span_residual",
+            Subject::SpanOutput => "span_output",
+            Subject::BlockOutputs => "block_outputs",
+        }
+    }
+}
+
+impl Measure {
+    fn name(self) -> &'static str {
+        match self {
+            Measure::Lag(_) => "lag",
+            Measure::LagDistance(_) => "lag_distance",
+            Measure::Magnitude => "magnitude",
+            Measure::Norm => "norm",
+            Measure::ChangeSinceVisit => "change_since_visit",
+            Measure::ChangeSinceCompute => "change_since_compute",
+            Measure::RelativeChangeSinceVisit => "relative_change_since_visit",
+            Measure::RelativeChangeSinceCompute => "relative_change_since_compute",
+            Measure::DistanceSinceVisit => "distance_since_visit",
+            Measure::CosineSinceCompute => "cosine_since_compute",
+            Measure::TokenRatioSinceVisit => "token_ratio_since_visit",
+            Measure::AnchorPosition => "anchor_position",
+            Measure::LineError => "line_error",
+        }
+    }
+
+    /// How many earlier values, of computed steps, it refers to.
+    pub fn anchors(self) -> usize {
+        match self {
+            Measure::ChangeSinceCompute | Measure::RelativeChangeSinceCompute | Measure::CosineSinceCompute => 1,
+            Measure::AnchorPosition | Measure::LineError => 2,
+            Measure::Lag(lag) | Measure::LagDistance(lag) => lag,
+            _ => 0,
+        }
+    }
+
+    /// Whether it refers to the value at the step visited before.
+    pub fn since_visit(self) -> bool {
+        matches!(
+            self,
+            Measure::ChangeSinceVisit
+                | Measure::RelativeChangeSinceVisit
+                | Measure::DistanceSinceVisit
+                | Measure::TokenRatioSinceVisit
+        )
+    }
+}
 
 /// A scalar that a policy may ask for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Quantity {
-    /// `m(x_i - x_v)`: how far the input moved since the step before, computed or not.
-    InputChangeSinceVisit,
-    /// `m(x_i - x_c)`: how far the input moved since the last computed step.
-    InputChangeSinceCompute,
-    /// `m(o_i - o_c)`: how far the output moved since the last computed step. Known once step i is computed.
-    OutputChangeSinceCompute,
-    /// `m(o_i)`: the size of the output. Known once step i is computed.
-    OutputMagnitude,
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Quantity {
+    /// What is looked at.
+    pub subject: Subject,
+    /// How.
+    pub measure: Measure,
 }
 
 impl Quantity {
-    /// Name in reports and traces.
-    pub fn name(self) -> &'static str {
-        match self {
-            Quantity::InputChangeSinceVisit => "input_change_since_visit",
-            Quantity::InputChangeSinceCompute => "input_change_since_compute",
-            Quantity::OutputChangeSinceCompute => "output_change_since_compute",
-            Quantity::OutputMagnitude => "output_magnitude",
-        }
+    /// Name in reports and traces, for example `input_change_since_visit`.
+    pub fn name(self) -> String {
+        let lag = match self.measure {
+            Measure::Lag(lag) | Measure::LagDistance(lag) => format!("_{lag}"),
+            _ => String::new(),
+        };
+        format!("{}_{}{lag}", self.subject.name(), self.measure.name())
     }
 }
 

@@ -8,7 +8,7 @@ use candle_nn::rotary_emb::rope_i;
 
 use super::TransformerConfig;
 use crate::nn::{Grid, LayerNorm, Linear, Modulation, RmsNorm, Rope3d, attention, patchify, sinusoid, unpatchify};
-use crate::{Denoiser, Error, Features, Part, Result, Unit, Weights};
+use crate::{Denoiser, Error, Features, Part, Result, Signal, Unit, Weights};
 
 /// Predicts the velocity of latents, given a timestep and a text.
 pub struct Transformer {
@@ -22,6 +22,7 @@ pub struct Transformer {
     units: Vec<Unit>,
     patch: [usize; 3],
     channels: usize,
+    width: usize,
     text_dim: usize,
     device: Device,
 }
@@ -70,6 +71,7 @@ impl Transformer {
             rope: Rope3d::new(config.attention_head_dim, config.rope_max_seq_len, w.device())?,
             patch,
             channels: config.in_channels,
+            width: dim,
             text_dim: config.text_dim,
             device: w.device().clone(),
         })
@@ -112,6 +114,14 @@ impl Denoiser for Transformer {
 
     fn units(&self) -> &[Unit] {
         &self.units
+    }
+
+    fn patch(&self) -> [usize; 3] {
+        self.patch
+    }
+
+    fn width(&self) -> usize {
+        self.width
     }
 
     fn begin(&self, latents: &Tensor, timestep: f64, cond: &Cond) -> Result<State> {
@@ -158,6 +168,18 @@ impl Denoiser for Transformer {
         let rows = self.modulation.at(&state.embedding)?; // (2, dim): shift, scale
         let x = self.norm_out.modulated(&state.video, &rows.get(1)?, &rows.get(0)?)?;
         unpatchify(&self.proj_out.forward(&x)?, self.channels, self.patch, state.grid)
+    }
+
+    fn signal(&self, signal: Signal, state: &State) -> Result<Tensor> {
+        match (signal, self.blocks.first()) {
+            (Signal::TimeEmbedding, _) => Ok(state.embedding.clone()),
+            (Signal::TimeProjection, _) => Ok(state.modulations.clone()),
+            (Signal::ModulatedInput, None) => Ok(state.video.clone()),
+            (Signal::ModulatedInput, Some(block)) => {
+                let rows = block.modulation.at(&state.modulations)?;
+                block.norm1.modulated(&state.video, &rows.get(1)?, &rows.get(0)?)
+            }
+        }
     }
 
     fn features(&self, state: &State) -> Features {

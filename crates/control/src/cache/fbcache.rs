@@ -1,0 +1,54 @@
+//! FBCache, first-block cache: what the first block adds tells whether the rest must run (ParaAttention, chengzeyi; also in
+//! diffusers).
+//!
+//! The first block runs at every step. While its residual stays close to that of the last step that was computed in full, the rest of the blocks is
+//! made up. It is a distance to that step, not a sum along the path. The released comparison lets an equal distance pass; here it
+//! is strict, so that 0 computes everything.
+
+use super::approx::FOR_PROBED;
+use super::dbcache::{Probed, ProbedCut};
+use super::per_branch::PerBranch;
+use super::{About, Guard, Method, Policy, Reuse, Run};
+
+/// What `navicache methods` says.
+pub const ABOUT: About = About {
+    name: "fbcache",
+    line: "change of the first block's residual since the last computed step",
+    paper: "ParaAttention, chengzeyi 2024",
+    source: "the released code",
+    needs: "nothing",
+};
+
+options! {
+    /// Relative change of the first block's residual at which the rest is computed again. 0 computes every step.
+    threshold: f64,
+    /// Longest run of reused steps; absent: no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    max_run: Option<usize>,
+    /// How the other blocks' work is made up.
+    #[serde(default)]
+    reuse: Reuse,
+}
+
+impl Method for Config {
+    fn name(&self) -> &str {
+        ABOUT.name
+    }
+
+    fn guard(&self, _: usize) -> Guard {
+        Guard { max_run: self.max_run, ..Guard::NONE }
+    }
+
+    fn policy(&self, run: &Run) -> Box<dyn Policy> {
+        let cut = ProbedCut::new(run, 1, 0);
+        Box::new(PerBranch::new(run, || Probed::new(&cut, self.threshold, self.reuse)))
+    }
+
+    fn options(&self) -> serde_json::Value {
+        serde_json::json!(self)
+    }
+
+    fn check(&self) -> Result<(), String> {
+        self.reuse.check(FOR_PROBED)
+    }
+}

@@ -1,0 +1,245 @@
+//! MagCache: *Fast Video Generation with Magnitude-Aware Cache* (Ma et al., NeurIPS 2025, arXiv 2506.09045; code
+//! Zehong-Ma/MagCache).
+//!
+//! The ratio between the sizes of neighbouring steps' residuals hardly depends on the prompt, so a table of it, measured once for
+//! each model, tells how much error a run of reuse adds up.
+//!
+//! | paper | here |
+//! |---|---|
+//! | magnitude ratio `gamma_t` | `ratios` |
+//! | accumulated error | sum of `|1 - product of the ratios since the last compute|` |
+//! | `delta` | `threshold` |
+//! | maximum skip `K` | `max_run` |
+//! | retention ratio | `warmup` |
+//!
+//! Every branch decides for itself. The comparison is strict, as on Wan (the other releases allow equality), and the error of
+//! Open-Sora's table is taken without its sign, as that of all others. `reuse=scaled` multiplies the residual by the product of
+//! the ratios, which the paper does not do.
+
+use serde::{Deserialize, Serialize};
+
+use super::approx::FOR_BLOCKS;
+use super::{About, Approx, Asks, At, Decision, Guard, Method, Policy, Question, Reuse, Run, Scope, Seen};
+use crate::guidance::Branch;
+
+/// What `navicache methods` says.
+pub const ABOUT: About = About {
+    name: "magcache",
+    line: "a table of how residuals' sizes change from step to step",
+    paper: "Ma et al., NeurIPS 2025, arXiv 2506.09045",
+    source: "the released code",
+    needs: "a table for the model",
+};
+
+options! {
+    /// Accumulated error at which a branch is computed again. 0 computes every step.
+    threshold: f64,
+    /// Ratio for each step: the name of a published table, or the numbers, one a step.
+    ratios: Ratios,
+    /// How a table is fitted to another number of steps.
+    #[serde(default)]
+    resampling: Resampling,
+    /// This part of the steps, at the start, is computed.
+    warmup: f64,
+    /// Longest run of reused steps; absent: no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    max_run: Option<usize>,
+    /// How the blocks' work is made up.
+    #[serde(default)]
+    reuse: Reuse,
+}
+
+/// Magnitude ratios, one a step.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(untagged, expecting = "ratios: expected the name of a model, or numbers, one a step")]
+pub enum Ratios {
+    /// By the model they were measured on.
+    Named(String),
+    /// For both branches alike.
+    Given(Vec<f64>),
+}
+
+/// How a table becomes one of another length.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Resampling {
+    /// The nearest entry, as released. Wider steps are taken for as harmless as those of the table.
+    #[default]
+    Nearest,
+    /// What the ratios between two steps multiply to: a table of half the steps has the products of pairs.
+    Merge,
+}
+
+/// One table, for each branch.
+#[derive(Debug, Clone, Deserialize)]
+struct Table {
+    cond: Vec<f64>,
+    uncond: Vec<f64>,
+}
+
+/// The published tables and that of the demo model. Conditional and unconditional entries are separate, the first is 1, and
+/// Open-Sora's is given after its square root.
+const CALIBRATION: &str = include_str!("calibration/magcache.json");
+
+impl Ratios {
+    fn table(&self) -> Result<Table, String> {
+        let name = match self {
+            Ratios::Given(numbers) if numbers.is_empty() => return Err("ratios are empty".to_string()),
+            Ratios::Given(numbers) => return Ok(Table { cond: numbers.clone(), uncond: numbers.clone() }),
+            Ratios::Named(name) => name,
+        };
+        let tables: std::collections::BTreeMap<String, Table> =
+            serde_json::from_str(CALIBRATION).map_err(|e| e.to_string())?;
+        tables.get(name).cloned().ok_or_else(|| {
+            let known = tables.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
+            format!("ratios are {name:?}, expected numbers or one of {known}")
+        })
+    }
+}
+
+impl Resampling {
+    /// A table for so many steps.
+    pub fn resample(self, table: &[f64], steps: usize) -> Vec<f64> {
+        let last = table.len() - 1;
+        if steps == table.len() {
+            return table.to_vec();
+        }
+        if steps == 1 {
+            return vec![table[last]];
+        }
+        let position = |step: usize| step as f64 * last as f64 / (steps - 1) as f64;
+        match self {
+            Resampling::Nearest => (0..steps).map(|step| table[position(step).round_ties_even() as usize]).collect(),
+            Resampling::Merge => {
+                // Logarithm of the product of all ratios up to a place in the table, between its entries on a line.
+                let mut up_to = vec![table[0].ln()];
+                for ratio in &table[1..] {
+                    up_to.push(up_to[up_to.len() - 1] + ratio.ln());
+                }
+                let at = |x: f64| {
+                    let below = (x as usize).min(last.saturating_sub(1));
+                    let above = (below + 1).min(last);
+                    up_to[below] + (x - below as f64) * (up_to[above] - up_to[below])
+                };
+                let ratio = |step: usize| match step {
+                    0 => table[0],
+                    _ => (at(position(step)) - at(position(step - 1))).exp(),
+                };
+                (0..steps).map(ratio).collect()
+            }
+        }
+    }
+}
+
+impl Method for Config {
+    fn name(&self) -> &str {
+        ABOUT.name
+    }
+
+    fn guard(&self, steps: usize) -> Guard {
+        Guard { first_steps: (self.warmup * steps as f64) as usize, last_steps: 0, max_run: self.max_run }
+    }
+
+    fn policy(&self, run: &Run) -> Box<dyn Policy> {
+        let steps = run.steps.len();
+        // A checked configuration has its numbers; one that was not computes everything.
+        let table = self.ratios.table().unwrap_or(Table { cond: vec![f64::NAN], uncond: vec![f64::NAN] });
+        let branch = |&branch: &Branch| {
+            let table = if branch == Branch::Uncond { &table.uncond } else { &table.cond };
+            (branch, Accumulated { ratios: self.resampling.resample(table, steps), ratio: 1.0, error: 0.0 })
+        };
+        let question = Question { to_reuse: vec![self.reuse.into()], ..Question::default() };
+        Box::new(MagCache {
+            asks: Asks::stack(run, question),
+            threshold: self.threshold,
+            reuse: self.reuse,
+            branches: run.branches.iter().map(branch).collect(),
+        })
+    }
+
+    fn options(&self) -> serde_json::Value {
+        serde_json::json!(self)
+    }
+
+    fn check(&self) -> Result<(), String> {
+        let Table { cond, uncond } = self.ratios.table()?;
+        if let Some(wrong) = cond.iter().chain(&uncond).find(|r| !(r.is_finite() && **r > 0.0)) {
+            return Err(format!("a ratio is {wrong}, expected positive numbers"));
+        }
+        if self.warmup > 1.0 {
+            return Err(format!("warmup is {}, expected a part of the steps, 0 to 1", self.warmup));
+        }
+        if self.reuse == Reuse::Scaled { Ok(()) } else { self.reuse.check(FOR_BLOCKS) }
+    }
+}
+
+struct MagCache {
+    asks: Asks,
+    threshold: f64,
+    reuse: Reuse,
+    branches: Vec<(Branch, Accumulated)>,
+}
+
+/// A branch's state since its last compute.
+struct Accumulated {
+    ratios: Vec<f64>,
+    ratio: f64,
+    error: f64,
+}
+
+impl MagCache {
+    fn branch(&mut self, scope: Scope) -> Option<&mut Accumulated> {
+        let Scope::Span { branch, .. } = scope else { return None };
+        self.branches.iter_mut().find(|(b, _)| *b == branch).map(|(_, state)| state)
+    }
+}
+
+impl Policy for MagCache {
+    fn asks(&self) -> Asks {
+        self.asks.clone()
+    }
+
+    fn decide(&mut self, at: At, _: &Seen) -> Decision {
+        let (threshold, reuse) = (self.threshold, self.reuse);
+        let Some(state) = self.branch(at.scope) else { return Decision::Compute };
+        state.ratio *= state.ratios[at.step];
+        state.error += (1.0 - state.ratio).abs();
+        match (state.error < threshold, reuse) {
+            (true, Reuse::Scaled) => Decision::Reuse(Approx::Scaled { factor: state.ratio }),
+            (true, reuse) => Decision::Reuse(reuse.into()),
+            _ => Decision::Compute,
+        }
+    }
+
+    fn computed(&mut self, at: At, _: &Seen) {
+        if let Some(state) = self.branch(at.scope) {
+            (state.ratio, state.error) = (1.0, 0.0);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn merged_ratios_multiply_to_the_same_product() {
+        let table: Vec<f64> = (0..50).map(|i| if i == 0 { 1.0 } else { 1.0 - 0.002 * i as f64 }).collect();
+        let product: f64 = table.iter().product();
+        for steps in [2, 7, 25, 50, 99, 200] {
+            let merged = Resampling::Merge.resample(&table, steps);
+            assert_eq!(merged.len(), steps);
+            assert!((merged.iter().product::<f64>() / product - 1.0).abs() < 1e-9, "{steps}");
+        }
+        let halves = Resampling::Merge.resample(&table[..49], 25);
+        assert!((halves[3] - table[5] * table[6]).abs() < 1e-12);
+    }
+
+    #[test]
+    fn nearest_is_that_of_the_release() {
+        // round(j (n_src - 1) / (n_dst - 1)), ties to even as numpy has it
+        let table: Vec<f64> = (0..5).map(f64::from).collect();
+        assert_eq!(Resampling::Nearest.resample(&table, 9), [0.0, 0.0, 1.0, 2.0, 2.0, 2.0, 3.0, 4.0, 4.0]);
+        assert_eq!(Resampling::Nearest.resample(&table, 1), [4.0]);
+    }
+}

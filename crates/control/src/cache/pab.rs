@@ -1,0 +1,153 @@
+//! PAB: *Real-Time Video Generation with Pyramid Attention Broadcast* (Zhao et al., ICLR 2025, arXiv 2408.12588; code
+//! NUS-HPC-AI-Lab/VideoSys).
+//!
+//! Attention changes least in the middle of the run, cross-attention less than self-attention; so each kind is computed at one
+//! step in so many and its result is added again in between. No measurement, no threshold.
+//!
+//! | VideoSys | here |
+//! |---|---|
+//! | `spatial_range`, `temporal_range` | `self_range` (models with one attention over space and time) |
+//! | `cross_range` | `cross_range` |
+//! | `*_threshold` window of timesteps | `above`, `below`, both exclusive |
+//! | `mlp_*` | `mlp_starts`, `mlp_blocks`, `mlp_steps` |
+//!
+//! Ranges for Wan and HunyuanVideo are not published; those of the presets are our reconstruction, with the window as a part of
+//! the steps (`warmup`, `tail`).
+
+use super::approx::FOR_UNITS;
+use super::{
+    About, Asks, At, Decision, Guard, Method, Part, Policy, Question, Reuse, Run, Scope, Seen, Span, Spans, Unit,
+};
+
+/// What `navicache methods` says.
+pub const ABOUT: About = About {
+    name: "pab",
+    line: "self- and cross-attention are computed at one step in so many, by a fixed schedule",
+    paper: "Zhao et al., ICLR 2025, arXiv 2408.12588",
+    source: "the released code; ranges for Wan are our reconstruction",
+    needs: "memory for every attention",
+};
+
+options! {
+    /// Self-attention is computed at one step in so many; 1 at every step.
+    self_range: usize,
+    /// Cross-attention is computed at one step in so many; 1 at every step.
+    cross_range: usize,
+    /// Nothing is reused at timesteps up to this.
+    #[serde(default)]
+    above: f64,
+    /// Nothing is reused at timesteps from this on; absent: no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    below: Option<f64>,
+    /// This part of the steps, at the start, is computed.
+    #[serde(default)]
+    warmup: f64,
+    /// This part of the steps, at the end, is computed.
+    #[serde(default)]
+    tail: f64,
+    /// Timesteps from which the feed-forward of the first blocks is reused.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    mlp_starts: Vec<f64>,
+    /// Blocks at the start whose feed-forward is reused then.
+    #[serde(default)]
+    mlp_blocks: usize,
+    /// For so many steps.
+    #[serde(default)]
+    mlp_steps: usize,
+    /// How the attention's work is made up.
+    #[serde(default)]
+    reuse: Reuse,
+}
+
+/// How close a timestep must be to one of `mlp_starts` to be it: they are members of the model's list of timesteps.
+const SAME_TIMESTEP: f64 = 0.5;
+
+impl Method for Config {
+    fn name(&self) -> &str {
+        ABOUT.name
+    }
+
+    fn guard(&self, steps: usize) -> Guard {
+        let part = |of: f64| (of * steps as f64).round() as usize;
+        Guard { first_steps: part(self.warmup), last_steps: part(self.tail), max_run: None }
+    }
+
+    fn policy(&self, run: &Run) -> Box<dyn Policy> {
+        let is_broadcast = |unit: &Unit| match unit.part {
+            Part::SelfAttn | Part::CrossAttn => true,
+            Part::Mlp => unit.block < self.mlp_blocks,
+            Part::Whole => false,
+        };
+        let units = run.units.iter().copied().enumerate().filter(|(_, unit)| is_broadcast(unit));
+        let (spans, parts) = units.map(|(i, unit)| (Span::of(i..i + 1), unit.part)).unzip();
+        let mlp_starts = run
+            .steps
+            .iter()
+            .enumerate()
+            .filter(|(_, step)| self.mlp_starts.iter().any(|start| (start - step.timestep.0).abs() < SAME_TIMESTEP))
+            .map(|(i, _)| i)
+            .collect();
+        Box::new(Pab { config: self.clone(), spans, parts, mlp_starts })
+    }
+
+    fn options(&self) -> serde_json::Value {
+        serde_json::json!(self)
+    }
+
+    fn check(&self) -> Result<(), String> {
+        if self.self_range == 0 || self.cross_range == 0 {
+            return Err("self_range and cross_range: expected 1 or more".to_string());
+        }
+        if self.warmup + self.tail > 1.0 {
+            return Err(format!("warmup {} and tail {} are more than all steps", self.warmup, self.tail));
+        }
+        self.reuse.check(FOR_UNITS)
+    }
+
+    fn check_run(&self, run: &Run) -> Result<(), String> {
+        if run.units.iter().any(|u| u.part == Part::SelfAttn) {
+            return Ok(());
+        }
+        Err("the model's blocks have no attention of their own that could be reused alone".to_string())
+    }
+}
+
+struct Pab {
+    config: Config,
+    spans: Vec<Span>,
+    /// Of each span.
+    parts: Vec<Part>,
+    /// Steps whose feed-forward is reused in those after them.
+    mlp_starts: Vec<usize>,
+}
+
+impl Pab {
+    /// The released counter goes up once a step, whether inside the window or not.
+    fn attention_reused(&self, at: At, range: usize) -> bool {
+        let in_window =
+            at.timestep.0 > self.config.above && self.config.below.is_none_or(|below| at.timestep.0 < below);
+        in_window && !at.step.is_multiple_of(range)
+    }
+
+    fn mlp_reused(&self, at: At) -> bool {
+        self.mlp_starts.iter().any(|&start| start < at.step && at.step <= start + self.config.mlp_steps)
+    }
+}
+
+impl Policy for Pab {
+    fn asks(&self) -> Asks {
+        let question = Question { to_reuse: vec![self.config.reuse.into()], ..Question::default() };
+        Asks { spans: Some(Spans { cut: self.spans.clone(), question }), ..Asks::default() }
+    }
+
+    fn decide(&mut self, at: At, _: &Seen) -> Decision {
+        let Scope::Span { span, .. } = at.scope else { return Decision::Compute };
+        let reused = match self.parts[span] {
+            Part::SelfAttn => self.attention_reused(at, self.config.self_range),
+            Part::CrossAttn => self.attention_reused(at, self.config.cross_range),
+            Part::Mlp => self.mlp_reused(at),
+            Part::Whole => false,
+        };
+        if reused { Decision::Reuse(self.config.reuse.into()) } else { Decision::Compute }
+    }
+}

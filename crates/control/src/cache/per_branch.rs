@@ -1,0 +1,34 @@
+//! Methods whose branches decide for themselves: one policy a branch, none of which knows of the others.
+
+use super::{Asks, At, Decision, Policy, Run, Scope, Seen};
+use crate::guidance::Branch;
+
+/// A policy for every branch.
+pub(super) struct PerBranch<P>(Vec<(Branch, P)>);
+
+impl<P: Policy> PerBranch<P> {
+    pub fn new(run: &Run, make: impl Fn() -> P) -> Self {
+        PerBranch(run.branches.iter().map(|&branch| (branch, make())).collect())
+    }
+
+    fn of(&mut self, scope: Scope) -> Option<&mut P> {
+        let (Scope::Branch(branch) | Scope::Span { branch, .. }) = scope else { return None };
+        self.0.iter_mut().find(|(b, _)| *b == branch).map(|(_, policy)| policy)
+    }
+}
+
+impl<P: Policy> Policy for PerBranch<P> {
+    fn asks(&self) -> Asks {
+        self.0.first().map(|(_, policy)| policy.asks()).unwrap_or_default()
+    }
+
+    fn decide(&mut self, at: At, seen: &Seen) -> Decision {
+        self.of(at.scope).map_or(Decision::Compute, |policy| policy.decide(at, seen))
+    }
+
+    fn computed(&mut self, at: At, seen: &Seen) {
+        if let Some(policy) = self.of(at.scope) {
+            policy.computed(at, seen);
+        }
+    }
+}

@@ -1,0 +1,408 @@
+//! One step under a policy: ask, measure, compute or make up — for the step, its branches and their spans.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use candle_core::Tensor;
+use navicache_control::cache::{
+    Approx, Asks, At, Decision, Form, Guarded, Kept, Quantity, Run, Scope, Seen, Span, Spans, Subject,
+};
+use navicache_control::guidance::Branch;
+use navicache_control::strip::Ran;
+use navicache_models::{Denoiser, Features, Signal};
+
+use crate::measure::{Meter, Place};
+use crate::spectrum::{low_pass, wiener};
+use crate::store::{Store, Value};
+use crate::{Error, Result};
+
+/// A branch of every step: its conditioning, and the weight of its prediction.
+pub(crate) struct BranchInput<C> {
+    pub branch: Branch,
+    pub weight: f64,
+    pub cond: C,
+}
+
+/// What became of one branch of one step.
+pub(crate) struct Predicted {
+    pub output: Tensor,
+    pub ran: Ran,
+    pub units_computed: usize,
+    pub seconds: f64,
+    /// Measured values by name.
+    pub seen: BTreeMap<String, f64>,
+}
+
+/// A denoiser under a policy, for one generation.
+pub(crate) struct Scoped<'a, D: Denoiser> {
+    denoiser: &'a D,
+    run: &'a Run,
+    policy: Guarded,
+    asks: Asks,
+    meter: Meter,
+    store: Store,
+}
+
+impl<'a, D: Denoiser> Scoped<'a, D> {
+    pub fn new(denoiser: &'a D, run: &'a Run, policy: Guarded) -> Self {
+        let asks = policy.asks().clone();
+        Scoped { denoiser, run, meter: Meter::new(&asks), store: Store::new(&asks), asks, policy }
+    }
+
+    /// The prediction of every branch of a step, in order.
+    pub fn step(&mut self, step: usize, x: &Tensor, inputs: &[BranchInput<D::Cond>]) -> Result<Vec<Predicted>> {
+        let Some(first) = inputs.first() else { return Ok(Vec::new()) };
+        let at = self.run.at(step, Scope::Step);
+
+        // 1. The step as a whole, observed on its first branch
+        let (mut seen, decision) = self.ask(at, first.branch, &mut |subject| match subject {
+            Subject::Input => Ok(Some(vec![x.clone()])),
+            Subject::Trial { frames, size } => trial(self.denoiser, x, at, &first.cond, frames, size).map(Some),
+            _ => Ok(None),
+        })?;
+
+        // 2. Its branches
+        let mut predicted: Vec<Predicted> = Vec::with_capacity(inputs.len());
+        for input in inputs {
+            let begun = Instant::now();
+            let cond_output = predicted.first().map(|p| p.output.clone());
+            let done = match decision {
+                Decision::Reuse(Approx::FromCond { .. }) if predicted.is_empty() => {
+                    let output = self.denoiser.forward(x, at.timestep.0, &input.cond)?;
+                    Predicted::new(output, Ran::Computed, self.run.units.len())
+                }
+                Decision::Reuse(approx) => self.made_up(at, input.branch, approx, x, cond_output.as_ref())?,
+                Decision::Compute => self.branch(step, x, input, cond_output.as_ref())?,
+            };
+            predicted.push(Predicted { seconds: begun.elapsed().as_secs_f64(), ..done });
+        }
+
+        // 3. What there is to learn
+        if decision == Decision::Compute {
+            let outputs: Vec<&Tensor> = predicted.iter().map(|p| &p.output).collect();
+            seen.extend(self.learn_of_step(at, x, inputs, &outputs, &predicted)?.iter());
+        }
+        predicted[0].seen.extend(seen.iter().map(|(quantity, value)| (quantity.name(), value)));
+        let is_full = |p: &Predicted| decision == Decision::Compute && p.ran == Ran::Computed;
+        let full = inputs.iter().zip(&predicted).filter(|(_, p)| is_full(p)).map(|(input, _)| input.branch);
+        let full: Vec<Branch> = full.collect();
+        self.meter.close(&full, full.len() == inputs.len(), at.timestep);
+        Ok(predicted)
+    }
+
+    /// One branch of a step that is not reused as a whole.
+    fn branch(
+        &mut self,
+        step: usize,
+        x: &Tensor,
+        input: &BranchInput<D::Cond>,
+        cond_output: Option<&Tensor>,
+    ) -> Result<Predicted> {
+        let branch = input.branch;
+        let at = self.run.at(step, Scope::Branch(branch));
+        let (seen, decision) =
+            self.ask(at, branch, &mut |subject| Ok((subject == Subject::Input).then(|| vec![x.clone()])))?;
+        let mut done = match decision {
+            Decision::Reuse(approx) => self.made_up(at, branch, approx, x, cond_output)?,
+            Decision::Compute => match self.asks.spans.clone() {
+                None => {
+                    let output = self.denoiser.forward(x, at.timestep.0, &input.cond)?;
+                    Predicted::new(output, Ran::Computed, self.run.units.len())
+                }
+                Some(spans) => self.spans(step, x, input, &spans)?,
+            },
+        };
+        if done.ran != Ran::Reused {
+            self.keep_prediction(branch, x, &done.output, cond_output)?;
+            let learn = self.asks.branch.as_ref().map(|q| q.to_learn.clone()).unwrap_or_default();
+            let output = &done.output;
+            let learned = self.meter.see(place(at, branch), &learn, &mut |subject| {
+                Ok(match subject {
+                    Subject::Input => Some(vec![x.clone()]),
+                    Subject::Output => Some(vec![output.clone()]),
+                    Subject::Residual => Some(vec![(output - x)?]),
+                    _ => None,
+                })
+            })?;
+            self.policy.computed(at, &learned);
+            done.note(&learned, "");
+        }
+        done.note(&seen, "");
+        Ok(done)
+    }
+
+    /// The forward of a branch, span by span.
+    fn spans(&mut self, step: usize, x: &Tensor, input: &BranchInput<D::Cond>, spans: &Spans) -> Result<Predicted> {
+        let branch = input.branch;
+        let at = |span| self.run.at(step, Scope::Span { branch, span });
+        let denoiser = self.denoiser;
+        let mut state = denoiser.begin(x, self.run.steps[step].timestep.0, &input.cond)?;
+        let mut pass = Pass { starts: starts_needed(spans), blocks: wants_blocks(spans).then(Vec::new), next: 0 };
+        let mut computed = 0;
+        let mut seen_by_name = BTreeMap::new();
+        for (index, span) in spans.cut.iter().enumerate() {
+            computed += self.run_units(&mut state, &mut pass, span.units.start)?;
+            let before = denoiser.features(&state);
+            let (mut seen, decision) = match span.reusable {
+                false => (Seen::default(), Decision::Compute),
+                true => self.ask(at(index), branch, &mut |subject| match subject {
+                    Subject::TimeEmbedding => Ok(Some(vec![denoiser.signal(Signal::TimeEmbedding, &state)?])),
+                    Subject::TimeProjection => Ok(Some(vec![denoiser.signal(Signal::TimeProjection, &state)?])),
+                    Subject::ModulatedInput => Ok(Some(vec![denoiser.signal(Signal::ModulatedInput, &state)?])),
+                    Subject::FilteredInput => {
+                        let features = denoiser.signal(Signal::ModulatedInput, &state)?;
+                        Ok(Some(vec![wiener(&features, grid(denoiser, x)?, at(index).sigma.0)?]))
+                    }
+                    _ => Ok(None),
+                })?,
+            };
+            let start = pass.starts.get(&span.since).cloned().flatten().unwrap_or(before);
+            match decision {
+                Decision::Reuse(approx) => {
+                    let made_up = self.recall(at(index), branch, approx)?;
+                    let value = match approx.kept(at(index).scope) {
+                        Kept::Span(_, Form::Output) => made_up,
+                        _ => add(&values(&start), &made_up)?,
+                    };
+                    denoiser.set_features(&mut state, features(value, start));
+                    pass.next = span.units.end;
+                }
+                Decision::Compute => {
+                    computed += self.run_units(&mut state, &mut pass, span.units.end)?;
+                    let learned =
+                        self.learn_of_span(at(index), branch, span, &start, &denoiser.features(&state), &pass)?;
+                    seen.extend(learned.iter());
+                    self.policy.computed(at(index), &learned);
+                }
+            }
+            let label = if spans.cut.len() > 1 { format!("[{index}]") } else { String::new() };
+            seen_by_name.extend(seen.iter().map(|(quantity, value)| (quantity.name() + &label, value)));
+        }
+        let units = self.run.units.len();
+        computed += self.run_units(&mut state, &mut pass, units)?;
+        let ran = match computed {
+            0 => Ran::Reused,
+            all if all == units => Ran::Computed,
+            _ => Ran::Mixed,
+        };
+        Ok(Predicted { seen: seen_by_name, ..Predicted::new(denoiser.finish(state)?, ran, computed) })
+    }
+
+    /// Runs the units up to one; says how many.
+    fn run_units(&self, state: &mut D::State, pass: &mut Pass, to: usize) -> Result<usize> {
+        let from = pass.next;
+        for unit in from..to {
+            if let Some(start) = pass.starts.get_mut(&unit) {
+                *start = Some(self.denoiser.features(state));
+            }
+            self.denoiser.run_unit(unit, state)?;
+            let ends_block = self.run.units.get(unit + 1).is_none_or(|next| next.block != self.run.units[unit].block);
+            if let Some(blocks) = pass.blocks.as_mut().filter(|_| ends_block) {
+                blocks.push((unit, self.denoiser.features(state).video));
+            }
+        }
+        pass.next = to.max(from);
+        Ok(to.saturating_sub(from))
+    }
+
+    /// Keeps what a computed span did, and measures it.
+    fn learn_of_span(
+        &mut self,
+        at: At,
+        branch: Branch,
+        span: &Span,
+        start: &Features,
+        after: &Features,
+        pass: &Pass,
+    ) -> Result<Seen> {
+        let Scope::Span { span: index, .. } = at.scope else { return Ok(Seen::default()) };
+        let (residual_kept, output_kept) = (Kept::Span(index, Form::Residual), Kept::Span(index, Form::Output));
+        let mut residual = None;
+        if self.store.wants(residual_kept) {
+            let value = subtract(&values(after), &values(start))?;
+            residual = value.first().cloned();
+            self.store.keep(branch, residual_kept, value);
+        }
+        if self.store.wants(output_kept) {
+            self.store.keep(branch, output_kept, values(after));
+        }
+        let Some(spans) = self.asks.spans.as_ref().filter(|_| span.watched) else { return Ok(Seen::default()) };
+        self.meter.see(place(at, branch), &spans.question.to_learn, &mut |subject| {
+            Ok(match subject {
+                Subject::SpanResidual => Some(vec![match residual.clone() {
+                    Some(residual) => residual,
+                    None => (&after.video - &start.video)?,
+                }]),
+                Subject::SpanOutput => Some(vec![after.video.clone()]),
+                Subject::BlockOutputs => pass.blocks.as_ref().map(|blocks| {
+                    blocks.iter().filter(|(unit, _)| *unit >= span.since).map(|(_, video)| video.clone()).collect()
+                }),
+                _ => None,
+            })
+        })
+    }
+
+    /// What the policy learns of a step that was not reused as a whole.
+    fn learn_of_step(
+        &mut self,
+        at: At,
+        x: &Tensor,
+        inputs: &[BranchInput<D::Cond>],
+        outputs: &[&Tensor],
+        predicted: &[Predicted],
+    ) -> Result<Seen> {
+        let Some(question) = &self.asks.step else { return Ok(Seen::default()) };
+        let (gaps, others): (Vec<Quantity>, Vec<Quantity>) =
+            question.to_learn.iter().partition(|q| q.subject == Subject::Gap);
+        let mut learned = self.meter.see(place(at, inputs[0].branch), &others, &mut |subject| {
+            Ok(match subject {
+                Subject::Input => Some(vec![x.clone()]),
+                Subject::Output => Some(vec![outputs[0].clone()]),
+                Subject::Residual => Some(vec![(outputs[0] - x)?]),
+                _ => None,
+            })
+        })?;
+        if outputs.len() > 1 && predicted.iter().all(|p| p.ran != Ran::Reused) {
+            let gap = (outputs[1] - outputs[0])?;
+            let seen = self.meter.see(place(at, inputs[1].branch), &gaps, &mut |_| Ok(Some(vec![gap.clone()])))?;
+            learned.extend(seen.iter());
+        }
+        self.policy.computed(at, &learned);
+        Ok(learned)
+    }
+
+    /// Measures what a question needs, and puts it.
+    fn ask(
+        &mut self,
+        at: At,
+        branch: Branch,
+        value_of: &mut dyn FnMut(Subject) -> Result<Option<Value>>,
+    ) -> Result<(Seen, Decision)> {
+        let seen = match self.asks.question(at.scope) {
+            Some(question) => self.meter.see(place(at, branch), &question.to_decide, value_of)?,
+            None => return Ok((Seen::default(), Decision::Compute)),
+        };
+        let decision = self.policy.decide(at, &seen);
+        Ok((seen, decision))
+    }
+
+    /// A prediction that is not computed.
+    fn made_up(
+        &mut self,
+        at: At,
+        branch: Branch,
+        approx: Approx,
+        x: &Tensor,
+        cond_output: Option<&Tensor>,
+    ) -> Result<Predicted> {
+        let value = self.recall(at, branch, approx)?;
+        let base = match approx.kept(at.scope) {
+            Kept::Gap => cond_output,
+            Kept::Prediction(Form::Residual) => Some(x),
+            _ => None,
+        };
+        let output = match base {
+            Some(base) => (base + &value[0])?,
+            None => value[0].clone(),
+        };
+        Ok(Predicted::new(output, Ran::Reused, 0))
+    }
+
+    fn recall(&self, at: At, branch: Branch, approx: Approx) -> Result<Value> {
+        let recipe = self.policy.recipe(branch, at, approx);
+        self.store.make_up(&recipe)?.ok_or_else(|| Error::Request {
+            what: "cache policy",
+            found: format!("reuses {:?} of branch {} at step {}", recipe.kept, branch.name(), at.step),
+            expected: "nothing was kept in that form; a policy may reuse only what it asks to keep".to_string(),
+        })
+    }
+
+    fn keep_prediction(&mut self, branch: Branch, x: &Tensor, output: &Tensor, cond: Option<&Tensor>) -> Result<()> {
+        if self.store.wants(Kept::Prediction(Form::Residual)) {
+            self.store.keep(branch, Kept::Prediction(Form::Residual), vec![(output - x)?]);
+        }
+        if self.store.wants(Kept::Prediction(Form::Output)) {
+            self.store.keep(branch, Kept::Prediction(Form::Output), vec![output.clone()]);
+        }
+        if let Some(cond) = cond.filter(|_| self.store.wants(Kept::Gap)) {
+            self.store.keep(branch, Kept::Gap, vec![(output - cond)?]);
+        }
+        Ok(())
+    }
+}
+
+/// A forward under way.
+struct Pass {
+    /// Features before the units that a later span's residual begins at.
+    starts: BTreeMap<usize, Option<Features>>,
+    /// Features after each block, with the block's last unit, where they are asked for.
+    blocks: Option<Vec<(usize, Tensor)>>,
+    /// The unit that runs next.
+    next: usize,
+}
+
+fn starts_needed(spans: &Spans) -> BTreeMap<usize, Option<Features>> {
+    spans.cut.iter().filter(|span| span.since < span.units.start).map(|span| (span.since, None)).collect()
+}
+
+fn wants_blocks(spans: &Spans) -> bool {
+    spans.question.to_learn.iter().any(|q| q.subject == Subject::BlockOutputs)
+}
+
+impl Predicted {
+    fn new(output: Tensor, ran: Ran, units_computed: usize) -> Self {
+        Predicted { output, ran, units_computed, seconds: 0.0, seen: BTreeMap::new() }
+    }
+
+    fn note(&mut self, seen: &Seen, label: &str) {
+        self.seen.extend(seen.iter().map(|(quantity, value)| (quantity.name() + label, value)));
+    }
+}
+
+fn place(at: At, branch: Branch) -> Place {
+    let span = match at.scope {
+        Scope::Span { span, .. } => Some(span),
+        Scope::Step | Scope::Branch(_) => None,
+    };
+    Place { branch, span, step: at.step, timestep: at.timestep }
+}
+
+fn values(features: &Features) -> Value {
+    [Some(features.video.clone()), features.text.clone()].into_iter().flatten().collect()
+}
+
+/// `start` gives what the value does not hold.
+fn features(value: Value, start: Features) -> Features {
+    let mut parts = value.into_iter();
+    Features { video: parts.next().unwrap_or(start.video), text: parts.next().or(start.text) }
+}
+
+fn add(a: &Value, b: &Value) -> Result<Value> {
+    a.iter().zip(b).map(|(a, b)| Ok((a + b)?)).collect()
+}
+
+fn subtract(a: &Value, b: &Value) -> Result<Value> {
+    a.iter().zip(b).map(|(a, b)| Ok((a - b)?)).collect()
+}
+
+/// Tokens along time, height and width.
+fn grid<D: Denoiser>(denoiser: &D, latents: &Tensor) -> Result<[usize; 3]> {
+    let (_, _, frames, height, width) = latents.dims5()?;
+    let [pf, ph, pw] = denoiser.patch();
+    Ok([frames / pf, height / ph, width / pw])
+}
+
+/// The low frequencies of the prediction for latents of which every `frames`-th frame and every `size`-th row and column are taken.
+///
+/// Values are picked, not averaged: a mean of noise has less noise in it than the timestep says.
+fn trial<D: Denoiser>(denoiser: &D, x: &Tensor, at: At, cond: &D::Cond, frames: usize, size: usize) -> Result<Value> {
+    let [pf, ph, pw] = denoiser.patch();
+    let mut thin = x.clone();
+    for (axis, factor, patch) in [(2, frames, pf), (3, size, ph), (4, size, pw)] {
+        let n = thin.dim(axis)?;
+        let count = n.div_ceil(factor).next_multiple_of(patch).min(n);
+        let picked: Vec<u32> = (0..count).map(|i| (i * n / count) as u32).collect();
+        thin = thin.index_select(&Tensor::new(picked, x.device())?, axis)?;
+    }
+    Ok(vec![low_pass(&denoiser.forward(&thin, at.timestep.0, cond)?)?])
+}
