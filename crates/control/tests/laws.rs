@@ -60,7 +60,6 @@ const SCHEDULED: &[(&str, &str)] = &[
     ("fastercache,attention_interval=1,uncond_interval=1", "fastercache,uncond_below=1000,attention_below=1000"),
     ("mixcache,interval=1", "mixcache,threshold=1e9"),
     ("precisecache,threshold=0", "precisecache,threshold=0,cached_blocks=0.5"),
-    ("trend,threshold=0", "trend,threshold=0,uncond_interval=2"),
 ];
 
 /// A reference point exists only from the second visit on; a position and a line's error from the third.

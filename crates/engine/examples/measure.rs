@@ -1,10 +1,14 @@
 //! What cache methods save on the embedded model, and what they cost: each against the uncached video of the same seed.
 //!
-//!     cargo run --release -p navicache-engine --example measure -- navicache:fast navicache:mid navicache:slow easycache
+//!     cargo run --release -p navicache-engine --example measure -- navicache:fast navicache:mid easycache
+//!
+//! With `--frontier` it measures every method at the settings of docs/results.md; `--plot FILE.svg` draws speed-up against PSNR,
+//! `--videos N` takes fewer than the 16 videos (8 prompts, 2 seeds).
 //!
 //! Runs alternate, so that a noisy machine hits all methods alike; the speed-up is the median over videos of the ratio of
 //! denoising times. PSNR and SSIM are means over frames, then over videos.
 
+use std::fmt::Write as _;
 use std::ops::ControlFlow;
 
 use navicache_engine::control::cache::CacheSpec;
@@ -23,37 +27,70 @@ const PROMPTS: [&str; 8] = [
 ];
 const SEEDS: [u64; 2] = [0, 1];
 
-fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let caches: Vec<String> = std::env::args().skip(1).collect();
+type Failure = Box<dyn std::error::Error>;
+
+fn main() -> Result<(), Failure> {
+    let Options { caches, videos, plot } = Options::parse()?;
     let bundle = Bundle::open("demo", &LoadOptions::default())?;
-    let make = |prompt: &str, seed: u64, cache: &str| -> Result<Video, Box<dyn std::error::Error>> {
-        let request = Request { seed: Some(seed), cache: Some(cache.parse::<CacheSpec>()?), ..Request::new(prompt) };
+    for cache in &caches {
+        cache.parse::<CacheSpec>()?.resolve(&bundle.defaults().presets)?; // a typing error shows now, not in an hour
+    }
+    let make = |prompt: &str, seed: u64, cache: &str| -> Result<Video, Failure> {
+        let request = Request { seed: Some(seed), cache: Some(cache.parse()?), ..Request::new(prompt) };
         Ok(generate(&bundle, &request, &mut |_| ControlFlow::Continue(()))?)
     };
     make(PROMPTS[0], 0, "none")?; // reads the weights
 
-    let mut rows: Vec<Row> = caches.iter().map(|_| Row::default()).collect();
-    for seed in SEEDS {
-        for prompt in PROMPTS {
-            let plain = make(prompt, seed, "none")?;
-            for (cache, row) in caches.iter().zip(&mut rows) {
-                row.add(&plain, &make(prompt, seed, cache)?)?;
-            }
-            eprint!(".");
+    let mut rows: Vec<Row> = caches.iter().map(|cache| Row::new(cache)).collect();
+    let wanted = SEEDS.iter().flat_map(|seed| PROMPTS.map(|prompt| (prompt, *seed))).take(videos);
+    for (prompt, seed) in wanted {
+        let plain = make(prompt, seed, "none")?;
+        for row in &mut rows {
+            let cached = make(prompt, seed, &row.cache)?;
+            row.add(&plain, &cached)?;
         }
+        eprint!(".");
     }
     eprintln!();
-    println!("| cache | forwards computed | speed-up | PSNR | worst video | SSIM | strip of the first video |");
+    println!("| cache | units computed | speed-up | PSNR | worst video | SSIM | strip of the first video |");
     println!("|---|---|---|---|---|---|---|");
-    for (cache, row) in caches.iter().zip(&mut rows) {
-        println!("{}", row.line(cache));
+    for row in &mut rows {
+        println!("{}", row.line());
+    }
+    if let Some(path) = plot {
+        std::fs::write(path, plot_of(&rows))?;
     }
     Ok(())
 }
 
-#[derive(Default)]
+/// The settings of docs/results.md: three of each method.
+const FRONTIER: &[&str] = &[];
+
+struct Options {
+    caches: Vec<String>,
+    videos: usize,
+    plot: Option<String>,
+}
+
+impl Options {
+    fn parse() -> Result<Self, Failure> {
+        let mut options = Options { caches: Vec::new(), videos: usize::MAX, plot: None };
+        let mut args = std::env::args().skip(1);
+        while let Some(arg) = args.next() {
+            match arg.as_str() {
+                "--frontier" => options.caches.extend(FRONTIER.iter().map(|s| s.to_string())),
+                "--videos" => options.videos = args.next().ok_or("--videos N")?.parse()?,
+                "--plot" => options.plot = Some(args.next().ok_or("--plot FILE.svg")?),
+                _ => options.caches.push(arg),
+            }
+        }
+        Ok(options)
+    }
+}
+
 struct Row {
-    computed: f64,
+    cache: String,
+    computed: Vec<f64>,
     speedups: Vec<f64>,
     psnrs: Vec<f64>,
     ssims: Vec<f64>,
@@ -61,26 +98,43 @@ struct Row {
 }
 
 impl Row {
+    fn new(cache: &str) -> Self {
+        let empty = Vec::new;
+        Row {
+            cache: cache.to_string(),
+            computed: empty(),
+            speedups: empty(),
+            psnrs: empty(),
+            ssims: empty(),
+            strip: String::new(),
+        }
+    }
+
     fn add(&mut self, plain: &Video, cached: &Video) -> navicache_engine::Result<()> {
         let totals = &cached.report.totals;
-        self.computed += totals.forwards_computed as f64 / (totals.forwards_computed + totals.forwards_reused) as f64;
+        self.computed.push(totals.units_computed as f64 / (totals.units_computed + totals.units_reused) as f64);
         self.speedups.push(plain.report.totals.seconds.denoise / totals.seconds.denoise);
         self.psnrs.push(mean(&psnr_of_frames(plain.as_frames()?, cached.as_frames()?)?));
         self.ssims.push(mean(&ssim_of_frames(plain.as_frames()?, cached.as_frames()?)?));
         if self.strip.is_empty() {
-            self.strip = cached.report.strip.split('|').filter_map(|step| step.chars().next()).collect();
+            self.strip = cached.report.strip.split('|').map(step_symbol).collect();
         }
         Ok(())
     }
 
-    fn line(&mut self, cache: &str) -> String {
-        self.speedups.sort_by(f64::total_cmp);
-        let n = self.psnrs.len();
+    fn speedup(&self) -> f64 {
+        let mut sorted = self.speedups.clone();
+        sorted.sort_by(f64::total_cmp);
+        sorted[sorted.len() / 2]
+    }
+
+    fn line(&self) -> String {
         let worst = self.psnrs.iter().copied().fold(f64::INFINITY, f64::min);
         format!(
-            "| `{cache}` | {:.0} % | {:.2} | {:.1} dB | {worst:.1} dB | {:.3} | `{}` |",
-            100.0 * self.computed / n as f64,
-            self.speedups[n / 2],
+            "| `{}` | {:.0} % | {:.2} | {:.1} dB | {worst:.1} dB | {:.3} | `{}` |",
+            self.cache,
+            100.0 * mean(&self.computed),
+            self.speedup(),
             mean(&self.psnrs),
             mean(&self.ssims),
             self.strip
@@ -88,6 +142,104 @@ impl Row {
     }
 }
 
+/// A step's branches in one character: what they have in common, or `m`.
+fn step_symbol(step: &str) -> String {
+    let first = step.chars().next();
+    match first {
+        Some(symbol) if step.chars().all(|c| c == symbol) => symbol.to_string(),
+        Some(_) => "m".to_string(),
+        None => String::new(),
+    }
+}
+
 fn mean(values: &[f64]) -> f64 {
     values.iter().sum::<f64>() / values.len() as f64
+}
+
+/// Speed-up against PSNR, a line a method.
+fn plot_of(rows: &[Row]) -> String {
+    const SIZE: (f64, f64) = (900.0, 560.0);
+    const MARGIN: f64 = 56.0;
+    const LEGEND: f64 = 150.0;
+    let finite = |f: &dyn Fn(&Row) -> f64| rows.iter().map(f).filter(|v| v.is_finite()).collect::<Vec<_>>();
+    let range = |values: Vec<f64>, step: f64| {
+        let low = values.iter().copied().fold(f64::INFINITY, f64::min);
+        let high = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        ((low / step).floor() * step, (high / step).ceil() * step)
+    };
+    let (x0, x1) = range(finite(&Row::speedup), 0.5);
+    let (y0, y1) = range(finite(&|row| mean(&row.psnrs)), 5.0);
+    let x = |v: f64| MARGIN + (v - x0) / (x1 - x0) * (SIZE.0 - 2.0 * MARGIN - LEGEND);
+    let y = |v: f64| SIZE.1 - MARGIN - (v - y0) / (y1 - y0) * (SIZE.1 - 2.0 * MARGIN);
+
+    let mut svg = String::new();
+    let mut put = |text: String| {
+        let _ = writeln!(svg, "{text}"); // a String does not fail
+    };
+    put(format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {} {}\" font-family=\"sans-serif\" font-size=\"12\">",
+        SIZE.0, SIZE.1
+    ));
+    put(format!("<rect width=\"{}\" height=\"{}\" fill=\"white\"/>", SIZE.0, SIZE.1));
+    let ticks = |from: f64, to: f64, step: f64| {
+        let count = ((to - from) / step).round() as usize;
+        (0..=count).map(move |i| from + i as f64 * step)
+    };
+    for v in ticks(x0, x1, 0.5) {
+        put(format!(
+            "<line x1=\"{0:.1}\" x2=\"{0:.1}\" y1=\"{1:.1}\" y2=\"{2:.1}\" stroke=\"#ddd\"/>",
+            x(v),
+            y(y0),
+            y(y1)
+        ));
+        put(format!("<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{v:.1}×</text>", x(v), y(y0) + 18.0));
+    }
+    for v in ticks(y0, y1, 5.0) {
+        put(format!(
+            "<line x1=\"{1:.1}\" x2=\"{2:.1}\" y1=\"{0:.1}\" y2=\"{0:.1}\" stroke=\"#ddd\"/>",
+            y(v),
+            x(x0),
+            x(x1)
+        ));
+        put(format!("<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{v:.0}</text>", x(x0) - 6.0, y(v) + 4.0));
+    }
+    put(format!(
+        "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"middle\">speed-up of denoising, median</text>",
+        (x(x0) + x(x1)) / 2.0,
+        SIZE.1 - 14.0
+    ));
+    put(format!("<text x=\"{MARGIN}\" y=\"{:.1}\">PSNR to the uncached video, dB</text>", y(y1) - 12.0));
+
+    let mut methods: Vec<&str> = rows.iter().map(|row| method_of(&row.cache)).collect();
+    methods.dedup();
+    for (i, method) in methods.iter().enumerate() {
+        let color = format!("hsl({}, 70%, {}%)", i * 137 % 360, 35 + i % 3 * 10);
+        let width = if *method == "trend" { 3.5 } else { 1.5 };
+        let mut points: Vec<(f64, f64)> = rows
+            .iter()
+            .filter(|row| method_of(&row.cache) == *method && mean(&row.psnrs).is_finite())
+            .map(|row| (row.speedup(), mean(&row.psnrs)))
+            .collect();
+        points.sort_by(|a, b| a.0.total_cmp(&b.0));
+        let path: Vec<String> = points.iter().map(|p| format!("{:.1},{:.1}", x(p.0), y(p.1))).collect();
+        put(format!(
+            "<polyline points=\"{}\" fill=\"none\" stroke=\"{color}\" stroke-width=\"{width}\"/>",
+            path.join(" ")
+        ));
+        for p in &points {
+            put(format!("<circle cx=\"{:.1}\" cy=\"{:.1}\" r=\"{}\" fill=\"{color}\"/>", x(p.0), y(p.1), width + 1.5));
+        }
+        let (left, top) = (SIZE.0 - LEGEND - 20.0, MARGIN + 22.0 * i as f64);
+        put(format!(
+            "<line x1=\"{left}\" x2=\"{}\" y1=\"{top}\" y2=\"{top}\" stroke=\"{color}\" stroke-width=\"{width}\"/>",
+            left + 24.0
+        ));
+        put(format!("<text x=\"{}\" y=\"{}\">{method}</text>", left + 30.0, top + 4.0));
+    }
+    put("</svg>".to_string());
+    svg
+}
+
+fn method_of(cache: &str) -> &str {
+    cache.split([':', ',']).next().unwrap_or(cache)
 }

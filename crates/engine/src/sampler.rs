@@ -260,7 +260,6 @@ mod tests {
         ("bwcache", "bwcache,threshold=100,reuse=residual"),
         ("adacache", "adacache,codebook=steps100,threshold=100"),
         ("trend", "trend,threshold=100,warmup_steps=3"),
-        ("trend", "trend,threshold=100,warmup_steps=3,uncond_interval=2,max_run=2"),
     ];
 
     #[test]

@@ -97,7 +97,8 @@ pub(super) const INPUT_CHANGE: Quantity = Subject::Input.by(Measure::ChangeSince
 /// The size of the output.
 pub(super) const OUTPUT_MAGNITUDE: Quantity = Subject::Output.by(Measure::Magnitude);
 const INPUT_CHANGE_SINCE_COMPUTE: Quantity = Subject::Input.by(Measure::ChangeSinceCompute);
-const OUTPUT_CHANGE_SINCE_COMPUTE: Quantity = Subject::Output.by(Measure::ChangeSinceCompute);
+/// How far the output moved since the last computed step.
+pub(super) const OUTPUT_CHANGE_SINCE_COMPUTE: Quantity = Subject::Output.by(Measure::ChangeSinceCompute);
 
 /// What every policy asks for that predicts the output change from the ratio to the input change.
 pub(super) fn asks(reuse: Reuse) -> Asks {

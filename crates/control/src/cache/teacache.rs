@@ -39,8 +39,10 @@ options! {
     /// What is watched.
     signal: Signal,
     /// So many steps at the start are computed.
+    #[serde(default = "one")]
     warmup_steps: usize,
     /// So many steps at the end are computed.
+    #[serde(default = "one")]
     last_steps: usize,
     /// Longest run of reused steps; absent: no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -48,6 +50,10 @@ options! {
     /// How the blocks' work is made up.
     #[serde(default)]
     reuse: Reuse,
+}
+
+fn one() -> usize {
+    1
 }
 
 /// What is known before the blocks run.

@@ -1,53 +1,50 @@
-//! Trend: our own method. The ratio of output to input change is predicted from its own recent past by weights that are fitted while
-//! the video is made, and reused steps follow a line through the last two computed ones.
+//! Trend: our own method. Reused steps follow a straight line through the last two computed ones; how far a line can be trusted is
+//! measured at every computed step, by what it would have missed there.
 //!
-//! EasyCache holds the last ratio and NaviCache filters it, as if it moved at random. It does not: on recorded runs it falls
-//! steadily, and swings around that from step to step. So
+//! Other methods add up how far the output has moved and hold a value until that is too much. A line does not miss by how far
+//! the output moves but by how much its path bends, so this method is built like the step-size control of a solver for differential
+//! equations (Milne's device: compare the predictor with the truth once that is known):
 //!
-//! * **when**: the logarithm of the next ratio is a weighted sum of the last three. The weights begin as 1/3, 2/3 and 0 (a step
-//!   resembles the one before the last more than the last) and are fitted to this generation by recursive least squares,
-//!   with the beginning as prior. Predicted changes add up to the threshold as in the other two.
-//! * **how**: a line in sigma through the residuals of the last two computed steps; what is left is of second order. `max_run` bounds
-//!   how far the line is trusted.
-//! * **guidance**: the unconditional prediction may be made from the conditional one at alternate computed steps, by their last
-//!   difference (`uncond_interval`).
+//! * **how**: a line in sigma through the residuals of the last two computed steps, `c` and `b`.
+//! * **what is learnt**: at a computed step, what the line missed, as a bend: miss divided by the distances to `c` and to `b`. Its
+//!   logarithm is averaged, the newest with weight 1/4.
+//! * **when**: the bend times both distances is the miss to be expected; times the change of sigma it is the error that the
+//!   step adds to the latents. A run of reuse ends before its sum reaches `threshold`. Latents have unit size in every model, so
+//!   a threshold means the same everywhere: of equal errors in every run the total is smallest for a number of computed steps.
+//! * **distance** is measured along the output's path: the predicted output change of every step, input change times ratio, as in
+//!   EasyCache and NaviCache. But the ratio is neither held nor filtered: its logarithm is a weighted sum of the last three. The weights begin at 1/3,
+//!   2/3 and 0 (recorded ratios swing with period two, so a step resembles the one before the last more than the last) and are
+//!   fitted to the generation by recursive least squares, with that beginning as prior. [`Trend`] is this predictor.
 //!
-//! Where it loses: at thresholds so large that the line spans many steps, a held residual is the safer guess; and a run with few
-//! computed steps gives the fit nothing to learn from. docs/results.md has the figures.
+//! Where it loses: it needs three computed steps before it can begin; where a path turns suddenly the bend is known one compute too
+//! late, which `max_run` bounds; and values held (`reuse=residual`) are not what it measures the miss of. docs/results.md has the
+//! figures.
 
 use super::approx::FOR_STEPS;
-use super::easycache::{INPUT_CHANGE, OUTPUT_MAGNITUDE, observed_ratio};
+use super::easycache::{INPUT_CHANGE, OUTPUT_CHANGE_SINCE_COMPUTE, asks, observed_ratio};
 use super::path_sum::PathSum;
-use super::{About, Approx, Asks, At, Decision, Guard, Method, Policy, Question, Reuse, Run, Scope, Seen};
-use crate::guidance::Branch;
+use super::{About, Asks, At, Decision, Guard, Measure, Method, Policy, Quantity, Reuse, Run, Seen, Subject};
 
 /// What `navicache methods` says.
 pub const ABOUT: About = About {
     name: "trend",
-    line: "predicted output change, from a fit of the ratio's own past; values on a line through two computed steps",
+    line: "expected miss of a line through two computed steps, from what lines missed before",
     paper: "navicache",
     source: "ours",
     needs: "nothing",
 };
 
 options! {
-    /// Predicted relative output change at which a step is computed again. 0 computes every step.
+    /// Mean absolute error that a run of reuse may add to the latents, as predicted. 0 computes every step.
     threshold: f64,
     /// So many steps at the start are computed.
     warmup_steps: usize,
-    /// One computed step in so many computes the unconditional branch too; 1: all of them.
-    #[serde(default = "always")]
-    uncond_interval: usize,
     /// Longest run of reused steps; absent: no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     max_run: Option<usize>,
-    /// How a reused prediction is made up.
+    /// How a reused prediction is made up. What is measured is the miss of `linear`.
     #[serde(default = "linear")]
     reuse: Reuse,
-}
-
-fn always() -> usize {
-    1
 }
 
 fn linear() -> Reuse {
@@ -56,7 +53,11 @@ fn linear() -> Reuse {
 
 /// Added to denominators.
 const EPSILON: f64 = 1e-8;
-const FROM_COND: Approx = Approx::FromCond { low: 1.0, high: 1.0 };
+/// Weight of the newest bend in the average.
+const NEWEST: f64 = 0.25;
+
+const RESIDUAL_MAGNITUDE: Quantity = Subject::Residual.by(Measure::Magnitude);
+const RELATIVE_MISS: Quantity = Subject::Residual.by(Measure::LineError);
 
 impl Method for Config {
     fn name(&self) -> &str {
@@ -67,13 +68,15 @@ impl Method for Config {
         Guard { first_steps: self.warmup_steps, last_steps: 1, max_run: self.max_run }
     }
 
-    fn policy(&self, _: &Run) -> Box<dyn Policy> {
+    fn policy(&self, run: &Run) -> Box<dyn Policy> {
         Box::new(TrendPolicy {
-            config: self.clone(),
-            change: PathSum::new(self.threshold),
+            reuse: self.reuse,
+            sigmas: run.steps.iter().map(|step| step.sigma.0).collect(),
+            error: PathSum::new(self.threshold),
             ratio: Trend::default(),
-            output_magnitude: None,
-            without_uncond: 0,
+            log_bend: None,
+            position: 0.0,
+            anchors: None,
         })
     }
 
@@ -82,60 +85,78 @@ impl Method for Config {
     }
 
     fn check(&self) -> Result<(), String> {
-        if self.uncond_interval == 0 {
-            return Err("uncond_interval is 0, expected 1 or more".to_string());
-        }
         self.reuse.check(FOR_STEPS)
     }
 }
 
 struct TrendPolicy {
-    config: Config,
-    /// Predicted, since the last computed step, relative to its output.
-    change: PathSum,
+    reuse: Reuse,
+    sigmas: Vec<f64>,
+    /// Predicted, of the latents, since the last computed step.
+    error: PathSum,
     ratio: Trend,
-    output_magnitude: Option<f64>,
-    /// Computed steps in a row that went without the unconditional branch.
-    without_uncond: usize,
+    /// Logarithm of a line's miss over its distances from both anchors.
+    log_bend: Option<f64>,
+    /// Where on the output's path this step is.
+    position: f64,
+    /// Where the last computed step is, and the one before it.
+    anchors: Option<(f64, Option<f64>)>,
+}
+
+impl TrendPolicy {
+    /// Product of the distances from both anchors.
+    fn leverage(&self) -> Option<f64> {
+        let (last, before) = self.anchors?;
+        Some((self.position - last) * (self.position - before?))
+    }
+
+    /// Error that a reused step adds to the latents.
+    fn predicted_error(&self, step: usize) -> Option<f64> {
+        let after = self.sigmas.get(step + 1).copied().unwrap_or(0.0);
+        Some(self.log_bend?.exp() * self.leverage()? * (self.sigmas[step] - after))
+    }
+
+    fn learn_bend(&mut self, seen: &Seen) -> Option<()> {
+        let bend = seen.get(RELATIVE_MISS)? * seen.get(RESIDUAL_MAGNITUDE)? / self.leverage()?;
+        let newest = Some(bend.ln()).filter(|log| log.is_finite())?;
+        let average = self.log_bend.unwrap_or(newest);
+        self.log_bend = Some(average + NEWEST * (newest - average));
+        Some(())
+    }
 }
 
 impl Policy for TrendPolicy {
     fn asks(&self) -> Asks {
-        let mut asks = super::easycache::asks(self.config.reuse);
-        if self.config.uncond_interval > 1 {
-            asks.branch = Some(Question { to_reuse: vec![FROM_COND], ..Question::default() });
+        let mut asks = asks(self.reuse);
+        if let Some(step) = &mut asks.step {
+            step.to_learn.extend([RESIDUAL_MAGNITUDE, RELATIVE_MISS]);
         }
         asks
     }
 
     fn decide(&mut self, at: At, seen: &Seen) -> Decision {
-        match at.scope {
-            Scope::Step => match (self.ratio.predict(), seen.get(INPUT_CHANGE), self.output_magnitude) {
-                (Some(ratio), Some(input_change), Some(output)) if self.change.add(ratio * input_change / output) => {
-                    self.ratio.pass();
-                    Decision::Reuse(self.config.reuse.into())
-                }
-                _ => Decision::Compute,
-            },
-            Scope::Branch(Branch::Uncond) if self.without_uncond + 1 < self.config.uncond_interval => {
-                self.without_uncond += 1;
-                Decision::Reuse(FROM_COND)
+        let (Some(ratio), Some(input_change)) = (self.ratio.predict(), seen.get(INPUT_CHANGE)) else {
+            return Decision::Compute;
+        };
+        self.position += ratio * input_change;
+        match self.predicted_error(at.step) {
+            Some(error) if self.error.add(error) => {
+                self.ratio.pass();
+                Decision::Reuse(self.reuse.into())
             }
             _ => Decision::Compute,
         }
     }
 
-    fn computed(&mut self, at: At, seen: &Seen) {
-        match at.scope {
-            Scope::Branch(Branch::Uncond) => self.without_uncond = 0,
-            Scope::Step => {
-                self.change.reset();
-                self.output_magnitude = seen.get(OUTPUT_MAGNITUDE);
-                if let Some(ratio) = observed_ratio(seen, EPSILON) {
-                    self.ratio.observe(ratio);
-                }
-            }
-            _ => {}
+    fn computed(&mut self, _: At, seen: &Seen) {
+        self.error.reset();
+        if let (Some((last, _)), Some(moved)) = (self.anchors, seen.get(OUTPUT_CHANGE_SINCE_COMPUTE)) {
+            self.position = last + moved;
+        }
+        self.learn_bend(seen);
+        self.anchors = Some((self.position, self.anchors.map(|(last, _)| last)));
+        if let Some(ratio) = observed_ratio(seen, EPSILON) {
+            self.ratio.observe(ratio);
         }
     }
 }
