@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 use navicache_engine::control::cache::CacheSpec;
 use navicache_engine::control::solver::SolverKind;
-use navicache_engine::{DeviceChoice, DtypeChoice, Request};
+use navicache_engine::control::trace::LAGS;
+use navicache_engine::{DeviceChoice, DtypeChoice, LoadOptions, Request, cache_argument};
 
 /// Generates video with diffusion transformers, and computes only the steps that matter.
 ///
@@ -25,6 +26,14 @@ pub enum Command {
     Generate(Box<Generate>),
     /// Measure a video against a reference: PSNR, SSIM, motion kept
     Metrics(Metrics),
+    /// List the cache methods, or show one with its options and presets
+    Methods(Methods),
+    /// Record what a run measures when everything is computed
+    Trace(Box<Trace>),
+    /// Play cache methods against recorded runs, without the model
+    Replay(Replay),
+    /// Choose a method and its threshold from recorded runs
+    Tune(Tune),
     /// Print a completion script for a shell
     Completions {
         /// The shell
@@ -36,13 +45,33 @@ pub enum Command {
 #[derive(clap::Args)]
 #[command(args_override_self = true)]
 pub struct Generate {
-    /// What the video shows
-    #[arg(allow_hyphen_values = true)]
-    pub prompt: String,
+    #[command(flatten)]
+    pub sampling: Sampling,
 
     /// Video to write: .mp4, .gif, .y4m, .safetensors, or a folder for PNG files
     #[arg(short, long, value_name = "FILE", default_value = "out.mp4")]
     pub output: PathBuf,
+
+    /// What is reused, as in navicache:fast,max_run=3 (`navicache methods` lists the methods); @FILE: a tuned preset;
+    /// schedule:FILE: the strip of a report
+    #[arg(long, value_name = "METHOD[:PRESET][,KEY=VALUE...]", value_parser = cache)]
+    pub cache: Option<CacheSpec>,
+
+    /// Write the final latents, before they are decoded
+    #[arg(long, value_name = "FILE.safetensors")]
+    pub save_latents: Option<PathBuf>,
+
+    /// Write what was computed, and what it cost
+    #[arg(long, value_name = "FILE.json")]
+    pub report: Option<PathBuf>,
+}
+
+/// What is sampled, and how.
+#[derive(clap::Args)]
+pub struct Sampling {
+    /// What the video shows
+    #[arg(allow_hyphen_values = true)]
+    pub prompt: String,
 
     /// Built-in model, or the folder of a Diffusers pipeline
     #[arg(short, long, value_name = "NAME|DIR", default_value = "demo")]
@@ -71,11 +100,6 @@ pub struct Generate {
     /// Seed of the noise
     #[arg(long, value_name = "N")]
     pub seed: Option<u64>,
-
-    /// What is reused, as in navicache:fast,max_run=3; `navicache methods` lists the methods; @FILE takes a tuned preset,
-    /// schedule:FILE the strip of a report
-    #[arg(long, value_name = "METHOD[:PRESET][,KEY=VALUE...]")]
-    pub cache: Option<CacheSpec>,
 
     /// Most memory that caching may keep, as in 500MB or 2GiB
     #[arg(long, value_name = "SIZE", value_parser = bytes)]
@@ -109,14 +133,6 @@ pub struct Generate {
     #[arg(long, value_name = "FILE.safetensors")]
     pub latents: Option<PathBuf>,
 
-    /// Write the final latents, before they are decoded
-    #[arg(long, value_name = "FILE.safetensors")]
-    pub save_latents: Option<PathBuf>,
-
-    /// Write what was computed, and what it cost
-    #[arg(long, value_name = "FILE.json")]
-    pub report: Option<PathBuf>,
-
     /// Print errors only
     #[arg(short, long)]
     pub quiet: bool,
@@ -135,7 +151,74 @@ pub struct Metrics {
     pub json: bool,
 }
 
-impl Generate {
+#[derive(clap::Args)]
+pub struct Methods {
+    /// Show this one
+    pub name: Option<String>,
+
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Every step is computed. The lines of the file are JSON: what was run, then a line a step.
+#[derive(clap::Args)]
+#[command(args_override_self = true)]
+pub struct Trace {
+    #[command(flatten)]
+    pub sampling: Sampling,
+
+    /// File to write
+    #[arg(short, long, value_name = "FILE.jsonl", default_value = "trace.jsonl")]
+    pub output: PathBuf,
+
+    /// Earlier steps that distances are recorded to; fewer take less memory
+    #[arg(long, value_name = "N", default_value_t = LAGS)]
+    pub lags: usize,
+}
+
+/// For traces: what each setting would compute, and how far off its values would be. For a CSV file of input and output changes:
+/// how well each method predicts the next output change, as mean absolute error.
+#[derive(clap::Args)]
+pub struct Replay {
+    /// Traces, or one CSV file
+    #[arg(required = true, value_name = "FILE")]
+    pub files: Vec<PathBuf>,
+
+    /// Method to play; an option may be a range, as in navicache,threshold=0.02..0.2. May be given again; left out, all are played
+    #[arg(long, value_name = "METHOD[:PRESET][,KEY=VALUE...]")]
+    pub cache: Vec<String>,
+
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Thresholds are tried over a wide range; methods of a fixed interval, over their intervals.
+#[derive(clap::Args)]
+pub struct Tune {
+    /// Traces, of the kind of video that is to be made
+    #[arg(required = true, value_name = "TRACE")]
+    pub traces: Vec<PathBuf>,
+
+    /// Compute at most one part in so many, with the smallest predicted error
+    #[arg(long, value_name = "F", required_unless_present = "budget", conflicts_with = "budget")]
+    pub speedup: Option<f64>,
+
+    /// Allow this predicted error, and compute as little as possible
+    #[arg(long, value_name = "F")]
+    pub budget: Option<f64>,
+
+    /// Method to try; may be given again; left out, all are tried
+    #[arg(long, value_name = "METHOD[:PRESET][,KEY=VALUE...]")]
+    pub cache: Vec<CacheSpec>,
+
+    /// Preset to write, for --cache @FILE
+    #[arg(short, long, value_name = "FILE.json", default_value = "preset.json")]
+    pub output: PathBuf,
+}
+
+impl Sampling {
     /// The request as the engine takes it.
     pub fn request(&self) -> Request {
         Request {
@@ -149,13 +232,29 @@ impl Generate {
             shift: self.shift,
             guidance: self.guidance,
             seed: self.seed,
-            cache: self.cache.clone(),
+            cache: None,
             max_sequence_length: self.max_sequence_length,
             latents: self.latents.clone(),
-            save_latents: self.save_latents.clone(),
+            save_latents: None,
             cache_memory: self.cache_memory,
         }
     }
+
+    /// How the model is loaded.
+    pub fn load_options(&self) -> LoadOptions {
+        LoadOptions { device: self.device, dtype: self.dtype }
+    }
+}
+
+impl Generate {
+    /// The request as the engine takes it.
+    pub fn request(&self) -> Request {
+        Request { cache: self.cache.clone(), save_latents: self.save_latents.clone(), ..self.sampling.request() }
+    }
+}
+
+fn cache(text: &str) -> Result<CacheSpec, String> {
+    cache_argument(text).map_err(|e| e.to_string())
 }
 
 fn size(text: &str) -> Result<(usize, usize), String> {

@@ -2,6 +2,7 @@
 
 mod args;
 mod progress;
+mod study;
 
 use std::io::Write;
 use std::ops::ControlFlow;
@@ -9,10 +10,11 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use args::{Args, Command, Generate, Metrics};
+use args::{Args, Command, Generate, Metrics, Trace};
 use clap::{CommandFactory, Parser};
+use navicache_engine::control::trace::Recorder;
 use navicache_engine::metrics::{Comparison, Curve};
-use navicache_engine::{Bundle, Error, LoadOptions, Result, WholeFile, generate, video};
+use navicache_engine::{Bundle, Error, Result, WholeFile, generate, trace, video};
 use progress::Progress;
 
 /// Exit code after Ctrl-C, as shells have it.
@@ -22,6 +24,10 @@ fn main() -> ExitCode {
     let result = match Args::parse().command {
         Command::Generate(options) => run(&options),
         Command::Metrics(options) => measure(&options),
+        Command::Methods(options) => study::methods(&options),
+        Command::Trace(options) => record(&options),
+        Command::Replay(options) => study::replay(&options),
+        Command::Tune(options) => study::tune(&options),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Args::command(), "navicache", &mut std::io::stdout());
             Ok(())
@@ -43,9 +49,9 @@ fn run(options: &Generate) -> Result<()> {
         WholeFile::create(path)?;
     }
     let interrupted = stop_on_ctrl_c();
-    let mut progress = Progress::new(options.quiet);
+    let mut progress = Progress::new(options.sampling.quiet);
 
-    let bundle = Bundle::open(&options.model, &LoadOptions { device: options.device, dtype: options.dtype })?;
+    let bundle = Bundle::open(&options.sampling.model, &options.sampling.load_options())?;
     let mut video = generate(&bundle, &options.request(), &mut |event| {
         progress.show(&event);
         if interrupted.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
@@ -55,6 +61,21 @@ fn run(options: &Generate) -> Result<()> {
         video.report.save(path)?;
     }
     progress.close(&options.output, &video);
+    Ok(())
+}
+
+fn record(options: &Trace) -> Result<()> {
+    WholeFile::create(&options.output)?;
+    let interrupted = stop_on_ctrl_c();
+    let mut progress = Progress::new(options.sampling.quiet);
+    let bundle = Bundle::open(&options.sampling.model, &options.sampling.load_options())?;
+    let recorder = Recorder { lags: options.lags, ..Recorder::default() };
+    let recorded = trace::record(&bundle, &options.sampling.request(), &recorder, &mut |event| {
+        progress.show(&event);
+        if interrupted.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    })?;
+    trace::save(&recorded, &options.output)?;
+    progress.close_trace(&options.output, recorded.steps.len());
     Ok(())
 }
 

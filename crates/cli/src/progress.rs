@@ -64,6 +64,11 @@ impl Progress {
         ));
     }
 
+    /// The last line of a trace.
+    pub fn close_trace(&mut self, output: &Path, steps: usize) {
+        self.line(&format!("{}: {steps} steps recorded.", self.paint("1", &output.display().to_string())));
+    }
+
     fn step(&self, index: usize, steps: usize, strip: &Strip) {
         let done = index + 1;
         let elapsed = self.denoising_since.elapsed();

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 /// One conditioning of the denoiser.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Branch {
     /// Conditioned on the prompt. It comes first in every step, and policies observe this one.

@@ -7,6 +7,10 @@
 
 pub mod cache;
 pub mod guidance;
+pub mod predict;
+pub mod replay;
 pub mod schedule;
 pub mod solver;
 pub mod strip;
+pub mod trace;
+pub mod tune;

@@ -2,8 +2,9 @@
 
 mod common;
 
-use common::{Played, method, play};
+use common::{method, play};
 use navicache_control::cache::{CacheConfig, Measure, Quantity, Scope};
+use navicache_control::replay::Played;
 use proptest::prelude::*;
 
 /// Every method, with the option that switches it off at `0` put at a strength, and as much freedom as its guard allows.
@@ -115,6 +116,23 @@ proptest! {
     }
 
     #[test]
+    fn values_are_made_of_what_was_kept_before(values in prop::collection::vec(0.0f64..2.0, 64), threshold in 0.0f64..10.0) {
+        for config in methods(threshold) {
+            for made_up in play(&config, 50, &mut from_table(&values)).reused {
+                prop_assert!(!made_up.weights.is_empty(), "{config:?}: {made_up:?}");
+                prop_assert!(made_up.weights.iter().all(|w| w.is_finite()), "{config:?}: {made_up:?}");
+                prop_assert!(made_up.weights.len() <= made_up.anchors.len().min(made_up.approx.depth()), "{made_up:?}");
+                prop_assert!(made_up.anchors.iter().all(|&anchor| anchor < made_up.step), "{made_up:?}");
+                let asks = config.method().start(&common::run(50)).asks().clone();
+                let question = asks.question(made_up.scope).unwrap();
+                let kept = made_up.approx.kept(made_up.scope);
+                let asked = |a: &navicache_control::cache::Approx| a.kept(made_up.scope) == kept && a.depth() >= made_up.approx.depth();
+                prop_assert!(question.to_reuse.iter().any(asked), "{made_up:?} was not asked to be kept");
+            }
+        }
+    }
+
+    #[test]
     fn the_longest_run_is_kept(max_run in 1usize..5) {
         for name in ["easycache", "navicache", "teacache", "magcache", "fbcache", "dbcache,first_blocks=2", "dicache", "seacache", "trend"] {
             let config = method(&format!("{name},threshold=1e9,max_run={max_run}"));
@@ -182,7 +200,7 @@ fn a_broken_measurement_is_got_over() {
     for config in methods(1e9).into_iter().filter(|c| c.method().name() != "none") {
         let played =
             play(&config, 60, &mut |step, _, q| exists(step, q).then_some(if step == 12 { f64::NAN } else { 0.5 }));
-        assert!(played.reused.iter().any(|(step, ..)| *step > 13), "{config:?}: {:?}", played.reused);
+        assert!(played.reused.iter().any(|made_up| made_up.step > 13), "{config:?}: {:?}", played.reused);
     }
 }
 

@@ -332,8 +332,8 @@ fn fastercache_follows_the_reference() {
         if without_uncond {
             low *= factor(99.0 < t && t < 901.0);
             high *= factor(t < 301.0);
-            let found = played.reused.iter().find(|(step, scope, _)| *step == i && matches!(scope, Scope::Branch(_)));
-            assert_eq!(found.map(|f| f.2), Some(Approx::FromCond { low, high }), "step {i}");
+            let found = played.reused.iter().find(|m| m.step == i && matches!(m.scope, Scope::Branch(_)));
+            assert_eq!(found.map(|m| m.approx), Some(Approx::FromCond { low, high }), "step {i}");
         } else {
             (low, high) = (1.0, 1.0);
         }

@@ -121,71 +121,13 @@ fn run(
     on_event: &mut dyn FnMut(Event) -> ControlFlow<()>,
 ) -> Result<Video> {
     let begun = Instant::now();
-    let mut seconds = Seconds::default();
     let mut teller = Teller { on_event, warnings: Vec::new(), cancelled: false };
-
-    // 1. What is meant
-    let resolved = resolve(bundle, request)?;
-    if let Some(path) = &resolved.save_latents {
-        WholeFile::create(path)?; // unwritable? now is the time to know
-    }
+    let Denoised { resolved, sampled, bill, cache, mut seconds, .. } =
+        denoise(bundle, request, method, Destination::Frames, &mut teller)?;
     let Resolved { width, height, frames, steps, .. } = resolved;
-    let method = method.unwrap_or(resolved.cache.method());
-    let schedule = bundle.scheduler().schedule(resolved.solver, steps, resolved.shift)?;
-    let plans = solver::plan(resolved.solver, &schedule);
-    let branches = Guidance::from_scale(resolved.guidance).branches();
-    let latents = match &resolved.latents {
-        Some(path) => latents::from_file(path, &bundle.latents_shape(width, height, frames), bundle.device())?,
-        None => latents::from_seed(resolved.seed, &bundle.latents_shape(width, height, frames), bundle.device())?,
-    };
-    teller.tell(Event::Resolved(&resolved));
-    warn_if_pointless(method, steps, &mut teller);
-
-    // 2. Text
-    teller.tell(Event::Stage(Stage::Text));
-    let clock = Instant::now();
-    let prompts = [resolved.prompt.as_str(), resolved.negative_prompt.as_str()];
-    let texts = bundle.encode(&prompts[..branches.len()], resolved.max_sequence_length, &mut |w| teller.warn(w))?;
-    seconds.text = clock.elapsed().as_secs_f64();
-
-    // 3. Weights; the VAE's too, so that a broken one is found before the long part
-    teller.tell(Event::Stage(Stage::Load));
-    let clock = Instant::now();
-    let transformer = bundle.transformer()?;
     let vae = bundle.vae()?;
-    seconds.load = clock.elapsed().as_secs_f64();
 
-    // 4. Denoise
-    teller.tell(Event::Stage(Stage::Denoise));
-    let clock = Instant::now();
-    let inputs = branches
-        .iter()
-        .zip(&texts)
-        .map(|(&(branch, weight), text)| Ok(BranchInput { branch, weight, cond: bundle.cond(text)? }))
-        .collect::<Result<Vec<_>>>()?;
-    teller.stop_if_cancelled(0, steps)?;
-    let run = Run {
-        family: bundle.defaults().presets.clone(),
-        steps: schedule.steps,
-        branches: branches.iter().map(|b| b.0).collect(),
-        units: bundle.units()?,
-    };
-    let policy = start(method, &run)?;
-    let bill = bundle.bill(policy.asks(), branches.len(), &resolved)?;
-    bill.check(bundle.cache_budget(&resolved), method.name())?;
-    let on_step = &mut |done: StepDone| {
-        teller.tell(Event::Step { index: done.index, steps, seconds: done.seconds, strip: done.strip });
-        if teller.cancelled { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-    };
-    let sampled = sample(transformer, &inputs, latents, &run, &plans, policy, on_step)?;
-    drop(inputs); // the VAE may need the room
-    seconds.denoise = clock.elapsed().as_secs_f64();
-    if let Some(path) = &resolved.save_latents {
-        latents::save(path, &sampled.latents)?;
-    }
-    warn_if_inert(method, &sampled, &mut teller);
-
-    // 5. Decode
+    // Decode, after everything that `denoise` does
     teller.tell(Event::Stage(Stage::Decode));
     let clock = Instant::now();
     let mut pixels = Vec::with_capacity(frames * height * width * 3);
@@ -212,7 +154,8 @@ fn run(
     let report = Report {
         version: report::VERSION,
         model: bundle.name().to_string(),
-        cache: described(method),
+        cache,
+        family: bundle.defaults().presets.clone(),
         strip: sampled.strip.to_string(),
         steps: sampled.steps,
         totals,
@@ -222,6 +165,101 @@ fn run(
     };
     let spec = Spec { width, height, fps: resolved.fps, frames };
     Ok(Video { frames: pixels, spec, latents: sampled.latents, report })
+}
+
+/// What the latents are for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Destination {
+    /// To be decoded.
+    Frames,
+    /// To be looked at on the way.
+    Latents,
+}
+
+/// Everything before the decoder.
+pub(crate) struct Denoised {
+    pub resolved: Resolved,
+    pub run: Run,
+    pub sampled: Sampled,
+    pub bill: Bill,
+    /// The method with its options.
+    pub cache: serde_json::Value,
+    pub seconds: Seconds,
+}
+
+/// From the request to the final latents.
+pub(crate) fn denoise(
+    bundle: &Bundle,
+    request: &Request,
+    method: Option<&dyn Method>,
+    destination: Destination,
+    teller: &mut Teller,
+) -> Result<Denoised> {
+    let mut seconds = Seconds::default();
+
+    // 1. What is meant
+    let resolved = resolve(bundle, request)?;
+    if let Some(path) = &resolved.save_latents {
+        WholeFile::create(path)?; // unwritable? now is the time to know
+    }
+    let Resolved { width, height, frames, steps, .. } = resolved;
+    let method = method.unwrap_or(resolved.cache.method());
+    let schedule = bundle.scheduler().schedule(resolved.solver, steps, resolved.shift)?;
+    let plans = solver::plan(resolved.solver, &schedule);
+    let branches = Guidance::from_scale(resolved.guidance).branches();
+    let latents = match &resolved.latents {
+        Some(path) => latents::from_file(path, &bundle.latents_shape(width, height, frames), bundle.device())?,
+        None => latents::from_seed(resolved.seed, &bundle.latents_shape(width, height, frames), bundle.device())?,
+    };
+    teller.tell(Event::Resolved(&resolved));
+    warn_if_pointless(method, steps, teller);
+
+    // 2. Text
+    teller.tell(Event::Stage(Stage::Text));
+    let clock = Instant::now();
+    let prompts = [resolved.prompt.as_str(), resolved.negative_prompt.as_str()];
+    let texts = bundle.encode(&prompts[..branches.len()], resolved.max_sequence_length, &mut |w| teller.warn(w))?;
+    seconds.text = clock.elapsed().as_secs_f64();
+
+    // 3. Weights; the VAE's too, so that a broken one is found before the long part
+    teller.tell(Event::Stage(Stage::Load));
+    let clock = Instant::now();
+    let transformer = bundle.transformer()?;
+    if destination == Destination::Frames {
+        bundle.vae()?;
+    }
+    seconds.load = clock.elapsed().as_secs_f64();
+
+    // 4. Denoise
+    teller.tell(Event::Stage(Stage::Denoise));
+    let clock = Instant::now();
+    let inputs = branches
+        .iter()
+        .zip(&texts)
+        .map(|(&(branch, weight), text)| Ok(BranchInput { branch, weight, cond: bundle.cond(text)? }))
+        .collect::<Result<Vec<_>>>()?;
+    teller.stop_if_cancelled(0, steps)?;
+    let run = Run {
+        family: bundle.defaults().presets.clone(),
+        steps: schedule.steps,
+        branches: branches.iter().map(|b| b.0).collect(),
+        units: bundle.units()?,
+    };
+    let policy = start(method, &run)?;
+    let bill = bundle.bill(policy.asks(), branches.len(), &resolved)?;
+    bill.check(bundle.cache_budget(&resolved), method.name())?;
+    let on_step = &mut |done: StepDone| {
+        teller.tell(Event::Step { index: done.index, steps, seconds: done.seconds, strip: done.strip });
+        if teller.cancelled { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    };
+    let sampled = sample(transformer, &inputs, latents, &run, &plans, policy, on_step)?;
+    seconds.denoise = clock.elapsed().as_secs_f64();
+    if let Some(path) = &resolved.save_latents {
+        latents::save(path, &sampled.latents)?;
+    }
+    warn_if_inert(method, &sampled, teller);
+    let cache = described(method);
+    Ok(Denoised { resolved, run, sampled, bill, cache, seconds })
 }
 
 /// Fills the request up. Latents from a file say size and length where the request does not.
@@ -303,10 +341,10 @@ fn to_rgb(chunk: &Tensor) -> Result<Vec<u8>> {
 }
 
 /// Passes events on, and remembers warnings and the wish to stop.
-struct Teller<'a> {
-    on_event: &'a mut dyn FnMut(Event) -> ControlFlow<()>,
-    warnings: Vec<String>,
-    cancelled: bool,
+pub(crate) struct Teller<'a> {
+    pub on_event: &'a mut dyn FnMut(Event) -> ControlFlow<()>,
+    pub warnings: Vec<String>,
+    pub cancelled: bool,
 }
 
 impl Teller<'_> {

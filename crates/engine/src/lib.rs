@@ -19,6 +19,7 @@
 #![warn(missing_docs)]
 
 mod bundle;
+mod cache_file;
 mod demo;
 mod device;
 mod error;
@@ -36,11 +37,13 @@ mod scheduler;
 mod scoped;
 mod spectrum;
 mod store;
+pub mod trace;
 pub mod video;
 pub mod weights;
 mod whole_file;
 
 pub use bundle::{Bundle, LoadOptions};
+pub use cache_file::{cache_argument, save_preset};
 pub use device::{DeviceChoice, DtypeChoice};
 pub use error::{Error, Result};
 pub use generate::{Event, Stage, Video, generate, generate_with};

@@ -16,6 +16,8 @@ pub struct Report {
     pub version: u32,
     /// Name or path of the model, as given.
     pub model: String,
+    /// The family of models that its presets are looked up by.
+    pub family: String,
     /// The request with every default filled in.
     pub request: Resolved,
     /// The cache method with all its options.

@@ -1,5 +1,6 @@
 //! The registry: every method's options as one tagged record, and the text form that the command line takes.
 
+use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
@@ -85,6 +86,33 @@ impl CacheConfig {
         position.map_or(&[], |i| CacheConfig::OPTIONS[i])
     }
 
+    /// Everything there is to say of a method: [`About`], its options with meaning and default, its presets by family.
+    pub fn describe(about: &About) -> Value {
+        let families = presets::families(about.name);
+        let example = families.first().map_or("", String::as_str);
+        let spec = CacheSpec { method: about.name.to_string(), preset: None, options: Map::new() };
+        let defaults = spec.resolve(example).map(|config| config.method().options()).unwrap_or_default();
+        let set = presets::options(about.name, example, None).unwrap_or_default();
+        let option = |(name, meaning): &(&str, &str)| {
+            let default = if set.contains_key(*name) { None } else { defaults.get(*name) };
+            let meaning = meaning.trim();
+            serde_json::json!({"name": name, "meaning": meaning, "default": default, "preset": set.contains_key(*name)})
+        };
+        let options: Vec<Value> = CacheConfig::options_of(about.name).iter().map(option).collect();
+        let of_family = |family: &String| {
+            let presets = presets::names(about.name, family).into_iter();
+            let presets = presets.map(|preset| {
+                let options = presets::options(about.name, family, Some(&preset)).unwrap_or_default();
+                (preset, Value::Object(options))
+            });
+            (family.clone(), Value::Object(presets.collect()))
+        };
+        let mut described = serde_json::json!(about);
+        described["options"] = options.into();
+        described["presets"] = Value::Object(families.iter().map(of_family).collect());
+        described
+    }
+
     /// Refuses numbers that make no sense.
     pub fn check(self) -> Result<Self, CacheError> {
         let refuse = |reason| CacheError::Options { method: self.method().name().to_string(), reason };
@@ -156,6 +184,22 @@ pub enum CacheError {
 
 fn known_presets(known: &[String]) -> String {
     if known.is_empty() { "it has none".to_string() } else { format!("it has {}", known.join(", ")) }
+}
+
+impl fmt::Display for CacheSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.method)?;
+        if let Some(preset) = &self.preset {
+            write!(f, ":{preset}")?;
+        }
+        for (option, value) in &self.options {
+            match value {
+                Value::String(text) => write!(f, ",{option}={text}")?,
+                value => write!(f, ",{option}={value}")?,
+            }
+        }
+        Ok(())
+    }
 }
 
 impl FromStr for CacheSpec {
@@ -232,6 +276,8 @@ mod tests {
         };
         assert_eq!((fast.threshold, fast.align_steps, fast.max_run), (0.07, 6, Some(3)));
         assert_eq!(resolve("navicache").unwrap(), resolve("navicache:mid").unwrap());
+        let text = "teacache:fast,coefficients=[1.0,2.0,3.0,4.0,5.0],reuse=linear";
+        assert_eq!(text.parse::<CacheSpec>().unwrap().to_string(), text);
         assert_eq!(resolve("none").unwrap(), CacheConfig::None(super::super::none::Config {}));
     }
 

@@ -62,6 +62,8 @@ pub use config::{About, CacheConfig, CacheError, CacheSpec};
 pub use guard::{Guard, Guarded};
 pub use quantity::{Measure, Quantity, Seen, Subject};
 
+use serde::{Deserialize, Serialize};
+
 use crate::guidance::Branch;
 use crate::schedule::{Sigma, Step, Timestep};
 
@@ -107,7 +109,8 @@ pub struct Unit {
 }
 
 /// Which part of a block a unit is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Part {
     /// The whole block: its parts share a projection and cannot be told apart.
     Whole,

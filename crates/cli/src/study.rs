@@ -1,0 +1,229 @@
+//! Commands that need no model: the list of methods, replay and tuning.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use navicache_engine::control::cache::CacheConfig;
+use navicache_engine::control::predict;
+use navicache_engine::control::trace::Trace;
+use navicache_engine::control::tune::{self, Prediction, Target};
+use navicache_engine::trace::{Recorded, read};
+use navicache_engine::{Error, Result, WholeFile, save_preset};
+use serde_json::{Value, json};
+
+use crate::args::{Methods, Replay, Tune};
+
+/// `navicache methods`
+pub fn methods(options: &Methods) -> Result<()> {
+    if let Some(name) = &options.name {
+        let described = CacheConfig::describe(CacheConfig::about(name)?);
+        print(&if options.json { format!("{described:#}") } else { described_in_words(&described) });
+        return Ok(());
+    }
+    let all = CacheConfig::METHODS;
+    if options.json {
+        print(&format!("{:#}", Value::from(all.iter().map(CacheConfig::describe).collect::<Vec<_>>())));
+        return Ok(());
+    }
+    let width = |column: fn(&navicache_engine::control::cache::About) -> &str| {
+        all.iter().map(|about| column(about).chars().count()).max().unwrap_or(0)
+    };
+    let (name, paper) = (width(|about| about.name), width(|about| about.paper));
+    for about in all {
+        let needs = if about.needs == "nothing" { String::new() } else { format!(" Needs: {}.", about.needs) };
+        print(&format!("{:<name$}  {:<paper$}  {}.{needs}", about.name, about.paper, about.line));
+    }
+    print("\nnavicache methods NAME shows options and presets.");
+    Ok(())
+}
+
+fn described_in_words(described: &Value) -> String {
+    let text = |field: &str| described[field].as_str().unwrap_or_default();
+    let mut lines = vec![
+        format!("{}: {}.", text("name"), text("line")),
+        format!("Paper: {}. Written from: {}. Needs: {}.", text("paper"), text("source"), text("needs")),
+        String::new(),
+    ];
+    let objects = |value: &Value| value.as_object().cloned().unwrap_or_default();
+    for option in described["options"].as_array().into_iter().flatten() {
+        let default = match &option["default"] {
+            _ if option["preset"] == true => "as the preset says".to_string(),
+            Value::Null => "absent".to_string(),
+            value => format!("default {value}"),
+        };
+        let name = option["name"].as_str().unwrap_or_default();
+        lines.push(format!("  {name}  ({default})\n      {}", option["meaning"].as_str().unwrap_or_default()));
+    }
+    if described["options"].as_array().is_some_and(|options| options.is_empty()) {
+        lines.push("  no options".to_string());
+    }
+    for (family, presets) in objects(&described["presets"]) {
+        lines.push(format!("\nPresets for {family}:"));
+        for (preset, options) in objects(&presets) {
+            let options: Vec<String> = objects(&options).iter().map(|(key, value)| format!("{key}={value}")).collect();
+            lines.push(format!("  {preset:<9} {}", options.join(" ").replace('"', "")));
+        }
+    }
+    lines.join("\n")
+}
+
+/// `navicache replay`
+pub fn replay(options: &Replay) -> Result<()> {
+    let mut traces = Vec::new();
+    let mut runs = Vec::new();
+    for path in &options.files {
+        match read(path)? {
+            Recorded::Trace(trace) => traces.push(*trace),
+            Recorded::Changes(changes) => runs.extend(changes),
+        }
+    }
+    match (traces.is_empty(), runs.is_empty()) {
+        (true, _) => replay_changes(options, &runs),
+        (false, true) => replay_traces(options, &traces),
+        (false, false) => Err(Error::Request {
+            what: "replay",
+            found: format!("{} files", options.files.len()),
+            expected: "expected traces or CSV files, not both".to_string(),
+        }),
+    }
+}
+
+fn replay_changes(options: &Replay, runs: &[predict::Series]) -> Result<()> {
+    let caches: Vec<String> = match options.cache.is_empty() {
+        true => predict::ALL.iter().map(|s| s.to_string()).collect(),
+        false => options.cache.clone(),
+    };
+    let mut scores = Vec::new();
+    for cache in &caches {
+        let score = predict::score(cache, runs)?;
+        scores.push(score.ok_or_else(|| Error::Request {
+            what: "--cache",
+            found: cache.clone(),
+            expected: format!("predicts no output change; those that do are {}", predict::ALL.join(", ")),
+        })?);
+    }
+    if options.json {
+        print(&format!("{:#}", json!(scores)));
+        return Ok(());
+    }
+    print(&format!("{} runs, one step ahead, from change {} on", runs.len(), predict::TEACHING));
+    for score in &scores {
+        print(&format!("{:<15} mean absolute error {:.4}", score.method, score.mean_absolute_error));
+    }
+    Ok(())
+}
+
+fn replay_traces(options: &Replay, traces: &[Trace]) -> Result<()> {
+    let family = family(&options.files, traces)?;
+    let mut specs = Vec::new();
+    for cache in &options.cache {
+        specs.extend(tune::sweep(cache)?);
+    }
+    if options.cache.is_empty() {
+        specs = tune::all_methods(family);
+    }
+    let predictions = specs.iter().map(|spec| tune::predict(traces, spec, family)).collect::<Result<Vec<_>, _>>()?;
+    if options.json {
+        print(&format!("{:#}", Value::from(predictions.iter().map(as_json).collect::<Vec<_>>())));
+        return Ok(());
+    }
+    let width = predictions.iter().map(|p| p.spec.to_string().len()).max().unwrap_or(0).max("method".len());
+    print(&format!("{:<width$} {:>7} {:>8} {:>10}  strip of the first", "method", "units", "speed-up", "error"));
+    for prediction in &predictions {
+        print(&line(prediction, width));
+    }
+    Ok(())
+}
+
+/// `navicache tune`
+pub fn tune(options: &Tune) -> Result<()> {
+    WholeFile::create(&options.output)?; // unwritable? now is the time to know
+    let target = match (options.speedup, options.budget) {
+        (Some(speedup), _) => Target::SpeedUp(positive("--speedup", speedup)?),
+        (None, budget) => Target::Error(positive("--budget", budget.unwrap_or_default())?),
+    };
+    let mut traces = Vec::new();
+    for path in &options.traces {
+        match read(path)? {
+            Recorded::Trace(trace) => traces.push(*trace),
+            Recorded::Changes(_) => {
+                let expected = "expected a trace; a CSV file of changes does not say what values would be".to_string();
+                return Err(Error::Request { what: "tune", found: path.display().to_string(), expected });
+            }
+        }
+    }
+    let family = family(&options.traces, &traces)?;
+    let specs = if options.cache.is_empty() { tune::all_methods(family) } else { options.cache.clone() };
+    let mut predictions = Vec::new();
+    for spec in &specs {
+        for candidate in tune::candidates(spec, family)? {
+            predictions.push(tune::predict(&traces, &candidate, family)?);
+        }
+    }
+    let Some(chosen) = tune::choose(&predictions, target) else {
+        let most = predictions.iter().filter(|p| p.error.is_some()).map(Prediction::speedup).fold(1.0, f64::max);
+        return Err(Error::Request {
+            what: "tune",
+            found: format!("{target:?}"),
+            expected: format!(
+                "none of {} settings meets it; the fastest computes one part in {most:.2}",
+                predictions.len()
+            ),
+        });
+    };
+    save_preset(&chosen.cache, family, as_json(chosen), &options.output)?;
+    print(&line(chosen, 0));
+    print(&format!("{}: use it with --cache @{}", options.output.display(), options.output.display()));
+    Ok(())
+}
+
+/// The family that all traces are of.
+fn family<'a>(files: &[PathBuf], traces: &'a [Trace]) -> Result<&'a str> {
+    let first = &traces[0].header.family;
+    match traces.iter().zip(files).find(|(trace, _)| trace.header.family != *first) {
+        None => Ok(first),
+        Some((trace, path)) => Err(Error::Request {
+            what: "trace",
+            found: Path::new(path).display().to_string(),
+            expected: format!(
+                "is of {}, the first is of {first}; thresholds belong to one family",
+                trace.header.family
+            ),
+        }),
+    }
+}
+
+fn positive(what: &'static str, value: f64) -> Result<f64> {
+    if value.is_finite() && value > 0.0 {
+        return Ok(value);
+    }
+    Err(Error::Request { what, found: value.to_string(), expected: "expected a number above 0".to_string() })
+}
+
+fn as_json(prediction: &Prediction) -> Value {
+    let method = prediction.cache.method();
+    let [computed, mixed, reused] = prediction.forwards;
+    json!({
+        "method": method.name(),
+        "options": method.options(),
+        "units_computed": prediction.computed,
+        "speedup": prediction.speedup(),
+        "forwards_computed": computed,
+        "forwards_mixed": mixed,
+        "forwards_reused": reused,
+        "predicted_error": prediction.error,
+        "strip": prediction.strip,
+    })
+}
+
+fn line(prediction: &Prediction, width: usize) -> String {
+    let error = prediction.error.map_or("unknown".to_string(), |error| format!("{error:.5}"));
+    let strip: String = prediction.strip.split('|').filter_map(|step| step.chars().next()).collect();
+    let (units, speedup) = (100.0 * prediction.computed, prediction.speedup());
+    format!("{:<width$} {units:>5.0} % {speedup:>8.2} {error:>10}  {strip}", prediction.spec.to_string())
+}
+
+/// A reader that has seen enough is no reason to panic.
+fn print(text: &str) {
+    let _ = writeln!(std::io::stdout(), "{text}");
+}

@@ -1,0 +1,305 @@
+//! Traces: what a run that computed everything measured, so that any method can be played against it without the model.
+//!
+//! A trace is a list of steps; a step holds named numbers for each branch. Names are those of [`Quantity`], with the index of a
+//! watched span in brackets: `0` is the first block, `1` the middle one, `2` all blocks (the residual from before the first to
+//! after the last).
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::cache::{
+    Asks, At, Decision, Guard, Measure, Method, Part, Policy, Quantity, Question, Run, Seen, Span, Spans, Subject, Unit,
+};
+use crate::guidance::Branch;
+use crate::schedule::{Sigma, Step, Timestep};
+
+/// Version of the format. It grows when a field changes its meaning or goes away.
+pub const VERSION: u32 = 1;
+/// Earlier steps that distances are recorded to, if nothing else is asked for.
+pub const LAGS: usize = 8;
+
+/// The watched span that is the first block.
+pub(crate) const FIRST_BLOCK: usize = 0;
+/// The watched span that is the middle block.
+pub(crate) const MIDDLE_BLOCK: usize = 1;
+/// The watched span that is the whole stack.
+pub(crate) const ALL_BLOCKS: usize = 2;
+
+/// What was recorded of a run.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Trace {
+    /// What was run.
+    pub header: Header,
+    /// Its steps, in order.
+    pub steps: Vec<TraceStep>,
+}
+
+/// What was run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Header {
+    /// Version of the format.
+    pub trace: u32,
+    /// Name or path of the model.
+    pub model: String,
+    /// The family of models that presets are looked up by.
+    pub family: String,
+    /// The prompt.
+    pub prompt: String,
+    /// The seed.
+    pub seed: u64,
+    /// The branches of every step, in order.
+    pub branches: Vec<Branch>,
+    /// Number of blocks.
+    pub blocks: usize,
+    /// Units of every block.
+    pub parts: Vec<Part>,
+    /// Earlier steps that distances are recorded to.
+    pub lags: usize,
+}
+
+/// One step of a trace.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TraceStep {
+    /// Index, from 0.
+    pub step: usize,
+    /// What the model was told.
+    pub timestep: f64,
+    /// The noise level.
+    pub sigma: f64,
+    /// Measured values by name, by branch.
+    pub seen: BTreeMap<Branch, BTreeMap<String, f64>>,
+}
+
+impl Trace {
+    /// The run that was recorded.
+    pub fn run(&self) -> Run {
+        let unit = |block: usize| self.header.parts.iter().map(move |&part| Unit { block, part });
+        let step = |s: &TraceStep| Step { timestep: Timestep(s.timestep), sigma: Sigma(s.sigma) };
+        Run {
+            family: self.header.family.clone(),
+            steps: self.steps.iter().map(step).collect(),
+            branches: self.header.branches.clone(),
+            units: (0..self.header.blocks).flat_map(unit).collect(),
+        }
+    }
+
+    /// A quantity of a branch at a step, where the steps in `computed` (newest first, all before it) are those that a policy has
+    /// computed in full. `None` where there is no reference point, or nothing was recorded.
+    pub fn value(
+        &self,
+        step: usize,
+        branch: Branch,
+        span: Option<usize>,
+        quantity: Quantity,
+        computed: &[usize],
+    ) -> Option<f64> {
+        let at = |step| Recorded { trace: self, step, branch, span, subject: quantity.subject };
+        let (now, before) = (at(step), step.checked_sub(1));
+        match quantity.measure {
+            Measure::Magnitude | Measure::Norm | Measure::TokenRatioSinceVisit => now.get(quantity.measure),
+            Measure::DistanceSinceVisit => now.get(Measure::LagDistance(1)).or_else(|| now.get(quantity.measure)),
+            Measure::ChangeSinceVisit => now.change(before?),
+            Measure::RelativeChangeSinceVisit => Some(now.change(before?)? / at(before?).get(Measure::Magnitude)?),
+            Measure::ChangeSinceCompute => now.change(*computed.first()?),
+            Measure::RelativeChangeSinceCompute => {
+                let last = *computed.first()?;
+                Some(now.change(last)? / at(last).get(Measure::Magnitude)?)
+            }
+            Measure::CosineSinceCompute => {
+                let last = *computed.first()?;
+                Some(now.product(last)? / now.get(Measure::Norm)? / at(last).get(Measure::Norm)?)
+            }
+            Measure::AnchorPosition => {
+                let (last, earlier) = (*computed.first()?, *computed.get(1)?);
+                Some(now.change(earlier)? / at(last).change(earlier)?)
+            }
+            Measure::LineError => {
+                let anchors = computed.get(..2)?;
+                let timestep = |step: usize| self.steps[step].timestep;
+                let along = (timestep(step) - timestep(anchors[0])) / (timestep(anchors[0]) - timestep(anchors[1]));
+                let weights = [1.0 + along, -along];
+                Some(now.miss(anchors, &weights)? / now.get(Measure::Norm)?)
+            }
+            Measure::Lag(lag) => now.change(step.checked_sub(lag)?),
+            Measure::LagDistance(lag) => now.distance(step.checked_sub(lag)?),
+        }
+    }
+
+    /// Euclidean error of a weighted sum of a subject's earlier values, relative to the prediction: `||a_i - sum w_j a_j|| / ||o_i||`.
+    pub fn relative_miss(
+        &self,
+        step: usize,
+        branch: Branch,
+        subject: Subject,
+        anchors: &[usize],
+        weights: &[f64],
+    ) -> Option<f64> {
+        let now = Recorded { trace: self, step, branch, span: None, subject };
+        let output = Recorded { subject: Subject::Output, ..now };
+        Some(now.miss(anchors, weights)? / output.get(Measure::Norm)?)
+    }
+}
+
+/// A subject at a step of a trace.
+#[derive(Clone, Copy)]
+struct Recorded<'a> {
+    trace: &'a Trace,
+    step: usize,
+    branch: Branch,
+    span: Option<usize>,
+    subject: Subject,
+}
+
+impl Recorded<'_> {
+    fn get(&self, measure: Measure) -> Option<f64> {
+        let name = named(self.subject.by(measure), self.span);
+        self.trace.steps.get(self.step)?.seen.get(&self.branch)?.get(&name).copied()
+    }
+
+    /// Mean absolute change since a step. Beyond the recorded lags it is taken to grow on in proportion.
+    fn change(&self, since: usize) -> Option<f64> {
+        self.lagged(since, Measure::Lag)
+    }
+
+    /// Euclidean distance to the value at a step.
+    fn distance(&self, since: usize) -> Option<f64> {
+        self.lagged(since, Measure::LagDistance)
+    }
+
+    fn lagged(&self, since: usize, measure: impl Fn(usize) -> Measure) -> Option<f64> {
+        let lag = self.step - since;
+        if lag == 0 {
+            return Some(0.0);
+        }
+        let recorded = lag.min(self.trace.header.lags);
+        Some(self.get(measure(recorded))? * lag as f64 / recorded as f64)
+    }
+
+    /// Inner product with the value at an earlier step, from norms and the distance.
+    fn product(&self, since: usize) -> Option<f64> {
+        let earlier = Recorded { step: since, ..*self };
+        let square = |x: f64| x * x;
+        let norms = square(self.get(Measure::Norm)?) + square(earlier.get(Measure::Norm)?);
+        Some((norms - square(self.distance(since)?)) / 2.0)
+    }
+
+    /// `||a_i - sum w_j a_j||`, from inner products.
+    fn miss(&self, anchors: &[usize], weights: &[f64]) -> Option<f64> {
+        let mut square = self.get(Measure::Norm)?.powi(2);
+        for (&j, wj) in anchors.iter().zip(weights) {
+            square -= 2.0 * wj * self.product(j)?;
+            for (&k, wk) in anchors.iter().zip(weights) {
+                let (newer, older) = (j.max(k), j.min(k));
+                square += wj * wk * Recorded { step: newer, ..*self }.product(older)?;
+            }
+        }
+        Some(square.max(0.0).sqrt())
+    }
+}
+
+/// Name in a trace.
+pub fn named(quantity: Quantity, span: Option<usize>) -> String {
+    match span {
+        Some(span) => format!("{}[{span}]", quantity.name()),
+        None => quantity.name(),
+    }
+}
+
+/// Computes everything and looks at everything: the method behind a trace.
+#[derive(Debug, Clone)]
+pub struct Recorder {
+    /// Earlier steps that distances are recorded to.
+    pub lags: usize,
+    /// The trial pass that is recorded too: one latent frame, and one row and column, of so many.
+    pub trial: (usize, usize),
+}
+
+impl Default for Recorder {
+    fn default() -> Self {
+        Recorder { lags: LAGS, trial: (2, 4) }
+    }
+}
+
+impl Method for Recorder {
+    fn name(&self) -> &str {
+        "none"
+    }
+
+    fn guard(&self, _: usize) -> Guard {
+        Guard::NONE
+    }
+
+    fn policy(&self, run: &Run) -> Box<dyn Policy> {
+        Box::new(Recording(self.asks(run)))
+    }
+
+    fn options(&self) -> serde_json::Value {
+        serde_json::json!({})
+    }
+}
+
+impl Recorder {
+    fn asks(&self, run: &Run) -> Asks {
+        let everything = |subject: Subject| {
+            let lags = (1..=self.lags).flat_map(|lag| [Measure::Lag(lag), Measure::LagDistance(lag)]);
+            [Measure::Magnitude, Measure::Norm].into_iter().chain(lags).map(move |m| subject.by(m)).collect::<Vec<_>>()
+        };
+        let changes = |subject: Subject| [Measure::Magnitude, Measure::Lag(1)].map(|measure| subject.by(measure));
+        let blocks = run.block_count();
+        let block = |index: usize| run.blocks(index..index + 1);
+        let rest = (blocks / 2 + 1).min(blocks);
+        let spans = Spans {
+            cut: vec![
+                Span::of(block(0)).watched(),
+                Span::probe(block((blocks / 2).max(1))),
+                Span { since: 0, ..Span::probe(run.blocks(rest.max(2).min(blocks)..blocks)) },
+            ],
+            question: Question {
+                to_decide: [
+                    changes(Subject::TimeEmbedding),
+                    changes(Subject::TimeProjection),
+                    changes(Subject::ModulatedInput),
+                    changes(Subject::FilteredInput),
+                ]
+                .concat(),
+                to_learn: [
+                    everything(Subject::SpanResidual),
+                    vec![Subject::SpanResidual.by(Measure::TokenRatioSinceVisit)],
+                    changes(Subject::SpanOutput).to_vec(),
+                    everything(Subject::BlockOutputs).into_iter().filter(|q| !is_distance(q.measure)).collect(),
+                ]
+                .concat(),
+                to_reuse: vec![],
+            },
+        };
+        let trial = Subject::Trial { frames: self.trial.0, size: self.trial.1 };
+        let step = Question {
+            to_decide: vec![trial.by(Measure::DistanceSinceVisit)],
+            to_learn: everything(Subject::Gap),
+            to_reuse: vec![],
+        };
+        let branch = Question {
+            to_decide: vec![],
+            to_learn: [everything(Subject::Input), everything(Subject::Output), everything(Subject::Residual)].concat(),
+            to_reuse: vec![],
+        };
+        Asks { step: Some(step), branch: Some(branch), spans: Some(spans) }
+    }
+}
+
+fn is_distance(measure: Measure) -> bool {
+    matches!(measure, Measure::LagDistance(_) | Measure::Norm)
+}
+
+struct Recording(Asks);
+
+impl Policy for Recording {
+    fn asks(&self) -> Asks {
+        self.0.clone()
+    }
+
+    fn decide(&mut self, _: At, _: &Seen) -> Decision {
+        Decision::Compute
+    }
+}

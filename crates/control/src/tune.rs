@@ -1,0 +1,210 @@
+//! Choosing a method and its threshold from traces: for a speed-up, the smallest predicted error; for an error, the largest
+//! predicted speed-up.
+
+use serde_json::{Map, Value};
+
+use crate::cache::{CacheConfig, CacheError, CacheSpec, presets};
+use crate::replay::replay;
+use crate::strip::Ran;
+use crate::trace::Trace;
+
+/// What is wanted.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Target {
+    /// All units over computed units, at least.
+    SpeedUp(f64),
+    /// Predicted error ([`crate::replay::Replayed::error`]), at most.
+    Error(f64),
+}
+
+/// A setting with what traces predict of it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Prediction {
+    /// The setting, as it was asked for.
+    pub spec: CacheSpec,
+    /// The setting in full.
+    pub cache: CacheConfig,
+    /// Computed units as a part of all, mean over the traces.
+    pub computed: f64,
+    /// Predicted error, mean over the traces; `None` where the traces do not tell.
+    pub error: Option<f64>,
+    /// Forwards (a branch of a step) on the first trace: computed in whole, in part, and not at all.
+    pub forwards: [usize; 3],
+    /// What would run on the first trace.
+    pub strip: String,
+}
+
+impl Prediction {
+    /// All units over computed units.
+    pub fn speedup(&self) -> f64 {
+        1.0 / self.computed
+    }
+}
+
+/// Plays a setting against every trace, with the presets of a family.
+pub fn predict(traces: &[Trace], spec: &CacheSpec, family: &str) -> Result<Prediction, CacheError> {
+    let cache = spec.resolve(family)?;
+    let refuse = |reason| CacheError::Options { method: cache.method().name().to_string(), reason };
+    let replayed = traces.iter().map(|trace| replay(trace, cache.method()).map_err(refuse));
+    let replayed = replayed.collect::<Result<Vec<_>, _>>()?;
+    let count = replayed.len().max(1) as f64;
+    let errors: Option<Vec<f64>> = replayed.iter().map(|r| r.error).collect();
+    let strip = replayed.first().map(|r| r.played.strip()).unwrap_or_default();
+    Ok(Prediction {
+        spec: spec.clone(),
+        cache,
+        computed: replayed.iter().map(|r| r.played.computed_part()).sum::<f64>() / count,
+        error: errors.map(|errors| errors.iter().sum::<f64>() / count),
+        forwards: [Ran::Computed, Ran::Mixed, Ran::Reused].map(|ran| strip.count(ran)),
+        strip: strip.to_string(),
+    })
+}
+
+/// The best of the candidates for a target; `None` where none meets it.
+pub fn choose(predictions: &[Prediction], target: Target) -> Option<&Prediction> {
+    let meets = |p: &&Prediction| match (target, p.error) {
+        (Target::SpeedUp(speedup), Some(_)) => p.speedup() >= speedup,
+        (Target::Error(error), Some(predicted)) => predicted <= error,
+        (_, None) => false,
+    };
+    let cost = |p: &Prediction| match target {
+        Target::SpeedUp(_) => (p.error.unwrap_or(f64::INFINITY), p.computed),
+        Target::Error(_) => (p.computed, p.error.unwrap_or(f64::INFINITY)),
+    };
+    let order = |a: &(f64, f64), b: &(f64, f64)| a.0.total_cmp(&b.0).then(a.1.total_cmp(&b.1));
+    predictions.iter().filter(meets).min_by(|a, b| order(&cost(a), &cost(b)))
+}
+
+/// Thresholds that are tried: from harmless to reckless for every method.
+const THRESHOLDS: (f64, f64, usize) = (1e-4, 10.0, 61);
+/// Intervals of methods that have one instead.
+const INTERVALS: std::ops::RangeInclusive<usize> = 1..=10;
+
+/// What is tried of a method: its preset for the family (or options given in full) with every threshold, or every interval.
+pub fn candidates(spec: &CacheSpec, family: &str) -> Result<Vec<CacheSpec>, CacheError> {
+    let base = spec.resolve(family)?;
+    let given = |option: &str| spec.options.contains_key(option);
+    let options = base.method().options();
+    let has = |option: &str| options.get(option).is_some();
+    let with = |option: &str, value: Value| {
+        let mut options = spec.options.clone();
+        options.insert(option.to_string(), value);
+        CacheSpec { options, ..spec.clone() }
+    };
+    if has("threshold") && !given("threshold") {
+        let (low, high, count) = THRESHOLDS;
+        return Ok((0..count).map(|i| with("threshold", rounded(between(low, high, i, count)).into())).collect());
+    }
+    if has("interval") && !given("interval") {
+        return Ok(INTERVALS.map(|interval| with("interval", interval.into())).collect());
+    }
+    Ok(vec![spec.clone()])
+}
+
+/// Every method that has presets for a family; and with values on a line, where it can and does not already.
+pub fn all_methods(family: &str) -> Vec<CacheSpec> {
+    let spec = |name: &str, options: Map<String, Value>| CacheSpec { method: name.to_string(), preset: None, options };
+    let mut specs = Vec::new();
+    for about in CacheConfig::METHODS.iter().filter(|about| !presets::names(about.name, family).is_empty()) {
+        let plain = spec(about.name, Map::new());
+        let line = spec(about.name, Map::from_iter([("reuse".to_string(), Value::from("linear"))]));
+        let differs = line.resolve(family).is_ok_and(|line| Ok(line) != plain.resolve(family));
+        specs.push(plain);
+        specs.extend(differs.then_some(line));
+    }
+    specs
+}
+
+/// The settings of a sweep: a `--cache` argument in which one or more options are ranges, `threshold=0.02..0.2`. A range of whole
+/// numbers has all of them, any other eight values in equal ratios.
+pub fn sweep(text: &str) -> Result<Vec<CacheSpec>, CacheError> {
+    let spec: CacheSpec = text.parse()?;
+    let mut specs = vec![spec.clone()];
+    for (option, value) in &spec.options {
+        let Some(values) = value.as_str().and_then(|text| range(text)) else { continue };
+        let with = |spec: &CacheSpec, value: &Value| {
+            let mut spec = spec.clone();
+            spec.options.insert(option.clone(), value.clone());
+            spec
+        };
+        specs =
+            specs.iter().flat_map(|spec| values.iter().map(|value| with(spec, value)).collect::<Vec<_>>()).collect();
+    }
+    Ok(specs)
+}
+
+fn range(text: &str) -> Option<Vec<Value>> {
+    const COUNT: usize = 8;
+    let (low, high) = text.split_once("..")?;
+    if let (Ok(low), Ok(high)) = (low.parse::<u64>(), high.parse::<u64>()) {
+        return Some((low..=high).map(Value::from).collect());
+    }
+    let (low, high): (f64, f64) = (low.parse().ok()?, high.parse().ok()?);
+    let valid = low > 0.0 && high >= low && high.is_finite();
+    valid.then(|| (0..COUNT).map(|i| rounded(between(low, high, i, COUNT)).into()).collect())
+}
+
+/// Value `i` of `count` from `low` to `high`, in equal ratios.
+fn between(low: f64, high: f64, i: usize, count: usize) -> f64 {
+    low * (high / low).powf(i as f64 / (count - 1) as f64)
+}
+
+/// To three digits: a threshold is to be read and typed.
+fn rounded(value: f64) -> f64 {
+    let scale = 10f64.powi(2 - value.abs().log10().floor() as i32);
+    (value * scale).round() / scale
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sweeps() {
+        let thresholds = |text: &str| {
+            let specs = sweep(text).unwrap();
+            specs.iter().map(|s| s.options["threshold"].as_f64().unwrap()).collect::<Vec<_>>()
+        };
+        let found = thresholds("navicache,threshold=0.02..0.2");
+        assert_eq!((found.len(), found[0], found[7]), (8, 0.02, 0.2));
+        assert!((found[3] / found[2] - found[2] / found[1]).abs() < 0.02);
+        assert_eq!(thresholds("navicache,threshold=0.05"), [0.05]);
+        assert_eq!(sweep("taylorseer,interval=2..5,order=0..1").unwrap().len(), 8);
+        assert!(sweep("navicache,threshold=2..").is_ok(), "no range; resolving it says what is wrong");
+        assert!(sweep("navicache,threshold=2..").unwrap()[0].resolve("wan").is_err());
+    }
+
+    #[test]
+    fn choices() {
+        let cache = CacheConfig::None(crate::cache::none::Config {});
+        let prediction = |computed: f64, error: Option<f64>| Prediction {
+            spec: "none".parse().unwrap(),
+            cache: cache.clone(),
+            computed,
+            error,
+            forwards: [0; 3],
+            strip: String::new(),
+        };
+        let all = [
+            prediction(1.0, Some(0.0)),
+            prediction(0.5, Some(0.02)),
+            prediction(0.4, Some(0.01)),
+            prediction(0.2, Some(0.3)),
+            prediction(0.1, None),
+        ];
+        assert_eq!(choose(&all, Target::SpeedUp(2.0)).unwrap().computed, 0.4);
+        assert_eq!(choose(&all, Target::Error(0.05)).unwrap().computed, 0.4);
+        assert_eq!(choose(&all, Target::Error(0.0)).unwrap().computed, 1.0);
+        assert_eq!(choose(&all, Target::SpeedUp(6.0)), None);
+    }
+
+    #[test]
+    fn candidates_vary_what_a_method_is_tuned_by() {
+        let candidates = |text: &str| candidates(&text.parse().unwrap(), "wan").unwrap().len();
+        assert_eq!(candidates("navicache"), THRESHOLDS.2);
+        assert_eq!(candidates("navicache,threshold=0.1"), 1);
+        assert_eq!(candidates("taylorseer"), 10);
+        assert_eq!(candidates("pab"), 1);
+        assert!(all_methods("wan").len() > CacheConfig::METHODS.len());
+    }
+}

@@ -1,0 +1,145 @@
+//! Traces on disk: recorded from a run that computes everything, written as JSON lines, read back for replay.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader};
+use std::ops::ControlFlow;
+use std::path::Path;
+
+use navicache_control::cache::Part;
+use navicache_control::guidance::Branch;
+use navicache_control::predict::Series;
+use navicache_control::trace::{Header, Recorder, Trace, TraceStep, VERSION};
+
+use crate::generate::{Denoised, Destination, Event, Teller, denoise};
+use crate::{Bundle, Error, Request, Result, WholeFile};
+
+/// Runs a request with everything computed, and records what any method may ask for. Nothing is decoded.
+pub fn record(
+    bundle: &Bundle,
+    request: &Request,
+    recorder: &Recorder,
+    on_event: &mut dyn FnMut(Event) -> ControlFlow<()>,
+) -> Result<Trace> {
+    let mut teller = Teller { on_event, warnings: Vec::new(), cancelled: false };
+    let Denoised { resolved, run, sampled, .. } =
+        denoise(bundle, request, Some(recorder), Destination::Latents, &mut teller)?;
+    let parts: Vec<Part> = run.units.iter().filter(|unit| unit.block == 0).map(|unit| unit.part).collect();
+    let header = Header {
+        trace: VERSION,
+        model: bundle.name().to_string(),
+        family: run.family.clone(),
+        prompt: resolved.prompt,
+        seed: resolved.seed,
+        branches: run.branches.clone(),
+        blocks: run.block_count(),
+        parts,
+        lags: recorder.lags,
+    };
+    let branch = |name: &str| run.branches.iter().copied().find(|branch| branch.name() == name);
+    let step = |report: crate::report::StepReport| {
+        let seen = report.branches.into_iter().filter_map(|(name, report)| Some((branch(name)?, report.seen)));
+        let seen: BTreeMap<Branch, BTreeMap<String, f64>> = seen.collect();
+        TraceStep { step: report.index, timestep: report.timestep, sigma: report.sigma, seen }
+    };
+    Ok(Trace { header, steps: sampled.steps.into_iter().map(step).collect() })
+}
+
+/// Writes a trace, whole or not at all: the header's line, then a line a step.
+pub fn save(trace: &Trace, path: &Path) -> Result<()> {
+    let mut text = serde_json::json!(trace.header).to_string() + "\n";
+    for step in &trace.steps {
+        text += &serde_json::json!(step).to_string();
+        text.push('\n');
+    }
+    WholeFile::create(path)?.finish_with(text.as_bytes())
+}
+
+/// A file of recorded numbers.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Recorded {
+    /// A trace.
+    Trace(Box<Trace>),
+    /// Relative changes alone, of several runs.
+    Changes(Vec<Series>),
+}
+
+/// Reads a trace, or a CSV file with the columns `step`, `input_rel_l1`, `output_rel_l1` and `experiment_id`.
+pub fn read(path: &Path) -> Result<Recorded> {
+    let file = std::fs::File::open(path).map_err(Error::io(path))?;
+    let mut reader = BufReader::new(file);
+    let first = reader.fill_buf().map_err(Error::io(path))?.first().copied();
+    match first {
+        None => Err(Error::file(path, "is empty, expected a trace or a CSV file of changes")),
+        Some(b'{') => read_trace(reader, path).map(|trace| Recorded::Trace(Box::new(trace))),
+        Some(_) => read_changes(reader, path).map(Recorded::Changes),
+    }
+}
+
+fn read_trace(reader: impl BufRead, path: &Path) -> Result<Trace> {
+    let wrong = |line: usize, reason: String| Error::file(path, format!("line {}: {reason}", line + 1));
+    let mut lines = reader.lines().enumerate();
+    let Some((_, first)) = lines.next() else { return Err(wrong(0, "expected a header".to_string())) };
+    let header: Header =
+        serde_json::from_str(&first.map_err(Error::io(path))?).map_err(|e| wrong(0, format!("not a header: {e}")))?;
+    if header.trace != VERSION {
+        return Err(wrong(0, format!("trace format {}, expected {VERSION}", header.trace)));
+    }
+    if header.branches.is_empty() || header.blocks == 0 || header.parts.is_empty() || header.lags == 0 {
+        return Err(wrong(0, "branches, blocks, parts and lags: expected at least one of each".to_string()));
+    }
+    let mut steps = Vec::new();
+    for (number, line) in lines {
+        let line = line.map_err(Error::io(path))?;
+        let step: TraceStep = serde_json::from_str(&line).map_err(|e| wrong(number, e.to_string()))?;
+        if step.step != steps.len() {
+            return Err(wrong(number, format!("step {}, expected {}", step.step, steps.len())));
+        }
+        if let Some(missing) = header.branches.iter().find(|branch| !step.seen.contains_key(branch)) {
+            return Err(wrong(number, format!("no values of branch {}", missing.name())));
+        }
+        steps.push(step);
+    }
+    if steps.is_empty() {
+        return Err(Error::file(path, "has no steps"));
+    }
+    Ok(Trace { header, steps })
+}
+
+/// One line of the CSV form.
+#[derive(serde::Deserialize)]
+struct Row {
+    step: usize,
+    input_rel_l1: f64,
+    output_rel_l1: f64,
+    experiment_id: String,
+}
+
+/// The first step of a run has nothing before it; its line holds zeros and is left out.
+fn read_changes(reader: impl BufRead, path: &Path) -> Result<Vec<Series>> {
+    let mut runs: Vec<Series> = Vec::new();
+    for row in csv::Reader::from_reader(reader).deserialize() {
+        let Row { step, input_rel_l1: input, output_rel_l1: output, experiment_id: name } =
+            row.map_err(|e| Error::file(path, e.to_string()))?;
+        if step == 0 {
+            continue;
+        }
+        let usable = |change: f64| change.is_finite() && change > 0.0;
+        if !(usable(input) && usable(output)) {
+            let reason = format!("{name}, step {step}: changes {input} and {output}, expected positive numbers");
+            return Err(Error::file(path, reason));
+        }
+        match runs.iter_mut().find(|run| run.name == name) {
+            Some(run) => run.changes.push((input, output)),
+            None => runs.push(Series { name, changes: vec![(input, output)] }),
+        }
+    }
+    let needed = navicache_control::predict::TEACHING + 1;
+    match runs.iter().find(|run| run.changes.len() < needed) {
+        Some(run) => {
+            let reason = format!("{} has {} changes, expected at least {needed}", run.name, run.changes.len());
+            Err(Error::file(path, reason))
+        }
+        None if runs.is_empty() => Err(Error::file(path, "has no rows")),
+        None => Ok(runs),
+    }
+}
