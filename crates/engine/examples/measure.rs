@@ -2,7 +2,7 @@
 //!
 //!     cargo run --release -p navicache-engine --example measure -- navicache:fast navicache:mid easycache
 //!
-//! With `--frontier` it measures every method at the settings of docs/results.md; `--plot FILE.svg` draws speed-up against PSNR,
+//! With `--frontier` it measures every method at the settings of docs/results.md, with `--pairs` the pairs there; `--plot FILE.svg` draws speed-up against PSNR,
 //! `--videos N` takes fewer than the 16 videos (8 prompts, 2 seeds).
 //!
 //! Runs alternate, so that a noisy machine hits all methods alike; the speed-up is the median over videos of the ratio of
@@ -64,7 +64,72 @@ fn main() -> Result<(), Failure> {
 }
 
 /// The settings of docs/results.md: three of each method.
-const FRONTIER: &[&str] = &[];
+const FRONTIER: &[&str] = &[
+    "easycache:slow",
+    "easycache:mid",
+    "easycache:fast",
+    "navicache:slow",
+    "navicache:mid",
+    "navicache:fast",
+    "precisecache:slow",
+    "precisecache:mid",
+    "precisecache:fast",
+    "precisecache:flash",
+    "mixcache:slow",
+    "mixcache:mid",
+    "mixcache:fast",
+    "teacache:slow",
+    "teacache:mid",
+    "teacache:fast",
+    "magcache:slow",
+    "magcache:mid",
+    "magcache:fast",
+    "pab:slow",
+    "pab:mid",
+    "pab:fast",
+    "fbcache:slow",
+    "fbcache:mid",
+    "fbcache:fast",
+    "dbcache:slow",
+    "dbcache:mid",
+    "dbcache:fast",
+    "taylorseer:slow",
+    "taylorseer:mid",
+    "taylorseer:fast",
+    "fastercache:slow",
+    "fastercache:mid",
+    "fastercache:fast",
+    "fastercache:published",
+    "dicache:slow",
+    "dicache:mid",
+    "dicache:fast",
+    "seacache:slow",
+    "seacache:mid",
+    "seacache:fast",
+    "tafc:slow",
+    "tafc:mid",
+    "tafc:fast",
+    "bwcache:slow",
+    "bwcache:mid",
+    "bwcache:fast",
+    "adacache:slow",
+    "adacache:mid",
+    "adacache:fast",
+    "trend:slow",
+    "trend:mid",
+    "trend:fast",
+];
+
+/// Pairs of a trigger and a form of reuse that no paper has, for the same page.
+const PAIRS: &[&str] = &[
+    "navicache:mid,reuse=linear",
+    "navicache:fast,reuse=linear",
+    "teacache:fast,reuse=linear",
+    "seacache:fast,reuse=linear",
+    "adacache:fast,reuse=linear",
+    "navicache:fast,reuse=from_cond",
+    "taylorseer:mid,order=2",
+];
 
 struct Options {
     caches: Vec<String>,
@@ -79,6 +144,7 @@ impl Options {
         while let Some(arg) = args.next() {
             match arg.as_str() {
                 "--frontier" => options.caches.extend(FRONTIER.iter().map(|s| s.to_string())),
+                "--pairs" => options.caches.extend(PAIRS.iter().map(|s| s.to_string())),
                 "--videos" => options.videos = args.next().ok_or("--videos N")?.parse()?,
                 "--plot" => options.plot = Some(args.next().ok_or("--plot FILE.svg")?),
                 _ => options.caches.push(arg),
