@@ -12,8 +12,9 @@ import sys
 
 import torch
 from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanPipeline, WanTransformer3DModel
+from PIL import Image
 from safetensors.torch import save_file
-from transformers import UMT5Config, UMT5EncoderModel
+from transformers import CLIPVisionConfig, CLIPVisionModel, UMT5Config, UMT5EncoderModel
 
 ROOT = pathlib.Path(__file__).parents[2]
 OUT = ROOT / "crates/engine/tests/golden/tiny"
@@ -59,13 +60,20 @@ def main():
     vae22 = AutoencoderKLWan(base_dim=4, decoder_base_dim=6, z_dim=4, dim_mult=[1, 2, 2, 2], num_res_blocks=1, attn_scales=[],
                              temperal_downsample=[False, True, True], latents_mean=[0.0] * 4, latents_std=[1.0] * 4,
                              is_residual=True, in_channels=12, out_channels=12, patch_size=2, scale_factor_spatial=16).eval()
+    clip = CLIPVisionModel(CLIPVisionConfig(hidden_size=16, intermediate_size=24, num_hidden_layers=3, num_attention_heads=2,
+                                            image_size=28, patch_size=14, hidden_act="gelu")).eval()
+    i2v = WanTransformer3DModel(patch_size=(1, 2, 2), num_attention_heads=2, attention_head_dim=20, in_channels=12, out_channels=4,
+                                text_dim=24, freq_dim=16, ffn_dim=56, num_layers=2, cross_attn_norm=True, image_dim=16,
+                                added_kv_proj_dim=40, qk_norm="rms_norm_across_heads", rope_max_seq_len=64).eval()
     index = {"text_encoder": fill("text_encoder", text), "transformer": fill("transformer", dit), "vae": fill("vae", vae),
-             "vae22": fill("vae22", vae22)}
+             "vae22": fill("vae22", vae22), "image_encoder": fill("image_encoder", clip), "transformer_i2v": fill("transformer_i2v", i2v)}
     scheduler = UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, num_train_timesteps=1000,
                                         flow_shift=3.0)
     pipe = WanPipeline(tokenizer=make_tokenizer(), text_encoder=text, vae=vae, transformer=dit, scheduler=scheduler)
     pipe.save_pretrained(OUT, safe_serialization=True)
     vae22.save_config(OUT / "vae22")
+    i2v.save_config(OUT / "transformer_i2v")
+    clip.config.save_pretrained(OUT / "image_encoder")
     for weights in OUT.rglob("*.safetensors"):
         weights.unlink()
     (OUT / "index.json").write_text(json.dumps(index, indent=0) + "\n")
@@ -81,6 +89,26 @@ def main():
             expected[f"transformer.{t}"] = dit(latents, torch.tensor([t]), context, return_dict=False)[0]
         expected["vae.frames"] = vae.decode(latents[..., :2, :3]).sample
         expected["vae22.frames"] = vae22.decode(latents[..., :1, :2]).sample
+        clip_frames = torch.randn(1, 3, 9, 16, 32, generator=torch.Generator("cpu").manual_seed(3)).clamp(-1, 1)
+        expected["vae.mean"] = vae.encode(clip_frames).latent_dist.mode()
+        expected["vae22.mean"] = vae22.encode(clip_frames).latent_dist.mode()
+        pixels = torch.randn(1, 3, 28, 28, generator=torch.Generator("cpu").manual_seed(4))
+        expected["clip.hidden"] = clip(pixels, output_hidden_states=True).hidden_states[-2]
+        # The reference takes the last 512 tokens of the context for the text.
+        text512 = torch.randn(1, 512, 24, generator=torch.Generator("cpu").manual_seed(5))
+        channels = torch.randn(1, 8, 3, 4, 6, generator=torch.Generator("cpu").manual_seed(6))
+        expected["transformer_i2v.421"] = i2v(torch.cat([latents, channels], 1), torch.tensor([421]), text512,
+                                              expected["clip.hidden"], return_dict=False)[0]
+        # Two timesteps: the first frame's tokens, 2 x 3 of them, are told 0.
+        timesteps = torch.tensor([[0.0] * 6 + [421.0] * 12])
+        expected["transformer.still"] = dit(latents, timesteps, context, return_dict=False)[0]
+        for name, size in (("larger", (50, 35)), ("smaller", (13, 22))):
+            picture = (torch.rand(29, 37, 3, generator=torch.Generator("cpu").manual_seed(8)) * 256).to(torch.uint8)
+            expected["picture"] = picture
+            image = Image.fromarray(picture.numpy())
+            for filter in ("LANCZOS", "BICUBIC"):
+                resized = image.resize(size, getattr(Image.Resampling, filter))
+                expected[f"picture.{filter.lower()}.{name}"] = torch.frombuffer(bytearray(resized.tobytes()), dtype=torch.uint8).view(size[1], size[0], 3)
         pipe.set_progress_bar_config(disable=True)
 
         def keep(pipe, step, timestep, tensors):

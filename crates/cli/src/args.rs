@@ -81,7 +81,11 @@ pub struct Sampling {
     #[arg(short, long, value_name = "TEXT", allow_hyphen_values = true)]
     pub negative_prompt: Option<String>,
 
-    /// Width and height in pixels, multiples of 16
+    /// Picture that the video starts from: .png, .jpg or .webp
+    #[arg(short, long, value_name = "FILE")]
+    pub image: Option<PathBuf>,
+
+    /// Width and height in pixels, multiples of 16; left out, a picture's aspect ratio is kept
     #[arg(long, value_name = "WxH", value_parser = size)]
     pub size: Option<(usize, usize)>,
 
@@ -224,6 +228,7 @@ impl Sampling {
         Request {
             prompt: self.prompt.clone(),
             negative_prompt: self.negative_prompt.clone(),
+            image: self.image.clone(),
             size: self.size,
             frames: self.frames,
             fps: self.fps,

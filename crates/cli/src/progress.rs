@@ -31,6 +31,7 @@ impl Progress {
             Event::Resolved(resolved) => self.line(&described(resolved)),
             Event::Warning(warning) => self.line(&format!("{} {warning}", self.paint("33", "warning:"))),
             Event::Stage(Stage::Text) => self.status("reading the prompt ..."),
+            Event::Stage(Stage::Picture) => self.status("looking at the picture ..."),
             Event::Stage(Stage::Load) => self.status("loading weights ..."),
             Event::Stage(Stage::Denoise) => {
                 self.denoising_since = Instant::now();

@@ -128,7 +128,11 @@ fn replay_traces(options: &Replay, traces: &[Trace]) -> Result<()> {
         return Ok(());
     }
     let width = predictions.iter().map(|p| p.spec.to_string().len()).max().unwrap_or(0).max("method".len());
-    print(&format!("{:<width$} {:>7} {:>8} {:>10}  strip of the first", "method", "units", "speed-up", "error"));
+    let (units, forwards) = ("units", "forwards");
+    print(&format!(
+        "{:<width$} {units:>7} {forwards:>9} {:>8} {:>10}  strip of the first",
+        "method", "speed-up", "error"
+    ));
     for prediction in &predictions {
         print(&line(prediction, width));
     }
@@ -220,7 +224,10 @@ fn line(prediction: &Prediction, width: usize) -> String {
     let error = prediction.error.map_or("unknown".to_string(), |error| format!("{error:.5}"));
     let strip: String = prediction.strip.split('|').filter_map(|step| step.chars().next()).collect();
     let (units, speedup) = (100.0 * prediction.computed, prediction.speedup());
-    format!("{:<width$} {units:>5.0} % {speedup:>8.2} {error:>10}  {strip}", prediction.spec.to_string())
+    let [computed, mixed, reused] = prediction.forwards;
+    let forwards = format!("{computed}/{}", computed + mixed + reused);
+    let name = prediction.spec.to_string();
+    format!("{name:<width$} {units:>5.0} % {forwards:>9} {speedup:>8.2} {error:>10}  {strip}")
 }
 
 /// A reader that has seen enough is no reason to panic.

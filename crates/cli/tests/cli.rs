@@ -316,6 +316,110 @@ fn metrics_of_two_videos() {
 }
 
 #[test]
+fn methods_are_listed_and_shown() {
+    let run = |args: &[&str]| {
+        let output = navicache(Path::new("."), args);
+        (output.status.success(), String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap())
+    };
+    let (ok, list, _) = run(&["methods"]);
+    assert!(ok && list.lines().filter(|line| line.contains("  ")).count() >= 18, "{list}");
+    let (ok, json, _) = run(&["methods", "--json"]);
+    let methods: Vec<Value> = serde_json::from_str(&json).unwrap();
+    assert!(ok);
+    let names: Vec<&str> = methods.iter().filter_map(|method| method["name"].as_str()).collect();
+    for name in
+        "none easycache navicache precisecache mixcache teacache magcache pab fbcache dbcache taylorseer fastercache \
+                 dicache seacache tafc bwcache adacache trend"
+            .split_whitespace()
+    {
+        assert!(names.contains(&name), "{name} of {names:?}");
+        let (ok, shown, _) = run(&["methods", name]);
+        assert!(ok && shown.starts_with(&format!("{name}: ")), "{shown}");
+    }
+    let navicache = methods.iter().find(|method| method["name"] == "navicache").unwrap();
+    assert_eq!(navicache["presets"]["wan"]["fast"]["threshold"], 0.07);
+    let max_run = navicache["options"].as_array().unwrap().iter().find(|o| o["name"] == "max_run").unwrap();
+    assert!(max_run["meaning"].as_str().unwrap().starts_with("Longest run"), "{max_run}");
+    let (ok, _, error) = run(&["methods", "teecache"]);
+    assert!(!ok && error.contains("known are none, easycache"), "{error}");
+}
+
+#[test]
+fn traces_replay_and_tune() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = |args: &[&str]| {
+        let output = navicache(folder.path(), args);
+        (output.status.success(), String::from_utf8(output.stdout.clone()).unwrap(), stderr(&output))
+    };
+    let small = ["--size", "32x32", "--frames", "5", "--steps", "20", "-q"];
+    let (ok, _, error) = run(&[&["trace", PROMPT, "-o", "t.jsonl"][..], &small].concat());
+    assert!(ok, "{error}");
+    assert_eq!(files(folder.path()), ["t.jsonl"]);
+
+    let (ok, json, error) =
+        run(&["replay", "t.jsonl", "--cache", "easycache,warmup_steps=3,threshold=0.02..0.8", "--json"]);
+    assert!(ok, "{error}");
+    let settings: Vec<Value> = serde_json::from_str(&json).unwrap();
+    assert_eq!(settings.len(), 8);
+    let forwards = |s: &Value, of: &str| s[format!("forwards_{of}")].as_u64().unwrap();
+    for pair in settings.windows(2) {
+        assert!(forwards(&pair[0], "computed") >= forwards(&pair[1], "computed"), "a larger threshold reuses more");
+        assert!(pair[0]["predicted_error"].as_f64() <= pair[1]["predicted_error"].as_f64(), "{json}");
+        assert_eq!(forwards(&pair[0], "computed") + forwards(&pair[0], "reused"), 40);
+    }
+    assert!(forwards(&settings[7], "reused") > 0);
+
+    let (ok, text, error) = run(&["tune", "t.jsonl", "--speedup", "1.5", "-o", "p.json"]);
+    assert!(ok && text.contains("--cache @p.json"), "{text} {error}");
+    let args = ["generate", PROMPT, "--cache", "@p.json", "--report", "r.json", "-o", "v.safetensors"];
+    let (ok, _, error) = run(&[&args[..], &small].concat());
+    assert!(ok, "{error}");
+    let report: Value = serde_json::from_slice(&std::fs::read(folder.path().join("r.json")).unwrap()).unwrap();
+    let preset: Value = serde_json::from_slice(&std::fs::read(folder.path().join("p.json")).unwrap()).unwrap();
+    assert_eq!(report["cache"], preset["cache"]);
+    let units = |name: &str| report["totals"][name].as_f64().unwrap();
+    assert!(units("units_computed") / (units("units_computed") + units("units_reused")) < 0.9, "{}", report["strip"]);
+
+    let (ok, _, error) = run(&["generate", PROMPT, "--cache", "schedule:r.json", "--steps", "9", "-q", "-o", "w.mp4"]);
+    assert!(!ok && error.contains("the schedule has 20 steps, the run 9"), "{error}");
+    let (ok, _, error) = run(&["tune", "t.jsonl", "--speedup", "1000"]);
+    assert!(!ok && error.contains("none of"), "{error}");
+    for (name, text, part) in [
+        ("empty", "", "is empty"),
+        ("short", "{\"trace\": 1", "line 1: not a header"),
+        ("other.csv", "a,b\n1,2\n", "missing field"),
+        ("nan.csv", "step,input_rel_l1,output_rel_l1,experiment_id\n1,0.1,NaN,x\n", "expected positive numbers"),
+        ("few.csv", "step,input_rel_l1,output_rel_l1,experiment_id\n1,0.1,0.1,x\n", "expected at least 6"),
+    ] {
+        std::fs::write(folder.path().join(name), text).unwrap();
+        let (ok, _, error) = run(&["replay", name]);
+        assert!(!ok && error.contains(part) && error.contains(name), "{name}: {error}");
+    }
+}
+
+#[test]
+fn predictors_are_scored_on_recorded_changes() {
+    let folder = tempfile::tempdir().unwrap();
+    // A ratio that swings with period two: holding it is wrong at every step, what looks two steps back is right.
+    let mut text = "step,input_rel_l1,output_rel_l1,experiment_id\n".to_string();
+    for run in ["a", "b"] {
+        for step in 0..20 {
+            let output = if step == 0 { 0.0 } else { 0.1 * if step % 2 == 0 { 1.5 } else { 1.0 } };
+            text += &format!("{step},{},{output},{run}\n", if step == 0 { 0.0 } else { 0.1 });
+        }
+    }
+    std::fs::write(folder.path().join("changes.csv"), text).unwrap();
+    let output = navicache(folder.path(), &["replay", "changes.csv", "--json"]);
+    let scores: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap();
+    let error =
+        |method: &str| scores.iter().find(|s| s["method"] == method).unwrap()["mean_absolute_error"].as_f64().unwrap();
+    assert!((error("easycache") - 0.05).abs() < 1e-9);
+    assert!(error("trend") < error("geometric_mean") && error("geometric_mean") < error("easycache"), "{scores:?}");
+    let output = navicache(folder.path(), &["replay", "changes.csv", "--cache", "pab"]);
+    assert!(!output.status.success() && stderr(&output).contains("predicts no output change"));
+}
+
+#[test]
 fn completions() {
     let output = navicache(Path::new("."), &["completions", "bash"]);
     assert!(String::from_utf8_lossy(&output.stdout).contains("--negative-prompt"));

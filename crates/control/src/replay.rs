@@ -201,8 +201,7 @@ pub struct Replayed {
 /// Plays a method against a trace. Inputs are those of the uncached run, so the error of one reused step does not move the next.
 pub fn replay(trace: &Trace, method: &dyn Method) -> Result<Replayed, String> {
     let run = trace.run();
-    method.check_run(&run)?;
-    let cut = method.start(&run).asks().spans.as_ref().map(|spans| spans.cut.clone()).unwrap_or_default();
+    let cut = method.try_start(&run)?.asks().spans.as_ref().map(|spans| spans.cut.clone()).unwrap_or_default();
     let mut measures = FromTrace { trace, cut, blocks: run.block_count(), units: run.units.len() };
     let played = play(&run, method, &mut measures);
     let mut error = Some(0.0);

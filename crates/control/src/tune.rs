@@ -121,7 +121,7 @@ pub fn sweep(text: &str) -> Result<Vec<CacheSpec>, CacheError> {
     let spec: CacheSpec = text.parse()?;
     let mut specs = vec![spec.clone()];
     for (option, value) in &spec.options {
-        let Some(values) = value.as_str().and_then(|text| range(text)) else { continue };
+        let Some(values) = value.as_str().and_then(range) else { continue };
         let with = |spec: &CacheSpec, value: &Value| {
             let mut spec = spec.clone();
             spec.options.insert(option.clone(), value.clone());

@@ -3,15 +3,17 @@
 use std::path::Path;
 use std::sync::OnceLock;
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use navicache_control::cache;
+use navicache_models::image::clip::{self, ClipVision};
 use navicache_models::text::umt5::{self, Umt5};
-use navicache_models::wan::{Cond, Transformer, TransformerConfig, Vae, VaeConfig};
+use navicache_models::wan::{Cond, PictureCond, Transformer, TransformerConfig, Vae, VaeConfig, VaeEncoder};
 use navicache_models::{Denoiser, Part, Weights};
 use serde::de::DeserializeOwned;
 use tokenizers::Tokenizer;
 
 use crate::device::{DeviceChoice, DtypeChoice};
+use crate::picture::{Filter, Picture};
 use crate::prompt::tokenize;
 use crate::request::{Defaults, Limits, Resolved};
 use crate::scheduler::Scheduler;
@@ -47,6 +49,30 @@ pub struct Bundle {
     vae_config: VaeConfig,
     vae_weights: SafetensorsFiles,
     vae: OnceLock<Vae>,
+    published: Published,
+    image_encoder: Option<ImageEncoder>,
+}
+
+/// The encoder of a picture, its weights, and what it expects of pixels.
+struct ImageEncoder {
+    config: clip::Config,
+    weights: SafetensorsFiles,
+    preprocessor: Preprocessor,
+}
+
+/// `image_processor/preprocessor_config.json`.
+#[derive(serde::Deserialize)]
+struct Preprocessor {
+    image_mean: [f64; 3],
+    image_std: [f64; 3],
+}
+
+/// What a picture means for a generation.
+#[derive(Default)]
+pub(crate) struct Pictured {
+    pub cond: PictureCond,
+    /// Latent frames that are known. // (1, z, few, height, width)
+    pub still: Option<Tensor>,
 }
 
 impl Bundle {
@@ -54,9 +80,12 @@ impl Bundle {
     pub fn open(model: &str, options: &LoadOptions) -> Result<Self> {
         let folder = if model == demo::NAME { Folder::Embedded(demo::FILES) } else { disk_folder(model)? };
         let published = check_pipeline(&folder)?;
+        let transformer_config: TransformerConfig =
+            config(&folder, "transformer", "_class_name", "WanTransformer3DModel")?;
+        let scheduler = Scheduler::read(&folder)?;
         let defaults = match folder.contains(DEFAULTS_FILE) {
             true => folder.json(DEFAULTS_FILE)?,
-            false => published.defaults(),
+            false => published.defaults(transformer_config.num_layers, scheduler.shift),
         };
         let tokenizer_file = "tokenizer/tokenizer.json";
         let tokenizer = Tokenizer::from_bytes(folder.bytes(tokenizer_file)?)
@@ -66,16 +95,25 @@ impl Bundle {
             device: options.device.open()?,
             dtype: options.dtype,
             defaults,
-            scheduler: Scheduler::read(&folder)?,
+            scheduler,
             tokenizer,
             text_config: config(&folder, "text_encoder", "model_type", "umt5")?,
             text_weights: folder.tensors("text_encoder", "model")?,
-            transformer_config: config(&folder, "transformer", "_class_name", "WanTransformer3DModel")?,
+            transformer_config,
             transformer_weights: folder.tensors("transformer", "diffusion_pytorch_model")?,
             transformer: OnceLock::new(),
             vae_config: config(&folder, "vae", "_class_name", "AutoencoderKLWan")?,
             vae_weights: folder.tensors("vae", "diffusion_pytorch_model")?,
             vae: OnceLock::new(),
+            published,
+            image_encoder: match published {
+                Published::Wan21I2v => Some(ImageEncoder {
+                    config: folder.json("image_encoder/config.json")?,
+                    weights: folder.tensors("image_encoder", "model")?,
+                    preprocessor: folder.json("image_processor/preprocessor_config.json")?,
+                }),
+                Published::Wan21 | Published::Wan22Ti2v => None,
+            },
         })
     }
 
@@ -125,7 +163,7 @@ impl Bundle {
     /// Shape of the latents for a size. // (1, channels, latent frames, height, width)
     pub(crate) fn latents_shape(&self, width: usize, height: usize, frames: usize) -> [usize; 5] {
         let (temporal, spatial) = (self.vae_config.scale_factor_temporal(), self.vae_config.scale_factor_spatial());
-        let channels = self.transformer_config.in_channels;
+        let channels = self.transformer_config.out_channels;
         [1, channels, (frames - 1) / temporal + 1, height / spatial, width / spatial]
     }
 
@@ -191,9 +229,65 @@ impl Bundle {
         })
     }
 
-    /// A prompt's conditioning of the transformer.
-    pub(crate) fn cond(&self, text: &Tensor) -> Result<Cond> {
-        Ok(self.transformer()?.cond(text)?)
+    /// A prompt's conditioning of the transformer, and a picture's.
+    pub(crate) fn cond(&self, text: &Tensor, picture: &PictureCond) -> Result<Cond> {
+        Ok(self.transformer()?.cond_with_picture(text, picture)?)
+    }
+
+    /// Refuses a picture where the pipeline takes none, and none where it takes one.
+    pub(crate) fn check_picture(&self, image: Option<&Path>) -> Result<()> {
+        let refuse = |found: String, expected: &str| {
+            Err(Error::Request { what: "--image", found, expected: expected.to_string() })
+        };
+        match (self.published, image) {
+            (Published::Wan21, Some(path)) => {
+                refuse(path.display().to_string(), "this model makes video from text alone; leave the picture out")
+            }
+            (Published::Wan21I2v, None) => refuse("(none)".to_string(), "this model starts from a picture; give one"),
+            _ => Ok(()),
+        }
+    }
+
+    /// Encodes the picture that a video starts from. Loads the encoders and frees them.
+    pub(crate) fn condition_on(&self, picture: &Picture, request: &Resolved) -> Result<Pictured> {
+        let first = picture.resized(request.width, request.height, Filter::Lanczos).tensor(&self.device)?;
+        let [_, _, frames, ..] = self.latents_shape(request.width, request.height, request.frames);
+        if self.published == Published::Wan22Ti2v {
+            let still = self.encode_clip(&first, 1)?;
+            let cond = PictureCond { still_frames: 1, ..PictureCond::default() };
+            return Ok(Pictured { cond, still: Some(still) });
+        }
+        let latents = self.encode_clip(&first, frames)?; // (1, z, f, h, w)
+        let (_, _, frames, height, width) = latents.dims5()?;
+        // Which pixels are known: all of those that the first latent frame stands for, none of the others.
+        let factor = self.vae_config.scale_factor_temporal();
+        let known = Tensor::ones((1, factor, 1, height, width), DType::F32, &self.device)?;
+        let mask = known.pad_with_zeros(2, 0, frames - 1)?;
+        let channels = Some(Tensor::cat(&[&mask, &latents], 1)?);
+        let embedding = self.image_encoder.as_ref().map(|encoder| self.look_at(picture, encoder)).transpose()?;
+        Ok(Pictured { cond: PictureCond { embedding, channels, still_frames: 0 }, still: None })
+    }
+
+    /// A clip that begins with a frame and goes on black-grey, as latents of a length. // (1, 3, h, w) -> (1, z, f, h, w)
+    fn encode_clip(&self, first: &Tensor, latent_frames: usize) -> Result<Tensor> {
+        let encoder = VaeEncoder::new(&self.vae_config, Weights::new(&self.vae_weights, &self.device, None))?;
+        let (_, colors, height, width) = first.dims4()?;
+        let nothing = Tensor::zeros((encoder.temporal_factor(), colors, height, width), DType::F32, &self.device)?;
+        let mut encoding = encoder.encoder();
+        let mut latents = vec![encoding.next_latent(first)?];
+        for _ in 1..latent_frames {
+            latents.push(encoding.next_latent(&nothing)?);
+        }
+        Ok(Tensor::cat(&latents, 2)?)
+    }
+
+    /// The features of a picture. // (1, tokens, dim)
+    fn look_at(&self, picture: &Picture, encoder: &ImageEncoder) -> Result<Tensor> {
+        let Preprocessor { image_mean, image_std } = &encoder.preprocessor;
+        let square = picture.middle_square(encoder.config.image_size, Filter::Bicubic);
+        let dtype = self.dtype.for_parameters(encoder.weights.parameters());
+        let model = ClipVision::new(&encoder.config, Weights::new(&encoder.weights, &self.device, dtype))?;
+        Ok(model.forward(&square.normalized(image_mean, image_std, &self.device)?)?)
     }
 
     /// Units of one forward, as policies know them.
@@ -252,16 +346,22 @@ const DEFAULTS_FILE: &str = "navicache.json";
 enum Published {
     /// Wan2.1 text-to-video, 1.3B and 14B.
     Wan21,
-    /// Wan2.2 TI2V-5B, of which the text mode: all tokens have one timestep.
+    /// Wan2.1 image-to-video, 14B.
+    Wan21I2v,
+    /// Wan2.2 TI2V-5B: from text, or from text and a picture.
     Wan22Ti2v,
 }
 
 impl Published {
-    /// The defaults of the reference pipeline and of the model's card.
-    fn defaults(self) -> Defaults {
+    /// The defaults of the reference pipeline and of the model's card. The number of layers tells the sizes of text-to-video apart,
+    /// the schedule's shift those of image-to-video.
+    fn defaults(self, layers: usize, shift: f64) -> Defaults {
         let (width, height, frames, fps, presets) = match self {
-            Published::Wan21 => (832, 480, 81, 16, "wan"),
-            Published::Wan22Ti2v => (1280, 704, 121, 24, "wan2.2-ti2v"),
+            Published::Wan21 if layers == 40 => (832, 480, 81, 16, "wan-t2v-14b"),
+            Published::Wan21 => (832, 480, 81, 16, "wan-t2v-1.3b"),
+            Published::Wan21I2v if shift >= 5.0 => (1280, 720, 81, 16, "wan-i2v-720p"),
+            Published::Wan21I2v => (832, 480, 81, 16, "wan-i2v-480p"),
+            Published::Wan22Ti2v => (1280, 704, 121, 24, "wan2.2-ti2v-5b"),
         };
         let presets = presets.to_string();
         Defaults { width, height, frames, fps, steps: 50, guidance: 5.0, max_sequence_length: 512, presets }
@@ -300,12 +400,20 @@ fn config<T: DeserializeOwned>(folder: &Folder, component: &str, key: &str, expe
 /// Says which pipeline it is; refuses those that would load but sample something else.
 fn check_pipeline(folder: &Folder) -> Result<Published> {
     const INDEX: &str = "model_index.json";
-    let index = identified(folder, INDEX, "_class_name", "WanPipeline")?;
+    let index: serde_json::Value = folder.json(INDEX)?;
+    let refuse = |reason: String| Err(Error::file(folder.path(INDEX), reason));
     if index["transformer_2"].get(0).is_some_and(|library| !library.is_null()) {
-        let reason = "transformer_2: expected one transformer, found two (Wan2.2 A14B), not supported yet";
-        return Err(Error::file(folder.path(INDEX), reason));
+        return refuse(
+            "transformer_2: expected one transformer, found two (Wan2.2 A14B), not supported yet".to_string(),
+        );
     }
-    Ok(if index["expand_timesteps"].as_bool() == Some(true) { Published::Wan22Ti2v } else { Published::Wan21 })
+    let expands = index["expand_timesteps"].as_bool() == Some(true);
+    match index["_class_name"].as_str().unwrap_or("nothing") {
+        "WanPipeline" | "WanImageToVideoPipeline" if expands => Ok(Published::Wan22Ti2v),
+        "WanPipeline" => Ok(Published::Wan21),
+        "WanImageToVideoPipeline" => Ok(Published::Wan21I2v),
+        found => refuse(format!("_class_name: expected WanPipeline or WanImageToVideoPipeline, found {found}")),
+    }
 }
 
 fn least_common_multiple(a: usize, b: usize) -> usize {

@@ -5,16 +5,17 @@ use std::path::Path;
 use std::time::Instant;
 
 use candle_core::{DType, Tensor};
-use navicache_control::cache::{CacheError, Guarded, Method, Run};
+use navicache_control::cache::{CacheError, Method, Run};
 use navicache_control::guidance::Guidance;
 use navicache_control::solver;
 use navicache_control::strip::{Ran, Strip};
 
-use crate::bundle::Bundle;
+use crate::bundle::{Bundle, Pictured};
 use crate::device::device_name;
+use crate::picture::Picture;
 use crate::report::{self, Machine, Report, Seconds, Totals};
 use crate::request::{Request, Resolved};
-use crate::sampler::{Sampled, StepDone, sample};
+use crate::sampler::{Sampled, Start, StepDone, sample};
 use crate::scoped::BranchInput;
 use crate::store::Bill;
 use crate::video::{Spec, Writer};
@@ -59,6 +60,8 @@ pub enum Event<'a> {
 pub enum Stage {
     /// Text encoder.
     Text,
+    /// Image encoder, and the VAE's encoder.
+    Picture,
     /// Reading transformer and VAE.
     Load,
     /// The steps.
@@ -198,7 +201,7 @@ pub(crate) fn denoise(
     let mut seconds = Seconds::default();
 
     // 1. What is meant
-    let resolved = resolve(bundle, request)?;
+    let (resolved, picture) = resolve(bundle, request)?;
     if let Some(path) = &resolved.save_latents {
         WholeFile::create(path)?; // unwritable? now is the time to know
     }
@@ -221,6 +224,14 @@ pub(crate) fn denoise(
     let texts = bundle.encode(&prompts[..branches.len()], resolved.max_sequence_length, &mut |w| teller.warn(w))?;
     seconds.text = clock.elapsed().as_secs_f64();
 
+    let pictured = match &picture {
+        Some(picture) => {
+            teller.tell(Event::Stage(Stage::Picture));
+            bundle.condition_on(picture, &resolved)?
+        }
+        None => Pictured::default(),
+    };
+
     // 3. Weights; the VAE's too, so that a broken one is found before the long part
     teller.tell(Event::Stage(Stage::Load));
     let clock = Instant::now();
@@ -236,7 +247,7 @@ pub(crate) fn denoise(
     let inputs = branches
         .iter()
         .zip(&texts)
-        .map(|(&(branch, weight), text)| Ok(BranchInput { branch, weight, cond: bundle.cond(text)? }))
+        .map(|(&(branch, weight), text)| Ok(BranchInput { branch, weight, cond: bundle.cond(text, &pictured.cond)? }))
         .collect::<Result<Vec<_>>>()?;
     teller.stop_if_cancelled(0, steps)?;
     let run = Run {
@@ -245,14 +256,16 @@ pub(crate) fn denoise(
         branches: branches.iter().map(|b| b.0).collect(),
         units: bundle.units()?,
     };
-    let policy = start(method, &run)?;
+    let refused = |reason| CacheError::Options { method: method.name().to_string(), reason };
+    let policy = method.try_start(&run).map_err(refused)?;
     let bill = bundle.bill(policy.asks(), branches.len(), &resolved)?;
     bill.check(bundle.cache_budget(&resolved), method.name())?;
     let on_step = &mut |done: StepDone| {
         teller.tell(Event::Step { index: done.index, steps, seconds: done.seconds, strip: done.strip });
         if teller.cancelled { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     };
-    let sampled = sample(transformer, &inputs, latents, &run, &plans, policy, on_step)?;
+    let sampled =
+        sample(transformer, &inputs, Start { latents, still: pictured.still }, &run, &plans, policy, on_step)?;
     seconds.denoise = clock.elapsed().as_secs_f64();
     if let Some(path) = &resolved.save_latents {
         latents::save(path, &sampled.latents)?;
@@ -262,18 +275,25 @@ pub(crate) fn denoise(
     Ok(Denoised { resolved, run, sampled, bill, cache, seconds })
 }
 
-/// Fills the request up. Latents from a file say size and length where the request does not.
-fn resolve(bundle: &Bundle, request: &Request) -> Result<Resolved> {
+/// Fills the request up. A picture and latents from a file say size and length where the request does not.
+fn resolve(bundle: &Bundle, request: &Request) -> Result<(Resolved, Option<Picture>)> {
     let mut request = request.clone();
+    let picture = request.image.as_ref().map(|path| Picture::open(path)).transpose()?;
+    bundle.check_picture(request.image.as_deref())?;
     if let Some(path) = &request.latents {
         let (width, height, frames) = bundle.video_shape(&latents::shape_of(path)?);
         request.size.get_or_insert((width, height));
         request.frames.get_or_insert(frames);
     }
+    let (defaults, limits) = (bundle.defaults(), bundle.limits());
+    if let Some(picture) = &picture {
+        let multiples = (limits.width_multiple, limits.height_multiple);
+        request.size.get_or_insert(picture.size_for(defaults.width * defaults.height, multiples));
+    }
     let scheduler = bundle.scheduler();
-    let resolved = request.resolve(bundle.defaults(), &bundle.limits(), scheduler.solver, scheduler.shift)?;
+    let resolved = request.resolve(defaults, &limits, scheduler.solver, scheduler.shift)?;
     bundle.check_memory(&resolved)?;
-    Ok(resolved)
+    Ok((resolved, picture))
 }
 
 /// Steps up to which nothing is left between the guarded steps at both ends.
@@ -325,13 +345,6 @@ fn totals(sampled: &Sampled, bill: Bill, seconds: Seconds) -> Totals {
         seconds,
         peak_memory_bytes: machine::peak_memory_bytes(),
     }
-}
-
-/// The method's policy for a run that it fits.
-fn start(method: &dyn Method, run: &Run) -> Result<Guarded> {
-    let refuse = |reason| CacheError::Options { method: method.name().to_string(), reason };
-    method.check_run(run).map_err(refuse)?;
-    Ok(method.start(run))
 }
 
 /// Frames in [-1, 1] to 8 bits, rounded to the nearest. // (f, 3, h, w) -> (f, h, w, 3)

@@ -29,6 +29,7 @@ mod machine;
 mod measure;
 pub mod metrics;
 pub mod noise;
+mod picture;
 mod prompt;
 pub mod report;
 mod request;

@@ -18,7 +18,9 @@ pub struct Request {
     pub prompt: String,
     /// What it should not show.
     pub negative_prompt: Option<String>,
-    /// Width and height in pixels.
+    /// The picture that the video starts from.
+    pub image: Option<PathBuf>,
+    /// Width and height in pixels; with a picture, `None` keeps its aspect ratio.
     pub size: Option<(usize, usize)>,
     /// Number of frames.
     pub frames: Option<usize>,
@@ -97,6 +99,9 @@ pub struct Resolved {
     pub prompt: String,
     /// What it should not show.
     pub negative_prompt: String,
+    /// The picture it starts from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image: Option<PathBuf>,
     /// Width in pixels.
     pub width: usize,
     /// Height in pixels.
@@ -165,6 +170,7 @@ impl Request {
         Ok(Resolved {
             prompt: self.prompt.clone(),
             negative_prompt: self.negative_prompt.clone().unwrap_or_default(),
+            image: self.image.clone(),
             width,
             height,
             frames,

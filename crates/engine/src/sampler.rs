@@ -31,16 +31,35 @@ pub(crate) struct StepDone<'a> {
     pub strip: &'a Strip,
 }
 
-/// Denoises `latents` along the run's steps. The policy lives for this call only.
+/// Where denoising starts from.
+pub(crate) struct Start {
+    /// Noise, or latents from a file. // (1, channels, latent frames, height, width)
+    pub latents: Tensor,
+    /// Latent frames that are known: the model sees them in place of the first ones. // (1, channels, few, height, width)
+    pub still: Option<Tensor>,
+}
+
+impl Start {
+    /// Latents with the known frames in their place.
+    fn shown(still: Option<&Tensor>, latents: &Tensor) -> Result<Tensor> {
+        let Some(still) = still else { return Ok(latents.clone()) };
+        let known = still.dim(2)?;
+        let left = latents.dim(2)? - known;
+        Ok(if left == 0 { still.clone() } else { Tensor::cat(&[still, &latents.narrow(2, known, left)?], 2)? })
+    }
+}
+
+/// Denoises latents along the run's steps. The policy lives for this call only.
 pub(crate) fn sample<D: Denoiser>(
     denoiser: &D,
     branches: &[BranchInput<D::Cond>],
-    mut latents: Tensor,
+    start: Start,
     run: &Run,
     solver: &[StepPlan],
     policy: Guarded,
     on_step: &mut dyn FnMut(StepDone) -> ControlFlow<()>,
 ) -> Result<Sampled> {
+    let Start { mut latents, still } = start;
     let mut scoped = Scoped::new(denoiser, run, policy);
     let mut history = History::default();
     let mut strip = Strip::default();
@@ -49,7 +68,7 @@ pub(crate) fn sample<D: Denoiser>(
     for (index, (step, plan)) in run.steps.iter().zip(solver).enumerate() {
         let begun = Instant::now();
         // 1. Predict the velocity of every branch, or make it up
-        let predicted = scoped.step(index, &latents, branches)?;
+        let predicted = scoped.step(index, &Start::shown(still.as_ref(), &latents)?, branches)?;
         strip.push(predicted.iter().map(|p| p.ran).collect());
 
         // 2. Combine
@@ -86,7 +105,7 @@ pub(crate) fn sample<D: Denoiser>(
             return Err(Error::Cancelled { step: index + 1, steps: run.steps.len() });
         }
     }
-    Ok(Sampled { latents, strip, steps })
+    Ok(Sampled { latents: Start::shown(still.as_ref(), &latents)?, strip, steps })
 }
 
 /// What a multistep solver remembers.
@@ -179,6 +198,10 @@ mod tests {
             Ok(state.0)
         }
 
+        fn thinned(&self, constant: &f64, _: &[Tensor; 3]) -> navicache_models::Result<f64> {
+            Ok(*constant)
+        }
+
         fn signal(&self, _: Signal, state: &(Tensor, f64)) -> navicache_models::Result<Tensor> {
             Ok(state.0.flatten_all()?.unsqueeze(1)?)
         }
@@ -208,7 +231,8 @@ mod tests {
         config.method().check_run(&control_run).unwrap_or_else(|e| panic!("{cache}: {e}"));
         let go_on = &mut |_: StepDone| ControlFlow::Continue(());
         let policy = config.method().start(&control_run);
-        let sampled = sample(&denoiser, &branches, latents, &control_run, &plans, policy, go_on).unwrap();
+        let sampled =
+            sample(&denoiser, &branches, Start { latents, still: None }, &control_run, &plans, policy, go_on).unwrap();
         let units = denoiser.1.get();
         (sampled, units)
     }

@@ -398,11 +398,14 @@ fn grid<D: Denoiser>(denoiser: &D, latents: &Tensor) -> Result<[usize; 3]> {
 fn trial<D: Denoiser>(denoiser: &D, x: &Tensor, at: At, cond: &D::Cond, frames: usize, size: usize) -> Result<Value> {
     let [pf, ph, pw] = denoiser.patch();
     let mut thin = x.clone();
-    for (axis, factor, patch) in [(2, frames, pf), (3, size, ph), (4, size, pw)] {
+    let mut pick = |axis: usize, factor: usize, patch: usize| -> Result<Tensor> {
         let n = thin.dim(axis)?;
         let count = n.div_ceil(factor).next_multiple_of(patch).min(n);
-        let picked: Vec<u32> = (0..count).map(|i| (i * n / count) as u32).collect();
-        thin = thin.index_select(&Tensor::new(picked, x.device())?, axis)?;
-    }
-    Ok(vec![low_pass(&denoiser.forward(&thin, at.timestep.0, cond)?)?])
+        let stay = Tensor::new((0..count).map(|i| (i * n / count) as u32).collect::<Vec<_>>(), x.device())?;
+        thin = thin.index_select(&stay, axis)?;
+        Ok(stay)
+    };
+    let stay = [pick(2, frames, pf)?, pick(3, size, ph)?, pick(4, size, pw)?];
+    let cond = denoiser.thinned(cond, &stay)?;
+    Ok(vec![low_pass(&denoiser.forward(&thin, at.timestep.0, &cond)?)?])
 }

@@ -5,10 +5,11 @@ mod tiny;
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use navicache_engine::control::cache::CacheSpec;
+use navicache_engine::models::image::clip::{self, ClipVision};
 use navicache_engine::models::text::umt5::{self, Umt5};
-use navicache_engine::models::wan::{Transformer, TransformerConfig, Vae, VaeConfig};
+use navicache_engine::models::wan::{PictureCond, Transformer, TransformerConfig, Vae, VaeConfig, VaeEncoder};
 use navicache_engine::models::{Denoiser, Weights};
 use navicache_engine::weights::SafetensorsFiles;
 use navicache_engine::{Bundle, Event, LoadOptions, Request, Video, generate, noise};
@@ -33,7 +34,7 @@ fn randn(seed: u64, shape: &[usize]) -> Tensor {
 
 fn component<C: DeserializeOwned>(folder: &Path, name: &str) -> (C, SafetensorsFiles) {
     let config = serde_json::from_slice(&std::fs::read(folder.join(name).join("config.json")).unwrap()).unwrap();
-    let stem = if name == "text_encoder" { "model" } else { "diffusion_pytorch_model" };
+    let stem = if name.ends_with("_encoder") { "model" } else { "diffusion_pytorch_model" };
     (config, SafetensorsFiles::open(&folder.join(name), stem).unwrap())
 }
 
@@ -148,6 +149,68 @@ fn the_whole_pipeline() {
     let farthest = video.frames.iter().zip(&frames).map(|(a, b)| a.abs_diff(*b)).max();
     assert_eq!(video.frames.len(), frames.len());
     assert!(farthest <= Some(1), "{farthest:?}");
+}
+
+#[test]
+fn vae_encoders() {
+    let folder = tiny::pipeline();
+    let clip = randn(3, &[1, 3, 9, 16, 32]).clamp(-1.0, 1.0).unwrap().squeeze(0).unwrap().transpose(0, 1).unwrap();
+    for name in ["vae", "vae22"] {
+        let (config, files): (VaeConfig, _) = component(folder.path(), name);
+        let encoder = VaeEncoder::new(&config, Weights::new(&files, &Device::Cpu, None)).unwrap();
+        let mut encoding = encoder.encoder();
+        let chunks = [(0, 1), (1, 4), (5, 4)];
+        let latents: Vec<Tensor> = chunks
+            .iter()
+            .map(|&(first, n)| encoding.next_latent(&clip.narrow(0, first, n).unwrap().contiguous().unwrap()).unwrap())
+            .collect();
+        let latents = Tensor::cat(&latents, 2).unwrap();
+        let statistic = |values: &[f64]| {
+            Tensor::new(values, &Device::Cpu).unwrap().to_dtype(DType::F32).unwrap().reshape((1, (), 1, 1, 1)).unwrap()
+        };
+        let (mean, std) = (statistic(&config.latents_mean), statistic(&config.latents_std));
+        let expected = expected(&format!("{name}.mean")).broadcast_sub(&mean).unwrap().broadcast_div(&std).unwrap();
+        let error = relative_error(&latents, &expected);
+        assert!(error < 1e-5, "{name}: {error:.1e}");
+        let wrong = encoding.next_latent(&clip.narrow(0, 0, 1).unwrap()).unwrap_err().to_string();
+        assert!(wrong.contains("4 of a size divisible by"), "{wrong}");
+    }
+}
+
+#[test]
+fn image_encoder() {
+    let folder = tiny::pipeline();
+    let (config, files): (clip::Config, _) = component(folder.path(), "image_encoder");
+    let encoder = ClipVision::new(&config, Weights::new(&files, &Device::Cpu, None)).unwrap();
+    let error = relative_error(&encoder.forward(&randn(4, &[1, 3, 28, 28])).unwrap(), &expected("clip.hidden"));
+    assert!(error < 1e-5, "{error:.1e}");
+}
+
+#[test]
+fn transformer_with_a_picture() {
+    let folder = tiny::pipeline();
+    let latents = randn(1, &[1, 4, 3, 4, 6]);
+    // image-to-video: the picture's features, and channels beside the latents'
+    let (config, files): (TransformerConfig, _) = component(folder.path(), "transformer_i2v");
+    let i2v = Transformer::new(&config, Weights::new(&files, &Device::Cpu, None)).unwrap();
+    let text = randn(5, &[1, 512, 24]);
+    let picture = PictureCond {
+        embedding: Some(expected("clip.hidden")),
+        channels: Some(randn(6, &[1, 8, 3, 4, 6])),
+        still_frames: 0,
+    };
+    let cond = i2v.cond_with_picture(&text, &picture).unwrap();
+    let error = relative_error(&i2v.forward(&latents, 421.0, &cond).unwrap(), &expected("transformer_i2v.421"));
+    assert!(error < 1e-5, "{error:.1e}");
+    let missing = i2v.cond(&text).map(|_| ()).unwrap_err().to_string();
+    assert!(missing.contains("expected an image, found no image"), "{missing}");
+
+    // a first frame that is known: its tokens are told timestep 0
+    let dit = transformer(folder.path());
+    let still = PictureCond { still_frames: 1, ..PictureCond::default() };
+    let cond = dit.cond_with_picture(&randn(2, &[1, 20, 24]), &still).unwrap();
+    let error = relative_error(&dit.forward(&latents, 421.0, &cond).unwrap(), &expected("transformer.still"));
+    assert!(error < 1e-5, "{error:.1e}");
 }
 
 #[test]

@@ -76,6 +76,9 @@ pub trait Denoiser {
     /// Output head: the predicted velocity, of the latents' shape, f32.
     fn finish(&self, state: Self::State) -> Result<Tensor>;
 
+    /// The same conditioning for latents of which some frames, rows and columns are left out: the indices that stay, as u32.
+    fn thinned(&self, cond: &Self::Cond, stay: &[Tensor; 3]) -> Result<Self::Cond>;
+
     /// What is known before the first unit runs.
     fn signal(&self, signal: Signal, state: &Self::State) -> Result<Tensor>;
 

@@ -1,4 +1,4 @@
-//! Text encoders, video diffusion transformers and VAEs: tensors in, tensors out.
+//! Text and image encoders, video diffusion transformers and VAEs: tensors in, tensors out.
 //!
 //! Nothing here opens a file, knows a noise schedule or a guidance weight, or decides what to skip. A model is built from a
 //! configuration and a [`Weights`] cursor, and the path of a weight in the file is the path of the field that holds it.
@@ -6,6 +6,7 @@
 
 mod denoiser;
 mod error;
+pub mod image;
 pub mod nn;
 pub mod text;
 pub mod wan;

@@ -256,8 +256,19 @@ impl CacheSpec {
         options.extend(self.options.clone());
         options.insert("method".to_string(), Value::String(self.method.clone()));
         serde_json::from_value::<CacheConfig>(Value::Object(options))
-            .map_err(|e| CacheError::Options { method: self.method.clone(), reason: e.to_string() })?
+            .map_err(|e| CacheError::Options { method: self.method.clone(), reason: self.unreadable(model, &e) })?
             .check()
+    }
+
+    /// Where there are no presets, a missing option is no mistake of typing.
+    fn unreadable(&self, family: &str, error: &serde_json::Error) -> String {
+        if self.method == "none" || !presets::names(&self.method, family).is_empty() {
+            return error.to_string();
+        }
+        let method = &self.method;
+        format!(
+            "{error}; it has no presets for {family}, so that its options must be given (navicache methods {method})"
+        )
     }
 }
 
@@ -297,6 +308,8 @@ mod tests {
         says("navicache,drift=1.5", "drift is 1.5, expected 0 to 1");
         says("navicache,projection=never", "at_computed");
         says("none,threshold=0", "unknown field `threshold`");
+        let unknown = "teacache".parse::<CacheSpec>().unwrap().resolve("wan2.2-ti2v-5b").unwrap_err().to_string();
+        assert!(unknown.contains("missing field `threshold`; it has no presets for wan2.2-ti2v-5b"), "{unknown}");
         says("teacache,coefficients=[1,2]", "coefficients");
         says("teacache,coefficients=wan-15b", "expected five numbers or one of");
         says("teacache,reuse=from_cond", "leaves a branch out");

@@ -108,9 +108,7 @@ impl Method for Config {
     }
 
     fn policy(&self, run: &Run) -> Box<dyn Policy> {
-        let blocks = run.block_count() as f64;
-        let (from, to) = ((self.first_blocks * blocks).ceil(), ((1.0 - self.last_blocks) * blocks).floor());
-        let middle = run.blocks(from as usize..(to as usize).max(from as usize));
+        let middle = middle(self, run);
         Box::new(MixCache {
             config: self.clone(),
             savings: [1.0, 0.5, middle.len() as f64 / run.units.len().max(1) as f64],
@@ -142,6 +140,26 @@ impl Method for Config {
         }
         self.reuse.check(FOR_STEPS)
     }
+
+    fn check_run(&self, run: &Run) -> Result<(), String> {
+        let blocks = run.block_count();
+        match self.granularity {
+            Granularity::Block if middle(self, run).is_empty() => Err(format!(
+                "granularity=block: first_blocks and last_blocks leave none of {blocks} blocks between them"
+            )),
+            Granularity::Cfg if run.branches.len() < 2 => {
+                Err("granularity=cfg needs guidance: this run has one branch".to_string())
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The blocks between the first and the last ones.
+fn middle(config: &Config, run: &Run) -> std::ops::Range<usize> {
+    let blocks = run.block_count() as f64;
+    let (from, to) = ((config.first_blocks * blocks).ceil(), ((1.0 - config.last_blocks) * blocks).floor());
+    run.blocks(from as usize..(to as usize).max(from as usize))
 }
 
 struct MixCache {

@@ -265,6 +265,18 @@ pub trait Method {
     fn start(&self, run: &Run) -> Guarded {
         self.guard(run.steps.len()).around(self.policy(run), run)
     }
+
+    /// The same, if the method fits the run; else the reason why not.
+    fn try_start(&self, run: &Run) -> Result<Guarded, String> {
+        self.check_run(run)?;
+        let policy = self.start(run);
+        let of_steps = policy.asks().step.iter().flat_map(|question| &question.to_reuse);
+        let from_cond = of_steps.into_iter().any(|approx| matches!(approx, Approx::FromCond { .. }));
+        if from_cond && run.branches.len() < 2 {
+            return Err("reuse=from_cond needs guidance: this run has one branch".to_string());
+        }
+        Ok(policy)
+    }
 }
 
 /// The running state of a method, for one generation.

@@ -26,7 +26,7 @@ pub fn pipeline() -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     copy(&golden(), folder.path());
     for (component, shapes) in index() {
-        let stem = if component == "text_encoder" { "model" } else { "diffusion_pytorch_model" };
+        let stem = if component.ends_with("_encoder") { "model" } else { "diffusion_pytorch_model" };
         let path = folder.path().join(&component).join(format!("{stem}.safetensors"));
         write(&path, shapes.iter().map(|(name, shape)| (name.clone(), shape.clone(), values(&component, name, shape))));
     }

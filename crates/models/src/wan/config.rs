@@ -31,7 +31,8 @@ pub struct TransformerConfig {
     qk_norm: Option<String>,
     /// Of the norms.
     pub eps: f64,
-    image_dim: Option<usize>,
+    /// Width of the image encoder's output; `None`: the model takes no picture.
+    pub image_dim: Option<usize>,
     added_kv_proj_dim: Option<usize>,
     /// Positions along an axis.
     pub rope_max_seq_len: usize,
@@ -76,10 +77,16 @@ impl TransformerConfig {
         if self.qk_norm.as_deref() != Some("rms_norm_across_heads") {
             return refuse("qk_norm", format!("{:?}", self.qk_norm), "\"rms_norm_across_heads\"");
         }
-        let image = [("image_dim", self.image_dim), ("added_kv_proj_dim", self.added_kv_proj_dim)];
-        let image = image.into_iter().chain([("pos_embed_seq_len", self.pos_embed_seq_len)]);
-        if let Some((field, Some(dim))) = image.into_iter().find(|(_, dim)| dim.is_some()) {
-            return refuse(field, dim.to_string(), "null: an image-to-video model is not supported yet");
+        if self.added_kv_proj_dim != self.image_dim.map(|_| self.dim()) {
+            let expected = "the width of the blocks with image_dim, null without".to_string();
+            return refuse("added_kv_proj_dim", format!("{:?}", self.added_kv_proj_dim), &expected);
+        }
+        if let Some(length) = self.pos_embed_seq_len {
+            return refuse(
+                "pos_embed_seq_len",
+                length.to_string(),
+                "null: first-last-frame models are not supported yet",
+            );
         }
         let sizes = [
             ("num_attention_heads", self.num_attention_heads),
@@ -99,7 +106,8 @@ impl TransformerConfig {
         if !self.freq_dim.is_multiple_of(2) || self.freq_dim == 0 {
             return refuse("freq_dim", self.freq_dim.to_string(), "an even number");
         }
-        if self.out_channels != self.in_channels {
+        // A picture's channels stand beside those of the latents.
+        if self.out_channels > self.in_channels || self.image_dim.is_none() && self.out_channels != self.in_channels {
             let expected = format!("in_channels, {}: the velocity has the latents' shape", self.in_channels);
             return refuse("out_channels", self.out_channels.to_string(), &expected);
         }

@@ -7,5 +7,5 @@ mod transformer;
 mod vae;
 
 pub use config::{TransformerConfig, VaeConfig};
-pub use transformer::{Cond, State, Transformer};
-pub use vae::{Decoding, Vae};
+pub use transformer::{Cond, PictureCond, State, Transformer};
+pub use vae::{Decoding, Encoding, Vae, VaeEncoder};

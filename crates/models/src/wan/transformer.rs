@@ -22,14 +22,37 @@ pub struct Transformer {
     units: Vec<Unit>,
     patch: [usize; 3],
     channels: usize,
+    out_channels: usize,
     width: usize,
     text_dim: usize,
     device: Device,
 }
 
-/// What a text conditions: keys and values of every block's cross-attention, which no timestep changes.
+/// What a prediction is conditioned on; no timestep changes it.
 #[derive(Clone)]
-pub struct Cond(Arc<[KeysValues]>);
+pub struct Cond {
+    /// Of every block's cross-attention.
+    keys_values: Arc<[CrossKeysValues]>,
+    /// Channels that stand beside those of the latents. // (1, channels, latent frames, height, width)
+    channels: Option<Tensor>,
+    still_frames: usize,
+}
+
+/// What a picture adds to a text.
+#[derive(Debug, Clone, Default)]
+pub struct PictureCond {
+    /// Its embedding, for models that attend to it. // (1, tokens, image_dim)
+    pub embedding: Option<Tensor>,
+    /// Channels that stand beside those of the latents, for models that take them. // (1, channels, latent frames, height, width)
+    pub channels: Option<Tensor>,
+    /// Latent frames at the start that are no noise: their tokens are told timestep 0.
+    pub still_frames: usize,
+}
+
+struct CrossKeysValues {
+    text: KeysValues,
+    image: Option<KeysValues>,
+}
 
 struct KeysValues {
     k: Tensor, // (heads, text tokens, head dim)
@@ -38,12 +61,19 @@ struct KeysValues {
 
 /// A forward pass under way.
 pub struct State {
-    video: Tensor,       // (tokens, dim)
-    embedding: Tensor,   // (1, dim)
-    modulations: Tensor, // (6, dim)
+    video: Tensor, // (tokens, dim)
+    /// Usually one; two where the first frames are still.
+    times: Vec<Time>,
     rotations: Rotations,
     grid: Grid,
     cond: Cond,
+}
+
+/// Tokens in a row that are told the same timestep.
+struct Time {
+    tokens: usize,
+    embedding: Tensor,   // (1, dim)
+    modulations: Tensor, // (6, dim)
 }
 
 struct Rotations {
@@ -71,6 +101,7 @@ impl Transformer {
             rope: Rope3d::new(config.attention_head_dim, config.rope_max_seq_len, w.device())?,
             patch,
             channels: config.in_channels,
+            out_channels: config.out_channels,
             width: dim,
             text_dim: config.text_dim,
             device: w.device().clone(),
@@ -79,6 +110,11 @@ impl Transformer {
 
     /// Conditioning on a text, `(1, text tokens, text_dim)`.
     pub fn cond(&self, text: &Tensor) -> Result<Cond> {
+        self.cond_with_picture(text, &PictureCond::default())
+    }
+
+    /// Conditioning on a text and a picture.
+    pub fn cond_with_picture(&self, text: &Tensor, picture: &PictureCond) -> Result<Cond> {
         let (_, _, text_dim) = text.dims3()?;
         if text_dim != self.text_dim {
             return Err(Error::Input {
@@ -88,7 +124,30 @@ impl Transformer {
             });
         }
         let text = self.condition_embedder.text(&text.squeeze(0)?)?; // (text tokens, dim)
-        self.blocks.iter().map(|block| block.attn2.keys_values(&text)).collect::<Result<Arc<[_]>>>().map(Cond)
+        let image = match (&picture.embedding, &self.condition_embedder.image_embedder) {
+            (Some(embedding), Some(embedder)) => Some(embedder.forward(&embedding.squeeze(0)?)?), // (image tokens, dim)
+            (None, None) => None,
+            (given, _) => {
+                let say = |there: bool| if there { "an image" } else { "no image" }.to_string();
+                return Err(Error::Input {
+                    what: "conditioning of the transformer",
+                    expected: say(given.is_none()),
+                    found: say(given.is_some()),
+                });
+            }
+        };
+        let keys_values = |block: &Block| {
+            let image = match (&image, &block.added) {
+                (Some(image), Some(added)) => Some(added.keys_values(image, &block.attn2)?),
+                _ => None,
+            };
+            Ok(CrossKeysValues { text: block.attn2.keys_values(&text)?, image })
+        };
+        Ok(Cond {
+            keys_values: self.blocks.iter().map(keys_values).collect::<Result<_>>()?,
+            channels: picture.channels.clone(),
+            still_frames: picture.still_frames,
+        })
     }
 
     fn grid(&self, latents: &Tensor) -> Result<Grid> {
@@ -125,13 +184,22 @@ impl Denoiser for Transformer {
     }
 
     fn begin(&self, latents: &Tensor, timestep: f64, cond: &Cond) -> Result<State> {
-        let grid = self.grid(latents)?;
-        let (embedding, modulations) = self.condition_embedder.time(timestep, &self.device)?;
+        let latents = match &cond.channels {
+            Some(channels) => Tensor::cat(&[latents, channels], 1)?,
+            None => latents.clone(),
+        };
+        let grid = self.grid(&latents)?;
+        let frame = grid.height * grid.width;
+        let still = (cond.still_frames / self.patch[0]).min(grid.frames);
+        let parts = [(0.0, still * frame), (timestep, (grid.frames - still) * frame)];
+        let times = parts.into_iter().filter(|(_, tokens)| *tokens > 0).map(|(timestep, tokens)| {
+            let (embedding, modulations) = self.condition_embedder.time(timestep, &self.device)?;
+            Ok(Time { tokens, embedding, modulations })
+        });
         let (cos, sin) = self.rope.at(grid)?;
         Ok(State {
-            video: self.patch_embedding.forward(&patchify(latents, self.patch, grid)?)?,
-            embedding,
-            modulations,
+            video: self.patch_embedding.forward(&patchify(&latents, self.patch, grid)?)?,
+            times: times.collect::<Result<_>>()?,
             rotations: Rotations { cos, sin },
             grid,
             cond: cond.clone(),
@@ -140,45 +208,58 @@ impl Denoiser for Transformer {
 
     fn run_unit(&self, unit: usize, state: &mut State) -> Result<()> {
         let Unit { block, part } = self.units[unit];
-        let Block { norm1, attn1, norm2, attn2, norm3, ffn, modulation } = &self.blocks[block];
+        let Block { norm1, attn1, norm2, attn2, norm3, ffn, modulation, .. } = &self.blocks[block];
         let x = &state.video; // (tokens, dim)
         // Shift, scale and gate of self-attention, then of the feed-forward. // (6, dim)
-        let rows = || modulation.at(&state.modulations);
+        let rows = |time: &Time| modulation.at(&time.modulations);
+        let modulated = |norm: &LayerNorm, first: usize| {
+            by_time(x, &state.times, |x, time| {
+                let rows = rows(time)?;
+                norm.modulated(x, &rows.get(first + 1)?, &rows.get(first)?)
+            })
+        };
+        let gated =
+            |x: Tensor, row: usize| by_time(&x, &state.times, |x, time| Ok(x.broadcast_mul(&rows(time)?.get(row)?)?));
         let change = match part {
-            Part::SelfAttn => {
-                let rows = rows()?;
-                let x = norm1.modulated(x, &rows.get(1)?, &rows.get(0)?)?;
-                attn1.to_itself(&x, &state.rotations)?.broadcast_mul(&rows.get(2)?)?
-            }
+            Part::SelfAttn => gated(attn1.to_itself(&modulated(norm1, 0)?, &state.rotations)?, 2)?,
             Part::CrossAttn => {
                 let normalized = norm2.as_ref().map(|norm| norm.forward(x)).transpose()?;
-                attn2.to(normalized.as_ref().unwrap_or(x), &state.cond.0[block])?
+                attn2.to(normalized.as_ref().unwrap_or(x), &state.cond.keys_values[block])?
             }
-            Part::Mlp | Part::Whole => {
-                let rows = rows()?;
-                let x = norm3.modulated(x, &rows.get(4)?, &rows.get(3)?)?;
-                ffn.forward(&x)?.broadcast_mul(&rows.get(5)?)?
-            }
+            Part::Mlp | Part::Whole => gated(ffn.forward(&modulated(norm3, 3)?)?, 5)?,
         };
         state.video = (x + change)?;
         Ok(())
     }
 
     fn finish(&self, state: State) -> Result<Tensor> {
-        let rows = self.modulation.at(&state.embedding)?; // (2, dim): shift, scale
-        let x = self.norm_out.modulated(&state.video, &rows.get(1)?, &rows.get(0)?)?;
-        unpatchify(&self.proj_out.forward(&x)?, self.channels, self.patch, state.grid)
+        let x = by_time(&state.video, &state.times, |x, time| {
+            let rows = self.modulation.at(&time.embedding)?; // (2, dim): shift, scale
+            self.norm_out.modulated(x, &rows.get(1)?, &rows.get(0)?)
+        })?;
+        unpatchify(&self.proj_out.forward(&x)?, self.out_channels, self.patch, state.grid)
     }
 
+    fn thinned(&self, cond: &Cond, stay: &[Tensor; 3]) -> Result<Cond> {
+        let Some(channels) = &cond.channels else { return Ok(cond.clone()) };
+        let mut thin = channels.clone();
+        for (axis, stay) in (2..).zip(stay) {
+            thin = thin.index_select(stay, axis)?;
+        }
+        Ok(Cond { channels: Some(thin), ..cond.clone() })
+    }
+
+    /// Of tokens that are told different timesteps, those that are noise.
     fn signal(&self, signal: Signal, state: &State) -> Result<Tensor> {
+        let Some(time) = state.times.last() else { return Ok(state.video.clone()) };
         match (signal, self.blocks.first()) {
-            (Signal::TimeEmbedding, _) => Ok(state.embedding.clone()),
-            (Signal::TimeProjection, _) => Ok(state.modulations.clone()),
+            (Signal::TimeEmbedding, _) => Ok(time.embedding.clone()),
+            (Signal::TimeProjection, _) => Ok(time.modulations.clone()),
             (Signal::ModulatedInput, None) => Ok(state.video.clone()),
-            (Signal::ModulatedInput, Some(block)) => {
-                let rows = block.modulation.at(&state.modulations)?;
-                block.norm1.modulated(&state.video, &rows.get(1)?, &rows.get(0)?)
-            }
+            (Signal::ModulatedInput, Some(block)) => by_time(&state.video, &state.times, |x, time| {
+                let rows = block.modulation.at(&time.modulations)?;
+                block.norm1.modulated(x, &rows.get(1)?, &rows.get(0)?)
+            }),
         }
     }
 
@@ -189,6 +270,20 @@ impl Denoiser for Transformer {
     fn set_features(&self, state: &mut State, to: Features) {
         state.video = to.video;
     }
+}
+
+/// Applies something to the tokens of each timestep. // (tokens, n) -> (tokens, n)
+fn by_time(x: &Tensor, times: &[Time], f: impl Fn(&Tensor, &Time) -> Result<Tensor>) -> Result<Tensor> {
+    if let [time] = times {
+        return f(x, time);
+    }
+    let mut parts = Vec::with_capacity(times.len());
+    let mut first = 0;
+    for time in times {
+        parts.push(f(&x.narrow(0, first, time.tokens)?, time)?);
+        first += time.tokens;
+    }
+    Ok(Tensor::cat(&parts, 0)?)
 }
 
 /// A convolution whose stride is its kernel is a matrix product on patches.
@@ -203,6 +298,7 @@ struct ConditionEmbedder {
     time_embedder: [Linear; 2],
     time_proj: Linear,
     text_embedder: [Linear; 2],
+    image_embedder: Option<ImageEmbedder>,
 }
 
 impl ConditionEmbedder {
@@ -220,6 +316,10 @@ impl ConditionEmbedder {
                 Linear::new(config.text_dim, dim, text.pp("linear_1"))?,
                 Linear::new(dim, dim, text.pp("linear_2"))?,
             ],
+            image_embedder: config
+                .image_dim
+                .map(|image_dim| ImageEmbedder::new(image_dim, dim, w.pp("image_embedder")))
+                .transpose()?,
         })
     }
 
@@ -239,11 +339,40 @@ impl ConditionEmbedder {
     }
 }
 
+/// From the image encoder's features to the transformer's width.
+struct ImageEmbedder {
+    norm1: LayerNorm,
+    ff: [Linear; 2],
+    norm2: LayerNorm,
+}
+
+impl ImageEmbedder {
+    /// Epsilon of its norms, which no configuration names.
+    const EPSILON: f64 = 1e-5;
+
+    fn new(image_dim: usize, dim: usize, w: Weights) -> Result<Self> {
+        let net = w.pp("ff").pp("net");
+        Ok(ImageEmbedder {
+            norm1: LayerNorm::affine(image_dim, Self::EPSILON, w.pp("norm1"))?,
+            ff: [Linear::new(image_dim, image_dim, net.pp(0).pp("proj"))?, Linear::new(image_dim, dim, net.pp(2))?],
+            norm2: LayerNorm::affine(dim, Self::EPSILON, w.pp("norm2"))?,
+        })
+    }
+
+    /// (image tokens, image_dim) -> (image tokens, dim)
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let x = self.ff[0].forward(&self.norm1.forward(x)?)?.gelu_erf()?;
+        self.norm2.forward(&self.ff[1].forward(&x)?)
+    }
+}
+
 struct Block {
     norm1: LayerNorm,
     attn1: Attention,
     norm2: Option<LayerNorm>,
     attn2: Attention,
+    /// Of the cross-attention to a picture.
+    added: Option<AddedKeysValues>,
     norm3: LayerNorm,
     ffn: FeedForward,
     modulation: Modulation,
@@ -258,6 +387,7 @@ impl Block {
             attn1: Attention::new(config, w.pp("attn1"))?,
             norm2: norm2.transpose()?,
             attn2: Attention::new(config, w.pp("attn2"))?,
+            added: config.image_dim.is_some().then(|| AddedKeysValues::new(config, w.pp("attn2"))).transpose()?,
             norm3: LayerNorm::plain(dim, eps, w.device())?,
             ffn: FeedForward::new(dim, config.ffn_dim, w.pp("ffn").pp("net"))?,
             modulation: Modulation::new(6, dim, &w)?,
@@ -302,9 +432,14 @@ impl Attention {
         self.to_out.forward(&attention(&q, &rotate(k)?, &v, self.scale, None)?)
     }
 
-    /// To keys and values from elsewhere. // (tokens, dim) -> (tokens, dim)
-    fn to(&self, x: &Tensor, KeysValues { k, v }: &KeysValues) -> Result<Tensor> {
-        self.to_out.forward(&attention(&self.queries(x)?, k, v, self.scale, None)?)
+    /// To a text, and to a picture if there is one: two attentions that add up. // (tokens, dim) -> (tokens, dim)
+    fn to(&self, x: &Tensor, CrossKeysValues { text, image }: &CrossKeysValues) -> Result<Tensor> {
+        let q = self.queries(x)?;
+        let mut mixed = attention(&q, &text.k, &text.v, self.scale, None)?;
+        if let Some(image) = image {
+            mixed = (mixed + attention(&q, &image.k, &image.v, self.scale, None)?)?;
+        }
+        self.to_out.forward(&mixed)
     }
 
     fn queries(&self, x: &Tensor) -> Result<Tensor> {
@@ -319,6 +454,30 @@ impl Attention {
     /// (tokens, dim) -> (heads, tokens, head dim)
     fn split(&self, x: Tensor) -> Result<Tensor> {
         Ok(x.reshape((x.dim(0)?, self.heads, ()))?.transpose(0, 1)?.contiguous()?)
+    }
+}
+
+/// Keys and values of a picture's tokens.
+struct AddedKeysValues {
+    add_k_proj: Linear,
+    add_v_proj: Linear,
+    norm_added_k: RmsNorm,
+}
+
+impl AddedKeysValues {
+    fn new(config: &TransformerConfig, w: Weights) -> Result<Self> {
+        let dim = config.dim();
+        Ok(AddedKeysValues {
+            add_k_proj: Linear::new(dim, dim, w.pp("add_k_proj"))?,
+            add_v_proj: Linear::new(dim, dim, w.pp("add_v_proj"))?,
+            norm_added_k: RmsNorm::new(dim, config.eps, w.pp("norm_added_k"))?,
+        })
+    }
+
+    /// `heads` knows how to split them. // (image tokens, dim)
+    fn keys_values(&self, image: &Tensor, heads: &Attention) -> Result<KeysValues> {
+        let k = self.norm_added_k.forward(&self.add_k_proj.forward(image)?)?;
+        Ok(KeysValues { k: heads.split(k)?, v: heads.split(self.add_v_proj.forward(image)?)? })
     }
 }
 

@@ -1,14 +1,16 @@
-//! Decoder of the causal video autoencoder, of Wan2.1 and of Wan2.2 TI2V-5B.
+//! The decoder.
 //!
 //! Latent frames go in one by one and frames come out as they are ready: one for the first, then as many as time was shortened
 //! by. Every convolution over time remembers what it needs of the frames before, so the result is that of the whole clip and
 //! memory does not grow with its length.
 
-use candle_core::{DType, Tensor};
+use candle_core::Tensor;
 use candle_nn::ops::silu;
 
-use super::VaeConfig;
-use crate::nn::{CausalConv3d, Conv2d, ConvState, attention};
+use super::blocks::{ChannelNorm, Chunk, MidBlock, Resnet, ResnetState};
+use super::statistic;
+use crate::nn::{CausalConv3d, Conv2d, ConvState};
+use crate::wan::VaeConfig;
 use crate::{Error, Result, Weights};
 
 /// The decoder, and the statistics of the latents it was trained with.
@@ -46,11 +48,9 @@ impl Vae {
             inputs = if config.is_residual { dim } else { dim / 2 };
         }
         let dim = outputs.last().copied().unwrap_or(base);
-        let statistic =
-            |values: &[f64]| Tensor::new(values, w.device())?.to_dtype(DType::F32)?.reshape((1, config.z_dim, 1, 1, 1));
         Ok(Vae {
-            latents_mean: statistic(&config.latents_mean)?,
-            latents_std: statistic(&config.latents_std)?,
+            latents_mean: statistic(&config.latents_mean, w.device())?,
+            latents_std: statistic(&config.latents_std, w.device())?,
             post_quant_conv: CausalConv3d::new(config.z_dim, config.z_dim, 1, 1, w.pp("post_quant_conv"))?,
             conv_in: CausalConv3d::new(config.z_dim, widest, 3, 3, decoder.pp("conv_in"))?,
             mid_block: MidBlock::new(widest, decoder.pp("mid_block"))?,
@@ -137,33 +137,6 @@ fn pixels(x: &Tensor, patch: usize) -> Result<Tensor> {
     let colors = channels / (patch * patch);
     let x = x.reshape((frames, colors, patch, patch, h, w))?; // columns of a patch before its rows
     Ok(x.permute((0, 1, 4, 3, 5, 2))?.reshape((frames, colors, h * patch, w * patch))?)
-}
-
-/// The first latent frame stands for one frame; every later one for several.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Chunk {
-    First,
-    Later,
-}
-
-struct MidBlock {
-    resnets: [Resnet; 2],
-    attention: FrameAttention,
-}
-
-impl MidBlock {
-    fn new(dim: usize, w: Weights) -> Result<Self> {
-        let resnet = |i: usize| Resnet::new(dim, dim, w.pp("resnets").pp(i));
-        Ok(MidBlock {
-            resnets: [resnet(0)?, resnet(1)?],
-            attention: FrameAttention::new(dim, w.pp("attentions").pp(0))?,
-        })
-    }
-
-    fn forward(&self, x: &Tensor, state: &mut [ResnetState; 2]) -> Result<Tensor> {
-        let x = self.resnets[0].forward(x, &mut state[0])?;
-        self.resnets[1].forward(&self.attention.forward(&x)?, &mut state[1])
-    }
 }
 
 struct UpBlock {
@@ -258,80 +231,6 @@ impl Shortcut {
     }
 }
 
-struct Resnet {
-    norm1: ChannelNorm,
-    conv1: CausalConv3d,
-    norm2: ChannelNorm,
-    conv2: CausalConv3d,
-    conv_shortcut: Option<CausalConv3d>,
-}
-
-#[derive(Default)]
-struct ResnetState {
-    conv1: ConvState,
-    conv2: ConvState,
-}
-
-impl Resnet {
-    /// Several in a row, of which the first changes the width.
-    fn row(inputs: usize, outputs: usize, n: usize, w: &Weights) -> Result<Vec<Self>> {
-        let resnet = |i: usize| Resnet::new(if i == 0 { inputs } else { outputs }, outputs, w.pp("resnets").pp(i));
-        (0..n).map(resnet).collect()
-    }
-
-    fn new(inputs: usize, outputs: usize, w: Weights) -> Result<Self> {
-        let shortcut = || CausalConv3d::new(inputs, outputs, 1, 1, w.pp("conv_shortcut"));
-        Ok(Resnet {
-            norm1: ChannelNorm::of_clips(inputs, w.pp("norm1"))?,
-            conv1: CausalConv3d::new(inputs, outputs, 3, 3, w.pp("conv1"))?,
-            norm2: ChannelNorm::of_clips(outputs, w.pp("norm2"))?,
-            conv2: CausalConv3d::new(outputs, outputs, 3, 3, w.pp("conv2"))?,
-            conv_shortcut: (inputs != outputs).then(shortcut).transpose()?,
-        })
-    }
-
-    fn forward(&self, x: &Tensor, state: &mut ResnetState) -> Result<Tensor> {
-        let h = self.conv1.forward(&silu(&self.norm1.forward(x)?)?, &mut state.conv1)?;
-        let h = self.conv2.forward(&silu(&self.norm2.forward(&h)?)?, &mut state.conv2)?;
-        Ok(match &self.conv_shortcut {
-            Some(conv) => (conv.forward(x, &mut ConvState::default())? + h)?,
-            None => (x + h)?,
-        })
-    }
-}
-
-/// Attention of one head among the pixels of a frame.
-struct FrameAttention {
-    norm: ChannelNorm,
-    to_qkv: Conv2d,
-    proj: Conv2d,
-}
-
-impl FrameAttention {
-    fn new(dim: usize, w: Weights) -> Result<Self> {
-        Ok(FrameAttention {
-            norm: ChannelNorm::of_frames(dim, w.pp("norm"))?,
-            to_qkv: Conv2d::new(dim, 3 * dim, 1, w.pp("to_qkv"))?,
-            proj: Conv2d::new(dim, dim, 1, w.pp("proj"))?,
-        })
-    }
-
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let (frames, dim, h, w) = x.dims4()?;
-        let qkv = self.to_qkv.forward(&self.norm.forward(x)?)?.reshape((frames, 3, dim, h * w))?;
-        let scale = 1.0 / (dim as f64).sqrt();
-        let mixed = (0..frames).map(|frame| {
-            let tokens = |i: usize| qkv.get(frame)?.narrow(0, i, 1)?.transpose(1, 2)?.contiguous(); // (1, pixels, dim)
-            attention(&tokens(0)?, &tokens(1)?, &tokens(2)?, scale, None)?
-                .t()?
-                .reshape((dim, h, w))
-                .map_err(Error::from)
-        });
-        let mixed = Tensor::stack(&mixed.collect::<Result<Vec<_>>>()?, 0)?;
-        Ok((x + self.proj.forward(&mixed)?)?)
-    }
-}
-
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Doubles {
     Space,
@@ -363,33 +262,5 @@ impl Upsampler {
         };
         let x = doubled.as_ref().unwrap_or(x);
         self.conv.forward(&x.upsample_nearest2d(2 * h, 2 * w)?)
-    }
-}
-
-/// Every pixel's channels scaled to a root mean square of 1, then by `gamma`.
-struct ChannelNorm {
-    gamma: Tensor, // (dim, 1, 1)
-}
-
-impl ChannelNorm {
-    /// Where the reference keeps `gamma` for clips. // (dim, 1, 1, 1)
-    fn of_clips(dim: usize, w: Weights) -> Result<Self> {
-        Ok(ChannelNorm { gamma: w.f32("gamma", &[dim, 1, 1, 1])?.reshape((dim, 1, 1))? })
-    }
-
-    /// Where it keeps it for frames. // (dim, 1, 1)
-    fn of_frames(dim: usize, w: Weights) -> Result<Self> {
-        Ok(ChannelNorm { gamma: w.f32("gamma", &[dim, 1, 1])? })
-    }
-
-    /// (frames, dim, h, w), f32
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let (frames, dim, h, w) = x.dims4()?;
-        // The sum over channels as a product with ones: a reduction over an outer dimension is far slower.
-        let ones = Tensor::ones((frames, 1, dim), DType::F32, x.device())?;
-        let squares = ones.matmul(&x.sqr()?.reshape((frames, dim, h * w))?)?.reshape((frames, 1, h, w))?;
-        let norm = squares.sqrt()?.maximum(1e-12)?;
-        let factor = (norm.recip()? * (dim as f64).sqrt())?;
-        Ok(x.broadcast_mul(&factor)?.broadcast_mul(&self.gamma)?)
     }
 }

@@ -1,0 +1,214 @@
+//! Every cache method on a real model: the embedded one, at a small size.
+
+use std::ops::ControlFlow;
+use std::sync::OnceLock;
+
+use candle_core::Tensor;
+use navicache_engine::control::cache::CacheConfig;
+use navicache_engine::control::replay::replay;
+use navicache_engine::control::strip::Ran;
+use navicache_engine::control::trace::{Recorder, Trace};
+use navicache_engine::{Bundle, Error, LoadOptions, Request, Video, cache_argument, generate, trace};
+
+const STEPS: usize = 14;
+
+fn bundle() -> &'static Bundle {
+    static BUNDLE: OnceLock<Bundle> = OnceLock::new();
+    BUNDLE.get_or_init(|| Bundle::open("demo", &LoadOptions::default()).unwrap())
+}
+
+fn request(cache: &str) -> Request {
+    Request {
+        size: Some((32, 32)),
+        frames: Some(5),
+        steps: Some(STEPS),
+        seed: Some(3),
+        cache: Some(cache_argument(cache).unwrap_or_else(|e| panic!("{cache}: {e}"))),
+        ..Request::new("a red circle bouncing on a navy background")
+    }
+}
+
+fn make(cache: &str) -> Video {
+    generate(bundle(), &request(cache), &mut |_| ControlFlow::Continue(())).unwrap_or_else(|e| panic!("{cache}: {e}"))
+}
+
+fn numbers(latents: &Tensor) -> Vec<f32> {
+    latents.flatten_all().unwrap().to_vec1().unwrap()
+}
+
+/// A setting of every method that reuses something in a short run.
+const EAGER: &[&str] = &[
+    "easycache,threshold=0.3,warmup_steps=3",
+    "navicache,threshold=0.3,align_steps=3",
+    "navicache,threshold=0.3,align_steps=3,reuse=from_cond",
+    "precisecache,threshold=1.5",
+    "precisecache,threshold=0,cached_blocks=0.4",
+    "mixcache,threshold=5",
+    "mixcache,threshold=5,granularity=cfg",
+    "mixcache,threshold=5,granularity=block",
+    "teacache,threshold=0.3",
+    "magcache,threshold=0.3",
+    "pab",
+    "fbcache,threshold=0.2",
+    "dbcache,threshold=0.2,reuse=taylor",
+    "taylorseer",
+    "taylorseer,level=features",
+    "taylorseer,level=units,order=2,interval=2",
+    "fastercache",
+    "fastercache:published",
+    "dicache,threshold=0.15",
+    "seacache,threshold=0.5",
+    "tafc,threshold=0.5,warmup_steps=3",
+    "bwcache,threshold=1,run=0.2",
+    "adacache,threshold=5",
+    "trend,threshold=0.02",
+];
+
+#[test]
+fn every_method_counts_what_ran() {
+    let plain = make("none");
+    for cache in EAGER {
+        let Video { report, latents, .. } = make(cache);
+        let units = report.totals.units_computed + report.totals.units_reused;
+        assert_eq!(units, STEPS * 2 * 18, "{cache}");
+        assert!(report.totals.units_reused > 0, "{cache} {}", report.strip);
+        for step in &report.steps {
+            for (branch, b) in &step.branches {
+                let expected = match (b.units_computed, b.units_reused) {
+                    (_, 0) => Ran::Computed,
+                    (0, _) => Ran::Reused,
+                    _ => Ran::Mixed,
+                };
+                assert_eq!(b.decision, expected.name(), "{cache} step {} {branch}", step.index);
+                assert_eq!(b.units_computed + b.units_reused, 18);
+            }
+        }
+        // A video of the same kind, not noise: nearer to the uncached one than the uncached one is to nothing.
+        let norm = |t: &Tensor| t.sqr().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap().sqrt();
+        let error = norm(&(&latents - &plain.latents).unwrap()) / norm(&plain.latents);
+        assert!(error > 0.0 && error < 0.9, "{cache}: {error}");
+    }
+    for about in CacheConfig::METHODS.iter().filter(|about| !["none", "schedule"].contains(&about.name)) {
+        assert!(EAGER.iter().any(|cache| cache.starts_with(about.name)), "{}", about.name);
+    }
+}
+
+#[test]
+fn computing_everything_in_spans_is_the_plain_forward_bit_for_bit() {
+    let plain = make("none");
+    for cache in [
+        "taylorseer,level=units,interval=1",
+        "taylorseer,level=features,interval=1",
+        "pab,self_range=1,cross_range=1",
+        "fbcache,threshold=0",
+        "dbcache,threshold=0",
+        "dicache,threshold=0",
+        "seacache,threshold=0",
+        "bwcache,threshold=0",
+        "adacache,threshold=0",
+        "precisecache,threshold=0",
+        "mixcache,threshold=0",
+        "teacache,threshold=0",
+        "magcache,threshold=0",
+        "tafc,threshold=0",
+        "fastercache,attention_interval=1,uncond_interval=1",
+        "trend,threshold=0",
+    ] {
+        let video = make(cache);
+        assert_eq!(video.report.totals.units_reused, 0, "{cache}");
+        assert_eq!(numbers(&video.latents), numbers(&plain.latents), "{cache}");
+    }
+}
+
+#[test]
+fn nothing_outlives_a_generation() {
+    for cache in
+        ["dicache,threshold=0.15", "mixcache,threshold=5", "tafc,threshold=0.5,warmup_steps=3", "trend,threshold=0.02"]
+    {
+        let (first, other, again) = (make(cache), make("pab"), make(cache));
+        assert_eq!(first.report.strip, again.report.strip, "{cache}");
+        assert_eq!(numbers(&first.latents), numbers(&again.latents), "{cache}");
+        assert_ne!(numbers(&first.latents), numbers(&other.latents), "{cache}");
+    }
+}
+
+#[test]
+fn a_schedule_repeats_a_run() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("report.json");
+    let cached = make("navicache,threshold=0.3,align_steps=3");
+    cached.report.save(&path).unwrap();
+    let argument = format!("schedule:{}", path.display());
+    let forced = make(&argument);
+    assert_eq!(forced.report.strip, cached.report.strip);
+    assert_eq!(numbers(&forced.latents), numbers(&cached.latents));
+
+    let refused = |change: &dyn Fn(&mut Request), part: &str| {
+        let mut request = request(&argument);
+        change(&mut request);
+        let error =
+            generate(bundle(), &request, &mut |_| ControlFlow::Continue(())).map(|_| ()).unwrap_err().to_string();
+        assert!(error.contains(part), "{error}");
+    };
+    refused(&|r| r.steps = Some(20), "the schedule has 14 steps, the run 20");
+    refused(&|r| r.guidance = Some(1.0), "step 0 of the schedule has 2 branches, the run 1");
+}
+
+#[test]
+fn what_cannot_work_is_refused_with_the_reason() {
+    let refused = |cache: &str, guidance: f64, part: &str| {
+        let request = Request { guidance: Some(guidance), ..request(cache) };
+        let error =
+            generate(bundle(), &request, &mut |_| ControlFlow::Continue(())).map(|_| ()).unwrap_err().to_string();
+        assert!(error.contains(part), "{cache}: {error}");
+    };
+    refused("easycache,reuse=from_cond", 1.0, "this run has one branch");
+    refused("mixcache,granularity=cfg", 1.0, "this run has one branch");
+    refused("dbcache,first_blocks=6", 4.0, "first_blocks and last_blocks are 7 of 6 blocks");
+    refused("dicache,probe_blocks=6", 4.0, "probe_blocks is 6 of 6 blocks");
+    refused("mixcache,granularity=block,first_blocks=0.5,last_blocks=0.4", 4.0, "leave none of 6 blocks");
+}
+
+#[test]
+fn a_bill_over_the_budget_names_both_numbers() {
+    let request = Request { cache_memory: Some(100_000), ..request("taylorseer,level=units") };
+    match generate(bundle(), &request, &mut |_| ControlFlow::Continue(())) {
+        Err(error @ Error::Request { .. }) => {
+            // 18 units, 2 values, 2 branches of 2 x 2 x 2 tokens, 192 wide, f32
+            let needed = 18 * 2 * 2 * (2 * 2 * 2) * 192 * 4;
+            let message = error.to_string();
+            assert!(message.contains(&format!("{:.1} MB in all", needed as f64 / 1e6)), "{message}");
+            assert!(message.contains("the budget is 0.1 MB (--cache-memory)"), "{message}");
+        }
+        other => panic!("{:?}", other.map(|video| video.report.totals)),
+    }
+}
+
+#[test]
+fn a_trace_replays_to_what_a_run_does() {
+    let recorder = Recorder::default();
+    let recorded = trace::record(bundle(), &request("none"), &recorder, &mut |_| ControlFlow::Continue(())).unwrap();
+
+    // through a file and back
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("trace.jsonl");
+    trace::save(&recorded, &path).unwrap();
+    let trace::Recorded::Trace(read) = trace::read(&path).unwrap() else { panic!("not a trace") };
+    assert_eq!(*read, recorded);
+
+    // What a method computes follows from the trace exactly as long as it has reused nothing: up to the first reuse the
+    // inputs are those of the uncached run.
+    for cache in EAGER {
+        let config = cache_argument(cache).unwrap().resolve("demo").unwrap();
+        let (replayed, ran) = (replayed(&recorded, &config), make(cache).report.strip);
+        let first = |strip: &str| strip.split('|').position(|step| step.contains(['.', 'm']));
+        // BlockCache and MixCache choose among blocks of which the trace knows the first and the middle one.
+        if !cache.contains("block") && !cache.starts_with("mixcache") {
+            assert_eq!(first(&replayed), first(&ran), "{cache}: {replayed} and {ran}");
+        }
+    }
+}
+
+fn replayed(trace: &Trace, config: &CacheConfig) -> String {
+    replay(trace, config.method()).unwrap().played.strip().to_string()
+}

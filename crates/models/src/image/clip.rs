@@ -1,0 +1,176 @@
+//! The vision half of CLIP (Radford et al. 2021, arXiv 2103.00020), as image-to-video models use it: the features of every patch
+//! before the last layer.
+//!
+//! Names and arithmetic follow transformers `CLIPVisionModel`.
+
+use candle_core::Tensor;
+use serde::Deserialize;
+
+use crate::nn::{LayerNorm, Linear, attention};
+use crate::{Error, Result, Weights};
+
+/// `image_encoder/config.json`. A field that is missing has the value of the class.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default)]
+pub struct Config {
+    /// Width of the features.
+    pub hidden_size: usize,
+    /// Width of the feed-forward network.
+    pub intermediate_size: usize,
+    /// Number of layers.
+    pub num_hidden_layers: usize,
+    /// Heads of every attention.
+    pub num_attention_heads: usize,
+    /// Height and width of the picture.
+    pub image_size: usize,
+    /// Pixels to a token, along height and width.
+    pub patch_size: usize,
+    /// Of the norms.
+    pub layer_norm_eps: f64,
+    hidden_act: Activation,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Activation {
+    Gelu,
+    QuickGelu,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Config {
+            hidden_size: 768,
+            intermediate_size: 3072,
+            num_hidden_layers: 12,
+            num_attention_heads: 12,
+            image_size: 224,
+            patch_size: 32,
+            layer_norm_eps: 1e-5,
+            hidden_act: Activation::QuickGelu,
+        }
+    }
+}
+
+impl Config {
+    /// Tokens of a picture: one for all of it, and one a patch.
+    pub fn tokens(&self) -> usize {
+        (self.image_size / self.patch_size).pow(2) + 1
+    }
+
+    fn check(&self) -> Result<()> {
+        let refuse = |field, found: usize, expected: &str| {
+            Err(Error::Config {
+                place: "image_encoder/config.json",
+                field,
+                found: found.to_string(),
+                expected: expected.to_string(),
+            })
+        };
+        if self.num_attention_heads == 0 || !self.hidden_size.is_multiple_of(self.num_attention_heads) {
+            return refuse("num_attention_heads", self.num_attention_heads, "a divisor of hidden_size");
+        }
+        if self.patch_size == 0 || self.image_size < self.patch_size || self.image_size > 4096 {
+            return refuse("patch_size", self.patch_size, "more than 0, and at most image_size, which is at most 4096");
+        }
+        if self.num_hidden_layers == 0 {
+            return refuse("num_hidden_layers", 0, "more than 0");
+        }
+        Ok(())
+    }
+}
+
+/// The encoder, without its last layer.
+pub struct ClipVision {
+    config: Config,
+    patch_embedding: Tensor,    // (3 * patch * patch, hidden)
+    class_embedding: Tensor,    // (1, hidden)
+    position_embedding: Tensor, // (tokens, hidden)
+    pre_layrnorm: LayerNorm,
+    layers: Vec<Layer>,
+}
+
+impl ClipVision {
+    /// Reads the weights of `CLIPVisionModel`, with `vision_model.` before their names or without.
+    pub fn new(config: &Config, w: Weights) -> Result<Self> {
+        config.check()?;
+        let w = if w.contains("embeddings.class_embedding") { w } else { w.pp("vision_model") };
+        let (hidden, patch) = (config.hidden_size, config.patch_size);
+        let embeddings = w.pp("embeddings");
+        let kernel = embeddings.pp("patch_embedding").f32("weight", &[hidden, 3, patch, patch])?;
+        let layer = |i| Layer::new(config, w.pp("encoder").pp("layers").pp(i));
+        Ok(ClipVision {
+            patch_embedding: kernel.flatten_from(1)?.t()?.contiguous()?,
+            class_embedding: embeddings.f32("class_embedding", &[hidden])?.unsqueeze(0)?,
+            position_embedding: embeddings.pp("position_embedding").f32("weight", &[config.tokens(), hidden])?,
+            pre_layrnorm: LayerNorm::affine(hidden, config.layer_norm_eps, w.pp("pre_layrnorm"))?,
+            layers: (0..config.num_hidden_layers - 1).map(layer).collect::<Result<_>>()?,
+            config: config.clone(),
+        })
+    }
+
+    /// Features of a normalised picture, (1, 3, image_size, image_size) -> (1, tokens, hidden_size).
+    pub fn forward(&self, pixels: &Tensor) -> Result<Tensor> {
+        let (patch, across) = (self.config.patch_size, self.config.image_size / self.config.patch_size);
+        let used = across * patch; // a convolution leaves out what is no whole patch
+        let patches = pixels.narrow(2, 0, used)?.narrow(3, 0, used)?.reshape((3, across, patch, across, patch))?;
+        let patches = patches.permute((1, 3, 0, 2, 4))?.reshape((across * across, 3 * patch * patch))?;
+        let tokens = Tensor::cat(&[&self.class_embedding, &patches.matmul(&self.patch_embedding)?], 0)?;
+        let mut x = self.pre_layrnorm.forward(&(tokens + &self.position_embedding)?)?; // (tokens, hidden)
+        for layer in &self.layers {
+            x = layer.forward(&x)?;
+        }
+        Ok(x.unsqueeze(0)?)
+    }
+}
+
+struct Layer {
+    layer_norm1: LayerNorm,
+    q_proj: Linear,
+    k_proj: Linear,
+    v_proj: Linear,
+    out_proj: Linear,
+    layer_norm2: LayerNorm,
+    fc1: Linear,
+    fc2: Linear,
+    activation: Activation,
+    heads: usize,
+}
+
+impl Layer {
+    fn new(config: &Config, w: Weights) -> Result<Self> {
+        let (hidden, middle, eps) = (config.hidden_size, config.intermediate_size, config.layer_norm_eps);
+        let (attn, mlp) = (w.pp("self_attn"), w.pp("mlp"));
+        let linear = |name: &str| Linear::new(hidden, hidden, attn.pp(name));
+        Ok(Layer {
+            layer_norm1: LayerNorm::affine(hidden, eps, w.pp("layer_norm1"))?,
+            q_proj: linear("q_proj")?,
+            k_proj: linear("k_proj")?,
+            v_proj: linear("v_proj")?,
+            out_proj: linear("out_proj")?,
+            layer_norm2: LayerNorm::affine(hidden, eps, w.pp("layer_norm2"))?,
+            fc1: Linear::new(hidden, middle, mlp.pp("fc1"))?,
+            fc2: Linear::new(middle, hidden, mlp.pp("fc2"))?,
+            activation: config.hidden_act,
+            heads: config.num_attention_heads,
+        })
+    }
+
+    /// (tokens, hidden) -> (tokens, hidden)
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let h = self.layer_norm1.forward(x)?;
+        let split = |x: Tensor| -> Result<Tensor> {
+            Ok(x.reshape((x.dim(0)?, self.heads, ()))?.transpose(0, 1)?.contiguous()?) // (heads, tokens, head dim)
+        };
+        let (q, k, v) =
+            (split(self.q_proj.forward(&h)?)?, split(self.k_proj.forward(&h)?)?, split(self.v_proj.forward(&h)?)?);
+        let scale = 1.0 / (q.dim(2)? as f64).sqrt();
+        let x = (x + self.out_proj.forward(&attention(&q, &k, &v, scale, None)?)?)?;
+        let h = self.fc1.forward(&self.layer_norm2.forward(&x)?)?;
+        let h = match self.activation {
+            Activation::Gelu => h.gelu_erf()?,
+            Activation::QuickGelu => (&h * candle_nn::ops::sigmoid(&(&h * 1.702)?)?)?,
+        };
+        Ok((x + self.fc2.forward(&h)?)?)
+    }
+}

@@ -1,0 +1,3 @@
+//! Image encoders.
+
+pub mod clip;
