@@ -17,7 +17,7 @@ use navicache_engine::control::trace::Recorder;
 use navicache_engine::{Bundle, LoadOptions, Request, generate, trace};
 
 const PROMPT: &str = "a red circle bouncing on a navy background";
-const ROUNDS: usize = 7;
+const ROUNDS: usize = 3;
 const PLAYS: usize = 20;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {

@@ -222,6 +222,12 @@ fn mean(values: &[f64]) -> f64 {
     values.iter().sum::<f64>() / values.len() as f64
 }
 
+/// A colour a method, in the order of the settings.
+const COLORS: [&str; 17] = [
+    "#1f77b4", "#d62728", "#2ca02c", "#ff7f0e", "#9467bd", "#8c564b", "#e377c2", "#7f7f7f", "#bcbd22", "#17becf",
+    "#393b79", "#637939", "#8c6d31", "#843c39", "#7b4173", "#3182bd", "#000000",
+];
+
 /// Speed-up against PSNR, a line a method.
 fn plot_of(rows: &[Row]) -> String {
     const SIZE: (f64, f64) = (900.0, 560.0);
@@ -279,15 +285,17 @@ fn plot_of(rows: &[Row]) -> String {
     let mut methods: Vec<&str> = rows.iter().map(|row| method_of(&row.cache)).collect();
     methods.dedup();
     for (i, method) in methods.iter().enumerate() {
-        let color = format!("hsl({}, 70%, {}%)", i * 137 % 360, 35 + i % 3 * 10);
+        let color = COLORS[i % COLORS.len()];
         let width = if *method == "trend" { 3.5 } else { 1.5 };
-        let mut points: Vec<(f64, f64)> = rows
-            .iter()
-            .filter(|row| method_of(&row.cache) == *method && mean(&row.psnrs).is_finite())
-            .map(|row| (row.speedup(), mean(&row.psnrs)))
-            .collect();
-        points.sort_by(|a, b| a.0.total_cmp(&b.0));
-        let path: Vec<String> = points.iter().map(|p| format!("{:.1},{:.1}", x(p.0), y(p.1))).collect();
+        let of_method = |row: &&Row| method_of(&row.cache) == *method && mean(&row.psnrs).is_finite();
+        let place = |row: &Row| (row.speedup(), mean(&row.psnrs));
+        let points: Vec<(f64, f64)> = rows.iter().filter(of_method).map(place).collect();
+        // Presets beside the three of the curve stand alone.
+        let on_curve =
+            |row: &&Row| !row.cache.contains(':') || ["slow", "mid", "fast"].iter().any(|p| row.cache.ends_with(p));
+        let mut curve: Vec<(f64, f64)> = rows.iter().filter(of_method).filter(on_curve).map(place).collect();
+        curve.sort_by(|a, b| a.0.total_cmp(&b.0));
+        let path: Vec<String> = curve.iter().map(|p| format!("{:.1},{:.1}", x(p.0), y(p.1))).collect();
         put(format!(
             "<polyline points=\"{}\" fill=\"none\" stroke=\"{color}\" stroke-width=\"{width}\"/>",
             path.join(" ")
