@@ -1,6 +1,6 @@
 """Writes crates/engine/tests/golden/tiny/: a random Wan2.1 pipeline and what the reference implementation makes of it.
 
-    pip install torch==2.11.0 diffusers==0.42.1 transformers==5.23.0 && python tools/golden/pipeline.py
+    pip install torch==2.11.0 diffusers==0.42.1 transformers==5.23.0 ftfy pillow && python tools/golden/pipeline.py
 
 The weights are not stored: every tensor is torch.randn with a seed that follows from its name, which the test repeats bit for bit.
 `index.json` holds names and shapes, `expected.safetensors` the outputs of every component and of the whole pipeline.
@@ -11,10 +11,11 @@ import shutil
 import sys
 
 import torch
-from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanPipeline, WanTransformer3DModel
+from diffusers import (AutoencoderKLWan, UniPCMultistepScheduler, WanImageToVideoPipeline, WanPipeline,
+                       WanTransformer3DModel)
 from PIL import Image
 from safetensors.torch import save_file
-from transformers import CLIPVisionConfig, CLIPVisionModel, UMT5Config, UMT5EncoderModel
+from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModel, UMT5Config, UMT5EncoderModel
 
 ROOT = pathlib.Path(__file__).parents[2]
 OUT = ROOT / "crates/engine/tests/golden/tiny"
@@ -74,6 +75,8 @@ def main():
     vae22.save_config(OUT / "vae22")
     i2v.save_config(OUT / "transformer_i2v")
     clip.config.save_pretrained(OUT / "image_encoder")
+    preprocessor = CLIPImageProcessor(size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28})
+    preprocessor.save_pretrained(OUT / "image_processor")
     for weights in OUT.rglob("*.safetensors"):
         weights.unlink()
     (OUT / "index.json").write_text(json.dumps(index, indent=0) + "\n")
@@ -109,6 +112,17 @@ def main():
             for filter in ("LANCZOS", "BICUBIC"):
                 resized = image.resize(size, getattr(Image.Resampling, filter))
                 expected[f"picture.{filter.lower()}.{name}"] = torch.frombuffer(bytearray(resized.tobytes()), dtype=torch.uint8).view(size[1], size[0], 3)
+        picture = Image.fromarray(expected["picture"].numpy())
+        picture.save(OUT / "picture.png")
+        for name, size, parts in (
+            ("i2v", (48, 32), dict(vae=vae, transformer=i2v, image_encoder=clip, image_processor=preprocessor)),
+            ("ti2v", (64, 32), dict(vae=vae22, transformer=dit, expand_timesteps=True)),
+        ):
+            still = WanImageToVideoPipeline(tokenizer=pipe.tokenizer, text_encoder=text, scheduler=scheduler, **parts)
+            still.set_progress_bar_config(disable=True)
+            expected[f"{name}.latents"] = still(image=picture, prompt=PROMPT, negative_prompt=NEGATIVE, width=size[0], height=size[1],
+                                                num_frames=FRAMES, guidance_scale=GUIDANCE, num_inference_steps=12,
+                                                output_type="latent", generator=torch.Generator("cpu").manual_seed(SEED)).frames
         pipe.set_progress_bar_config(disable=True)
 
         def keep(pipe, step, timestep, tensors):

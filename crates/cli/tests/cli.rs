@@ -420,6 +420,18 @@ fn predictors_are_scored_on_recorded_changes() {
 }
 
 #[test]
+fn a_picture_is_refused_where_the_model_takes_none() {
+    let folder = tempfile::tempdir().unwrap();
+    let picture = Path::new(env!("CARGO_MANIFEST_DIR")).join("../engine/tests/golden/tiny/picture.png");
+    let output = navicache(folder.path(), &short(&["--image", picture.to_str().unwrap()]));
+    assert!(!output.status.success() && stderr(&output).contains("makes video from text alone"), "{}", stderr(&output));
+    std::fs::write(folder.path().join("broken.jpg"), b"\xff\xd8\xff\xe0").unwrap();
+    let output = navicache(folder.path(), &short(&["--image", "broken.jpg"]));
+    assert!(!output.status.success() && stderr(&output).contains("broken.jpg"), "{}", stderr(&output));
+    assert_eq!(files(folder.path()), ["broken.jpg"]);
+}
+
+#[test]
 fn completions() {
     let output = navicache(Path::new("."), &["completions", "bash"]);
     assert!(String::from_utf8_lossy(&output.stdout).contains("--negative-prompt"));

@@ -14,6 +14,7 @@ use navicache_engine::models::{Denoiser, Weights};
 use navicache_engine::weights::SafetensorsFiles;
 use navicache_engine::{Bundle, Event, LoadOptions, Request, Video, generate, noise};
 use serde::de::DeserializeOwned;
+use tempfile::TempDir;
 
 const PROMPT: &str = "a red circle bouncing on a navy background";
 const NEGATIVE: &str = "a blue star spinning on a cream background";
@@ -211,6 +212,71 @@ fn transformer_with_a_picture() {
     let cond = dit.cond_with_picture(&randn(2, &[1, 20, 24]), &still).unwrap();
     let error = relative_error(&dit.forward(&latents, 421.0, &cond).unwrap(), &expected("transformer.still"));
     assert!(error < 1e-5, "{error:.1e}");
+}
+
+/// The pipeline with other parts: an image-to-video one from the pieces that the script left beside the text-to-video one.
+fn with_parts(class: &str, expands: bool, parts: &[(&str, &str)]) -> TempDir {
+    let folder = tiny::pipeline();
+    for (part, from) in parts {
+        std::fs::remove_dir_all(folder.path().join(part)).unwrap();
+        std::fs::rename(folder.path().join(from), folder.path().join(part)).unwrap();
+    }
+    let index = format!(r#"{{"_class_name": "{class}", "expand_timesteps": {expands}}}"#);
+    std::fs::write(folder.path().join("model_index.json"), index).unwrap();
+    folder
+}
+
+fn from_picture(folder: &TempDir, size: (usize, usize), cache: &str) -> Request {
+    Request {
+        image: Some(folder.path().join("picture.png")),
+        size: Some(size),
+        steps: Some(12),
+        max_sequence_length: Some(512),
+        ..request(cache)
+    }
+}
+
+#[test]
+fn videos_from_a_picture() {
+    let i2v = with_parts("WanImageToVideoPipeline", false, &[("transformer", "transformer_i2v")]);
+    let ti2v = with_parts("WanPipeline", true, &[("vae", "vae22")]);
+    for (folder, name, size) in [(&i2v, "i2v", (48, 32)), (&ti2v, "ti2v", (64, 32))] {
+        let bundle = open(folder.path());
+        let video = make(&bundle, &from_picture(folder, size, "none"));
+        let error = relative_error(&video.latents, &expected(&format!("{name}.latents")));
+        assert!(error < 1e-3, "{name}: {error:.1e}");
+
+        // Caching sees what the model sees; a trial pass thins the picture's channels out too.
+        for cache in ["navicache,threshold=0.5,align_steps=4", "precisecache,threshold=2", "fbcache,threshold=0.5"] {
+            let cached = make(&bundle, &from_picture(folder, size, cache));
+            assert!(cached.report.totals.units_reused > 0, "{name} {cache}: {}", cached.report.strip);
+        }
+        let off = make(&bundle, &from_picture(folder, size, "trend,threshold=0"));
+        assert_eq!(numbers(&off.latents), numbers(&video.latents), "{name}");
+
+        // Without a size the picture's aspect ratio is kept: 37 x 29.
+        let free = Request { size: None, steps: Some(1), frames: Some(1), ..from_picture(folder, size, "none") };
+        let resolved = &make_small(folder, &free).report.request;
+        let aspect = resolved.width as f64 / resolved.height as f64;
+        assert!((aspect / (37.0 / 29.0) - 1.0).abs() < 0.1, "{name}: {}x{}", resolved.width, resolved.height);
+    }
+    let refused = |folder: &TempDir, request: &Request, part: &str| {
+        let result = generate(&open(folder.path()), request, &mut |_| ControlFlow::Continue(()));
+        let error = result.map(|_| ()).unwrap_err().to_string();
+        assert!(error.contains(part), "{error}");
+    };
+    refused(&i2v, &request("none"), "--image (none): this model starts from a picture");
+    refused(&tiny::pipeline(), &from_picture(&i2v, (48, 32), "none"), "makes video from text alone");
+    let missing = Request { image: Some("no.png".into()), ..from_picture(&i2v, (48, 32), "none") };
+    refused(&i2v, &missing, "no.png");
+}
+
+/// The same pipeline with a small size of its own.
+fn make_small(folder: &TempDir, request: &Request) -> Video {
+    let defaults = r#"{"width": 256, "height": 192, "frames": 5, "fps": 8, "steps": 2, "guidance": 1.0,
+        "max_sequence_length": 32, "presets": "wan"}"#;
+    std::fs::write(folder.path().join("navicache.json"), defaults).unwrap();
+    make(&open(folder.path()), request)
 }
 
 #[test]
