@@ -32,9 +32,27 @@ pub fn methods(options: &Methods) -> Result<()> {
     for about in all {
         let needs = if about.needs == "nothing" { String::new() } else { format!(" Needs: {}.", about.needs) };
         print(&format!("{:<name$}  {:<paper$}  {}.{needs}", about.name, about.paper, about.line));
+        let presets = presets_by_family(&CacheConfig::describe(about));
+        if !presets.is_empty() {
+            print(&format!("{:<name$}  presets: {presets}", ""));
+        }
     }
     print("\nnavicache methods NAME shows options and presets.");
     Ok(())
+}
+
+/// `fast mid slow for demo, wan; mid for opensora`
+fn presets_by_family(described: &Value) -> String {
+    let mut groups: Vec<(String, Vec<String>)> = Vec::new();
+    for (family, presets) in described["presets"].as_object().into_iter().flatten() {
+        let names: Vec<&str> = presets.as_object().into_iter().flatten().map(|(name, _)| name.as_str()).collect();
+        let names = names.join(" ");
+        match groups.iter_mut().find(|(group, _)| *group == names) {
+            Some((_, families)) => families.push(family.clone()),
+            None => groups.push((names, vec![family.clone()])),
+        }
+    }
+    groups.iter().map(|(names, families)| format!("{names} for {}", families.join(", "))).collect::<Vec<_>>().join("; ")
 }
 
 fn described_in_words(described: &Value) -> String {

@@ -76,9 +76,7 @@ const CHANGE: Quantity = Subject::SpanResidual.by(Measure::RelativeChangeSinceCo
 const MIDDLE: usize = 1;
 
 impl Method for Config {
-    fn name(&self) -> &str {
-        ABOUT.name
-    }
+    described!();
 
     fn guard(&self, _: usize) -> Guard {
         Guard { last_steps: 1, max_run: self.max_run, ..Guard::NONE }
@@ -99,10 +97,6 @@ impl Method for Config {
             computed: None,
             next: 0,
         })
-    }
-
-    fn options(&self) -> serde_json::Value {
-        serde_json::json!(self)
     }
 
     fn check(&self) -> Result<(), String> {

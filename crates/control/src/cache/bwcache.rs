@@ -40,9 +40,7 @@ fn output() -> Reuse {
 const CHANGE: Quantity = Subject::BlockOutputs.by(Measure::RelativeChangeSinceCompute);
 
 impl Method for Config {
-    fn name(&self) -> &str {
-        ABOUT.name
-    }
+    described!();
 
     fn guard(&self, _: usize) -> Guard {
         Guard { last_steps: 1, ..Guard::NONE }
@@ -61,10 +59,6 @@ impl Method for Config {
             left: 0,
             end: None,
         }))
-    }
-
-    fn options(&self) -> serde_json::Value {
-        serde_json::json!(self)
     }
 
     fn check(&self) -> Result<(), String> {

@@ -52,9 +52,7 @@ options! {
 }
 
 impl Method for Config {
-    fn name(&self) -> &str {
-        ABOUT.name
-    }
+    described!();
 
     fn guard(&self, _: usize) -> Guard {
         Guard { first_steps: self.warmup_steps, last_steps: 0, max_run: self.max_run }
@@ -67,10 +65,6 @@ impl Method for Config {
             max_accumulated: self.max_accumulated,
             ..Probed::new(&cut, self.threshold, self.reuse)
         }))
-    }
-
-    fn options(&self) -> serde_json::Value {
-        serde_json::json!(self)
     }
 
     fn check(&self) -> Result<(), String> {

@@ -65,9 +65,7 @@ const PROBE: usize = 0;
 const PROBE_CHANGE: Quantity = Subject::SpanOutput.by(Measure::RelativeChangeSinceVisit);
 
 impl Method for Config {
-    fn name(&self) -> &str {
-        ABOUT.name
-    }
+    described!();
 
     fn guard(&self, steps: usize) -> Guard {
         Guard { first_steps: (self.warmup * steps as f64) as usize, last_steps: 0, max_run: self.max_run }
@@ -90,10 +88,6 @@ impl Method for Config {
             change: None,
             position: None,
         }))
-    }
-
-    fn options(&self) -> serde_json::Value {
-        serde_json::json!(self)
     }
 
     fn check(&self) -> Result<(), String> {

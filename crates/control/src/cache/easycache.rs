@@ -39,9 +39,7 @@ options! {
 }
 
 impl Method for Config {
-    fn name(&self) -> &str {
-        "easycache"
-    }
+    described!();
 
     fn guard(&self, _: usize) -> Guard {
         Guard { first_steps: self.warmup_steps, last_steps: 1, max_run: self.max_run }
@@ -50,10 +48,6 @@ impl Method for Config {
     fn policy(&self, _: &Run) -> Box<dyn Policy> {
         let change = PathSum::new(self.threshold);
         Box::new(EasyCache { reuse: self.reuse, change, ratio: None, output_magnitude: None })
-    }
-
-    fn options(&self) -> serde_json::Value {
-        serde_json::json!(self)
     }
 
     fn check(&self) -> Result<(), String> {

@@ -50,9 +50,7 @@ const LOW_GROWS: (f64, f64) = (99.0, 901.0);
 const HIGH_GROWS_BELOW: f64 = 301.0;
 
 impl Method for Config {
-    fn name(&self) -> &str {
-        ABOUT.name
-    }
+    described!();
 
     fn guard(&self, _: usize) -> Guard {
         Guard { first_steps: 1, ..Guard::NONE }
@@ -62,10 +60,6 @@ impl Method for Config {
         let cut = run.units.iter().enumerate().filter(|(_, unit)| unit.part == Part::SelfAttn);
         let cut = cut.map(|(i, _)| Span::of(i..i + 1)).collect();
         Box::new(FasterCache { config: self.clone(), cut, low: 1.0, high: 1.0 })
-    }
-
-    fn options(&self) -> serde_json::Value {
-        serde_json::json!(self)
     }
 
     fn check(&self) -> Result<(), String> {

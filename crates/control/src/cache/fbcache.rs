@@ -31,9 +31,7 @@ options! {
 }
 
 impl Method for Config {
-    fn name(&self) -> &str {
-        ABOUT.name
-    }
+    described!();
 
     fn guard(&self, _: usize) -> Guard {
         Guard { max_run: self.max_run, ..Guard::NONE }
@@ -42,10 +40,6 @@ impl Method for Config {
     fn policy(&self, run: &Run) -> Box<dyn Policy> {
         let cut = ProbedCut::new(run, 1, 0);
         Box::new(PerBranch::new(run, || Probed::new(&cut, self.threshold, self.reuse)))
-    }
-
-    fn options(&self) -> serde_json::Value {
-        serde_json::json!(self)
     }
 
     fn check(&self) -> Result<(), String> {

@@ -132,9 +132,7 @@ impl Resampling {
 }
 
 impl Method for Config {
-    fn name(&self) -> &str {
-        ABOUT.name
-    }
+    described!();
 
     fn guard(&self, steps: usize) -> Guard {
         Guard { first_steps: (self.warmup * steps as f64) as usize, last_steps: 0, max_run: self.max_run }
@@ -155,10 +153,6 @@ impl Method for Config {
             reuse: self.reuse,
             branches: run.branches.iter().map(branch).collect(),
         })
-    }
-
-    fn options(&self) -> serde_json::Value {
-        serde_json::json!(self)
     }
 
     fn check(&self) -> Result<(), String> {

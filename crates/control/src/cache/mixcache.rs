@@ -99,9 +99,7 @@ const BLOCKS_CHANGE: Quantity = Subject::SpanResidual.by(Measure::RelativeChange
 const FROM_COND: Approx = Approx::FromCond { low: 1.0, high: 1.0 };
 
 impl Method for Config {
-    fn name(&self) -> &str {
-        ABOUT.name
-    }
+    described!();
 
     fn guard(&self, _: usize) -> Guard {
         Guard { first_steps: self.warmup_steps, last_steps: self.last_steps, max_run: None }
@@ -122,10 +120,6 @@ impl Method for Config {
             reduced: 0,
             is_reduced: false,
         })
-    }
-
-    fn options(&self) -> serde_json::Value {
-        serde_json::json!(self)
     }
 
     fn check(&self) -> Result<(), String> {

@@ -28,6 +28,19 @@ macro_rules! options {
     };
 }
 
+/// What every method of this folder says of itself in the same words.
+macro_rules! described {
+    () => {
+        fn name(&self) -> &str {
+            ABOUT.name
+        }
+
+        fn options(&self) -> serde_json::Value {
+            serde_json::json!(self)
+        }
+    };
+}
+
 pub mod adacache;
 mod approx;
 pub mod bwcache;

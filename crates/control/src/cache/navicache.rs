@@ -102,9 +102,7 @@ impl Config {
 }
 
 impl Method for Config {
-    fn name(&self) -> &str {
-        "navicache"
-    }
+    described!();
 
     fn guard(&self, _: usize) -> Guard {
         Guard { first_steps: self.align_steps, last_steps: 1, max_run: self.max_run }
@@ -119,10 +117,6 @@ impl Method for Config {
             computed: 0,
             output_magnitude: None,
         })
-    }
-
-    fn options(&self) -> serde_json::Value {
-        serde_json::json!(self)
     }
 
     fn check(&self) -> Result<(), String> {

@@ -8,9 +8,7 @@ pub const ABOUT: About = About { name: "none", line: "computes everything", pape
 options! {}
 
 impl Method for Config {
-    fn name(&self) -> &str {
-        "none"
-    }
+    described!();
 
     fn guard(&self, _: usize) -> Guard {
         Guard::NONE
@@ -18,10 +16,6 @@ impl Method for Config {
 
     fn policy(&self, _: &Run) -> Box<dyn Policy> {
         Box::new(Never)
-    }
-
-    fn options(&self) -> serde_json::Value {
-        serde_json::json!({})
     }
 }
 

@@ -63,9 +63,7 @@ options! {
 const SAME_TIMESTEP: f64 = 0.5;
 
 impl Method for Config {
-    fn name(&self) -> &str {
-        ABOUT.name
-    }
+    described!();
 
     fn guard(&self, steps: usize) -> Guard {
         let part = |of: f64| (of * steps as f64).round() as usize;
@@ -88,10 +86,6 @@ impl Method for Config {
             .map(|(i, _)| i)
             .collect();
         Box::new(Pab { config: self.clone(), spans, parts, mlp_starts })
-    }
-
-    fn options(&self) -> serde_json::Value {
-        serde_json::json!(self)
     }
 
     fn check(&self) -> Result<(), String> {

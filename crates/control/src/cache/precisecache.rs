@@ -78,9 +78,7 @@ fn output() -> Reuse {
 const BLOCK_NORM: Quantity = Subject::SpanResidual.by(Measure::Norm);
 
 impl Method for Config {
-    fn name(&self) -> &str {
-        ABOUT.name
-    }
+    described!();
 
     fn guard(&self, _: usize) -> Guard {
         Guard { first_steps: 1, last_steps: 1, max_run: self.max_run }
@@ -101,10 +99,6 @@ impl Method for Config {
             made_up: vec![false; blocks],
             reduced_left: 0,
         })
-    }
-
-    fn options(&self) -> serde_json::Value {
-        serde_json::json!(self)
     }
 
     fn check(&self) -> Result<(), String> {

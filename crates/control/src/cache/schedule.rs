@@ -42,9 +42,7 @@ impl Config {
 }
 
 impl Method for Config {
-    fn name(&self) -> &str {
-        ABOUT.name
-    }
+    described!();
 
     fn guard(&self, _: usize) -> Guard {
         Guard::NONE
@@ -57,10 +55,6 @@ impl Method for Config {
             computes: self.steps().unwrap_or_default(),
             branches: run.branches.clone(),
         })
-    }
-
-    fn options(&self) -> serde_json::Value {
-        serde_json::json!(self)
     }
 
     fn check(&self) -> Result<(), String> {

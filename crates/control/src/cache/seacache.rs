@@ -46,9 +46,7 @@ fn one() -> usize {
 const FILTERED_CHANGE: Quantity = Subject::FilteredInput.by(Measure::RelativeChangeSinceVisit);
 
 impl Method for Config {
-    fn name(&self) -> &str {
-        ABOUT.name
-    }
+    described!();
 
     fn guard(&self, _: usize) -> Guard {
         Guard { first_steps: self.warmup_steps, last_steps: 1, max_run: self.max_run }
@@ -63,10 +61,6 @@ impl Method for Config {
             reuse: self.reuse,
             change: PathSum::new(self.threshold),
         }))
-    }
-
-    fn options(&self) -> serde_json::Value {
-        serde_json::json!(self)
     }
 
     fn check(&self) -> Result<(), String> {

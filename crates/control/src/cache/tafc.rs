@@ -60,9 +60,7 @@ const COSINE: Quantity = Subject::SpanResidual.by(Measure::CosineSinceCompute);
 const MISSED: Quantity = Subject::SpanResidual.by(Measure::LineError);
 
 impl Method for Config {
-    fn name(&self) -> &str {
-        ABOUT.name
-    }
+    described!();
 
     fn guard(&self, _: usize) -> Guard {
         Guard { first_steps: self.warmup_steps, last_steps: 1, max_run: None }
@@ -89,10 +87,6 @@ impl Method for Config {
             misses: Vec::new(),
             gain: Gain::default(),
         }))
-    }
-
-    fn options(&self) -> serde_json::Value {
-        serde_json::json!(self)
     }
 
     fn check(&self) -> Result<(), String> {

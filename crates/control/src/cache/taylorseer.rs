@@ -51,9 +51,7 @@ pub enum Level {
 }
 
 impl Method for Config {
-    fn name(&self) -> &str {
-        ABOUT.name
-    }
+    described!();
 
     fn guard(&self, _: usize) -> Guard {
         Guard { first_steps: self.warmup_steps, last_steps: self.last_steps, max_run: None }
@@ -72,10 +70,6 @@ impl Method for Config {
             }
         };
         Box::new(TaylorSeer { asks, approx, interval: self.interval, warmup_steps: self.warmup_steps })
-    }
-
-    fn options(&self) -> serde_json::Value {
-        serde_json::json!(self)
     }
 
     fn check(&self) -> Result<(), String> {

@@ -97,9 +97,7 @@ impl Coefficients {
 }
 
 impl Method for Config {
-    fn name(&self) -> &str {
-        ABOUT.name
-    }
+    described!();
 
     fn guard(&self, _: usize) -> Guard {
         Guard { first_steps: self.warmup_steps, last_steps: self.last_steps, max_run: self.max_run }
@@ -123,10 +121,6 @@ impl Method for Config {
             signal_change: change,
             change: PathSum::new(self.threshold),
         }))
-    }
-
-    fn options(&self) -> serde_json::Value {
-        serde_json::json!(self)
     }
 
     fn check(&self) -> Result<(), String> {

@@ -60,9 +60,7 @@ const RESIDUAL_MAGNITUDE: Quantity = Subject::Residual.by(Measure::Magnitude);
 const RELATIVE_MISS: Quantity = Subject::Residual.by(Measure::LineError);
 
 impl Method for Config {
-    fn name(&self) -> &str {
-        ABOUT.name
-    }
+    described!();
 
     fn guard(&self, _: usize) -> Guard {
         Guard { first_steps: self.warmup_steps, last_steps: 1, max_run: self.max_run }
@@ -78,10 +76,6 @@ impl Method for Config {
             position: 0.0,
             anchors: None,
         })
-    }
-
-    fn options(&self) -> serde_json::Value {
-        serde_json::json!(self)
     }
 
     fn check(&self) -> Result<(), String> {
