@@ -223,7 +223,11 @@ impl Default for Recorder {
 
 impl Method for Recorder {
     fn name(&self) -> &str {
-        "none"
+        "trace"
+    }
+
+    fn caches(&self) -> bool {
+        false
     }
 
     fn guard(&self, _: usize) -> Guard {

@@ -301,8 +301,7 @@ const FEW_STEPS: usize = 8;
 
 fn warn_if_pointless(method: &dyn Method, steps: usize, teller: &mut Teller) {
     let guard = method.guard(steps);
-    let caches = method.name() != "none";
-    if caches && (steps <= FEW_STEPS || guard.first_steps + guard.last_steps >= steps) {
+    if method.caches() && (steps <= FEW_STEPS || guard.first_steps + guard.last_steps >= steps) {
         teller.warn(format!(
             "{} cannot help in {steps} steps: it computes the first {} and the last {}, and every step counts in a short run",
             method.name(),
@@ -319,7 +318,7 @@ fn warn_if_inert(method: &dyn Method, sampled: &Sampled, teller: &mut Teller) {
         steps.saturating_sub(guard.first_steps + guard.last_steps)
     };
     let reused = sampled.strip.count(Ran::Reused) + sampled.strip.count(Ran::Mixed);
-    if method.name() != "none" && steps > FEW_STEPS && free > 0 && reused == 0 {
+    if method.caches() && steps > FEW_STEPS && free > 0 && reused == 0 {
         teller.warn(format!("0 of {steps} steps reused: the threshold never allowed it"));
     }
 }

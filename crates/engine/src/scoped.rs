@@ -65,14 +65,14 @@ impl<'a, D: Denoiser> Scoped<'a, D> {
         let mut predicted: Vec<Predicted> = Vec::with_capacity(inputs.len());
         for input in inputs {
             let begun = Instant::now();
-            let cond_output = predicted.first().map(|p| p.output.clone());
+            let cond = predicted.first();
             let done = match decision {
                 Decision::Reuse(Approx::FromCond { .. }) if predicted.is_empty() => {
                     let output = self.denoiser.forward(x, at.timestep.0, &input.cond)?;
                     Predicted::new(output, Ran::Computed, self.run.units.len())
                 }
-                Decision::Reuse(approx) => self.made_up(at, input.branch, approx, x, cond_output.as_ref())?,
-                Decision::Compute => self.branch(step, x, input, cond_output.as_ref())?,
+                Decision::Reuse(approx) => self.made_up(at, input.branch, approx, x, cond)?,
+                Decision::Compute => self.branch(step, x, input, cond)?,
             };
             predicted.push(Predicted { seconds: begun.elapsed().as_secs_f64(), ..done });
         }
@@ -96,14 +96,14 @@ impl<'a, D: Denoiser> Scoped<'a, D> {
         step: usize,
         x: &Tensor,
         input: &BranchInput<D::Cond>,
-        cond_output: Option<&Tensor>,
+        cond: Option<&Predicted>,
     ) -> Result<Predicted> {
         let branch = input.branch;
         let at = self.run.at(step, Scope::Branch(branch));
         let (seen, decision) =
             self.ask(at, branch, &mut |subject| Ok((subject == Subject::Input).then(|| vec![x.clone()])))?;
         let mut done = match decision {
-            Decision::Reuse(approx) => self.made_up(at, branch, approx, x, cond_output)?,
+            Decision::Reuse(approx) => self.made_up(at, branch, approx, x, cond)?,
             Decision::Compute => match self.asks.spans.clone() {
                 None => {
                     let output = self.denoiser.forward(x, at.timestep.0, &input.cond)?;
@@ -113,7 +113,7 @@ impl<'a, D: Denoiser> Scoped<'a, D> {
             },
         };
         if done.ran != Ran::Reused {
-            self.keep_prediction(branch, x, &done.output, cond_output)?;
+            self.keep_prediction(branch, x, &done.output, cond)?;
             let learn = self.asks.branch.as_ref().map(|q| q.to_learn.clone()).unwrap_or_default();
             let output = &done.output;
             let learned = self.meter.see(place(at, branch), &learn, &mut |subject| {
@@ -293,11 +293,11 @@ impl<'a, D: Denoiser> Scoped<'a, D> {
         branch: Branch,
         approx: Approx,
         x: &Tensor,
-        cond_output: Option<&Tensor>,
+        cond: Option<&Predicted>,
     ) -> Result<Predicted> {
         let value = self.recall(at, branch, approx)?;
         let base = match approx.kept(at.scope) {
-            Kept::Gap => cond_output,
+            Kept::Gap => cond.map(|p| &p.output),
             Kept::Prediction(Form::Residual) => Some(x),
             _ => None,
         };
@@ -317,15 +317,16 @@ impl<'a, D: Denoiser> Scoped<'a, D> {
         })
     }
 
-    fn keep_prediction(&mut self, branch: Branch, x: &Tensor, output: &Tensor, cond: Option<&Tensor>) -> Result<()> {
+    fn keep_prediction(&mut self, branch: Branch, x: &Tensor, output: &Tensor, cond: Option<&Predicted>) -> Result<()> {
         if self.store.wants(Kept::Prediction(Form::Residual)) {
             self.store.keep(branch, Kept::Prediction(Form::Residual), vec![(output - x)?]);
         }
         if self.store.wants(Kept::Prediction(Form::Output)) {
             self.store.keep(branch, Kept::Prediction(Form::Output), vec![output.clone()]);
         }
-        if let Some(cond) = cond.filter(|_| self.store.wants(Kept::Gap)) {
-            self.store.keep(branch, Kept::Gap, vec![(output - cond)?]);
+        // A difference to something made up is no difference of two predictions.
+        if let Some(cond) = cond.filter(|p| p.ran != Ran::Reused && self.store.wants(Kept::Gap)) {
+            self.store.keep(branch, Kept::Gap, vec![(output - &cond.output)?]);
         }
         Ok(())
     }

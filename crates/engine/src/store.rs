@@ -122,22 +122,32 @@ impl Bill {
         if self.bytes <= budget {
             return Ok(());
         }
-        let mega = |bytes: u64| bytes as f64 / 1e6;
         Err(Error::Request {
             what: "--cache",
             found: method.to_string(),
             expected: format!(
-                "keeps {} tensors of {:.1} MB and {} of {:.1} MB, {:.1} MB in all; the budget is {:.1} MB (--cache-memory). \
+                "keeps {} tensors of {} and {} of {}, {} in all; the budget is {} (--cache-memory). \
                  Take a method that keeps less, a smaller video, or a larger budget",
                 self.features.count,
-                mega(self.features.bytes_each),
+                size(self.features.bytes_each),
                 self.latents.count,
-                mega(self.latents.bytes_each),
-                mega(self.bytes),
-                mega(budget)
+                size(self.latents.bytes_each),
+                size(self.bytes),
+                size(budget)
             ),
         })
     }
+}
+
+/// `4.4 MB`
+fn size(bytes: u64) -> String {
+    let (unit, name) = match bytes {
+        0..1_000 => return format!("{bytes} B"),
+        1_000..1_000_000 => (1e3, "kB"),
+        1_000_000..1_000_000_000 => (1e6, "MB"),
+        _ => (1e9, "GB"),
+    };
+    format!("{:.1} {name}", bytes as f64 / unit)
 }
 
 #[cfg(test)]
@@ -185,6 +195,9 @@ mod tests {
         assert_eq!(bill.bytes, 2 * (3 * 1000 + 10));
         assert!(bill.check(6020, "x").is_ok());
         let message = bill.check(6000, "x").unwrap_err().to_string();
-        assert!(message.contains("--cache x") && message.contains("0.0 MB (--cache-memory)"), "{message}");
+        assert!(
+            message.contains("--cache x") && message.contains("the budget is 6.0 kB (--cache-memory)"),
+            "{message}"
+        );
     }
 }

@@ -21,6 +21,7 @@ pub fn record(
     on_event: &mut dyn FnMut(Event) -> ControlFlow<()>,
 ) -> Result<Trace> {
     let mut teller = Teller { on_event, warnings: Vec::new(), cancelled: false };
+    let request = &Request { cache: Some("none".parse()?), ..request.clone() };
     let Denoised { resolved, run, sampled, .. } =
         denoise(bundle, request, Some(recorder), Destination::Latents, &mut teller)?;
     let parts: Vec<Part> = run.units.iter().filter(|unit| unit.block == 0).map(|unit| unit.part).collect();

@@ -177,8 +177,8 @@ fn a_bill_over_the_budget_names_both_numbers() {
             // 18 units, 2 values, 2 branches of 2 x 2 x 2 tokens, 192 wide, f32
             let needed = 18 * 2 * 2 * (2 * 2 * 2) * 192 * 4;
             let message = error.to_string();
-            assert!(message.contains(&format!("{:.1} MB in all", needed as f64 / 1e6)), "{message}");
-            assert!(message.contains("the budget is 0.1 MB (--cache-memory)"), "{message}");
+            assert!(message.contains(&format!("{:.1} kB in all", needed as f64 / 1e3)), "{message}");
+            assert!(message.contains("the budget is 100.0 kB (--cache-memory)"), "{message}");
         }
         other => panic!("{:?}", other.map(|video| video.report.totals)),
     }

@@ -158,3 +158,82 @@ impl Guarded {
         self.run.branches.iter().copied().filter(move |&b| one.is_none_or(|one| one == b))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Method, Question, Span, Spans};
+    use super::*;
+
+    /// Always reuses, whatever it asks.
+    #[derive(Clone)]
+    struct Greedy(Asks);
+
+    impl Method for Greedy {
+        fn name(&self) -> &str {
+            "greedy"
+        }
+
+        fn guard(&self, _: usize) -> Guard {
+            Guard::NONE
+        }
+
+        fn policy(&self, _: &Run) -> Box<dyn Policy> {
+            Box::new(self.clone())
+        }
+
+        fn options(&self) -> serde_json::Value {
+            serde_json::json!({})
+        }
+    }
+
+    impl Policy for Greedy {
+        fn asks(&self) -> Asks {
+            self.0.clone()
+        }
+
+        fn decide(&mut self, _: At, _: &Seen) -> Decision {
+            Decision::Reuse(Approx::Residual)
+        }
+    }
+
+    fn run() -> Run {
+        let steps = crate::schedule::flow_euler(4, 1.0, 1000).unwrap().steps;
+        let unit = |block| super::super::Unit { block, part: super::super::Part::Whole };
+        let units = (0..4).map(unit).collect();
+        Run { family: String::new(), steps, branches: vec![Branch::Cond, Branch::Uncond], units }
+    }
+
+    fn greedy(cut: Vec<Span>) -> Greedy {
+        let question = Question { to_reuse: vec![Approx::Residual], ..Question::default() };
+        Greedy(Asks { step: Some(question.clone()), branch: None, spans: Some(Spans { cut, question }) })
+    }
+
+    #[test]
+    fn what_was_not_computed_is_not_reused() {
+        let run = run();
+        let mut policy = greedy(vec![Span::of(0..4)]).try_start(&run).unwrap();
+        let mut decide = |policy: &mut Guarded, scope| policy.decide(run.at(1, scope), &Seen::default());
+        let span = |branch| Scope::Span { branch, span: 0 };
+        assert_eq!(decide(&mut policy, Scope::Step), Decision::Compute);
+        policy.computed(run.at(0, span(Branch::Cond)), &Seen::default());
+        policy.computed(run.at(0, Scope::Branch(Branch::Cond)), &Seen::default());
+        // one branch is not the step, and its span is not the other's
+        assert_eq!(decide(&mut policy, Scope::Step), Decision::Compute);
+        assert_eq!(decide(&mut policy, span(Branch::Uncond)), Decision::Compute);
+        assert_eq!(decide(&mut policy, span(Branch::Cond)), Decision::Reuse(Approx::Residual));
+        policy.computed(run.at(0, Scope::Branch(Branch::Uncond)), &Seen::default());
+        assert_eq!(decide(&mut policy, Scope::Step), Decision::Reuse(Approx::Residual));
+        // without a question there is nothing to reuse
+        assert_eq!(decide(&mut policy, Scope::Branch(Branch::Cond)), Decision::Compute);
+    }
+
+    #[test]
+    fn a_cut_that_is_none_is_refused() {
+        for cut in
+            [vec![Span::of(0..5)], vec![Span::of(2..3), Span::of(1..2)], vec![Span { since: 2, ..Span::of(1..3) }]]
+        {
+            let refused = greedy(cut).try_start(&run()).map(|_| ()).unwrap_err();
+            assert!(refused.contains("in order within 4 units"), "{refused}");
+        }
+    }
+}

@@ -236,6 +236,21 @@ impl Asks {
         }
     }
 
+    /// Refuses a cut that is not one, with the reason.
+    fn check(&self, run: &Run) -> Result<(), String> {
+        let mut end = 0;
+        for Span { units, since, .. } in self.spans.iter().flat_map(|spans| &spans.cut) {
+            if units.start < end || units.end < units.start || units.end > run.units.len() || *since > units.start {
+                let all = run.units.len();
+                return Err(format!(
+                    "span {units:?} since {since} after {end}: expected spans in order within {all} units"
+                ));
+            }
+            end = units.end;
+        }
+        Ok(())
+    }
+
     /// One question about the whole stack of units.
     pub fn stack(run: &Run, question: Question) -> Self {
         let cut = vec![Span { watched: !question.to_learn.is_empty(), ..Span::of(0..run.units.len()) }];
@@ -263,6 +278,11 @@ pub trait Method {
     /// Every option with its value, for the report.
     fn options(&self) -> serde_json::Value;
 
+    /// Whether it ever reuses anything.
+    fn caches(&self) -> bool {
+        true
+    }
+
     /// Refuses options that make no sense, with the reason.
     fn check(&self) -> Result<(), String> {
         Ok(())
@@ -283,6 +303,7 @@ pub trait Method {
     fn try_start(&self, run: &Run) -> Result<Guarded, String> {
         self.check_run(run)?;
         let policy = self.start(run);
+        policy.asks().check(run)?;
         let of_steps = policy.asks().step.iter().flat_map(|question| &question.to_reuse);
         let from_cond = of_steps.into_iter().any(|approx| matches!(approx, Approx::FromCond { .. }));
         if from_cond && run.branches.len() < 2 {

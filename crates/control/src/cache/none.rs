@@ -10,6 +10,10 @@ options! {}
 impl Method for Config {
     described!();
 
+    fn caches(&self) -> bool {
+        false
+    }
+
     fn guard(&self, _: usize) -> Guard {
         Guard::NONE
     }
