@@ -176,7 +176,7 @@ pub struct Trace {
     #[arg(short, long, value_name = "FILE.jsonl", default_value = "trace.jsonl")]
     pub output: PathBuf,
 
-    /// Earlier steps that distances are recorded to; fewer take less memory
+    /// Earlier steps that distances of features are recorded to, and a third of those of latents; fewer take less memory
     #[arg(long, value_name = "N", default_value_t = LAGS)]
     pub lags: usize,
 }

@@ -315,7 +315,7 @@ mod tests {
             for (subject, span) in subjects {
                 seen.insert(named(subject.by(Measure::Magnitude), span), f(i).abs());
                 seen.insert(named(subject.by(Measure::Norm), span), f(i).abs());
-                for lag in 1..=LAGS.min(i) {
+                for lag in 1..=(3 * LAGS).min(i) {
                     let change = (f(i) - f(i - lag)).abs();
                     seen.insert(named(subject.by(Measure::Lag(lag)), span), change);
                     seen.insert(named(subject.by(Measure::LagDistance(lag)), span), change);

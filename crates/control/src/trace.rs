@@ -16,8 +16,11 @@ use crate::schedule::{Sigma, Step, Timestep};
 
 /// Version of the format. It grows when a field changes its meaning or goes away.
 pub const VERSION: u32 = 1;
-/// Earlier steps that distances are recorded to, if nothing else is asked for.
+/// Earlier steps that distances of features are recorded to, if nothing else is asked for; those of latents to three times as many.
 pub const LAGS: usize = 8;
+
+/// Latents are small beside features, and lines through them reach far back: they get so many times the lags.
+const LATENTS_FACTOR: usize = 3;
 
 /// The watched span that is the first block.
 pub(crate) const FIRST_BLOCK: usize = 0;
@@ -54,7 +57,7 @@ pub struct Header {
     pub blocks: usize,
     /// Units of every block.
     pub parts: Vec<Part>,
-    /// Earlier steps that distances are recorded to.
+    /// Earlier steps that distances of features are recorded to.
     pub lags: usize,
 }
 
@@ -157,12 +160,12 @@ impl Recorded<'_> {
         self.trace.steps.get(self.step)?.seen.get(&self.branch)?.get(&name).copied()
     }
 
-    /// Mean absolute change since a step. Beyond the recorded lags it is taken to grow on in proportion.
+    /// Mean absolute change since a step. Beyond what was recorded it is taken to grow on in proportion.
     fn change(&self, since: usize) -> Option<f64> {
         self.lagged(since, Measure::Lag)
     }
 
-    /// Euclidean distance to the value at a step.
+    /// Euclidean distance to the value at a step, likewise.
     fn distance(&self, since: usize) -> Option<f64> {
         self.lagged(since, Measure::LagDistance)
     }
@@ -172,20 +175,26 @@ impl Recorded<'_> {
         if lag == 0 {
             return Some(0.0);
         }
-        let recorded = lag.min(self.trace.header.lags);
-        Some(self.get(measure(recorded))? * lag as f64 / recorded as f64)
+        let recorded = |at: usize| Some(self.get(measure(at))? * lag as f64 / at as f64);
+        (1..=lag).rev().find_map(recorded)
     }
 
-    /// Inner product with the value at an earlier step, from norms and the distance.
+    /// Inner product with the value at an earlier step, from norms and the distance; `None` beyond what was recorded.
     fn product(&self, since: usize) -> Option<f64> {
         let earlier = Recorded { step: since, ..*self };
         let square = |x: f64| x * x;
+        let distance = if since == self.step { 0.0 } else { self.get(Measure::LagDistance(self.step - since))? };
         let norms = square(self.get(Measure::Norm)?) + square(earlier.get(Measure::Norm)?);
-        Some((norms - square(self.distance(since)?)) / 2.0)
+        Some((norms - square(distance)) / 2.0)
     }
 
-    /// `||a_i - sum w_j a_j||`, from inner products.
+    /// `||a_i - sum w_j a_j||`. Beyond what was recorded it is that of the newest value held: no forecast is trusted that far.
     fn miss(&self, anchors: &[usize], weights: &[f64]) -> Option<f64> {
+        self.miss_of_sum(anchors, weights).or_else(|| self.distance(*anchors.first()?))
+    }
+
+    /// The same from inner products.
+    fn miss_of_sum(&self, anchors: &[usize], weights: &[f64]) -> Option<f64> {
         let mut square = self.get(Measure::Norm)?.powi(2);
         for (&j, wj) in anchors.iter().zip(weights) {
             square -= 2.0 * wj * self.product(j)?;
@@ -209,7 +218,7 @@ pub fn named(quantity: Quantity, span: Option<usize>) -> String {
 /// Computes everything and looks at everything: the method behind a trace.
 #[derive(Debug, Clone)]
 pub struct Recorder {
-    /// Earlier steps that distances are recorded to.
+    /// Earlier steps that distances of features are recorded to.
     pub lags: usize,
     /// The trial pass that is recorded too: one latent frame, and one row and column, of so many.
     pub trial: (usize, usize),
@@ -245,8 +254,12 @@ impl Method for Recorder {
 
 impl Recorder {
     fn asks(&self, run: &Run) -> Asks {
+        let lags_of = |subject: Subject| match subject {
+            Subject::SpanResidual | Subject::BlockOutputs => self.lags,
+            _ => self.lags * LATENTS_FACTOR,
+        };
         let everything = |subject: Subject| {
-            let lags = (1..=self.lags).flat_map(|lag| [Measure::Lag(lag), Measure::LagDistance(lag)]);
+            let lags = (1..=lags_of(subject)).flat_map(|lag| [Measure::Lag(lag), Measure::LagDistance(lag)]);
             [Measure::Magnitude, Measure::Norm].into_iter().chain(lags).map(move |m| subject.by(m)).collect::<Vec<_>>()
         };
         let changes = |subject: Subject| [Measure::Magnitude, Measure::Lag(1)].map(|measure| subject.by(measure));
