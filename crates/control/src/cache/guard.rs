@@ -212,7 +212,7 @@ mod tests {
     fn what_was_not_computed_is_not_reused() {
         let run = run();
         let mut policy = greedy(vec![Span::of(0..4)]).try_start(&run).unwrap();
-        let mut decide = |policy: &mut Guarded, scope| policy.decide(run.at(1, scope), &Seen::default());
+        let decide = |policy: &mut Guarded, scope| policy.decide(run.at(1, scope), &Seen::default());
         let span = |branch| Scope::Span { branch, span: 0 };
         assert_eq!(decide(&mut policy, Scope::Step), Decision::Compute);
         policy.computed(run.at(0, span(Branch::Cond)), &Seen::default());
