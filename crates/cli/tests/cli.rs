@@ -384,9 +384,18 @@ fn traces_replay_and_tune() {
     assert!(!ok && error.contains("the schedule has 20 steps, the run 9"), "{error}");
     let (ok, _, error) = run(&["tune", "t.jsonl", "--speedup", "1000"]);
     assert!(!ok && error.contains("none of"), "{error}");
+    let trace = std::fs::read_to_string(folder.path().join("t.jsonl")).unwrap();
+    let header = trace.lines().next().unwrap().to_string();
+    let mut again: Vec<&str> = trace.lines().collect();
+    again.swap(1, 2);
+    let swapped = again.join("\n");
     for (name, text, part) in [
+        ("swapped", swapped.as_str(), "line 2: step 1, expected 0"),
         ("empty", "", "is empty"),
         ("short", "{\"trace\": 1", "line 1: not a header"),
+        ("huge", &header.replace("\"blocks\":6", "\"blocks\":1000000000000"), "expected at most"),
+        ("steps", &format!("{header}\n{{}}"), "line 2"),
+        ("stepless", &header, "has no steps"),
         ("other.csv", "a,b\n1,2\n", "missing field"),
         ("nan.csv", "step,input_rel_l1,output_rel_l1,experiment_id\n1,0.1,NaN,x\n", "expected positive numbers"),
         ("few.csv", "step,input_rel_l1,output_rel_l1,experiment_id\n1,0.1,0.1,x\n", "expected at least 6"),

@@ -76,6 +76,12 @@ pub fn read(path: &Path) -> Result<Recorded> {
     }
 }
 
+/// More than any model has.
+const BLOCKS_MAX: usize = 10_000;
+const PARTS_MAX: usize = 16;
+/// More than there are steps.
+const LAGS_MAX: usize = 10_000;
+
 fn read_trace(reader: impl BufRead, path: &Path) -> Result<Trace> {
     let wrong = |line: usize, reason: String| Error::file(path, format!("line {}: {reason}", line + 1));
     let mut lines = reader.lines().enumerate();
@@ -88,12 +94,24 @@ fn read_trace(reader: impl BufRead, path: &Path) -> Result<Trace> {
     if header.branches.is_empty() || header.blocks == 0 || header.parts.is_empty() || header.lags == 0 {
         return Err(wrong(0, "branches, blocks, parts and lags: expected at least one of each".to_string()));
     }
-    let mut steps = Vec::new();
+    if header.blocks > BLOCKS_MAX || header.parts.len() > PARTS_MAX || header.lags > LAGS_MAX {
+        let reason = format!(
+            "{} blocks of {} parts, {} lags: expected at most {BLOCKS_MAX}, {PARTS_MAX} and {LAGS_MAX}",
+            header.blocks,
+            header.parts.len(),
+            header.lags
+        );
+        return Err(wrong(0, reason));
+    }
+    let mut steps: Vec<TraceStep> = Vec::new();
     for (number, line) in lines {
         let line = line.map_err(Error::io(path))?;
         let step: TraceStep = serde_json::from_str(&line).map_err(|e| wrong(number, e.to_string()))?;
         if step.step != steps.len() {
             return Err(wrong(number, format!("step {}, expected {}", step.step, steps.len())));
+        }
+        if steps.last().is_some_and(|before| before.sigma <= step.sigma) {
+            return Err(wrong(number, format!("sigma {} does not fall", step.sigma)));
         }
         if let Some(missing) = header.branches.iter().find(|branch| !step.seen.contains_key(branch)) {
             return Err(wrong(number, format!("no values of branch {}", missing.name())));
