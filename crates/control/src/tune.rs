@@ -103,11 +103,10 @@ pub fn candidates(spec: &CacheSpec, family: &str) -> Result<Vec<CacheSpec>, Cach
 
 /// Every method that has presets for a family; and with values on a line, where it can and does not already.
 pub fn all_methods(family: &str) -> Vec<CacheSpec> {
-    let spec = |name: &str, options: Map<String, Value>| CacheSpec { method: name.to_string(), preset: None, options };
     let mut specs = Vec::new();
     for about in CacheConfig::METHODS.iter().filter(|about| !presets::names(about.name, family).is_empty()) {
-        let plain = spec(about.name, Map::new());
-        let line = spec(about.name, Map::from_iter([("reuse".to_string(), Value::from("linear"))]));
+        let plain = CacheSpec::new(about.name, Map::new());
+        let line = CacheSpec::new(about.name, Map::from_iter([("reuse".to_string(), Value::from("linear"))]));
         let differs = line.resolve(family).is_ok_and(|line| Ok(line) != plain.resolve(family));
         specs.push(plain);
         specs.extend(differs.then_some(line));

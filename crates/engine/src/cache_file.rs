@@ -42,6 +42,7 @@ pub fn save_preset(config: &CacheConfig, family: &str, predicted: Value, path: &
 /// A preset is an object with the field `cache`, as reports have it too; or that field's value alone.
 fn read_preset(path: &Path) -> Result<CacheSpec> {
     let mut json = read_json(path)?;
+    let tuned_for = json.get("family").and_then(Value::as_str).map(str::to_string);
     let mut options = match json.remove("cache") {
         Some(Value::Object(cache)) => cache,
         Some(other) => return Err(Error::file(path, format!("cache is {other}, expected an object"))),
@@ -51,7 +52,7 @@ fn read_preset(path: &Path) -> Result<CacheSpec> {
         return Err(Error::file(path, "has no method, expected {\"cache\": {\"method\": ...}}"));
     };
     let method = CacheConfig::about(&method).map_err(|e| Error::file(path, e.to_string()))?.name.to_string();
-    Ok(CacheSpec { method, preset: None, options })
+    Ok(CacheSpec { tuned_for, ..CacheSpec::new(method, options) })
 }
 
 /// A schedule is a report, or an object with the field `strip` and optionally `family`.
@@ -62,7 +63,7 @@ fn read_schedule(path: &Path) -> Result<CacheSpec> {
     };
     let mut options = Map::from_iter([("strip".to_string(), strip.clone())]);
     options.extend(json.get("family").map(|family| ("family".to_string(), family.clone())));
-    Ok(CacheSpec { method: "schedule".to_string(), preset: None, options })
+    Ok(CacheSpec::new("schedule", options))
 }
 
 fn read_json(path: &Path) -> Result<Map<String, Value>> {
@@ -85,7 +86,8 @@ mod tests {
 
         let config = "navicache:fast,max_run=3".parse::<CacheSpec>().unwrap().resolve("wan").unwrap();
         save_preset(&config, "wan", json!({"speedup": 2.0}), &path("preset.json")).unwrap();
-        assert_eq!(argument("@", "preset.json", "").unwrap().resolve("demo").unwrap(), config);
+        let read = argument("@", "preset.json", "").unwrap();
+        assert_eq!((read.resolve("demo").unwrap(), read.tuned_for.as_deref()), (config, Some("wan")));
         let changed = argument("@", "preset.json", ",threshold=0.5").unwrap().resolve("demo").unwrap();
         assert_eq!(changed.method().options()["threshold"], 0.5);
 

@@ -216,6 +216,12 @@ pub(crate) fn denoise(
     };
     teller.tell(Event::Resolved(&resolved));
     warn_if_pointless(method, steps, teller);
+    let family = &bundle.defaults().presets;
+    if let Some(other) = request.cache.as_ref().and_then(|spec| spec.tuned_for.as_ref()).filter(|f| *f != family) {
+        teller.warn(format!(
+            "the cache preset was tuned for {other}, this model is {family}: its thresholds may not fit"
+        ));
+    }
 
     // 2. Text
     teller.tell(Event::Stage(Stage::Text));

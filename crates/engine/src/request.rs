@@ -166,7 +166,7 @@ impl Request {
         check_finite("--guidance", guidance, 0.0)?;
         let shift = self.shift.unwrap_or(shift);
         check_finite("--shift", shift, 1e-3)?;
-        let default_cache = || CacheSpec { method: "navicache".to_string(), preset: None, options: Default::default() };
+        let default_cache = || CacheSpec::new("navicache", Default::default());
         Ok(Resolved {
             prompt: self.prompt.clone(),
             negative_prompt: self.negative_prompt.clone().unwrap_or_default(),

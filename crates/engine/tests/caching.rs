@@ -8,7 +8,7 @@ use navicache_engine::control::cache::CacheConfig;
 use navicache_engine::control::replay::replay;
 use navicache_engine::control::strip::Ran;
 use navicache_engine::control::trace::{Recorder, Trace};
-use navicache_engine::{Bundle, Error, LoadOptions, Request, Video, cache_argument, generate, trace};
+use navicache_engine::{Bundle, Error, LoadOptions, Request, Video, cache_argument, generate, save_preset, trace};
 
 const STEPS: usize = 14;
 
@@ -152,6 +152,20 @@ fn a_schedule_repeats_a_run() {
     };
     refused(&|r| r.steps = Some(20), "the schedule has 14 steps, the run 20");
     refused(&|r| r.guidance = Some(1.0), "step 0 of the schedule has 2 branches, the run 1");
+}
+
+#[test]
+fn a_preset_for_another_model_is_warned_of() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = cache_argument("easycache,threshold=0.3,warmup_steps=3").unwrap().resolve("demo").unwrap();
+    for (family, warns) in [("demo", false), ("wan-t2v-14b", true)] {
+        let path = folder.path().join(format!("{family}.json"));
+        save_preset(&config, family, serde_json::Value::Null, &path).unwrap();
+        let report = make(&format!("@{}", path.display())).report;
+        let warned = report.warnings.iter().any(|w| w.contains("was tuned for wan-t2v-14b, this model is demo"));
+        assert_eq!(warned, warns, "{:?}", report.warnings);
+        assert!(report.totals.units_reused > 0);
+    }
 }
 
 #[test]

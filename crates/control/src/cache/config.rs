@@ -90,7 +90,7 @@ impl CacheConfig {
     pub fn describe(about: &About) -> Value {
         let families = presets::families(about.name);
         let example = families.first().map_or("", String::as_str);
-        let spec = CacheSpec { method: about.name.to_string(), preset: None, options: Map::new() };
+        let spec = CacheSpec::new(about.name, Map::new());
         let defaults = spec.resolve(example).map(|config| config.method().options()).unwrap_or_default();
         let set = presets::options(about.name, example, None).unwrap_or_default();
         let option = |(name, meaning): &(&str, &str)| {
@@ -143,6 +143,15 @@ pub struct CacheSpec {
     pub preset: Option<String>,
     /// Options given one by one; they win over the preset's.
     pub options: Map<String, Value>,
+    /// The family of models that the options were tuned for, where a file says so.
+    pub tuned_for: Option<String>,
+}
+
+impl CacheSpec {
+    /// A method with options, without a preset.
+    pub fn new(method: impl Into<String>, options: Map<String, Value>) -> Self {
+        CacheSpec { method: method.into(), preset: None, options, tuned_for: None }
+    }
 }
 
 /// What is wrong with a `--cache` argument.
@@ -223,7 +232,7 @@ impl FromStr for CacheSpec {
             let value = serde_json::from_str(value).unwrap_or_else(|_| Value::String(value.to_string()));
             options.insert(key.trim().to_string(), value);
         }
-        Ok(CacheSpec { method, preset, options })
+        Ok(CacheSpec { preset, ..CacheSpec::new(method, options) })
     }
 }
 
