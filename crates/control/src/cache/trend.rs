@@ -13,7 +13,8 @@
 //!   a threshold means the same everywhere: of equal errors in every run the total is smallest for a number of computed steps.
 //! * **distance** is measured along the output's path: the predicted output change of every step, input change times ratio, as in
 //!   EasyCache and NaviCache. But the ratio is neither held nor filtered: its logarithm is a weighted sum of the last three. The weights begin at 1/3,
-//!   2/3 and 0 (recorded ratios swing with period two, so a step resembles the one before the last more than the last) and are
+//!   2/3 and 0 (ratios recorded on Open-Sora swing with period two, so that a step resembles the one before the last more than the last; the
+//!   demo model's fall smoothly) and are
 //!   fitted to the generation by recursive least squares, with that beginning as prior. [`Trend`] is this predictor.
 //!
 //! Where it loses: it needs three computed steps before it can begin; where a path turns suddenly the bend is known one compute too
