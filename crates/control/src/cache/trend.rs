@@ -17,7 +17,7 @@
 //!   demo model's fall smoothly) and are
 //!   fitted to the generation by recursive least squares, with that beginning as prior. [`Trend`] is this predictor.
 //!
-//! Where it loses: it needs three computed steps before it can begin; where a path turns suddenly the bend is known one compute too
+//! Where it loses: with a fifth of the steps or less a line spans too much; it needs three computed steps before it can begin; where a path turns suddenly the bend is known one compute too
 //! late, which `max_run` bounds; and values held (`reuse=residual`) are not what it measures the miss of. docs/results.md has the
 //! figures.
 
