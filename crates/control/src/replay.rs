@@ -70,8 +70,7 @@ impl Played {
 /// Plays a whole run.
 pub fn play(run: &Run, method: &dyn Method, measures: &mut dyn Measures) -> Played {
     let played = Played { units_each: run.units.len(), ..Played::default() };
-    let mut player =
-        Player { policy: method.start(run), run, measures, full: HashMap::new(), kept: HashMap::new(), played };
+    let mut player = Player { policy: method.start(run), run, measures, full: HashMap::new(), played };
     for step in 0..run.steps.len() {
         player.step(step);
     }
@@ -84,8 +83,6 @@ struct Player<'a> {
     measures: &'a mut dyn Measures,
     /// Steps that each branch computed in full, newest first.
     full: HashMap<Branch, Vec<usize>>,
-    /// Steps that something was kept at, newest first.
-    kept: HashMap<(Branch, Kept), Vec<usize>>,
     played: Played,
 }
 
@@ -121,10 +118,6 @@ impl Player<'_> {
             match decision {
                 Decision::Reuse(_) => units -= of_span.len(),
                 Decision::Compute => {
-                    if reusable {
-                        self.keep(step, branch, Kept::Span(index, Form::Residual));
-                        self.keep(step, branch, Kept::Span(index, Form::Output));
-                    }
                     if watched {
                         self.learn(step, scope);
                     } else {
@@ -134,19 +127,9 @@ impl Player<'_> {
             }
         }
         if units > 0 {
-            self.keep(step, branch, Kept::Prediction(Form::Residual));
-            self.keep(step, branch, Kept::Prediction(Form::Output));
-            let cond = self.kept.get(&(Branch::Cond, Kept::Prediction(Form::Output)));
-            if branch == Branch::Uncond && cond.is_some_and(|steps| steps.first() == Some(&step)) {
-                self.keep(step, branch, Kept::Gap);
-            }
             self.learn(step, Scope::Branch(branch));
         }
         units
-    }
-
-    fn keep(&mut self, step: usize, branch: Branch, kept: Kept) {
-        self.kept.entry((branch, kept)).or_default().insert(0, step);
     }
 
     fn ask(&mut self, step: usize, scope: Scope) -> Decision {
@@ -160,7 +143,7 @@ impl Player<'_> {
                 _ => observed(self.run, scope),
             };
             let weights = self.policy.recipe(branch, at, approx).weights;
-            let anchors = self.kept.get(&(branch, approx.kept(scope))).cloned().unwrap_or_default();
+            let anchors = self.policy.anchors(branch, scope, approx).iter().map(|anchor| anchor.step).collect();
             self.played.reused.push(MadeUp { step, scope, approx, weights, anchors });
         }
         decision

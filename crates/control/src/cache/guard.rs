@@ -131,7 +131,8 @@ impl Guarded {
         anchors.truncate(ANCHORS);
     }
 
-    fn anchors(&self, branch: Branch, scope: Scope, approx: Approx) -> &[Anchor] {
+    /// The computed steps that a branch's value can be made up from, newest first.
+    pub fn anchors(&self, branch: Branch, scope: Scope, approx: Approx) -> &[Anchor] {
         let place = match approx.kept(scope) {
             Kept::Prediction(_) => Place::Prediction,
             Kept::Gap => Place::Gap,
