@@ -50,7 +50,7 @@ impl Method for Config {
         let question = Question { to_decide: vec![], to_learn: vec![CHANGE], to_reuse: vec![self.reuse.into()] };
         let asks = Asks::stack(run, question);
         let steps = run.steps.len();
-        Box::new(PerBranch::new(run, || BwCache {
+        Box::new(PerBranch::new(run, |_| BwCache {
             asks: asks.clone(),
             threshold: self.threshold,
             run: (self.run * steps as f64).round() as usize,

@@ -60,7 +60,7 @@ impl Method for Config {
 
     fn policy(&self, run: &Run) -> Box<dyn Policy> {
         let cut = ProbedCut::new(run, self.first_blocks, self.last_blocks);
-        Box::new(PerBranch::new(run, || Probed {
+        Box::new(PerBranch::new(run, |_| Probed {
             reused_left: self.max_reused,
             max_accumulated: self.max_accumulated,
             ..Probed::new(&cut, self.threshold, self.reuse)

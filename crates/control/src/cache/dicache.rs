@@ -80,7 +80,7 @@ impl Method for Config {
             to_reuse: vec![self.reuse.into()],
         };
         let asks = Asks { spans: Some(Spans { cut: vec![Span::probe(probe), rest], question }), ..Asks::default() };
-        Box::new(PerBranch::new(run, || DiCache {
+        Box::new(PerBranch::new(run, |_| DiCache {
             asks: asks.clone(),
             reuse: self.reuse,
             max_position: self.max_position,

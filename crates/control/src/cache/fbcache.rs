@@ -39,7 +39,7 @@ impl Method for Config {
 
     fn policy(&self, run: &Run) -> Box<dyn Policy> {
         let cut = ProbedCut::new(run, 1, 0);
-        Box::new(PerBranch::new(run, || Probed::new(&cut, self.threshold, self.reuse)))
+        Box::new(PerBranch::new(run, |_| Probed::new(&cut, self.threshold, self.reuse)))
     }
 
     fn check(&self) -> Result<(), String> {

@@ -19,7 +19,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::approx::FOR_BLOCKS;
-use super::{About, Approx, Asks, At, Decision, Guard, Method, Policy, Question, Reuse, Run, Scope, Seen};
+use super::per_branch::PerBranch;
+use super::{About, Approx, Asks, At, Decision, Guard, Method, Policy, Question, Reuse, Run, Seen};
 use crate::guidance::Branch;
 
 /// What `navicache methods` says.
@@ -142,17 +143,19 @@ impl Method for Config {
         let steps = run.steps.len();
         // A checked configuration has its numbers; one that was not computes everything.
         let table = self.ratios.table().unwrap_or(Table { cond: vec![f64::NAN], uncond: vec![f64::NAN] });
-        let branch = |&branch: &Branch| {
-            let table = if branch == Branch::Uncond { &table.uncond } else { &table.cond };
-            (branch, Accumulated { ratios: self.resampling.resample(table, steps), ratio: 1.0, error: 0.0 })
-        };
         let question = Question { to_reuse: vec![self.reuse.into()], ..Question::default() };
-        Box::new(MagCache {
-            asks: Asks::stack(run, question),
-            threshold: self.threshold,
-            reuse: self.reuse,
-            branches: run.branches.iter().map(branch).collect(),
-        })
+        let asks = Asks::stack(run, question);
+        Box::new(PerBranch::new(run, |branch| {
+            let table = if branch == Branch::Uncond { &table.uncond } else { &table.cond };
+            MagCache {
+                asks: asks.clone(),
+                threshold: self.threshold,
+                reuse: self.reuse,
+                ratios: self.resampling.resample(table, steps),
+                ratio: 1.0,
+                error: 0.0,
+            }
+        }))
     }
 
     fn check(&self) -> Result<(), String> {
@@ -171,21 +174,12 @@ struct MagCache {
     asks: Asks,
     threshold: f64,
     reuse: Reuse,
-    branches: Vec<(Branch, Accumulated)>,
-}
-
-/// A branch's state since its last compute.
-struct Accumulated {
+    /// One a step.
     ratios: Vec<f64>,
+    /// Their product since the last compute.
     ratio: f64,
+    /// Accumulated since then.
     error: f64,
-}
-
-impl MagCache {
-    fn branch(&mut self, scope: Scope) -> Option<&mut Accumulated> {
-        let Scope::Span { branch, .. } = scope else { return None };
-        self.branches.iter_mut().find(|(b, _)| *b == branch).map(|(_, state)| state)
-    }
 }
 
 impl Policy for MagCache {
@@ -194,21 +188,17 @@ impl Policy for MagCache {
     }
 
     fn decide(&mut self, at: At, _: &Seen) -> Decision {
-        let (threshold, reuse) = (self.threshold, self.reuse);
-        let Some(state) = self.branch(at.scope) else { return Decision::Compute };
-        state.ratio *= state.ratios[at.step];
-        state.error += (1.0 - state.ratio).abs();
-        match (state.error < threshold, reuse) {
-            (true, Reuse::Scaled) => Decision::Reuse(Approx::Scaled { factor: state.ratio }),
+        self.ratio *= self.ratios[at.step];
+        self.error += (1.0 - self.ratio).abs();
+        match (self.error < self.threshold, self.reuse) {
+            (true, Reuse::Scaled) => Decision::Reuse(Approx::Scaled { factor: self.ratio }),
             (true, reuse) => Decision::Reuse(reuse.into()),
             _ => Decision::Compute,
         }
     }
 
-    fn computed(&mut self, at: At, _: &Seen) {
-        if let Some(state) = self.branch(at.scope) {
-            (state.ratio, state.error) = (1.0, 0.0);
-        }
+    fn computed(&mut self, _: At, _: &Seen) {
+        (self.ratio, self.error) = (1.0, 0.0);
     }
 }
 

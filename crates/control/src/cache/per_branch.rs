@@ -7,8 +7,8 @@ use crate::guidance::Branch;
 pub(super) struct PerBranch<P>(Vec<(Branch, P)>);
 
 impl<P: Policy> PerBranch<P> {
-    pub fn new(run: &Run, make: impl Fn() -> P) -> Self {
-        PerBranch(run.branches.iter().map(|&branch| (branch, make())).collect())
+    pub fn new(run: &Run, make: impl Fn(Branch) -> P) -> Self {
+        PerBranch(run.branches.iter().map(|&branch| (branch, make(branch))).collect())
     }
 
     fn of(&mut self, scope: Scope) -> Option<&mut P> {

@@ -56,7 +56,7 @@ impl Method for Config {
         let question =
             Question { to_decide: vec![FILTERED_CHANGE], to_learn: vec![], to_reuse: vec![self.reuse.into()] };
         let asks = Asks::stack(run, question);
-        Box::new(PerBranch::new(run, || SeaCache {
+        Box::new(PerBranch::new(run, |_| SeaCache {
             asks: asks.clone(),
             reuse: self.reuse,
             change: PathSum::new(self.threshold),

@@ -75,7 +75,7 @@ impl Method for Config {
         };
         let asks = Asks::stack(run, question);
         let steps = run.steps.len();
-        Box::new(PerBranch::new(run, || Tafc {
+        Box::new(PerBranch::new(run, |_| Tafc {
             config: self.clone(),
             asks: asks.clone(),
             steps,

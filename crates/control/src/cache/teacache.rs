@@ -114,7 +114,7 @@ impl Method for Config {
         let change = subject.by(Measure::RelativeChangeSinceVisit);
         let question = Question { to_decide: vec![change], to_learn: vec![], to_reuse: vec![self.reuse.into()] };
         let asks = Asks::stack(run, question);
-        Box::new(PerBranch::new(run, || TeaCache {
+        Box::new(PerBranch::new(run, |_| TeaCache {
             asks: asks.clone(),
             reuse: self.reuse,
             coefficients,
