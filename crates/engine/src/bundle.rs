@@ -30,7 +30,7 @@ pub struct LoadOptions {
     pub dtype: DtypeChoice,
 }
 
-/// A Wan text-to-video pipeline.
+/// A Wan pipeline: video from text, or from text and a picture.
 ///
 /// Opening it reads configurations and checks that every weight file is whole. Weights are read when they are first needed: the
 /// text encoder for each generation and freed after it, transformer and VAE once.
@@ -268,7 +268,7 @@ impl Bundle {
         Ok(Pictured { cond: PictureCond { embedding, channels, still_frames: 0 }, still: None })
     }
 
-    /// A clip that begins with a frame and goes on black-grey, as latents of a length. // (1, 3, h, w) -> (1, z, f, h, w)
+    /// A clip that begins with a frame and goes on grey, as latents of a length. // (1, 3, h, w) -> (1, z, f, h, w)
     fn encode_clip(&self, first: &Tensor, latent_frames: usize) -> Result<Tensor> {
         let encoder = VaeEncoder::new(&self.vae_config, Weights::new(&self.vae_weights, &self.device, None))?;
         let (_, colors, height, width) = first.dims4()?;
@@ -302,14 +302,12 @@ impl Bundle {
     }
 
     /// What caching will take of memory.
-    pub(crate) fn bill(&self, asks: &cache::Asks, branches: usize, request: &Resolved) -> Result<Bill> {
+    pub(crate) fn bill(&self, asks: &cache::Asks, run: &cache::Run, request: &Resolved) -> Result<Bill> {
         const F32: usize = 4;
-        let transformer = self.transformer()?;
         let shape = self.latents_shape(request.width, request.height, request.frames);
         let latents = shape.iter().product::<usize>() * F32;
-        let features = self.tokens(&shape) * transformer.width() * F32;
-        let blocks = transformer.units().last().map_or(0, |unit| unit.block + 1);
-        Ok(Bill::new(asks, branches, latents as u64, features as u64, blocks))
+        let features = self.tokens(&shape) * self.transformer()?.width() * F32;
+        Ok(Bill::new(asks, run.branches.len(), latents as u64, features as u64, run.block_count()))
     }
 
     /// Most bytes that caching may keep.

@@ -125,7 +125,7 @@ fn run(
 ) -> Result<Video> {
     let begun = Instant::now();
     let mut teller = Teller { on_event, warnings: Vec::new(), cancelled: false };
-    let Denoised { resolved, sampled, bill, cache, mut seconds, .. } =
+    let Denoised { resolved, run, sampled, bill, cache, mut seconds } =
         denoise(bundle, request, method, Destination::Frames, &mut teller)?;
     let Resolved { width, height, frames, steps, .. } = resolved;
     let vae = bundle.vae()?;
@@ -158,7 +158,7 @@ fn run(
         version: report::VERSION,
         model: bundle.name().to_string(),
         cache,
-        family: bundle.defaults().presets.clone(),
+        family: run.family,
         strip: sampled.strip.to_string(),
         steps: sampled.steps,
         totals,
@@ -230,6 +230,7 @@ pub(crate) fn denoise(
     let texts = bundle.encode(&prompts[..branches.len()], resolved.max_sequence_length, &mut |w| teller.warn(w))?;
     seconds.text = clock.elapsed().as_secs_f64();
 
+    // 3. Picture
     let pictured = match &picture {
         Some(picture) => {
             teller.tell(Event::Stage(Stage::Picture));
@@ -238,7 +239,7 @@ pub(crate) fn denoise(
         None => Pictured::default(),
     };
 
-    // 3. Weights; the VAE's too, so that a broken one is found before the long part
+    // 4. Weights; the VAE's too, so that a broken one is found before the long part
     teller.tell(Event::Stage(Stage::Load));
     let clock = Instant::now();
     let transformer = bundle.transformer()?;
@@ -247,7 +248,7 @@ pub(crate) fn denoise(
     }
     seconds.load = clock.elapsed().as_secs_f64();
 
-    // 4. Denoise
+    // 5. Denoise
     teller.tell(Event::Stage(Stage::Denoise));
     let clock = Instant::now();
     let inputs = branches
@@ -264,7 +265,7 @@ pub(crate) fn denoise(
     };
     let refused = |reason| CacheError::Options { method: method.name().to_string(), reason };
     let policy = method.try_start(&run).map_err(refused)?;
-    let bill = bundle.bill(policy.asks(), branches.len(), &resolved)?;
+    let bill = bundle.bill(policy.asks(), &run, &resolved)?;
     bill.check(bundle.cache_budget(&resolved), method.name())?;
     let on_step = &mut |done: StepDone| {
         teller.tell(Event::Step { index: done.index, steps, seconds: done.seconds, strip: done.strip });

@@ -183,43 +183,33 @@ fn one<'a>(
     computed: &dyn Fn(usize) -> Option<(Timestep, &'a Tensor)>,
     now: Timestep,
 ) -> Result<Option<Tensor>> {
-    let last = computed(0).map(|(_, c)| c);
+    // What the measure refers to: the value at the step before, so many computed steps ago, or at the last of them.
+    let earlier = match measure {
+        Measure::Magnitude => return mean_abs(a).map(Some),
+        Measure::Norm => return norm(a).map(Some),
+        Measure::Lag(lag) | Measure::LagDistance(lag) => lag.checked_sub(1).and_then(computed).map(|(_, c)| c),
+        _ if measure.since_visit() => visited,
+        _ => computed(0).map(|(_, c)| c),
+    };
+    let Some(earlier) = earlier else { return Ok(None) };
     Ok(Some(match measure {
-        Measure::Magnitude => mean_abs(a)?,
-        Measure::Norm => norm(a)?,
-        Measure::ChangeSinceVisit => {
-            let Some(v) = visited else { return Ok(None) };
-            mean_abs(&(a - v)?)?
+        Measure::Magnitude | Measure::Norm => return Ok(None), // refer to nothing: answered above
+        Measure::ChangeSinceVisit | Measure::ChangeSinceCompute | Measure::Lag(_) => mean_abs(&(a - earlier)?)?,
+        Measure::RelativeChangeSinceVisit | Measure::RelativeChangeSinceCompute => {
+            (mean_abs(&(a - earlier)?)? / mean_abs(earlier)?)?
         }
-        Measure::RelativeChangeSinceVisit => {
-            let Some(v) = visited else { return Ok(None) };
-            (mean_abs(&(a - v)?)? / mean_abs(v)?)?
-        }
-        Measure::DistanceSinceVisit => {
-            let Some(v) = visited else { return Ok(None) };
-            norm(&(a - v)?)?
-        }
+        Measure::DistanceSinceVisit | Measure::LagDistance(_) => norm(&(a - earlier)?)?,
         Measure::TokenRatioSinceVisit => {
-            let Some(v) = visited else { return Ok(None) };
             let sizes = |t: &Tensor| t.to_dtype(DType::F64)?.sqr()?.sum(1)?.sqrt();
-            (sizes(a)? / sizes(v)?)?.mean_all()?
-        }
-        Measure::ChangeSinceCompute => {
-            let Some(c) = last else { return Ok(None) };
-            mean_abs(&(a - c)?)?
-        }
-        Measure::RelativeChangeSinceCompute => {
-            let Some(c) = last else { return Ok(None) };
-            (mean_abs(&(a - c)?)? / mean_abs(c)?)?
+            (sizes(a)? / sizes(earlier)?)?.mean_all()?
         }
         Measure::CosineSinceCompute => {
-            let Some(c) = last else { return Ok(None) };
-            let product = (a.to_dtype(DType::F64)? * c.to_dtype(DType::F64)?)?.sum_all()?;
-            (product / (norm(a)? * norm(c)?)?)?
+            let product = (a.to_dtype(DType::F64)? * earlier.to_dtype(DType::F64)?)?.sum_all()?;
+            (product / (norm(a)? * norm(earlier)?)?)?
         }
         Measure::AnchorPosition => {
-            let (Some(c), Some((_, b))) = (last, computed(1)) else { return Ok(None) };
-            (mean_abs(&(a - b)?)? / mean_abs(&(c - b)?)?)?
+            let Some((_, b)) = computed(1) else { return Ok(None) };
+            (mean_abs(&(a - b)?)? / mean_abs(&(earlier - b)?)?)?
         }
         Measure::LineError => {
             let (Some((tc, c)), Some((tb, b))) = (computed(0), computed(1)) else { return Ok(None) };
@@ -229,14 +219,6 @@ fn one<'a>(
             let along = (now.0 - tc.0) / (tc.0 - tb.0);
             let line = (c + ((c - b)? * along)?)?;
             (mean_abs(&(a - line)?)? / mean_abs(a)?)?
-        }
-        Measure::Lag(lag) => {
-            let Some((_, c)) = computed(lag - 1) else { return Ok(None) };
-            mean_abs(&(a - c)?)?
-        }
-        Measure::LagDistance(lag) => {
-            let Some((_, c)) = computed(lag - 1) else { return Ok(None) };
-            norm(&(a - c)?)?
         }
     }))
 }

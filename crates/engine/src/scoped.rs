@@ -79,10 +79,9 @@ impl<'a, D: Denoiser> Scoped<'a, D> {
 
         // 3. What there is to learn
         if decision == Decision::Compute {
-            let outputs: Vec<&Tensor> = predicted.iter().map(|p| &p.output).collect();
-            seen.extend(self.learn_of_step(at, x, inputs, &outputs, &predicted)?.iter());
+            seen.extend(self.learn_of_step(at, x, inputs, &predicted)?.iter());
         }
-        predicted[0].seen.extend(seen.iter().map(|(quantity, value)| (quantity.name(), value)));
+        predicted[0].note(&seen);
         let is_full = |p: &Predicted| decision == Decision::Compute && p.ran == Ran::Computed;
         let full = inputs.iter().zip(&predicted).filter(|(_, p)| is_full(p)).map(|(input, _)| input.branch);
         let full: Vec<Branch> = full.collect();
@@ -115,19 +114,12 @@ impl<'a, D: Denoiser> Scoped<'a, D> {
         if done.ran != Ran::Reused {
             self.keep_prediction(branch, x, &done.output, cond)?;
             let learn = self.asks.branch.as_ref().map(|q| q.to_learn.clone()).unwrap_or_default();
-            let output = &done.output;
-            let learned = self.meter.see(place(at, branch), &learn, &mut |subject| {
-                Ok(match subject {
-                    Subject::Input => Some(vec![x.clone()]),
-                    Subject::Output => Some(vec![output.clone()]),
-                    Subject::Residual => Some(vec![(output - x)?]),
-                    _ => None,
-                })
-            })?;
+            let learned =
+                self.meter.see(place(at, branch), &learn, &mut |subject| of_prediction(subject, x, &done.output))?;
             self.policy.computed(at, &learned);
-            done.note(&learned, "");
+            done.note(&learned);
         }
-        done.note(&seen, "");
+        done.note(&seen);
         Ok(done)
     }
 
@@ -248,22 +240,16 @@ impl<'a, D: Denoiser> Scoped<'a, D> {
         at: At,
         x: &Tensor,
         inputs: &[BranchInput<D::Cond>],
-        outputs: &[&Tensor],
         predicted: &[Predicted],
     ) -> Result<Seen> {
         let Some(question) = &self.asks.step else { return Ok(Seen::default()) };
         let (gaps, others): (Vec<Quantity>, Vec<Quantity>) =
             question.to_learn.iter().partition(|q| q.subject == Subject::Gap);
         let mut learned = self.meter.see(place(at, inputs[0].branch), &others, &mut |subject| {
-            Ok(match subject {
-                Subject::Input => Some(vec![x.clone()]),
-                Subject::Output => Some(vec![outputs[0].clone()]),
-                Subject::Residual => Some(vec![(outputs[0] - x)?]),
-                _ => None,
-            })
+            of_prediction(subject, x, &predicted[0].output)
         })?;
-        if outputs.len() > 1 && predicted.iter().all(|p| p.ran != Ran::Reused) {
-            let gap = (outputs[1] - outputs[0])?;
+        if predicted.len() > 1 && predicted.iter().all(|p| p.ran != Ran::Reused) {
+            let gap = (&predicted[1].output - &predicted[0].output)?;
             let seen = self.meter.see(place(at, inputs[1].branch), &gaps, &mut |_| Ok(Some(vec![gap.clone()])))?;
             learned.extend(seen.iter());
         }
@@ -332,6 +318,16 @@ impl<'a, D: Denoiser> Scoped<'a, D> {
     }
 }
 
+/// What is measured of a branch that was predicted.
+fn of_prediction(subject: Subject, x: &Tensor, output: &Tensor) -> Result<Option<Value>> {
+    Ok(match subject {
+        Subject::Input => Some(vec![x.clone()]),
+        Subject::Output => Some(vec![output.clone()]),
+        Subject::Residual => Some(vec![(output - x)?]),
+        _ => None,
+    })
+}
+
 /// A forward under way.
 struct Pass {
     /// Features before the units that a later span's residual begins at.
@@ -355,8 +351,8 @@ impl Predicted {
         Predicted { output, ran, units_computed, seconds: 0.0, seen: BTreeMap::new() }
     }
 
-    fn note(&mut self, seen: &Seen, label: &str) {
-        self.seen.extend(seen.iter().map(|(quantity, value)| (quantity.name() + label, value)));
+    fn note(&mut self, seen: &Seen) {
+        self.seen.extend(seen.iter().map(|(quantity, value)| (quantity.name(), value)));
     }
 }
 
