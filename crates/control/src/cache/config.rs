@@ -81,7 +81,7 @@ impl CacheConfig {
     }
 
     /// A method's options, each with its meaning.
-    pub fn options_of(name: &str) -> &'static [(&'static str, &'static str)] {
+    fn options_of(name: &str) -> &'static [(&'static str, &'static str)] {
         let position = CacheConfig::METHODS.iter().position(|about| about.name == name);
         position.map_or(&[], |i| CacheConfig::OPTIONS[i])
     }

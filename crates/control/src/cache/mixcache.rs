@@ -3,7 +3,7 @@
 //! Of the paper only the abstract's level was to be had: three granularities, a trigger that depends on the content, an adaptive
 //! choice. Everything else, every number included, is **our reconstruction**:
 //!
-//! * Caching begins once the change between computed steps has flattened: from one to the next it changes by less than `flatness`.
+//! * Caching begins once the change between computed steps has flattened: from one to the next it changes by less than `threshold`.
 //! * From then on one step in `interval` is computed in full; the steps in between use one granularity: *step* (nothing runs),
 //!   *cfg* (the conditional branch runs, the other is made from it) or *block* (both run, without the middle blocks).
 //! * At a full step the truth about all three is there for free: how much the prediction's residual, the branches' difference and
@@ -89,7 +89,7 @@ pub enum Granularity {
     Block,
 }
 
-/// The three granularities, in the order of [`MixCache::impacts`].
+/// The three granularities, in the order that [`MixCache::choose`] weighs them in.
 const GRAINS: [Granularity; 3] = [Granularity::Step, Granularity::Cfg, Granularity::Block];
 
 const OUTPUT_CHANGE: Quantity = Subject::Output.by(Measure::RelativeChangeSinceCompute);
