@@ -12,7 +12,10 @@
 
 use super::approx::FOR_BLOCKS;
 use super::per_branch::PerBranch;
-use super::{About, Asks, At, Decision, Guard, Measure, Method, Policy, Quantity, Question, Reuse, Run, Seen, Subject};
+use super::{
+    About, Asks, At, Decision, Guard, Measure, Method, Policy, Quantity, Question, Reuse, Run, Seen, Subject,
+    check_part,
+};
 
 /// What `navicache methods` says.
 pub const ABOUT: About = About {
@@ -62,9 +65,7 @@ impl Method for Config {
     }
 
     fn check(&self) -> Result<(), String> {
-        if self.run > 1.0 {
-            return Err(format!("run is {}, expected a part of the steps, 0 to 1", self.run));
-        }
+        check_part("run", self.run, "steps")?;
         self.reuse.check(FOR_BLOCKS)
     }
 }

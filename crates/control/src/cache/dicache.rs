@@ -18,7 +18,7 @@ use super::path_sum::PathSum;
 use super::per_branch::PerBranch;
 use super::{
     About, Asks, At, Decision, Guard, Measure, Method, Policy, Quantity, Question, Reuse, Run, Scope, Seen, Span,
-    Spans, Subject,
+    Spans, Subject, check_part,
 };
 
 /// What `navicache methods` says.
@@ -94,9 +94,7 @@ impl Method for Config {
         if self.probe_blocks == 0 {
             return Err("probe_blocks is 0, expected at least 1: they decide".to_string());
         }
-        if self.warmup > 1.0 {
-            return Err(format!("warmup is {}, expected a part of the steps, 0 to 1", self.warmup));
-        }
+        check_part("warmup", self.warmup, "steps")?;
         if self.max_position < 1.0 {
             return Err(format!("max_position is {}, expected 1 or more", self.max_position));
         }

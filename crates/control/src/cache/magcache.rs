@@ -16,11 +16,14 @@
 //! Open-Sora's table is taken without its sign, as that of all others. `reuse=scaled` multiplies the residual by the product of
 //! the ratios, which the paper does not do.
 
+use std::collections::BTreeMap;
+use std::sync::OnceLock;
+
 use serde::{Deserialize, Serialize};
 
 use super::approx::FOR_BLOCKS;
 use super::per_branch::PerBranch;
-use super::{About, Approx, Asks, At, Decision, Guard, Method, Policy, Question, Reuse, Run, Seen};
+use super::{About, Approx, Asks, At, Decision, Guard, Method, Policy, Question, Reuse, Run, Seen, check_part};
 use crate::guidance::Branch;
 
 /// What `navicache methods` says.
@@ -89,8 +92,8 @@ impl Ratios {
             Ratios::Given(numbers) => return Ok(Table { cond: numbers.clone(), uncond: numbers.clone() }),
             Ratios::Named(name) => name,
         };
-        let tables: std::collections::BTreeMap<String, Table> =
-            serde_json::from_str(CALIBRATION).map_err(|e| e.to_string())?;
+        static TABLES: OnceLock<BTreeMap<String, Table>> = OnceLock::new();
+        let tables = TABLES.get_or_init(|| serde_json::from_str(CALIBRATION).unwrap_or_default());
         tables.get(name).cloned().ok_or_else(|| {
             let known = tables.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
             format!("ratios are {name:?}, expected numbers or one of {known}")
@@ -163,9 +166,7 @@ impl Method for Config {
         if let Some(wrong) = cond.iter().chain(&uncond).find(|r| !(r.is_finite() && **r > 0.0)) {
             return Err(format!("a ratio is {wrong}, expected positive numbers"));
         }
-        if self.warmup > 1.0 {
-            return Err(format!("warmup is {}, expected a part of the steps, 0 to 1", self.warmup));
-        }
+        check_part("warmup", self.warmup, "steps")?;
         if self.reuse == Reuse::Scaled { Ok(()) } else { self.reuse.check(FOR_BLOCKS) }
     }
 }

@@ -80,6 +80,11 @@ use serde::{Deserialize, Serialize};
 use crate::guidance::Branch;
 use crate::schedule::{Sigma, Step, Timestep};
 
+/// Refuses what is no part of a whole.
+fn check_part(option: &str, value: f64, of: &str) -> Result<(), String> {
+    if value <= 1.0 { Ok(()) } else { Err(format!("{option} is {value}, expected a part of the {of}, 0 to 1")) }
+}
+
 /// What a policy may know of the run before it begins.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Run {

@@ -22,7 +22,7 @@ use super::approx::FOR_STEPS;
 use super::path_sum::PathSum;
 use super::{
     About, Approx, Asks, At, Decision, Guard, Measure, Method, Policy, Quantity, Question, Reuse, Run, Scope, Seen,
-    Span, Spans, Subject,
+    Span, Spans, Subject, check_part,
 };
 use crate::guidance::Branch;
 
@@ -105,9 +105,7 @@ impl Method for Config {
         if self.trial_frames == 0 || self.trial_size == 0 {
             return Err("trial_frames and trial_size: expected 1 or more".to_string());
         }
-        if self.cached_blocks > 1.0 {
-            return Err(format!("cached_blocks is {}, expected a part of the blocks, 0 to 1", self.cached_blocks));
-        }
+        check_part("cached_blocks", self.cached_blocks, "blocks")?;
         self.reuse.check(FOR_STEPS)
     }
 }
