@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 use navicache_engine::control::cache::CacheSpec;
 use navicache_engine::control::solver::SolverKind;
-use navicache_engine::control::trace::LAGS;
+use navicache_engine::control::trace::{LAGS, LAGS_MAX};
 use navicache_engine::{DeviceChoice, DtypeChoice, LoadOptions, Request, cache_argument};
 
 /// Generates video with diffusion transformers, and computes only the steps that matter.
@@ -177,7 +177,7 @@ pub struct Trace {
     pub output: PathBuf,
 
     /// Earlier steps that distances of features are recorded to, and a third of those of latents; fewer take less memory
-    #[arg(long, value_name = "N", default_value_t = LAGS)]
+    #[arg(long, value_name = "N", default_value_t = LAGS, value_parser = lags)]
     pub lags: usize,
 }
 
@@ -258,6 +258,12 @@ impl Generate {
     }
 }
 
+/// A trace without distances could not be read back, nor one with more than `replay` takes.
+fn lags(text: &str) -> Result<usize, String> {
+    let number = text.parse().ok().filter(|lags| (1..=LAGS_MAX).contains(lags));
+    number.ok_or_else(|| format!("expected 1 to {LAGS_MAX}"))
+}
+
 fn cache(text: &str) -> Result<CacheSpec, String> {
     cache_argument(text).map_err(|e| e.to_string())
 }
@@ -289,6 +295,14 @@ mod tests {
     fn the_command_line_is_consistent() {
         use clap::CommandFactory;
         Args::command().debug_assert();
+    }
+
+    #[test]
+    fn lags_that_can_be_read_back() {
+        assert_eq!(lags("1"), Ok(1));
+        for wrong in ["0", "-1", "100000", "many"] {
+            assert!(lags(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

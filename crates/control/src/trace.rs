@@ -19,6 +19,9 @@ pub const VERSION: u32 = 1;
 /// Earlier steps that distances of features are recorded to, if nothing else is asked for; those of latents to three times as many.
 pub const LAGS: usize = 8;
 
+/// Most lags of a trace: more than there are steps.
+pub const LAGS_MAX: usize = 10_000;
+
 /// Latents are small beside features, and lines through them reach far back: they get so many times the lags.
 const LATENTS_FACTOR: usize = 3;
 

@@ -8,7 +8,7 @@ use std::path::Path;
 use navicache_control::cache::Part;
 use navicache_control::guidance::Branch;
 use navicache_control::predict::Series;
-use navicache_control::trace::{Header, Recorder, Trace, TraceStep, VERSION};
+use navicache_control::trace::{Header, LAGS_MAX, Recorder, Trace, TraceStep, VERSION};
 
 use crate::generate::{Denoised, Destination, Event, Teller, denoise};
 use crate::{Bundle, Error, Request, Result, WholeFile};
@@ -79,8 +79,6 @@ pub fn read(path: &Path) -> Result<Recorded> {
 /// More than any model has.
 const BLOCKS_MAX: usize = 10_000;
 const PARTS_MAX: usize = 16;
-/// More than there are steps.
-const LAGS_MAX: usize = 10_000;
 
 fn read_trace(reader: impl BufRead, path: &Path) -> Result<Trace> {
     let wrong = |line: usize, reason: String| Error::file(path, format!("line {}: {reason}", line + 1));
