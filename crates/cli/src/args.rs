@@ -2,11 +2,12 @@
 
 use std::path::PathBuf;
 
+use clap::builder::ArgPredicate;
 use clap::{Parser, Subcommand};
 use navicache_engine::control::cache::CacheSpec;
 use navicache_engine::control::solver::SolverKind;
 use navicache_engine::control::trace::{LAGS, LAGS_MAX};
-use navicache_engine::{DeviceChoice, DtypeChoice, LoadOptions, Request, cache_argument};
+use navicache_engine::{Bundle, DeviceChoice, DtypeChoice, Files, LoadOptions, Lora, Request, Result, cache_argument};
 
 /// Generates video with diffusion transformers, and computes only the steps that matter.
 ///
@@ -73,9 +74,8 @@ pub struct Sampling {
     #[arg(allow_hyphen_values = true)]
     pub prompt: String,
 
-    /// Built-in model, or the folder of a Diffusers pipeline
-    #[arg(short, long, value_name = "NAME|DIR", default_value = "demo")]
-    pub model: String,
+    #[command(flatten)]
+    pub loading: Loading,
 
     /// What the video should not show
     #[arg(short, long, value_name = "TEXT", allow_hyphen_values = true)]
@@ -125,14 +125,6 @@ pub struct Sampling {
     #[arg(long, value_name = "N")]
     pub max_sequence_length: Option<usize>,
 
-    /// auto, cpu, cuda, cuda:N or metal
-    #[arg(long, value_name = "NAME", default_value = "auto")]
-    pub device: DeviceChoice,
-
-    /// Format that weights are kept in: auto, f32, bf16 or f16
-    #[arg(long, value_name = "NAME", default_value = "auto")]
-    pub dtype: DtypeChoice,
-
     /// Start from the tensor `latents` of this file instead of noise
     #[arg(long, value_name = "FILE.safetensors")]
     pub latents: Option<PathBuf>,
@@ -140,6 +132,74 @@ pub struct Sampling {
     /// Print errors only
     #[arg(short, long)]
     pub quiet: bool,
+}
+
+/// Which model, and how it is loaded.
+#[derive(clap::Args)]
+#[command(next_help_heading = "Model")]
+pub struct Loading {
+    /// demo, which is built in; or a folder or file of weights: Diffusers, the authors' repository, ComfyUI's files, GGUF
+    #[arg(short, long, value_name = "NAME|PATH", default_value = "demo", default_value_ifs = [
+        ("transformer", ArgPredicate::IsPresent, Some("")),
+        ("text_encoder", ArgPredicate::IsPresent, Some("")),
+        ("vae", ArgPredicate::IsPresent, Some("")),
+    ])]
+    pub model: String,
+
+    /// Weights of the transformer: .safetensors, .gguf, .pth
+    #[arg(long, value_name = "FILE")]
+    pub transformer: Option<PathBuf>,
+
+    /// Weights of the text encoder
+    #[arg(long, value_name = "FILE")]
+    pub text_encoder: Option<PathBuf>,
+
+    /// Weights of the VAE
+    #[arg(long, value_name = "FILE")]
+    pub vae: Option<PathBuf>,
+
+    /// Weights of the image encoder (Wan2.1 I2V)
+    #[arg(long, value_name = "FILE")]
+    pub image_encoder: Option<PathBuf>,
+
+    /// tokenizer.json or spiece.model, where no other file has it
+    #[arg(long, value_name = "FILE")]
+    pub tokenizer: Option<PathBuf>,
+
+    /// LoRA to add to the transformer, and how much of it; may be given again
+    #[arg(long, value_name = "FILE[:WEIGHT]")]
+    pub lora: Vec<Lora>,
+
+    /// auto, cpu, cuda, cuda:N or metal
+    #[arg(long, value_name = "NAME", default_value = "auto")]
+    pub device: DeviceChoice,
+
+    /// Format that weights are kept in: auto, f32, bf16 or f16; quantised and 8-bit weights stay as they are
+    #[arg(long, value_name = "NAME", default_value = "auto")]
+    pub dtype: DtypeChoice,
+
+    /// Most memory to use, as in 12GiB; left out, what is free. Larger weights are streamed from disk, and decoding is done in tiles
+    #[arg(long, value_name = "SIZE", value_parser = bytes)]
+    pub memory: Option<u64>,
+}
+
+impl Loading {
+    /// Opens the model.
+    pub fn open(&self) -> Result<Bundle> {
+        Bundle::open(&self.model, &self.options())
+    }
+
+    /// The same as the engine takes it.
+    pub fn options(&self) -> LoadOptions {
+        let files = Files {
+            transformer: self.transformer.clone(),
+            text_encoder: self.text_encoder.clone(),
+            vae: self.vae.clone(),
+            image_encoder: self.image_encoder.clone(),
+            tokenizer: self.tokenizer.clone(),
+        };
+        LoadOptions { device: self.device, dtype: self.dtype, files, loras: self.lora.clone(), memory: self.memory }
+    }
 }
 
 #[derive(clap::Args)]
@@ -243,11 +303,6 @@ impl Sampling {
             save_latents: None,
             cache_memory: self.cache_memory,
         }
-    }
-
-    /// How the model is loaded.
-    pub fn load_options(&self) -> LoadOptions {
-        LoadOptions { device: self.device, dtype: self.dtype }
     }
 }
 

@@ -14,7 +14,7 @@ use args::{Args, Command, Generate, Metrics, Trace};
 use clap::{CommandFactory, Parser};
 use navicache_engine::control::trace::Recorder;
 use navicache_engine::metrics::{Comparison, Curve};
-use navicache_engine::{Bundle, Error, Result, WholeFile, generate, trace, video};
+use navicache_engine::{Error, Result, WholeFile, generate, trace, video};
 use progress::Progress;
 
 /// Exit code after Ctrl-C, as shells have it.
@@ -51,7 +51,7 @@ fn run(options: &Generate) -> Result<()> {
     let interrupted = stop_on_ctrl_c();
     let mut progress = Progress::new(options.sampling.quiet);
 
-    let bundle = Bundle::open(&options.sampling.model, &options.sampling.load_options())?;
+    let bundle = options.sampling.loading.open()?;
     let mut video = generate(&bundle, &options.request(), &mut |event| {
         progress.show(&event);
         if interrupted.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
@@ -68,7 +68,7 @@ fn record(options: &Trace) -> Result<()> {
     WholeFile::create(&options.output)?;
     let interrupted = stop_on_ctrl_c();
     let mut progress = Progress::new(options.sampling.quiet);
-    let bundle = Bundle::open(&options.sampling.model, &options.sampling.load_options())?;
+    let bundle = options.sampling.loading.open()?;
     let recorder = Recorder { lags: options.lags, ..Recorder::default() };
     let recorded = trace::record(&bundle, &options.sampling.request(), &recorder, &mut |event| {
         progress.show(&event);

@@ -215,6 +215,7 @@ pub(crate) fn denoise(
         None => latents::from_seed(resolved.seed, &bundle.latents_shape(width, height, frames), bundle.device())?,
     };
     teller.tell(Event::Resolved(&resolved));
+    bundle.warnings().iter().for_each(|warning| teller.warn(warning.clone()));
     warn_if_pointless(method, steps, teller);
     let family = &bundle.defaults().presets;
     if let Some(other) = request.cache.as_ref().and_then(|spec| spec.tuned_for.as_ref()).filter(|f| *f != family) {
@@ -272,7 +273,7 @@ pub(crate) fn denoise(
         if teller.cancelled { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     };
     let sampled =
-        sample(transformer, &inputs, Start { latents, still: pictured.still }, &run, &plans, policy, on_step)?;
+        sample(&*transformer, &inputs, Start { latents, still: pictured.still }, &run, &plans, policy, on_step)?;
     seconds.denoise = clock.elapsed().as_secs_f64();
     if let Some(path) = &resolved.save_latents {
         latents::save(path, &sampled.latents)?;

@@ -7,6 +7,8 @@ use serde::Deserialize;
 use crate::weights::Folder;
 use crate::{Error, Result};
 
+/// Timesteps that models are trained with.
+const TRAIN_TIMESTEPS: usize = 1000;
 const FILE: &str = "scheduler/scheduler_config.json";
 
 /// What of the file matters here. Absent keys take the defaults of the reference classes.
@@ -49,6 +51,11 @@ pub(crate) struct Scheduler {
 }
 
 impl Scheduler {
+    /// What a model was published with whose files do not say so.
+    pub fn published(solver: SolverKind, shift: f64) -> Self {
+        Scheduler { solver, shift, train_timesteps: TRAIN_TIMESTEPS }
+    }
+
     /// Reads the file; whatever would sample differently from what is done here is refused.
     pub fn read(folder: &Folder) -> Result<Self> {
         let file: File = folder.json(FILE)?;
@@ -80,7 +87,11 @@ impl Scheduler {
             expect(folder, "solver_type", file.solver_type.as_deref(), solver_type)?;
         }
         let shift = if solver == SolverKind::Euler { file.shift } else { file.flow_shift };
-        Ok(Scheduler { solver, shift: shift.unwrap_or(1.0), train_timesteps: file.num_train_timesteps.unwrap_or(1000) })
+        Ok(Scheduler {
+            solver,
+            shift: shift.unwrap_or(1.0),
+            train_timesteps: file.num_train_timesteps.unwrap_or(TRAIN_TIMESTEPS),
+        })
     }
 
     /// The grid of a solver, as its reference class makes it.

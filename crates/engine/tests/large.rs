@@ -12,7 +12,7 @@ use candle_core::{Device, Tensor};
 use navicache_engine::models::wan::{Transformer, TransformerConfig};
 use navicache_engine::models::{Denoiser, Weights};
 use navicache_engine::noise;
-use navicache_engine::weights::SafetensorsFiles;
+use navicache_engine::weights::Tensors;
 
 const CONFIG: &str = r#"{"num_attention_heads": 12, "num_layers": 30, "ffn_dim": 8960}"#;
 const DIM: usize = 1536;
@@ -106,7 +106,7 @@ fn a_step_of_the_published_size_stays_near_its_weights() {
     let folder = tempfile::tempdir().unwrap();
     let size = write(&folder.path().join("diffusion_pytorch_model.safetensors"));
     let config: TransformerConfig = serde_json::from_str(CONFIG).unwrap();
-    let files = SafetensorsFiles::open(folder.path(), "diffusion_pytorch_model").unwrap();
+    let files = Tensors::open(folder.path(), "diffusion_pytorch_model").unwrap();
     let transformer = Transformer::new(&config, Weights::new(&files, &Device::Cpu, None)).unwrap();
     let loaded = peak_bytes();
 

@@ -11,7 +11,7 @@ use navicache_engine::models::image::clip::{self, ClipVision};
 use navicache_engine::models::text::umt5::{self, Umt5};
 use navicache_engine::models::wan::{PictureCond, Transformer, TransformerConfig, Vae, VaeConfig, VaeEncoder};
 use navicache_engine::models::{Denoiser, Weights};
-use navicache_engine::weights::SafetensorsFiles;
+use navicache_engine::weights::Tensors;
 use navicache_engine::{Bundle, Event, LoadOptions, Request, Video, generate, noise};
 use serde::de::DeserializeOwned;
 use tempfile::TempDir;
@@ -33,10 +33,10 @@ fn randn(seed: u64, shape: &[usize]) -> Tensor {
     Tensor::from_vec(noise::randn(seed, shape.iter().product()), shape, &Device::Cpu).unwrap()
 }
 
-fn component<C: DeserializeOwned>(folder: &Path, name: &str) -> (C, SafetensorsFiles) {
+fn component<C: DeserializeOwned>(folder: &Path, name: &str) -> (C, Tensors) {
     let config = serde_json::from_slice(&std::fs::read(folder.join(name).join("config.json")).unwrap()).unwrap();
     let stem = if name.ends_with("_encoder") { "model" } else { "diffusion_pytorch_model" };
-    (config, SafetensorsFiles::open(&folder.join(name), stem).unwrap())
+    (config, Tensors::open(&folder.join(name), stem).unwrap())
 }
 
 #[test]

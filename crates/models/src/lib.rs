@@ -14,4 +14,4 @@ mod weights;
 
 pub use denoiser::{Denoiser, Features, Part, Signal, Unit};
 pub use error::{Error, Result};
-pub use weights::{Source, Weights};
+pub use weights::{Matrix, Packed, Source, Weights};

@@ -1,8 +1,47 @@
 //! Named tensors, wherever they come from. A model asks for a weight by the path its code has; who reads files is the engine.
 
+use std::sync::Arc;
+
 use candle_core::{DType, Device, Tensor};
 
 use crate::{Error, Result};
+
+/// A matrix that is not kept as a tensor: quantised, 8 bits wide, or on disk. Who reads files knows how; a model only uses it.
+pub trait Packed: std::fmt::Debug + Send + Sync {
+    /// All of it, f32. // (out, in)
+    fn widened(&self) -> Result<Tensor>;
+    /// Some of its rows, f32. // (n, in)
+    fn rows(&self, indices: &[u32]) -> Result<Tensor>;
+}
+
+/// A matrix of weights.
+#[derive(Debug, Clone)]
+pub enum Matrix {
+    /// A tensor, in the format that weights are kept in. // (out, in)
+    Dense(Tensor),
+    /// Widened at every use.
+    Packed(Arc<dyn Packed>),
+}
+
+impl Matrix {
+    /// As a tensor of a dtype. // (out, in)
+    pub fn widened(&self, dtype: DType) -> Result<Tensor> {
+        Ok(match self {
+            Matrix::Dense(tensor) => tensor.to_dtype(dtype)?,
+            Matrix::Packed(packed) => packed.widened()?.to_dtype(dtype)?,
+        })
+    }
+
+    /// Some of its rows, f32. // (n, in)
+    pub fn rows(&self, indices: &[u32]) -> Result<Tensor> {
+        Ok(match self {
+            Matrix::Dense(tensor) => {
+                tensor.index_select(&Tensor::new(indices, tensor.device())?, 0)?.to_dtype(DType::F32)?
+            }
+            Matrix::Packed(packed) => packed.rows(indices)?,
+        })
+    }
+}
 
 /// A place that holds named tensors.
 pub trait Source {
@@ -10,8 +49,30 @@ pub trait Source {
     fn shape(&self, name: &str) -> Option<Vec<usize>>;
     /// Reads a tensor, converted to `dtype` (`None`: as stored) on `device`.
     fn load(&self, name: &str, dtype: Option<DType>, device: &Device) -> Result<Tensor>;
+    /// A matrix, in `dtype` (`None`: as stored) on `device` or packed, as the source sees fit.
+    fn matrix(&self, name: &str, dtype: Option<DType>, device: &Device) -> Result<Matrix> {
+        self.load(name, dtype, device).map(Matrix::Dense)
+    }
     /// The file that holds a tensor, or the folder that was searched for it; for error messages.
     fn place(&self, name: &str) -> String;
+}
+
+/// The shape of a tensor that says something about a model, for weights that come without a configuration.
+pub(crate) fn dims<const N: usize>(source: &dyn Source, name: &str) -> Result<[usize; N]> {
+    let found = source.shape(name);
+    found.as_deref().and_then(|shape| shape.try_into().ok()).ok_or_else(|| Error::UnreadableWeight {
+        name: name.to_string(),
+        reason: match &found {
+            Some(shape) => format!("expected {N} dimensions, found {shape:?}"),
+            None => "expected it, found nothing by that name".to_string(),
+        },
+        place: source.place(name),
+    })
+}
+
+/// How many tensors of a row there are: `name(0)`, `name(1)` and so on.
+pub(crate) fn count(source: &dyn Source, name: impl Fn(usize) -> String) -> usize {
+    (0..).take_while(|&i| source.shape(&name(i)).is_some()).count()
 }
 
 /// A cursor into a [`Source`]: a prefix, the device, and the dtype that matrices are kept in.
@@ -45,17 +106,20 @@ impl<'a> Weights<'a> {
         self.source.shape(&self.path(name)).is_some()
     }
 
-    /// A matrix or convolution kernel of the expected shape, in the dtype that weights are kept in.
-    pub fn matrix(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
-        self.get(name, shape, self.dtype)
+    /// A matrix of the expected shape, in the dtype that weights are kept in.
+    pub fn matrix(&self, name: &str, shape: &[usize]) -> Result<Matrix> {
+        let name = self.checked(name, shape)?;
+        self.source.matrix(&name, self.dtype, &self.device)
     }
 
-    /// A small tensor (bias, norm, table) of the expected shape, in f32 whatever is stored.
+    /// A small tensor (bias, norm, table, convolution kernel) of the expected shape, in f32 whatever is stored.
     pub fn f32(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
-        self.get(name, shape, Some(DType::F32))
+        let name = self.checked(name, shape)?;
+        self.source.load(&name, Some(DType::F32), &self.device)
     }
 
-    fn get(&self, name: &str, shape: &[usize], dtype: Option<DType>) -> Result<Tensor> {
+    /// The full path of a tensor that is there and has a shape.
+    fn checked(&self, name: &str, shape: &[usize]) -> Result<String> {
         let name = self.path(name);
         match self.source.shape(&name) {
             None => {
@@ -66,7 +130,7 @@ impl<'a> Weights<'a> {
                 let place = self.source.place(&name);
                 Err(Error::WrongShape { name, expected: shape.to_vec(), found, place })
             }
-            Some(_) => self.source.load(&name, dtype, &self.device),
+            Some(_) => Ok(name),
         }
     }
 

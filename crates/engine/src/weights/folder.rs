@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
 
-use super::SafetensorsFiles;
+use super::tensors::stem_files;
+use super::{Component, Found, Tensors};
 use crate::{Error, Result};
 
 /// A pipeline's folder.
@@ -54,14 +55,21 @@ impl Folder {
     }
 
     /// The tensors of a component: `FOLDER/STEM.safetensors`, or its shards.
-    pub fn tensors(&self, component: &str, stem: &str) -> Result<SafetensorsFiles> {
+    pub fn tensors(&self, component: &str, stem: &str, expected: Component) -> Result<Tensors> {
         match self {
-            Folder::Disk(folder) => SafetensorsFiles::open(&folder.join(component), stem),
+            Folder::Disk(folder) => {
+                let folder = folder.join(component);
+                let found = Found::open(&stem_files(&folder, stem)?.1)?;
+                match found.recognised.component {
+                    component if component == expected => Ok(found.tensors),
+                    component => Err(Error::file(folder, format!("expected {expected}, found {component}"))),
+                }
+            }
             Folder::Embedded(files) => {
                 let file = format!("{component}/{stem}.safetensors");
                 let found = files.iter().find(|(path, _)| *path == file);
                 let (_, bytes) = found.ok_or_else(|| Error::file(self.path(&file), "there is no such file"))?;
-                SafetensorsFiles::embedded(&self.path(&file).display().to_string(), bytes)
+                Tensors::embedded(&self.path(&file), bytes)
             }
         }
     }

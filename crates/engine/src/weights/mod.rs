@@ -1,7 +1,21 @@
-//! Where weights come from. One reader a layout; each is a [`Source`](navicache_models::Source).
+//! Where weights come from: containers, number formats, and whose names the tensors have. Each container is read by one function
+//! from bytes to a [`Listing`]; the names of every packaging become those of Diffusers.
 
+mod file;
 mod folder;
+mod format;
+mod gguf;
+mod lora;
+mod names;
+mod pickle;
 mod safetensors;
+mod tensors;
 
+pub use self::file::{Container, Listing, Meta, Stored, list};
 pub(crate) use self::folder::Folder;
-pub use self::safetensors::SafetensorsFiles;
+pub use self::format::Format;
+pub use self::lora::Lora;
+pub(crate) use self::lora::add as add_lora;
+pub use self::names::{Component, Naming, Recognised, recognise};
+pub use self::tensors::Tensors;
+pub(crate) use self::tensors::{Found, Residence, shards};

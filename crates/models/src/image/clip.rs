@@ -7,7 +7,8 @@ use candle_core::Tensor;
 use serde::Deserialize;
 
 use crate::nn::{LayerNorm, Linear, attention};
-use crate::{Error, Result, Weights};
+use crate::weights::{count, dims};
+use crate::{Error, Result, Source, Weights};
 
 /// `image_encoder/config.json`. A field that is missing has the value of the class.
 #[derive(Debug, Clone, Deserialize)]
@@ -53,6 +54,28 @@ impl Default for Config {
 }
 
 impl Config {
+    /// The configuration that weights belong to, by their shapes. `like`: one of the same width, for what no shape says; without, heads
+    /// are those of ViT-H (80 channels) where they fit, and the activation is its.
+    pub fn from_weights(source: &dyn Source, like: Option<&Config>) -> Result<Self> {
+        let before = if source.shape("embeddings.class_embedding").is_some() { "" } else { "vision_model." };
+        let layer = |i: usize| format!("{before}encoder.layers.{i}.self_attn.q_proj.weight");
+        let [tokens, hidden_size] = dims(source, &format!("{before}embeddings.position_embedding.weight"))?;
+        let [_, _, patch_size, _] = dims(source, &format!("{before}embeddings.patch_embedding.weight"))?;
+        let [intermediate_size, _] = dims(source, &format!("{before}encoder.layers.0.mlp.fc1.weight"))?;
+        let like = like.filter(|like| like.hidden_size == hidden_size);
+        let head_dim = [80, 64, 16].into_iter().find(|&width| hidden_size.is_multiple_of(width)).unwrap_or(hidden_size);
+        Ok(Config {
+            hidden_size,
+            intermediate_size,
+            num_hidden_layers: count(source, layer),
+            num_attention_heads: like.map_or(hidden_size / head_dim.max(1), |like| like.num_attention_heads),
+            image_size: tokens.saturating_sub(1).isqrt() * patch_size,
+            patch_size,
+            layer_norm_eps: like.map_or(1e-5, |like| like.layer_norm_eps),
+            hidden_act: like.map_or(Activation::Gelu, |like| like.hidden_act),
+        })
+    }
+
     /// Tokens of a picture: one for all of it, and one a patch.
     pub fn tokens(&self) -> usize {
         (self.image_size / self.patch_size).pow(2) + 1

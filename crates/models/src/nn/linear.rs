@@ -2,15 +2,15 @@
 
 use candle_core::Tensor;
 
-use crate::{Result, Weights};
+use crate::{Matrix, Result, Weights};
 
 /// `x W^T + b`.
 ///
-/// The matrix may be kept in a narrower format than the activations; it is then widened at every use, which costs about a
-/// twentieth of the product and changes nothing of the result.
+/// The matrix may be kept in a narrower format than the activations, or on disk; it is then widened at every use, which costs about
+/// a twentieth of the product and changes nothing of the result.
 #[derive(Debug, Clone)]
 pub struct Linear {
-    weight: Tensor, // (out, in)
+    weight: Matrix, // (out, in)
     bias: Option<Tensor>,
 }
 
@@ -27,17 +27,17 @@ impl Linear {
 
     /// A layer whose matrix stays f32 whatever the weights are kept in, as the reference does for a few small ones.
     pub fn in_f32(inputs: usize, outputs: usize, w: Weights) -> Result<Self> {
-        Ok(Linear { weight: w.f32("weight", &[outputs, inputs])?, bias: Some(w.f32("bias", &[outputs])?) })
+        Ok(Linear::from_tensors(w.f32("weight", &[outputs, inputs])?, w.f32("bias", &[outputs])?))
     }
 
     /// From a matrix (out, in) and a bias (out).
     pub fn from_tensors(weight: Tensor, bias: Tensor) -> Self {
-        Linear { weight, bias: Some(bias) }
+        Linear { weight: Matrix::Dense(weight), bias: Some(bias) }
     }
 
     /// (n, in) -> (n, out)
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let y = x.matmul(&self.weight.to_dtype(x.dtype())?.t()?)?;
+        let y = x.matmul(&self.weight.widened(x.dtype())?.t()?)?;
         Ok(match &self.bias {
             Some(bias) => y.broadcast_add(bias)?,
             None => y,

@@ -6,7 +6,8 @@ use candle_core::{Device, Tensor};
 use serde::Deserialize;
 
 use crate::nn::{Linear, RmsNorm, attention};
-use crate::{Error, Result, Weights};
+use crate::weights::{count, dims};
+use crate::{Error, Matrix, Result, Source, Weights};
 
 const PLACE: &str = "text_encoder/config.json";
 
@@ -50,6 +51,28 @@ fn published_epsilon() -> f64 {
 }
 
 impl Config {
+    /// The configuration that weights belong to, by their shapes.
+    pub fn from_weights(source: &dyn Source) -> Result<Self> {
+        let layer = "encoder.block.0.layer";
+        let [vocab_size, d_model] =
+            dims(source, "shared.weight").or_else(|_| dims(source, "encoder.embed_tokens.weight"))?;
+        let [inner, _] = dims(source, &format!("{layer}.0.SelfAttention.q.weight"))?;
+        let [buckets, num_heads] = dims(source, &format!("{layer}.0.SelfAttention.relative_attention_bias.weight"))?;
+        let [d_ff, _] = dims(source, &format!("{layer}.1.DenseReluDense.wi_0.weight"))?;
+        Ok(Config {
+            feed_forward_proj: "gated-gelu".to_string(),
+            vocab_size,
+            d_model,
+            d_kv: inner / num_heads.max(1),
+            d_ff,
+            num_layers: count(source, |i| format!("encoder.block.{i}.layer.0.SelfAttention.q.weight")),
+            num_heads,
+            relative_attention_num_buckets: buckets,
+            relative_attention_max_distance: published_distance(),
+            layer_norm_epsilon: published_epsilon(),
+        })
+    }
+
     fn check(&self) -> Result<()> {
         if self.feed_forward_proj != "gated-gelu" {
             return Err(Error::Config {
@@ -74,7 +97,7 @@ impl Config {
 
 /// The encoder.
 pub struct Umt5 {
-    shared: Tensor, // (vocab, d)
+    shared: Matrix, // (vocab, d)
     blocks: Vec<Block>,
     final_layer_norm: RmsNorm,
     config: Config,
@@ -127,8 +150,7 @@ impl Umt5 {
                 found: format!("{id}: tokenizer and text encoder do not belong together"),
             });
         }
-        let index = Tensor::new(ids, &self.device)?;
-        let mut x = self.shared.index_select(&index, 0)?.to_dtype(candle_core::DType::F32)?; // (n, d)
+        let mut x = self.shared.rows(ids)?; // (n, d)
         let buckets = self.buckets(ids.len())?; // (n * n)
         for block in &self.blocks {
             x = block.forward(&x, &buckets)?;

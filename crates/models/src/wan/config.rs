@@ -2,7 +2,8 @@
 
 use serde::Deserialize;
 
-use crate::{Error, Result};
+use crate::weights::{count, dims};
+use crate::{Error, Result, Source};
 
 /// `transformer/config.json`.
 #[derive(Debug, Clone, Deserialize)]
@@ -62,7 +63,56 @@ impl Default for TransformerConfig {
     }
 }
 
+/// Channels of a head in all published models; no weight says so.
+const HEAD_DIM: usize = 128;
+
 impl TransformerConfig {
+    /// The configuration that weights belong to, by their shapes. `like`: a configuration of the same width, for what no shape says,
+    /// the number of heads first; without, heads have 128 channels as in all published models.
+    pub fn from_weights(source: &dyn Source, like: Option<&TransformerConfig>) -> Result<Self> {
+        let [dim, in_channels, pf, ph, pw] = dims(source, "patch_embedding.weight")?;
+        let [_, text_dim] = dims(source, "condition_embedder.text_embedder.linear_1.weight")?;
+        let [_, freq_dim] = dims(source, "condition_embedder.time_embedder.linear_1.weight")?;
+        let [ffn_dim, _] = dims(source, "blocks.0.ffn.net.0.proj.weight")?;
+        let [rows, _] = dims(source, "proj_out.weight")?;
+        let image_dim = source.shape("condition_embedder.image_embedder.norm1.weight").and_then(|s| s.first().copied());
+        let positions = source.shape("condition_embedder.image_embedder.pos_embed");
+        let like = like.filter(|like| like.dim() == dim).cloned().unwrap_or_default();
+        let head_dim = if like.dim() == dim { like.attention_head_dim } else { HEAD_DIM };
+        if !dim.is_multiple_of(head_dim) || dim == 0 {
+            return Err(Error::Config {
+                place: "weights without a configuration",
+                field: "width",
+                found: dim.to_string(),
+                expected: format!(
+                    "a multiple of {HEAD_DIM}, the channels of a head; give the model's folder with --model"
+                ),
+            });
+        }
+        Ok(TransformerConfig {
+            patch_size: [pf, ph, pw],
+            num_attention_heads: dim / head_dim,
+            attention_head_dim: head_dim,
+            in_channels,
+            out_channels: rows / (pf * ph * pw).max(1),
+            text_dim,
+            freq_dim,
+            ffn_dim,
+            num_layers: count(source, |i| format!("blocks.{i}.attn1.to_q.weight")),
+            cross_attn_norm: source.shape("blocks.0.norm2.weight").is_some(),
+            image_dim,
+            added_kv_proj_dim: image_dim.map(|_| dim),
+            pos_embed_seq_len: positions.and_then(|shape| shape.get(1).copied()),
+            ..like
+        })
+    }
+
+    /// A model of a width and a number of heads, otherwise the published one.
+    pub fn with_heads(dim: usize, heads: usize, eps: f64) -> Self {
+        let attention_head_dim = dim.checked_div(heads).unwrap_or(0);
+        TransformerConfig { num_attention_heads: heads, attention_head_dim, eps, ..Default::default() }
+    }
+
     /// Width of the residual stream.
     pub fn dim(&self) -> usize {
         self.num_attention_heads * self.attention_head_dim
@@ -166,7 +216,68 @@ impl Default for VaeConfig {
     }
 }
 
+/// Statistics of the latents of Wan2.2 TI2V-5B, from `vae/config.json` of Wan-AI/Wan2.2-TI2V-5B-Diffusers.
+const WAN22_MEAN: [f64; 48] = [
+    -0.2289, -0.0052, -0.1323, -0.2339, -0.2799, 0.0174, 0.1838, 0.1557, -0.1382, 0.0542, 0.2813, 0.0891, 0.1570,
+    -0.0098, 0.0375, -0.1825, -0.2246, -0.1207, -0.0698, 0.5109, 0.2665, -0.2108, -0.2158, 0.2502, -0.2055, -0.0322,
+    0.1109, 0.1567, -0.0729, 0.0899, -0.2799, -0.1230, -0.0313, -0.1649, 0.0117, 0.0723, -0.2839, -0.2083, -0.0520,
+    0.3748, 0.0152, 0.1957, 0.1433, -0.2944, 0.3573, -0.0548, -0.1681, -0.0667,
+];
+const WAN22_STD: [f64; 48] = [
+    0.4765, 1.0364, 0.4514, 1.1677, 0.5313, 0.4990, 0.4818, 0.5013, 0.8158, 1.0344, 0.5894, 1.0901, 0.6885, 0.6165,
+    0.8454, 0.4978, 0.5759, 0.3523, 0.7135, 0.6804, 0.5833, 1.4146, 0.8986, 0.5659, 0.7069, 0.5338, 0.4889, 0.4917,
+    0.4069, 0.4999, 0.6866, 0.4093, 0.5709, 0.6065, 0.6415, 0.4944, 0.5726, 1.2042, 0.5458, 1.6887, 0.3971, 1.0600,
+    0.3943, 0.5537, 0.5444, 0.4089, 0.7468, 0.7744,
+];
+
 impl VaeConfig {
+    /// The configuration that weights belong to, by their shapes. `like`: one with as many channels, for the statistics of the latents,
+    /// which no weight has; without, those of the published models.
+    pub fn from_weights(source: &dyn Source, like: Option<&VaeConfig>) -> Result<Self> {
+        let [z_dim, ..] = dims::<5>(source, "post_quant_conv.weight")?;
+        let [out_channels, ..] = dims::<5>(source, "decoder.conv_out.weight")?;
+        let first = |level: usize| format!("decoder.up_blocks.{level}.resnets.0.conv1.weight");
+        let levels = count(source, first);
+        let mut widths =
+            (0..levels).map(|level| Ok(dims::<5>(source, &first(level))?[0])).collect::<Result<Vec<_>>>()?;
+        widths.reverse();
+        let narrowest = widths.first().copied().unwrap_or(0).max(1);
+        let is_residual = source.shape("decoder.up_blocks.0.upsampler.resample.1.weight").is_some();
+        let sampler = if is_residual { "upsampler" } else { "upsamplers.0" };
+        let doubles_time =
+            |level: usize| source.shape(&format!("decoder.up_blocks.{level}.{sampler}.time_conv.weight")).is_some();
+        let (latents_mean, latents_std) = match like.filter(|like| like.z_dim == z_dim) {
+            Some(like) => (like.latents_mean.clone(), like.latents_std.clone()),
+            None if is_residual => (WAN22_MEAN.to_vec(), WAN22_STD.to_vec()),
+            None => (VaeConfig::default().latents_mean, VaeConfig::default().latents_std),
+        };
+        if latents_mean.len() != z_dim {
+            return Err(Error::Config {
+                place: "VAE weights without a configuration",
+                field: "channels of the latents",
+                found: z_dim.to_string(),
+                expected: format!(
+                    "{}, whose mean and deviation are known; give the model's folder with --model",
+                    latents_mean.len()
+                ),
+            });
+        }
+        Ok(VaeConfig {
+            base_dim: dims::<5>(source, "encoder.conv_in.weight").map_or(narrowest, |[base, ..]| base),
+            decoder_base_dim: Some(narrowest),
+            z_dim,
+            dim_mult: widths.iter().map(|width| width / narrowest).collect(),
+            num_res_blocks: count(source, |i| format!("decoder.up_blocks.0.resnets.{i}.conv1.weight"))
+                .saturating_sub(1),
+            temperal_downsample: (0..levels.saturating_sub(1)).rev().map(doubles_time).collect(),
+            latents_mean,
+            latents_std,
+            is_residual,
+            out_channels,
+            patch_size: (out_channels > 3).then(|| (out_channels / 3).isqrt()),
+        })
+    }
+
     /// Frames to a latent frame, after the first.
     pub fn scale_factor_temporal(&self) -> usize {
         1 << self.temperal_downsample.iter().filter(|&&halved| halved).count()

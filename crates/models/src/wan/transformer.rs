@@ -289,7 +289,7 @@ fn by_time(x: &Tensor, times: &[Time], f: impl Fn(&Tensor, &Time) -> Result<Tens
 /// A convolution whose stride is its kernel is a matrix product on patches.
 fn patch_embedding(config: &TransformerConfig, w: Weights) -> Result<Linear> {
     let [pf, ph, pw] = config.patch_size;
-    let weight = w.matrix("weight", &[config.dim(), config.in_channels, pf, ph, pw])?.flatten_from(1)?;
+    let weight = w.f32("weight", &[config.dim(), config.in_channels, pf, ph, pw])?.flatten_from(1)?;
     Ok(Linear::from_tensors(weight, w.f32("bias", &[config.dim()])?))
 }
 

@@ -1,0 +1,210 @@
+//! A weight file, mapped into memory, and the list of its tensors: the same whatever its container.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use super::format::Format;
+use super::{gguf, pickle, safetensors};
+use crate::{Error, Result};
+
+/// Where a tensor lies in a file, and what it is.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Stored {
+    /// Its number format.
+    pub format: Format,
+    /// Its shape, the slowest dimension first.
+    pub shape: Vec<usize>,
+    /// Bytes before it in the file.
+    pub start: usize,
+    /// Bytes it takes.
+    pub length: usize,
+}
+
+impl Stored {
+    /// Number of scalars.
+    pub fn numbers(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// The same numbers in another shape.
+    pub(crate) fn reshaped(&self, shape: &[usize]) -> Option<Self> {
+        let numbers = shape.iter().try_fold(1usize, |n, &dim| n.checked_mul(dim))?;
+        (numbers == self.numbers()).then(|| Stored { shape: shape.to_vec(), ..self.clone() })
+    }
+
+    /// One of `parts` equal runs of rows.
+    pub(crate) fn rows(&self, part: usize, parts: usize) -> Option<Self> {
+        let (&rows, row) = self.shape.split_first()?;
+        let (numbers, _) = self.format.block()?;
+        let aligned = rows % parts == 0 && row.last().is_none_or(|width| width % numbers == 0);
+        let length = self.length / parts;
+        let shape = [&[rows / parts], row].concat();
+        aligned.then(|| Stored { shape, start: self.start + part * length, length, ..self.clone() })
+    }
+}
+
+/// What a container says it holds.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Listing {
+    /// Tensors by name.
+    pub tensors: BTreeMap<String, Stored>,
+    /// What it says beside them.
+    pub metadata: BTreeMap<String, Meta>,
+}
+
+/// A value beside the tensors.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Meta {
+    /// Text.
+    Text(String),
+    /// A number or a truth value.
+    Number(f64),
+    /// Texts, by where they lie in the file.
+    Texts(Vec<std::ops::Range<usize>>),
+    /// Numbers.
+    Numbers(Vec<f64>),
+    /// Bytes, by where they lie in the file.
+    Bytes(std::ops::Range<usize>),
+}
+
+/// The containers that are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Container {
+    /// Safetensors.
+    Safetensors,
+    /// A zip archive as PyTorch writes it: a pickle that describes tensors, and their bytes.
+    Torch,
+    /// GGUF.
+    Gguf,
+}
+
+impl std::fmt::Display for Container {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        f.write_str(match self {
+            Container::Safetensors => "safetensors",
+            Container::Torch => "PyTorch",
+            Container::Gguf => "GGUF",
+        })
+    }
+}
+
+/// Reads the list of tensors of a weight file from all its bytes; no tensor is read. The container is recognised by its first
+/// bytes. The error is a reason without the file's name.
+pub fn list(bytes: &[u8]) -> Result<(Container, Listing), String> {
+    match bytes {
+        [b'G', b'G', b'U', b'F', ..] => Ok((Container::Gguf, gguf::list(bytes)?)),
+        [b'P', b'K', 3, 4, ..] => Ok((Container::Torch, pickle::list(bytes)?)),
+        [_, _, _, _, _, _, _, _, b'{', ..] => Ok((Container::Safetensors, safetensors::list(bytes)?)),
+        _ => Err(what_else(bytes)),
+    }
+}
+
+/// What a file that holds no weights is most likely to be.
+fn what_else(bytes: &[u8]) -> String {
+    let text = String::from_utf8_lossy(&bytes[..bytes.len().min(64)]).trim_start().to_lowercase();
+    let found = match bytes {
+        [] => "an empty file; download it again",
+        _ if text.starts_with("version https://git-lfs") => "a pointer of Git LFS; run `git lfs pull` in its folder",
+        _ if text.starts_with('<') => "a web page; download the file itself",
+        [0x80, 2..=5, ..] => {
+            "a PyTorch file of before 2020, or another pickle; save it again with a newer PyTorch, or as safetensors"
+        }
+        [0, 0, 0, 0, ..] => "a file that begins with zeros; download it again",
+        _ => "something else; is it a weight file, and whole?",
+    };
+    format!("expected safetensors, a PyTorch archive or GGUF, found {found} ({} bytes)", bytes.len())
+}
+
+/// A weight file.
+pub(crate) struct WeightFile {
+    pub path: PathBuf,
+    bytes: Bytes,
+}
+
+enum Bytes {
+    Mapped(memmap2::Mmap),
+    Static(&'static [u8]),
+}
+
+impl WeightFile {
+    /// Maps a file.
+    #[allow(unsafe_code)]
+    pub fn map(path: &Path) -> Result<Self> {
+        let file = std::fs::File::open(path).map_err(Error::io(path))?;
+        if file.metadata().map_err(Error::io(path))?.is_dir() {
+            return Err(Error::file(path, "expected a weight file, found a folder"));
+        }
+        // SAFETY: the map is read-only. Should another process shorten or rewrite the file meanwhile, the system ends this one or
+        // the weights change; both are the reader's risk with any mapped file, and copying gigabytes first would be worse.
+        let map = unsafe { memmap2::Mmap::map(&file) }.map_err(Error::io(path))?;
+        Ok(WeightFile { path: path.to_path_buf(), bytes: Bytes::Mapped(map) })
+    }
+
+    /// A file that is part of the program.
+    pub fn embedded(path: &Path, bytes: &'static [u8]) -> Self {
+        WeightFile { path: path.to_path_buf(), bytes: Bytes::Static(bytes) }
+    }
+
+    /// All its bytes.
+    pub fn bytes(&self) -> &[u8] {
+        match &self.bytes {
+            Bytes::Mapped(map) => map,
+            Bytes::Static(bytes) => bytes,
+        }
+    }
+
+    /// Its container and tensors.
+    pub fn list(&self) -> Result<(Container, Listing)> {
+        list(self.bytes()).map_err(|reason| Error::file(&self.path, reason))
+    }
+
+    /// The texts that a [`Meta::Texts`] points at.
+    pub fn text(&self, range: &std::ops::Range<usize>) -> Cow<'_, str> {
+        String::from_utf8_lossy(self.bytes().get(range.clone()).unwrap_or_default())
+    }
+
+    /// Tells the system that these bytes, now read, are not needed in memory.
+    #[allow(unsafe_code)]
+    pub fn release(&self, stored: &Stored) {
+        #[cfg(unix)]
+        if let Bytes::Mapped(map) = &self.bytes {
+            // SAFETY: the map is read-only and backed by a file, so that dropped pages are read again when they are touched
+            // again. A failure only means that more memory stays in use.
+            let _ =
+                unsafe { map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, stored.start, stored.length) };
+        }
+    }
+}
+
+impl std::fmt::Debug for WeightFile {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        write!(f, "WeightFile({})", self.path.display())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_weight_file_is_named() {
+        let reason = |bytes: &[u8]| list(bytes).unwrap_err();
+        assert!(reason(b"").contains("an empty file"));
+        assert!(reason(b"<!DOCTYPE html><html>").contains("a web page"));
+        assert!(reason(b"version https://git-lfs.github.com/spec/v1\noid sha256:").contains("git lfs pull"));
+        assert!(reason(b"\x80\x02}q\x00.").contains("before 2020"));
+        assert!(reason(&[0; 64]).contains("begins with zeros"));
+        assert!(reason(b"hello").contains("something else"));
+    }
+
+    #[test]
+    fn rows_and_shapes() {
+        let stored = Stored { format: Format::F16, shape: vec![6, 4], start: 100, length: 48 };
+        let middle = stored.rows(1, 3).unwrap();
+        assert_eq!((middle.shape.as_slice(), middle.start, middle.length), ([2, 4].as_slice(), 116, 16));
+        assert!(stored.rows(0, 4).is_none());
+        assert_eq!(stored.reshaped(&[2, 3, 4]).unwrap().shape, [2, 3, 4]);
+        assert!(stored.reshaped(&[5, 5]).is_none());
+    }
+}
