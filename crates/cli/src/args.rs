@@ -7,7 +7,9 @@ use clap::{Parser, Subcommand};
 use navicache_engine::control::cache::CacheSpec;
 use navicache_engine::control::solver::SolverKind;
 use navicache_engine::control::trace::{LAGS, LAGS_MAX};
-use navicache_engine::{Bundle, DeviceChoice, DtypeChoice, Files, LoadOptions, Lora, Request, Result, cache_argument};
+use navicache_engine::{
+    Bundle, DeviceChoice, DtypeChoice, Files, LoadOptions, Lora, Request, Result, Tiling, cache_argument,
+};
 
 /// Generates video with diffusion transformers, and computes only the steps that matter.
 ///
@@ -65,14 +67,31 @@ pub struct Generate {
     /// Write what was computed, and what it cost
     #[arg(long, value_name = "FILE.json")]
     pub report: Option<PathBuf>,
+
+    /// In which parts frames are decoded: auto (as large as memory allows), off, or tiles of so many pixels
+    #[arg(long, value_name = "PIXELS", default_value = "auto")]
+    pub tile: Tiling,
+
+    /// Decode latents that an earlier run left or saved, instead of making any
+    #[arg(long, value_name = "FILE.safetensors", conflicts_with_all = ["prompt", "report", "save_latents", "cache"])]
+    pub resume_decode: Option<PathBuf>,
+}
+
+impl Generate {
+    /// Where the final latents are kept until the video is written.
+    pub fn rescue(&self) -> PathBuf {
+        let mut name = self.output.as_os_str().to_owned();
+        name.push(".latents.safetensors");
+        name.into()
+    }
 }
 
 /// What is sampled, and how.
 #[derive(clap::Args)]
 pub struct Sampling {
     /// What the video shows
-    #[arg(allow_hyphen_values = true)]
-    pub prompt: String,
+    #[arg(allow_hyphen_values = true, required_unless_present = "resume_decode")]
+    pub prompt: Option<String>,
 
     #[command(flatten)]
     pub loading: Loading,
@@ -286,7 +305,7 @@ impl Sampling {
     /// The request as the engine takes it.
     pub fn request(&self) -> Request {
         Request {
-            prompt: self.prompt.clone(),
+            prompt: self.prompt.clone().unwrap_or_default(),
             negative_prompt: self.negative_prompt.clone(),
             image: self.image.clone(),
             size: self.size,
@@ -302,6 +321,8 @@ impl Sampling {
             latents: self.latents.clone(),
             save_latents: None,
             cache_memory: self.cache_memory,
+            tile: Tiling::default(),
+            rescue: None,
         }
     }
 }
@@ -309,7 +330,13 @@ impl Sampling {
 impl Generate {
     /// The request as the engine takes it.
     pub fn request(&self) -> Request {
-        Request { cache: self.cache.clone(), save_latents: self.save_latents.clone(), ..self.sampling.request() }
+        Request {
+            cache: self.cache.clone(),
+            save_latents: self.save_latents.clone(),
+            tile: self.tile,
+            rescue: Some(self.rescue()),
+            ..self.sampling.request()
+        }
     }
 }
 

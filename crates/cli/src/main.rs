@@ -14,7 +14,7 @@ use args::{Args, Command, Generate, Metrics, Trace};
 use clap::{CommandFactory, Parser};
 use navicache_engine::control::trace::Recorder;
 use navicache_engine::metrics::{Comparison, Curve};
-use navicache_engine::{Error, Result, WholeFile, generate, trace, video};
+use navicache_engine::{Error, Event, Result, WholeFile, decode_latents, generate, trace, video};
 use progress::Progress;
 
 /// Exit code after Ctrl-C, as shells have it.
@@ -38,7 +38,11 @@ fn main() -> ExitCode {
         Err(error) => {
             // A closed terminal is no reason to panic.
             let _ = writeln!(std::io::stderr(), "navicache: {error}");
-            if matches!(error, Error::Cancelled { .. }) { ExitCode::from(INTERRUPTED) } else { ExitCode::FAILURE }
+            if matches!(error, Error::Cancelled { .. } | Error::DecodingCancelled) {
+                ExitCode::from(INTERRUPTED)
+            } else {
+                ExitCode::FAILURE
+            }
         }
     }
 }
@@ -50,13 +54,35 @@ fn run(options: &Generate) -> Result<()> {
     }
     let interrupted = stop_on_ctrl_c();
     let mut progress = Progress::new(options.sampling.quiet);
-
     let bundle = options.sampling.loading.open()?;
-    let mut video = generate(&bundle, &options.request(), &mut |event| {
+    let mut on_event = |event: Event| {
         progress.show(&event);
         if interrupted.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-    })?;
-    video.save(&options.output)?;
+    };
+
+    if let Some(latents) = &options.resume_decode {
+        let clip = decode_latents(&bundle, latents, options.tile, &mut on_event)?;
+        let fps = options.sampling.fps.unwrap_or(bundle.defaults().fps);
+        clip.save(&options.output, fps)?;
+        progress.close_clip(&options.output, &clip);
+        return Ok(());
+    }
+    let rescue = options.rescue();
+    let made = generate(&bundle, &options.request(), &mut on_event).and_then(|mut video| {
+        video.save(&options.output)?;
+        Ok(video)
+    });
+    let video = match made {
+        Ok(video) => video,
+        Err(error) => {
+            if rescue.exists() {
+                progress.kept(&rescue);
+            }
+            return Err(error);
+        }
+    };
+    // Nothing is lost should it stay.
+    let _ = std::fs::remove_file(&rescue);
     if let Some(path) = &options.report {
         video.report.save(path)?;
     }

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use navicache_engine::control::strip::{Ran, Strip};
+use navicache_engine::video::Clip;
 use navicache_engine::{Event, Resolved, Stage, Video};
 
 /// Steps between two lines where lines cannot be drawn over, as a part of the whole.
@@ -38,6 +39,8 @@ impl Progress {
                 self.status("denoising ...");
             }
             Event::Step { index, steps, strip, .. } => self.step(*index, *steps, strip),
+            Event::Stage(Stage::Decode) => self.status("decoding ..."),
+            Event::Tile { index, tiles } => self.status(&format!("decoding {}/{tiles} tiles ...", index + 1)),
             Event::Frames { first, count, frames, .. } => {
                 self.status(&format!("decoding {}/{frames} frames ...", first + count));
             }
@@ -62,6 +65,21 @@ impl Progress {
             totals.seconds.total,
             computed + reused + totals.forwards_mixed,
             video.report.seconds_saved(),
+        ));
+    }
+
+    /// The last line after decoding latents.
+    pub fn close_clip(&mut self, output: &Path, clip: &Clip) {
+        let frames = clip.frames.len() / (clip.width * clip.height * 3).max(1);
+        let output = self.paint("1", &output.display().to_string());
+        self.line(&format!("{output}: {frames} frames of {}x{}.", clip.width, clip.height));
+    }
+
+    /// Says where the latents of a video are that could not be decoded or written.
+    pub fn kept(&mut self, latents: &Path) {
+        let latents = latents.display();
+        self.line(&format!(
+            "The latents are in {latents}; --resume-decode {latents} with the same --model decodes them again."
         ));
     }
 

@@ -153,7 +153,7 @@ fn requests_that_cannot_be_met() {
         (&["--cache", "navicache:warp"], &["warp", "fast, mid, slow"]),
         (&["--cache", "navicache,treshold=1"], &["treshold"]),
         (&["--model", "no/such/model"], &["no/such/model", "demo"]),
-        (&["--model", "plain"], &["plain", "model_index.json"]),
+        (&["--model", "plain"], &["plain", "expected safetensors", "GGUF"]),
         (&["--device", "cuda:x"], &["cuda:x"]),
         (&["--latents", "missing.safetensors"], &["missing.safetensors"]),
         (&["--latents", "plain"], &["plain", "not a safetensors file"]),

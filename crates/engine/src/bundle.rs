@@ -7,6 +7,7 @@ use candle_core::{DType, Device, Tensor};
 use navicache_control::cache;
 use navicache_models::image::clip::{self, ClipVision};
 use navicache_models::text::umt5::Umt5;
+use navicache_models::wan::tiling::Window;
 use navicache_models::wan::{Cond, PictureCond, Transformer, Vae, VaeEncoder};
 use navicache_models::{Denoiser, Part, Weights};
 
@@ -172,6 +173,34 @@ impl Bundle {
             (self.pipeline.vae.config.scale_factor_temporal(), self.pipeline.vae.config.scale_factor_spatial());
         let channels = self.pipeline.transformer.config.out_channels;
         [1, channels, (frames - 1) / temporal + 1, height / spatial, width / spatial]
+    }
+
+    /// What a shape of latents has to be for this model, with its length, height and width.
+    pub(crate) fn latents_shape_like(&self, [_, _, frames, height, width]: &[usize; 5]) -> [usize; 5] {
+        [1, self.pipeline.vae.config.z_dim, *frames, *height, *width]
+    }
+
+    /// Pixels to a latent, along height and width.
+    pub(crate) fn spatial_factor(&self) -> usize {
+        self.pipeline.vae.config.scale_factor_spatial()
+    }
+
+    /// About the most bytes that decoding takes beside the weights, window by window of latents of a size.
+    pub(crate) fn decode_bytes(&self, window: &Window, latent_frames: usize, rows: usize, columns: usize) -> u64 {
+        let config = &self.pipeline.vae.config;
+        let widest = config.decoder_base_dim.unwrap_or(config.base_dim) * config.dim_mult.last().copied().unwrap_or(1);
+        let is_whole = window.rows.len() == rows && window.columns.len() == columns;
+        let features = if is_whole { 0 } else { 4 * latent_frames * widest * rows * columns };
+        let (width, height, frames) = self.video_shape(&[1, 1, latent_frames, rows, columns]);
+        let pixels = 3 * width * height * frames;
+        config.decode_bytes(window.rows.len(), window.columns.len()) + (features + pixels) as u64
+    }
+
+    /// Frees the transformer when what comes next needs much of the memory there is.
+    pub(crate) fn make_room(&self, needed: u64) {
+        if self.memory().is_some_and(|memory| needed > memory / 2) {
+            *self.transformer.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = None;
+        }
     }
 
     /// Width, height and frames of latents of a shape.

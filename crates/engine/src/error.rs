@@ -76,6 +76,9 @@ pub enum Error {
         /// Number of steps.
         steps: usize,
     },
+    /// The caller asked to stop when all steps were done.
+    #[error("cancelled while decoding")]
+    DecodingCancelled,
 }
 
 impl Error {

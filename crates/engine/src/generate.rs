@@ -4,13 +4,14 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::time::Instant;
 
-use candle_core::{DType, Tensor};
+use candle_core::Tensor;
 use navicache_control::cache::{CacheError, Method, Run};
 use navicache_control::guidance::Guidance;
 use navicache_control::solver;
 use navicache_control::strip::{Ran, Strip};
 
 use crate::bundle::{Bundle, Pictured};
+use crate::decode::decode;
 use crate::device::device_name;
 use crate::picture::Picture;
 use crate::report::{self, Machine, Report, Seconds, Totals};
@@ -18,7 +19,7 @@ use crate::request::{Request, Resolved};
 use crate::sampler::{Sampled, Start, StepDone, sample};
 use crate::scoped::BranchInput;
 use crate::store::Bill;
-use crate::video::{Spec, Writer};
+use crate::video::{Clip, Spec};
 use crate::{Error, Result, WholeFile, latents, machine};
 
 /// What happens during a generation, in order. Answer [`ControlFlow::Break`] to stop at the next step or chunk of frames.
@@ -41,6 +42,13 @@ pub enum Event<'a> {
         seconds: f64,
         /// What ran so far.
         strip: &'a Strip,
+    },
+    /// One tile of all frames is decoded; frames follow when all tiles are.
+    Tile {
+        /// From 0.
+        index: usize,
+        /// Number of tiles.
+        tiles: usize,
     },
     /// Frames are decoded.
     Frames {
@@ -86,11 +94,11 @@ impl Video {
     /// Writes it in the format that the file name's ending says, and adds the time it took to the report.
     pub fn save(&mut self, path: &Path) -> Result<()> {
         let clock = Instant::now();
-        let mut writer = Writer::create(path, &self.spec)?;
-        for frame in self.frames.chunks_exact(self.spec.height * self.spec.width * 3) {
-            writer.push(frame)?;
-        }
-        writer.finish()?;
+        let Spec { width, height, fps, .. } = self.spec;
+        let clip = Clip { width, height, fps: None, frames: std::mem::take(&mut self.frames) };
+        let saved = clip.save(path, fps);
+        self.frames = clip.frames;
+        saved?;
         let (seconds, took) = (&mut self.report.totals.seconds, clock.elapsed().as_secs_f64());
         seconds.write += took;
         seconds.total += took;
@@ -127,22 +135,11 @@ fn run(
     let mut teller = Teller { on_event, warnings: Vec::new(), cancelled: false };
     let Denoised { resolved, run, sampled, bill, cache, mut seconds } =
         denoise(bundle, request, method, Destination::Frames, &mut teller)?;
-    let Resolved { width, height, frames, steps, .. } = resolved;
-    let vae = bundle.vae()?;
+    let Resolved { width, height, frames, .. } = resolved;
 
     // Decode, after everything that `denoise` does
-    teller.tell(Event::Stage(Stage::Decode));
     let clock = Instant::now();
-    let mut pixels = Vec::with_capacity(frames * height * width * 3);
-    let denormalized = vae.denormalize(&sampled.latents)?;
-    let mut decoding = vae.decoder(&denormalized)?;
-    while let Some(chunk) = decoding.next_chunk()? {
-        let first = pixels.len() / (height * width * 3);
-        let (count, rgb) = (chunk.dim(0)?, to_rgb(&chunk)?);
-        pixels.extend_from_slice(&rgb);
-        teller.tell(Event::Frames { first, count, frames, rgb: &rgb });
-        teller.stop_if_cancelled(steps, steps)?;
-    }
+    let pixels = decode(bundle, &sampled.latents, resolved.tile, &mut teller)?;
     seconds.decode = clock.elapsed().as_secs_f64();
     seconds.total = begun.elapsed().as_secs_f64();
 
@@ -202,7 +199,7 @@ pub(crate) fn denoise(
 
     // 1. What is meant
     let (resolved, picture) = resolve(bundle, request)?;
-    if let Some(path) = &resolved.save_latents {
+    for path in [&resolved.save_latents, &resolved.rescue].into_iter().flatten() {
         WholeFile::create(path)?; // unwritable? now is the time to know
     }
     let Resolved { width, height, frames, steps, .. } = resolved;
@@ -275,7 +272,8 @@ pub(crate) fn denoise(
     let sampled =
         sample(&*transformer, &inputs, Start { latents, still: pictured.still }, &run, &plans, policy, on_step)?;
     seconds.denoise = clock.elapsed().as_secs_f64();
-    if let Some(path) = &resolved.save_latents {
+    let rescue = resolved.rescue.as_ref().filter(|_| destination == Destination::Frames);
+    for path in resolved.save_latents.iter().chain(rescue) {
         latents::save(path, &sampled.latents)?;
     }
     warn_if_inert(method, &sampled, teller);
@@ -354,12 +352,6 @@ fn totals(sampled: &Sampled, bill: Bill, seconds: Seconds) -> Totals {
     }
 }
 
-/// Frames in [-1, 1] to 8 bits, rounded to the nearest. // (f, 3, h, w) -> (f, h, w, 3)
-fn to_rgb(chunk: &Tensor) -> Result<Vec<u8>> {
-    let scaled = chunk.permute((0, 2, 3, 1))?.affine(127.5, 127.5)?.clamp(0.0, 255.0)?.round()?;
-    Ok(scaled.to_dtype(DType::U8)?.flatten_all()?.to_vec1::<u8>()?)
-}
-
 /// Passes events on, and remembers warnings and the wish to stop.
 pub(crate) struct Teller<'a> {
     pub on_event: &'a mut dyn FnMut(Event) -> ControlFlow<()>,
@@ -368,16 +360,20 @@ pub(crate) struct Teller<'a> {
 }
 
 impl Teller<'_> {
-    fn tell(&mut self, event: Event) {
+    pub fn tell(&mut self, event: Event) {
         self.cancelled |= (self.on_event)(event).is_break();
     }
 
-    fn warn(&mut self, warning: String) {
+    pub fn warn(&mut self, warning: String) {
         self.tell(Event::Warning(&warning));
         self.warnings.push(warning);
     }
 
     fn stop_if_cancelled(&self, step: usize, steps: usize) -> Result<()> {
         if self.cancelled { Err(Error::Cancelled { step, steps }) } else { Ok(()) }
+    }
+
+    pub fn stop_if_decoding_cancelled(&self) -> Result<()> {
+        if self.cancelled { Err(Error::DecodingCancelled) } else { Ok(()) }
     }
 }

@@ -20,6 +20,7 @@
 
 mod bundle;
 mod cache_file;
+mod decode;
 mod demo;
 mod device;
 mod error;
@@ -47,6 +48,7 @@ mod whole_file;
 
 pub use bundle::{Bundle, LoadOptions};
 pub use cache_file::{cache_argument, save_preset};
+pub use decode::{Tiling, decode_latents};
 pub use device::{DeviceChoice, DtypeChoice};
 pub use error::{Error, Result};
 pub use generate::{Event, Stage, Video, generate, generate_with};

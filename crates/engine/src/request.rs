@@ -9,6 +9,7 @@ use navicache_control::cache::{CacheConfig, CacheSpec};
 use navicache_control::solver::SolverKind;
 use serde::{Deserialize, Serialize};
 
+use crate::decode::Tiling;
 use crate::{Error, Result};
 
 /// What a user asked for. `None` is the model's default.
@@ -46,6 +47,11 @@ pub struct Request {
     pub save_latents: Option<PathBuf>,
     /// Most bytes that caching may keep; `None`: what memory is free.
     pub cache_memory: Option<u64>,
+    /// In which parts frames are decoded.
+    pub tile: Tiling,
+    /// Write the final latents here too, for [`decode_latents`](crate::decode_latents) should decoding or writing the video fail. Whoever
+    /// writes the video removes the file then.
+    pub rescue: Option<PathBuf>,
 }
 
 impl Request {
@@ -131,6 +137,11 @@ pub struct Resolved {
     /// Most bytes that caching may keep; `None`: what memory is free.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cache_memory: Option<u64>,
+    /// In which parts frames are decoded.
+    pub tile: Tiling,
+    /// Where the final latents are kept until the video is written.
+    #[serde(skip)]
+    pub rescue: Option<PathBuf>,
     /// The cache method; shown as a part of its own in the report.
     #[serde(skip)]
     pub cache: CacheConfig,
@@ -184,6 +195,8 @@ impl Request {
             latents: self.latents.clone(),
             save_latents: self.save_latents.clone(),
             cache_memory: self.cache_memory,
+            tile: self.tile,
+            rescue: self.rescue.clone(),
             cache: self.cache.clone().unwrap_or_else(default_cache).resolve(&defaults.presets)?,
         })
     }

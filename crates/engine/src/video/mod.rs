@@ -74,6 +74,18 @@ pub struct Clip {
     pub frames: Vec<u8>,
 }
 
+impl Clip {
+    /// Writes it in the format that the file name's ending says.
+    pub fn save(&self, path: &Path, fps: u32) -> Result<()> {
+        let Clip { width, height, frames, .. } = self;
+        let frame = width * height * 3;
+        let spec = Spec { width: *width, height: *height, fps, frames: frames.len() / frame.max(1) };
+        let mut writer = Writer::create(path, &spec)?;
+        frames.chunks_exact(frame.max(1)).try_for_each(|rgb| writer.push(rgb))?;
+        writer.finish()
+    }
+}
+
 /// Reads a video: `.mp4` (H.264), `.y4m`, `.safetensors`, or a folder of PNG files.
 pub fn read(path: &Path) -> Result<Clip> {
     let bytes = || std::fs::read(path).map_err(Error::io(path));

@@ -293,6 +293,32 @@ impl VaeConfig {
         self.patch_size.unwrap_or(1)
     }
 
+    /// About the most bytes that decoding a clip of latents of a height and width takes beside the weights; the number of frames does not
+    /// matter. Every convolution over time keeps two frames' worth of its output; while one runs, its input, its output and copies of
+    /// both are there, and a residual block's input beside them.
+    pub fn decode_bytes(&self, height: usize, width: usize) -> u64 {
+        const F32: usize = 4;
+        /// Copies of a chunk's features that are there at once at most, by measurement (docs/results.md).
+        const COPIES: usize = 15;
+        let base = self.decoder_base_dim.unwrap_or(self.base_dim);
+        let convolutions = 2 * (self.num_res_blocks + 1);
+        let (mut kept, mut working) = (0, 0);
+        let (mut pixels, mut frames) = (height * width, 1);
+        for (level, factor) in self.dim_mult.iter().rev().enumerate() {
+            let channels = factor * base;
+            kept += convolutions * 2 * channels * pixels;
+            working = working.max(COPIES * frames * channels * pixels);
+            let doubles_time = self.temperal_downsample.iter().rev().nth(level);
+            if let Some(&doubles_time) = doubles_time {
+                // The upsampler works on its input at the size of its output.
+                frames *= 1 + doubles_time as usize;
+                pixels *= 4;
+                working = working.max(3 * frames * channels * pixels);
+            }
+        }
+        ((kept + working) * F32) as u64
+    }
+
     /// Refuses what would load but compute something else, or not at all.
     pub fn check(&self) -> Result<()> {
         let place = "vae/config.json";

@@ -9,6 +9,7 @@ use candle_nn::ops::silu;
 
 use super::blocks::{ChannelNorm, Chunk, MidBlock, Resnet, ResnetState};
 use super::statistic;
+use super::tiling::Window;
 use crate::nn::{CausalConv3d, Conv2d, ConvState};
 use crate::wan::VaeConfig;
 use crate::{Error, Result, Weights};
@@ -68,6 +69,23 @@ impl Vae {
 
     /// Starts to decode latents, (1, z, latent frames, height, width), f32.
     pub fn decoder(&self, latents: &Tensor) -> Result<Decoding<'_>> {
+        let input = Input::Latents(self.trunk(latents)?);
+        Ok(Decoding { vae: self, input, next: 0, state: UpperState::new(self) })
+    }
+
+    /// The features of whole frames, from which windows of them are decoded: everything at the size of the latents.
+    /// // (1, channels, h, w) for each latent frame
+    pub fn features(&self, latents: &Tensor) -> Result<Vec<Tensor>> {
+        let mut trunk = self.trunk(latents)?;
+        (0..trunk.frames).map(|frame| trunk.run(self, frame)).collect()
+    }
+
+    /// Starts to decode a window of frames whose features are known.
+    pub fn window_decoder<'a>(&'a self, features: &'a [Tensor], window: Window) -> Decoding<'a> {
+        Decoding { vae: self, input: Input::Window(features, window), next: 0, state: UpperState::new(self) }
+    }
+
+    fn trunk(&self, latents: &Tensor) -> Result<Trunk> {
         let (_, channels, frames, _, _) = latents.dims5()?;
         let z_dim = self.latents_mean.dim(1)?;
         if channels != z_dim {
@@ -78,55 +96,71 @@ impl Vae {
             });
         }
         let latents = latents.squeeze(0)?.transpose(0, 1)?; // (f, z, h, w)
-        Ok(Decoding { vae: self, latents, next: 0, frames, state: State::new(self) })
+        Ok(Trunk { latents, frames, conv_in: ConvState::default(), mid_block: Default::default() })
     }
 }
 
-/// A clip that is being decoded.
-pub struct Decoding<'a> {
-    vae: &'a Vae,
+/// The layers at the size of the latents, on their way through a clip.
+struct Trunk {
     latents: Tensor, // (latent frames, z, h, w)
-    next: usize,
     frames: usize,
-    state: State,
-}
-
-/// What every convolution over time remembers.
-struct State {
     conv_in: ConvState,
     mid_block: [ResnetState; 2],
+}
+
+impl Trunk {
+    /// The next latent frame. // (1, channels, h, w)
+    fn run(&mut self, vae: &Vae, frame: usize) -> Result<Tensor> {
+        let z = self.latents.narrow(0, frame, 1)?;
+        let x = vae.post_quant_conv.forward(&z, &mut ConvState::default())?;
+        let x = vae.conv_in.forward(&x, &mut self.conv_in)?;
+        vae.mid_block.forward(&x, &mut self.mid_block)
+    }
+}
+
+/// A clip, or a window of it, that is being decoded.
+pub struct Decoding<'a> {
+    vae: &'a Vae,
+    input: Input<'a>,
+    next: usize,
+    state: UpperState,
+}
+
+enum Input<'a> {
+    Latents(Trunk),
+    Window(&'a [Tensor], Window),
+}
+
+/// What every convolution over time above the latents' size remembers.
+struct UpperState {
     up_blocks: Vec<UpState>,
     conv_out: ConvState,
 }
 
-impl State {
+impl UpperState {
     fn new(vae: &Vae) -> Self {
-        State {
-            conv_in: ConvState::default(),
-            mid_block: Default::default(),
-            up_blocks: vae.up_blocks.iter().map(UpState::new).collect(),
-            conv_out: ConvState::default(),
-        }
+        UpperState { up_blocks: vae.up_blocks.iter().map(UpState::new).collect(), conv_out: ConvState::default() }
     }
 }
 
 impl Decoding<'_> {
     /// The next frames, in [-1, 1], or `None` after the last. // (frames, 3, height, width)
     pub fn next_chunk(&mut self) -> Result<Option<Tensor>> {
-        if self.next == self.frames {
-            return Ok(None);
-        }
-        let (vae, state) = (self.vae, &mut self.state);
-        let z = self.latents.narrow(0, self.next, 1)?;
-        let chunk = if self.next == 0 { Chunk::First } else { Chunk::Later };
+        let (vae, frame) = (self.vae, self.next);
+        let mut x = match &mut self.input {
+            Input::Latents(trunk) if frame < trunk.frames => trunk.run(vae, frame)?,
+            Input::Window(features, Window { rows, columns }) if frame < features.len() => {
+                let rows = features[frame].narrow(2, rows.start, rows.len())?;
+                rows.narrow(3, columns.start, columns.len())?.contiguous()?
+            }
+            _ => return Ok(None),
+        };
         self.next += 1;
-        let x = vae.post_quant_conv.forward(&z, &mut ConvState::default())?;
-        let mut x = vae.conv_in.forward(&x, &mut state.conv_in)?;
-        x = vae.mid_block.forward(&x, &mut state.mid_block)?;
-        for (block, state) in vae.up_blocks.iter().zip(&mut state.up_blocks) {
+        let chunk = if frame == 0 { Chunk::First } else { Chunk::Later };
+        for (block, state) in vae.up_blocks.iter().zip(&mut self.state.up_blocks) {
             x = block.forward(&x, chunk, state)?;
         }
-        let x = vae.conv_out.forward(&silu(&vae.norm_out.forward(&x)?)?, &mut state.conv_out)?;
+        let x = vae.conv_out.forward(&silu(&vae.norm_out.forward(&x)?)?, &mut self.state.conv_out)?;
         Ok(Some(pixels(&x, vae.patch)?.clamp(-1.0, 1.0)?))
     }
 }

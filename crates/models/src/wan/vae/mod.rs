@@ -3,6 +3,7 @@
 mod blocks;
 mod decoder;
 mod encoder;
+pub mod tiling;
 
 use candle_core::{DType, Device, Tensor};
 

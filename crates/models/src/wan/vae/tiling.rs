@@ -1,0 +1,63 @@
+//! Decoding in parts of a frame, for memory that a whole frame does not fit into.
+//!
+//! What sees the whole frame, the attention of the middle block, runs at the size of the latents, once for all. What is above it is
+//! convolutions, which see a few pixels around, and by far the most memory. So only they run part by part, on windows that overlap.
+
+use std::ops::Range;
+
+/// A part of a frame, in latents.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Window {
+    /// Rows.
+    pub rows: Range<usize>,
+    /// Columns.
+    pub columns: Range<usize>,
+}
+
+/// Latents that neighbouring windows share.
+pub const OVERLAP: usize = 8;
+/// Of these, how many at a window's edge are not used: they have seen the edge, which the frame does not have there.
+pub const EDGE: usize = 2;
+/// Smallest window along an axis.
+pub const SMALLEST: usize = 2 * OVERLAP;
+
+/// Ranges of a length, at most `window` long and of about equal size, that cover an axis and overlap by [`OVERLAP`] or more.
+pub fn ranges(length: usize, window: usize) -> Vec<Range<usize>> {
+    let window = window.max(SMALLEST);
+    if length <= window {
+        return std::iter::once(0..length).collect();
+    }
+    let count = (length - OVERLAP).div_ceil(window - OVERLAP);
+    // As long as they have to be for so many.
+    let size = (length + (count - 1) * OVERLAP).div_ceil(count);
+    let start = |i: usize| i * (length - size) / (count - 1);
+    (0..count).map(|i| start(i)..start(i) + size).collect()
+}
+
+/// The windows of a frame, row by row.
+pub fn windows(height: usize, width: usize, window: usize) -> Vec<Window> {
+    let columns = ranges(width, window);
+    ranges(height, window)
+        .into_iter()
+        .flat_map(|rows| columns.iter().map(move |columns| Window { rows: rows.clone(), columns: columns.clone() }))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_cover_and_overlap() {
+        for length in 1..200 {
+            for window in 0..80 {
+                let ranges = ranges(length, window);
+                assert_eq!((ranges[0].start, ranges[ranges.len() - 1].end), (0, length));
+                assert!(ranges.iter().all(|range| range.len() <= window.max(SMALLEST)), "{length} {window}");
+                for pair in ranges.windows(2) {
+                    assert!(pair[0].start < pair[1].start && pair[0].end >= pair[1].start + OVERLAP, "{ranges:?}");
+                }
+            }
+        }
+    }
+}
