@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::builder::ArgPredicate;
-use clap::{Parser, Subcommand};
+use clap::{ArgGroup, Parser, Subcommand};
 use navicache_engine::control::cache::CacheSpec;
 use navicache_engine::control::solver::SolverKind;
 use navicache_engine::control::trace::{LAGS, LAGS_MAX};
@@ -46,7 +46,7 @@ pub enum Command {
 
 /// Options that are left out have the model's own values; the report shows them.
 #[derive(clap::Args)]
-#[command(args_override_self = true)]
+#[command(args_override_self = true, group(ArgGroup::new("latents of").args(["prompt", "resume_decode"]).required(true)))]
 pub struct Generate {
     #[command(flatten)]
     pub sampling: Sampling,
@@ -90,7 +90,7 @@ impl Generate {
 #[derive(clap::Args)]
 pub struct Sampling {
     /// What the video shows
-    #[arg(allow_hyphen_values = true, required_unless_present = "resume_decode")]
+    #[arg(allow_hyphen_values = true)]
     pub prompt: Option<String>,
 
     #[command(flatten)]
@@ -246,7 +246,7 @@ pub struct Methods {
 
 /// Every step is computed. The lines of the file are JSON: what was run, then a line a step.
 #[derive(clap::Args)]
-#[command(args_override_self = true)]
+#[command(args_override_self = true, mut_arg("prompt", |prompt| prompt.required(true)))]
 pub struct Trace {
     #[command(flatten)]
     pub sampling: Sampling,
