@@ -27,6 +27,12 @@ pub struct Args {
 pub enum Command {
     /// Make a video from a prompt
     Generate(Box<Generate>),
+    /// List the models that are known by name, and which of them are here
+    Models(Models),
+    /// Download a model from the hub, or go on with it
+    Pull(Pull),
+    /// Say what a file or folder of weights is, and what it lacks to be run
+    Inspect(Inspect),
     /// Measure a video against a reference: PSNR, SSIM, motion kept
     Metrics(Metrics),
     /// List the cache methods, or show one with its options and presets
@@ -219,6 +225,44 @@ impl Loading {
         };
         LoadOptions { device: self.device, dtype: self.dtype, files, loras: self.lora.clone(), memory: self.memory }
     }
+}
+
+/// A name stands for a model wherever --model takes a path, once it has been pulled.
+#[derive(clap::Args)]
+pub struct Models {
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Files go into the cache of the hub's own tools (HF_HOME). A download that was stopped goes on where it was; every file is compared
+/// with its checksum before it gets its name. HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE are honoured.
+#[derive(clap::Args)]
+pub struct Pull {
+    /// A name that `navicache models` lists, or a repository as OWNER/NAME
+    pub name: String,
+
+    /// Only files with this in their names, as in Q4_K_M; may be given again
+    #[arg(long, value_name = "TEXT")]
+    pub only: Vec<String>,
+
+    /// Print errors and the folder only
+    #[arg(short, long)]
+    pub quiet: bool,
+}
+
+#[derive(clap::Args)]
+pub struct Inspect {
+    /// File or folder, or a model that has been pulled
+    pub path: String,
+
+    /// List every tensor
+    #[arg(long)]
+    pub tensors: bool,
+
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(clap::Args)]

@@ -1,6 +1,7 @@
 //! The `navicache` command: translates arguments into requests and events into lines of text. It holds no defaults and no maths.
 
 mod args;
+mod models;
 mod progress;
 mod study;
 
@@ -23,6 +24,9 @@ const INTERRUPTED: u8 = 130;
 fn main() -> ExitCode {
     let result = match Args::parse().command {
         Command::Generate(options) => run(&options),
+        Command::Models(options) => models::list(&options),
+        Command::Pull(options) => models::pull(&options),
+        Command::Inspect(options) => models::inspect(&options),
         Command::Metrics(options) => measure(&options),
         Command::Methods(options) => study::methods(&options),
         Command::Trace(options) => record(&options),
@@ -38,7 +42,7 @@ fn main() -> ExitCode {
         Err(error) => {
             // A closed terminal is no reason to panic.
             let _ = writeln!(std::io::stderr(), "navicache: {error}");
-            if matches!(error, Error::Cancelled { .. } | Error::DecodingCancelled) {
+            if matches!(error, Error::Cancelled { .. } | Error::DecodingCancelled | Error::PullCancelled) {
                 ExitCode::from(INTERRUPTED)
             } else {
                 ExitCode::FAILURE
@@ -137,7 +141,7 @@ fn table(compared: &Comparison) -> String {
 }
 
 /// The first Ctrl-C asks to stop at the next step, the second stops at once.
-fn stop_on_ctrl_c() -> Arc<AtomicBool> {
+pub(crate) fn stop_on_ctrl_c() -> Arc<AtomicBool> {
     let interrupted = Arc::new(AtomicBool::new(false));
     let flag = interrupted.clone();
     let handler = move || {

@@ -1,6 +1,6 @@
 //! A pipeline on disk or inside the program, ready to generate.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use candle_core::{DType, Device, Tensor};
@@ -12,6 +12,7 @@ use navicache_models::wan::{Cond, PictureCond, Transformer, Vae, VaeEncoder};
 use navicache_models::{Denoiser, Part, Weights};
 
 use crate::device::{DeviceChoice, DtypeChoice};
+use crate::hub::Hub;
 use crate::layout::{Base, Files, Piece, Pieces, Pipeline, Preprocessor, Published};
 use crate::picture::{Filter, Picture};
 use crate::prompt::tokenize;
@@ -19,7 +20,7 @@ use crate::request::{Defaults, Limits, Resolved};
 use crate::scheduler::Scheduler;
 use crate::store::Bill;
 use crate::weights::{Folder, Lora, Residence, add_lora};
-use crate::{Error, Result, demo, machine};
+use crate::{Error, Result, catalog, demo, machine};
 
 /// How a pipeline is loaded.
 #[derive(Debug, Clone, Default)]
@@ -67,7 +68,7 @@ impl Bundle {
         let base = match model {
             "" => None,
             demo::NAME => Some(Base::Diffusers(Folder::Embedded(demo::FILES))),
-            path => Some(Base::at(existing(path)?)?),
+            name => Some(Base::at(&located(name)?)?),
         };
         let place = [Some(Path::new(model)), options.files.transformer.as_deref(), options.files.vae.as_deref()];
         let place = place.into_iter().flatten().find(|path| !path.as_os_str().is_empty());
@@ -381,14 +382,27 @@ fn load_once<T>(cell: &OnceLock<T>, load: impl FnOnce() -> Result<T>) -> Result<
     Ok(cell.get_or_init(|| loaded))
 }
 
-/// A path that is there.
-fn existing(model: &str) -> Result<&Path> {
+/// The path of a model: one that is there, or that of a known name which has been downloaded.
+pub(crate) fn located(model: &str) -> Result<PathBuf> {
     let path = Path::new(model);
     if path.exists() {
-        return Ok(path);
+        return Ok(path.to_path_buf());
     }
-    let expected =
-        format!("expected {}, or the path of a folder or file of weights; there is no such file or folder", demo::NAME);
+    let known = catalog::repository(model);
+    if let Some(repository) = known
+        && let Some(snapshot) = Hub::from_env()?.snapshot(repository)
+    {
+        return Ok(snapshot);
+    }
+    let expected = match known {
+        Some(_) => format!(
+            "it is not here yet: `navicache pull {model}` downloads it; or give the path of a folder or file of weights"
+        ),
+        None => format!(
+            "expected {}, a name that `navicache models` lists, or the path of a folder or file of weights; there is no such file or folder",
+            demo::NAME
+        ),
+    };
     Err(Error::Request { what: "--model", found: model.to_string(), expected })
 }
 

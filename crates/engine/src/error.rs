@@ -76,6 +76,17 @@ pub enum Error {
         /// Number of steps.
         steps: usize,
     },
+    /// Something on the hub, or on the way to it.
+    #[error("{what}: {reason}")]
+    Hub {
+        /// Address or repository.
+        what: String,
+        /// What is wrong, and what to do.
+        reason: String,
+    },
+    /// The caller asked to stop a download.
+    #[error("cancelled; what was downloaded is kept, pull again to go on")]
+    PullCancelled,
     /// The caller asked to stop when all steps were done.
     #[error("cancelled while decoding")]
     DecodingCancelled,

@@ -401,7 +401,7 @@ const ENDINGS: [&str; 5] = ["safetensors", "gguf", "pth", "pt", "bin"];
 const DEPTH: usize = 2;
 
 /// The weight files at a path, those that belong together in one group.
-fn groups(path: &Path) -> Result<Vec<Vec<PathBuf>>> {
+pub(crate) fn groups(path: &Path) -> Result<Vec<Vec<PathBuf>>> {
     if path.is_file() {
         return Ok(vec![group_of(path)?]);
     }
@@ -437,7 +437,7 @@ fn weight_files(folder: &Path, depth: usize, found: &mut Vec<PathBuf>) -> Result
 
 /// A file and the shards beside it: `NAME-00001-of-00003.ENDING`, or those that `NAME.ENDING.index.json` lists. Of a folder, the one
 /// set of weights in it.
-pub(crate) fn group_of(path: &Path) -> Result<Vec<PathBuf>> {
+fn group_of(path: &Path) -> Result<Vec<PathBuf>> {
     if path.is_dir() {
         let mut groups = groups(path)?;
         return match groups.len() {

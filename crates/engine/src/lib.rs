@@ -20,11 +20,14 @@
 
 mod bundle;
 mod cache_file;
+pub mod catalog;
 mod decode;
 mod demo;
 mod device;
 mod error;
 mod generate;
+pub mod hub;
+pub mod inspect;
 mod latents;
 mod layout;
 mod machine;

@@ -100,6 +100,11 @@ pub fn list(bytes: &[u8]) -> Result<(Container, Listing), String> {
     }
 }
 
+/// The same of a file on disk.
+pub fn list_file(path: &Path) -> Result<(Container, Listing)> {
+    WeightFile::map(path)?.list()
+}
+
 /// What a file that holds no weights is most likely to be.
 fn what_else(bytes: &[u8]) -> String {
     let text = String::from_utf8_lossy(&bytes[..bytes.len().min(64)]).trim_start().to_lowercase();

@@ -11,7 +11,7 @@ mod pickle;
 mod safetensors;
 mod tensors;
 
-pub use self::file::{Container, Listing, Meta, Stored, list};
+pub use self::file::{Container, Listing, Meta, Stored, list, list_file};
 pub(crate) use self::folder::Folder;
 pub use self::format::Format;
 pub use self::lora::Lora;

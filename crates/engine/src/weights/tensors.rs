@@ -7,7 +7,7 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Tensor};
 use navicache_models::{Matrix, Packed, Source};
 
-use super::file::{Container, Listing, Meta, Stored, WeightFile};
+use super::file::{Listing, Meta, Stored, WeightFile};
 use super::format::to_f32;
 use super::lora::Change;
 use super::names::{Recognised, recognise};
@@ -134,7 +134,6 @@ impl Tensors {
 /// A component as it was found: its tensors under canonical names, and what its files said.
 pub(crate) struct Found {
     pub recognised: Recognised,
-    pub container: Container,
     pub tensors: Tensors,
     /// The first file's; texts in it are read from `file`.
     pub metadata: BTreeMap<String, Meta>,
@@ -148,12 +147,12 @@ impl Found {
         let mut first = None;
         for path in paths {
             let file = WeightFile::map(path)?;
-            let (container, Listing { tensors: listed, metadata }) = file.list()?;
+            let Listing { tensors: listed, metadata } = file.list()?.1;
             let file = Arc::new(file);
             add(&mut tensors, &file, listed)?;
-            first.get_or_insert((file, container, metadata));
+            first.get_or_insert((file, metadata));
         }
-        let Some((file, container, metadata)) = first else {
+        let Some((file, metadata)) = first else {
             return Err(Error::file("", "expected a weight file, found none"));
         };
         let wrong = |reason: String| Error::file(&file.path, reason);
@@ -163,7 +162,7 @@ impl Found {
         let tensors = renamed(&recognised, tensors, &scales).map_err(wrong)?;
         let place = file.path.display().to_string();
         let tensors = Tensors { place, tensors, residence: Residence::Mapped };
-        Ok(Found { recognised, container, tensors, metadata, file })
+        Ok(Found { recognised, tensors, metadata, file })
     }
 }
 

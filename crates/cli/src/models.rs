@@ -1,0 +1,206 @@
+//! `models`, `pull` and `inspect`: what there is to run, and how it gets here.
+
+use std::io::{IsTerminal, Write};
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use navicache_engine::hub::{Hub, PullEvent};
+use navicache_engine::inspect::Inspected;
+use navicache_engine::{Error, Result, catalog};
+
+use crate::args::{Inspect, Models, Pull};
+use crate::stop_on_ctrl_c;
+
+/// Lines while a file comes, where they cannot be drawn over.
+const BETWEEN_LINES: Duration = Duration::from_secs(10);
+
+pub fn list(options: &Models) -> Result<()> {
+    let hub = Hub::from_env()?;
+    let here = |repository: &str| hub.snapshot(repository).map(|path| path.display().to_string());
+    if options.json {
+        let models: Vec<_> = catalog::models()
+            .iter()
+            .map(|model| {
+                serde_json::json!({
+                    "name": model.name, "what": model.what, "repository": model.repository, "parts": model.parts,
+                    "disk_bytes": model.disk_bytes(), "largest_part_bytes": model.largest_part_bytes(),
+                    "path": here(&model.repository),
+                })
+            })
+            .collect();
+        print(&format!("{:#}", serde_json::json!(models)));
+        return Ok(());
+    }
+    let mut lines = vec![format!("{:<22} {:>8} {:>8}  what, and where", "name", "disk", "memory")];
+    lines.push(format!("{:<22} {:>8} {:>8}  tiny model to try things with; built in", "demo", "-", "-"));
+    for model in catalog::models() {
+        let place = here(&model.repository).unwrap_or_else(|| "not here yet".to_string());
+        let (disk, memory) = (gb(model.disk_bytes()), gb(model.largest_part_bytes()));
+        lines.push(format!("{:<22} {disk:>8} {memory:>8}  {}; {place}", model.name, model.what));
+    }
+    lines.push(String::new());
+    lines.push(
+        "disk: about what is downloaded. memory: of the largest part, for the fastest run; with less, weights are"
+            .to_string(),
+    );
+    lines.push(
+        "streamed from disk (--memory), and quantised files (GGUF, fp8) are smaller. `navicache estimate` says more."
+            .to_string(),
+    );
+    print(&lines.join("\n"));
+    Ok(())
+}
+
+pub fn pull(options: &Pull) -> Result<()> {
+    let repository = catalog::repository(&options.name).ok_or_else(|| Error::Request {
+        what: "model",
+        found: options.name.clone(),
+        expected: format!("expected OWNER/NAME, or one of {}", known()),
+    })?;
+    let interrupted = stop_on_ctrl_c();
+    let mut progress = Downloading::new(options.quiet);
+    let path = Hub::from_env()?.pull(repository, &options.only, &mut |event| {
+        progress.show(&event);
+        if interrupted.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    })?;
+    progress.close();
+    print(&path.display().to_string());
+    Ok(())
+}
+
+fn known() -> String {
+    let names: Vec<&str> = catalog::models().iter().map(|model| model.name.as_str()).collect();
+    names.join(", ")
+}
+
+pub fn inspect(options: &Inspect) -> Result<()> {
+    let inspected = navicache_engine::inspect::inspect(&options.path)?;
+    if options.json {
+        print(&format!("{:#}", serde_json::json!(inspected)));
+    } else {
+        print(&described(&inspected, options.tensors));
+    }
+    Ok(())
+}
+
+fn described(inspected: &Inspected, tensors: bool) -> String {
+    let Inspected { path, layout, weights, missing, problem } = inspected;
+    let mut lines = vec![format!("{}: {layout}", path.display())];
+    for weights in weights {
+        let first = weights.files.first().map_or(Path::new(""), |file| file.strip_prefix(path).unwrap_or(file));
+        let name = if first.as_os_str().is_empty() { path.as_path() } else { first };
+        let shards =
+            if weights.files.len() > 1 { format!(" and {} more", weights.files.len() - 1) } else { String::new() };
+        lines.push(format!("\n  {}{shards}", name.display()));
+        lines.push(format!("    {}", weights.what));
+        let naming = weights.naming.as_ref().map_or(String::new(), |naming| format!(", {naming} names"));
+        lines.push(format!(
+            "    {}{naming}, {} tensors, {:.3} billion numbers, {}",
+            weights.container,
+            weights.tensors.len(),
+            weights.parameters as f64 / 1e9,
+            gb(weights.bytes)
+        ));
+        let formats = weights.formats.iter().map(|(format, count)| {
+            format!("{format} {:.1} %", 100.0 * *count as f64 / weights.parameters.max(1) as f64)
+        });
+        lines.push(format!("    {}", formats.collect::<Vec<_>>().join(", ")));
+        if tensors {
+            lines.extend(weights.tensors.iter().map(|t| format!("      {} {} {:?}", t.name, t.format, t.shape)));
+        }
+    }
+    lines.push(String::new());
+    match problem {
+        Some(problem) => lines.push(format!("Cannot be run: {problem}")),
+        None if missing.is_empty() => {
+            lines.push(format!("Ready: navicache generate PROMPT --model {}", path.display()))
+        }
+        None => {
+            lines.push("To run it, these are still needed:".to_string());
+            lines.extend(missing.iter().map(|what| format!("  {what}")));
+        }
+    }
+    lines.join("\n")
+}
+
+/// Shows how a download goes on.
+struct Downloading {
+    quiet: bool,
+    terminal: bool,
+    begun: Instant,
+    /// Bytes that were here at the start.
+    here: u64,
+    shown: Instant,
+}
+
+impl Downloading {
+    fn new(quiet: bool) -> Self {
+        let now = Instant::now();
+        Downloading { quiet, terminal: std::io::stderr().is_terminal(), begun: now, here: 0, shown: now }
+    }
+
+    fn show(&mut self, event: &PullEvent) {
+        match event {
+            PullEvent::Planned { files, bytes, here } => {
+                self.here = *here;
+                self.line(&format!("{files} files, {}, {} of them here already", gb(*bytes), gb(*here)));
+            }
+            PullEvent::Retry { file, reason } => self.line(&format!("{file}: {reason}; trying again")),
+            PullEvent::Progress { file, done, bytes } => {
+                let pause = if self.terminal { Duration::from_millis(100) } else { BETWEEN_LINES };
+                if self.shown.elapsed() < pause && done < bytes {
+                    return;
+                }
+                self.shown = Instant::now();
+                let seconds = self.begun.elapsed().as_secs_f64().max(1e-3);
+                let speed = done.saturating_sub(self.here) as f64 / seconds;
+                let left = (bytes - done) as f64 / speed.max(1.0);
+                let percent = 100 * done / (*bytes).max(1);
+                let text = format!(
+                    "{percent:>3} %  {} of {}, {:.1} MB/s, {:.0} s left  {file}",
+                    gb(*done),
+                    gb(*bytes),
+                    speed / 1e6,
+                    left
+                );
+                if self.terminal {
+                    self.write(&format!("\r\x1b[K{text}"));
+                } else {
+                    self.line(&text);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn close(&self) {
+        self.line("all files are here and whole");
+    }
+
+    fn line(&self, text: &str) {
+        let over = if self.terminal { "\r\x1b[K" } else { "" };
+        self.write(&format!("{over}{text}\n"));
+    }
+
+    fn write(&self, text: &str) {
+        if !self.quiet {
+            let mut stderr = std::io::stderr();
+            let _ = write!(stderr, "{text}").and_then(|_| stderr.flush()); // nowhere to report that stderr is gone
+        }
+    }
+}
+
+fn gb(bytes: u64) -> String {
+    match bytes {
+        0..1_000_000 => format!("{:.1} kB", bytes as f64 / 1e3),
+        1_000_000..1_000_000_000 => format!("{:.1} MB", bytes as f64 / 1e6),
+        _ => format!("{:.1} GB", bytes as f64 / 1e9),
+    }
+}
+
+/// A reader that has seen enough is no reason to panic.
+fn print(text: &str) {
+    let _ = writeln!(std::io::stdout(), "{text}");
+}

@@ -1,0 +1,130 @@
+//! What a file or folder of weights is, and what it lacks to be run.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use crate::bundle::located;
+use crate::layout::{Base, Files, Pieces, groups};
+use crate::weights::{Component, Found, list_file};
+use crate::{Error, Result, demo};
+
+/// What was found at a path.
+#[derive(Debug, Clone, Serialize)]
+pub struct Inspected {
+    /// The path.
+    pub path: PathBuf,
+    /// `Diffusers folder`, `folder` or `file`.
+    pub layout: &'static str,
+    /// Sets of weights in it, each in one file or in shards.
+    pub weights: Vec<Weights>,
+    /// What a generation still needs, and how to give it; empty: it can be run.
+    pub missing: Vec<String>,
+    /// Why it cannot be read as a pipeline, where that is not for something missing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
+}
+
+/// A set of weights.
+#[derive(Debug, Clone, Serialize)]
+pub struct Weights {
+    /// Its files.
+    pub files: Vec<PathBuf>,
+    /// What it is, in words; or why that cannot be said.
+    pub what: String,
+    /// The part of a pipeline that it is.
+    #[serde(skip)]
+    pub component: Option<Component>,
+    /// safetensors, PyTorch or GGUF.
+    pub container: String,
+    /// Whose names the tensors have.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub naming: Option<String>,
+    /// Bytes of all files.
+    pub bytes: u64,
+    /// Number of scalars.
+    pub parameters: u64,
+    /// Scalars by number format.
+    pub formats: BTreeMap<String, u64>,
+    /// Every tensor, by the names in the files.
+    pub tensors: Vec<TensorInfo>,
+}
+
+/// A tensor.
+#[derive(Debug, Clone, Serialize)]
+pub struct TensorInfo {
+    /// Its name.
+    pub name: String,
+    /// Its number format.
+    pub format: String,
+    /// Its shape.
+    pub shape: Vec<usize>,
+}
+
+/// Looks at a file, a folder, or a model by its name. Nothing but lists of tensors and configurations is read.
+pub fn inspect(model: &str) -> Result<Inspected> {
+    if model == demo::NAME {
+        return Err(Error::Request {
+            what: "inspect",
+            found: model.to_string(),
+            expected: "it is built in; expected a file or a folder".to_string(),
+        });
+    }
+    let path = located(model)?;
+    let base = Base::at(&path)?;
+    let layout = match &base {
+        Base::Diffusers(_) => "Diffusers folder",
+        Base::Loose(_) if path.is_dir() => "folder",
+        Base::Loose(_) => "file",
+    };
+    let weights = groups(&path)?.into_iter().map(|files| weights(files, path.is_file())).collect::<Result<Vec<_>>>()?;
+    let (missing, problem) = match Pieces::read(Some(base), &Files::default()) {
+        Ok(pieces) => (pieces.missing(), None),
+        Err(error) => (Vec::new(), Some(error.to_string())),
+    };
+    Ok(Inspected { path, layout, weights, missing, problem })
+}
+
+/// `alone`: the one file that was asked for; what is wrong with it is the answer.
+fn weights(files: Vec<PathBuf>, alone: bool) -> Result<Weights> {
+    let mut container = String::new();
+    let mut tensors = Vec::new();
+    let (mut bytes, mut parameters) = (0, 0);
+    let mut formats: BTreeMap<String, u64> = BTreeMap::new();
+    for file in &files {
+        bytes += std::fs::metadata(file).map_err(Error::io(file))?.len();
+        let (kind, listing) = match list_file(file) {
+            Ok(listed) => listed,
+            Err(error) if alone => return Err(error),
+            Err(error) => return Ok(unreadable(files.clone(), bytes, &error)),
+        };
+        container = kind.to_string();
+        for (name, stored) in listing.tensors {
+            parameters += stored.numbers() as u64;
+            *formats.entry(stored.format.to_string()).or_default() += stored.numbers() as u64;
+            tensors.push(TensorInfo { name, format: stored.format.to_string(), shape: stored.shape });
+        }
+    }
+    let (what, component, naming) = match Found::open(&files) {
+        Ok(Found { recognised, .. }) => {
+            (recognised.component.to_string(), Some(recognised.component), Some(recognised.naming.to_string()))
+        }
+        Err(error) => (error.to_string(), None, None),
+    };
+    Ok(Weights { files, what, component, container, naming, bytes, parameters, formats, tensors })
+}
+
+fn unreadable(files: Vec<PathBuf>, bytes: u64, error: &Error) -> Weights {
+    Weights {
+        files,
+        what: error.to_string(),
+        component: None,
+        container: "unknown".to_string(),
+        naming: None,
+        bytes,
+        parameters: 0,
+        formats: BTreeMap::new(),
+        tensors: Vec::new(),
+    }
+}
