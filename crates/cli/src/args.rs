@@ -27,6 +27,8 @@ pub struct Args {
 pub enum Command {
     /// Make a video from a prompt
     Generate(Box<Generate>),
+    /// Say what a generation will take: memory by stage, and time, with and without caching
+    Estimate(Box<Estimate>),
     /// List the models that are known by name, and which of them are here
     Models(Models),
     /// Download a model from the hub, or go on with it
@@ -225,6 +227,22 @@ impl Loading {
         };
         LoadOptions { device: self.device, dtype: self.dtype, files, loras: self.lora.clone(), memory: self.memory }
     }
+}
+
+/// Memory follows from the shapes. For the time, one block of the transformer runs on few tokens, and a little is decoded.
+#[derive(clap::Args)]
+#[command(args_override_self = true)]
+pub struct Estimate {
+    #[command(flatten)]
+    pub sampling: Sampling,
+
+    /// Cache method, as for generate
+    #[arg(long, value_name = "METHOD[:PRESET][,KEY=VALUE...]", value_parser = cache)]
+    pub cache: Option<CacheSpec>,
+
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// A name stands for a model wherever --model takes a path, once it has been pulled.

@@ -24,6 +24,7 @@ const INTERRUPTED: u8 = 130;
 fn main() -> ExitCode {
     let result = match Args::parse().command {
         Command::Generate(options) => run(&options),
+        Command::Estimate(options) => models::estimate(&options),
         Command::Models(options) => models::list(&options),
         Command::Pull(options) => models::pull(&options),
         Command::Inspect(options) => models::inspect(&options),

@@ -1,4 +1,4 @@
-//! `models`, `pull` and `inspect`: what there is to run, and how it gets here.
+//! `models`, `pull`, `inspect` and `estimate`: what there is to run, how it gets here, and what it will take.
 
 use std::io::{IsTerminal, Write};
 use std::ops::ControlFlow;
@@ -6,11 +6,12 @@ use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use navicache_engine::estimate::{Estimate, estimate as estimated};
 use navicache_engine::hub::{Hub, PullEvent};
 use navicache_engine::inspect::Inspected;
-use navicache_engine::{Error, Result, catalog};
+use navicache_engine::{Error, Request, Result, catalog};
 
-use crate::args::{Inspect, Models, Pull};
+use crate::args::{self, Inspect, Models, Pull};
 use crate::stop_on_ctrl_c;
 
 /// Lines while a file comes, where they cannot be drawn over.
@@ -97,10 +98,10 @@ fn described(inspected: &Inspected, tensors: bool) -> String {
         lines.push(format!("    {}", weights.what));
         let naming = weights.naming.as_ref().map_or(String::new(), |naming| format!(", {naming} names"));
         lines.push(format!(
-            "    {}{naming}, {} tensors, {:.3} billion numbers, {}",
+            "    {}{naming}, {} tensors, {}, {}",
             weights.container,
             weights.tensors.len(),
-            weights.parameters as f64 / 1e9,
+            numbers(weights.parameters),
             gb(weights.bytes)
         ));
         let formats = weights.formats.iter().map(|(format, count)| {
@@ -123,6 +124,61 @@ fn described(inspected: &Inspected, tensors: bool) -> String {
         }
     }
     lines.join("\n")
+}
+
+pub fn estimate(options: &args::Estimate) -> Result<()> {
+    let bundle = options.sampling.loading.open()?;
+    let request = Request { cache: options.cache.clone(), ..options.sampling.request() };
+    let estimate = estimated(&bundle, &request)?;
+    print(&if options.json { format!("{:#}", serde_json::json!(estimate)) } else { expected(&estimate) });
+    Ok(())
+}
+
+fn expected(estimate: &Estimate) -> String {
+    let Estimate { request, tile, .. } = estimate;
+    let mut lines =
+        vec![format!("{} frames of {}x{}, {} steps", request.frames, request.width, request.height, request.steps)];
+    lines.push(format!("\n{:<10} {:>10} {:>10} {:>10}", "memory", "weights", "computing", "caching"));
+    for stage in &estimate.memory {
+        let streamed = if stage.streamed { "   weights are streamed from disk" } else { "" };
+        let (weights, working, cache) = (gb(stage.weights_bytes), gb(stage.working_bytes), gb(stage.cache_bytes));
+        lines.push(format!("{:<10} {weights:>10} {working:>10} {cache:>10}{streamed}", stage.stage));
+    }
+    let available = estimate.available_bytes.map_or(String::new(), |bytes| format!(", {} may be used", gb(bytes)));
+    lines.push(format!(
+        "at the most {}{available}; frames are decoded in tiles of {}x{}",
+        gb(estimate.peak_bytes),
+        tile[0],
+        tile[1]
+    ));
+    if estimate.available_bytes.is_some_and(|available| estimate.peak_bytes > available) {
+        lines.push("This does not fit: ask for a smaller or shorter video, or a quantised model.".to_string());
+    }
+    let method = &estimate.method;
+    lines.push(format!("\n{:<28} {:>10}", "time", ""));
+    lines.push(format!("{:<28} {:>10}", "one forward", duration(estimate.forward_seconds)));
+    lines.push(format!(
+        "{:<28} {:>10}",
+        format!("{} forwards", estimate.forwards),
+        duration(estimate.denoise_seconds_uncached)
+    ));
+    if estimate.computed_part < 1.0 {
+        let part = 100.0 * estimate.computed_part;
+        let name = format!("the same with {method}");
+        let seconds = duration(estimate.denoise_seconds);
+        lines.push(format!("{name:<28} {seconds:>10}   if it computes {part:.0} %, as on the built-in model"));
+    }
+    lines.push(format!("{:<28} {:>10}", "decoding", duration(estimate.decode_seconds)));
+    lines.join("\n")
+}
+
+fn duration(seconds: f64) -> String {
+    match seconds {
+        ..1.0 => format!("{:.0} ms", seconds * 1e3),
+        ..120.0 => format!("{seconds:.1} s"),
+        ..7200.0 => format!("{:.0} min", seconds / 60.0),
+        _ => format!("{:.1} h", seconds / 3600.0),
+    }
 }
 
 /// Shows how a download goes on.
@@ -189,6 +245,14 @@ impl Downloading {
             let mut stderr = std::io::stderr();
             let _ = write!(stderr, "{text}").and_then(|_| stderr.flush()); // nowhere to report that stderr is gone
         }
+    }
+}
+
+fn numbers(count: u64) -> String {
+    match count {
+        0..1_000_000 => format!("{count} numbers"),
+        1_000_000..1_000_000_000 => format!("{:.1} million numbers", count as f64 / 1e6),
+        _ => format!("{:.2} billion numbers", count as f64 / 1e9),
     }
 }
 

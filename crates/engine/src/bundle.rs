@@ -7,11 +7,12 @@ use candle_core::{DType, Device, Tensor};
 use navicache_control::cache;
 use navicache_models::image::clip::{self, ClipVision};
 use navicache_models::text::umt5::Umt5;
-use navicache_models::wan::tiling::Window;
+use navicache_models::wan::tiling::{Window, windows};
 use navicache_models::wan::{Cond, PictureCond, Transformer, Vae, VaeEncoder};
 use navicache_models::{Denoiser, Part, Weights};
 
 use crate::device::{DeviceChoice, DtypeChoice};
+use crate::estimate::StageMemory;
 use crate::hub::Hub;
 use crate::layout::{Base, Files, Piece, Pieces, Pipeline, Preprocessor, Published};
 use crate::picture::{Filter, Picture};
@@ -19,7 +20,7 @@ use crate::prompt::tokenize;
 use crate::request::{Defaults, Limits, Resolved};
 use crate::scheduler::Scheduler;
 use crate::store::Bill;
-use crate::weights::{Folder, Lora, Residence, add_lora};
+use crate::weights::{Folder, Lora, Residence, Tensors, add_lora};
 use crate::{Error, Result, catalog, demo, machine};
 
 /// How a pipeline is loaded.
@@ -214,12 +215,9 @@ impl Bundle {
 
     /// Refuses a video whose activations alone are beyond the memory there is, before anything is loaded.
     pub(crate) fn check_memory(&self, request: &Resolved) -> Result<()> {
-        let Some(available) = machine::available_memory_bytes().filter(|_| self.device.is_cpu()) else { return Ok(()) };
-        let config = &self.pipeline.transformer.config;
-        let tokens = self.tokens(&self.latents_shape(request.width, request.height, request.frames)) as u64;
-        // A block holds its input, queries, keys, values, output and the feed-forward's middle at once, in f32.
-        let widths = (6 * config.num_attention_heads * config.attention_head_dim + config.ffn_dim) as u64;
-        let needed = tokens * widths * 4;
+        let Some(available) = self.memory() else { return Ok(()) };
+        let tokens = self.tokens(&self.latents_shape(request.width, request.height, request.frames));
+        let needed = self.activation_bytes(request);
         if needed <= available {
             return Ok(());
         }
@@ -360,8 +358,72 @@ impl Bundle {
         request.cache_memory.unwrap_or_else(free)
     }
 
+    /// Width of the encoded text.
+    pub(crate) fn text_dim(&self) -> usize {
+        self.pipeline.text_encoder.config.d_model
+    }
+
+    /// Tokens of a picture and their width, for models that attend to one.
+    pub(crate) fn image_tokens(&self) -> Option<(usize, usize)> {
+        self.pipeline.image_encoder.as_ref().map(|piece| (piece.config.tokens(), piece.config.hidden_size))
+    }
+
+    /// Channels of a picture that stand beside those of the latents.
+    pub(crate) fn picture_channels(&self) -> usize {
+        let config = &self.pipeline.transformer.config;
+        config.in_channels - config.out_channels
+    }
+
+    /// Memory of every stage, on the CPU: weights as they are kept, and the most that is computed at once.
+    pub(crate) fn stage_memory(&self, request: &Resolved, window: usize, cache_bytes: u64) -> Vec<StageMemory> {
+        const F32: u64 = 4;
+        let Pipeline { text_encoder, transformer, vae, image_encoder, .. } = &self.pipeline;
+        let kept = |tensors: &Tensors| tensors.kept_bytes(self.dtype.for_parameters(tensors.parameters()));
+        let shape = self.latents_shape(request.width, request.height, request.frames);
+        let [_, _, latent_frames, rows, columns] = shape;
+        let stage = |stage, tensors: &Tensors, working_bytes| StageMemory {
+            stage,
+            weights_bytes: kept(tensors),
+            streamed: tensors.is_streamed(),
+            working_bytes,
+            cache_bytes: 0,
+        };
+        let text_tokens = request.max_sequence_length as u64;
+        let text = &text_encoder.config;
+        let text_width = (6 * text.d_model + 2 * text.d_ff + text.num_heads * request.max_sequence_length) as u64;
+        let text_matrix = (text.d_model * text.d_ff) as u64 * F32;
+        let mut stages = vec![stage("text", &text_encoder.tensors, text_tokens * text_width * F32 + text_matrix)];
+        let vae_weights = vae.tensors.parameters() * F32;
+        if let Some(image_encoder) = image_encoder {
+            let working = vae_weights + vae.config.decode_bytes(rows, columns);
+            stages.push(stage("picture", &image_encoder.tensors, working));
+        }
+        let config = &transformer.config;
+        let matrix = (config.dim() * config.ffn_dim) as u64 * F32;
+        let denoise = self.activation_bytes(request) + matrix;
+        stages.push(StageMemory { cache_bytes, ..stage("denoise", &transformer.tensors, denoise) });
+        let largest = windows(rows, columns, window).swap_remove(0);
+        stages.push(StageMemory {
+            stage: "decode",
+            weights_bytes: vae_weights,
+            streamed: false,
+            working_bytes: self.decode_bytes(&largest, latent_frames, rows, columns),
+            cache_bytes: 0,
+        });
+        stages
+    }
+
+    /// Most bytes of activations of the transformer: a block holds its input, queries, keys, values, output and the feed-forward's
+    /// middle at once, in f32.
+    fn activation_bytes(&self, request: &Resolved) -> u64 {
+        let config = &self.pipeline.transformer.config;
+        let tokens = self.tokens(&self.latents_shape(request.width, request.height, request.frames)) as u64;
+        let widths = (6 * config.num_attention_heads * config.attention_head_dim + config.ffn_dim) as u64;
+        tokens * widths * 4
+    }
+
     /// Tokens of latents of a shape.
-    fn tokens(&self, [_, _, frames, height, width]: &[usize; 5]) -> usize {
+    pub(crate) fn tokens(&self, [_, _, frames, height, width]: &[usize; 5]) -> usize {
         let [patch_t, patch_h, patch_w] = self.pipeline.transformer.config.patch_size;
         (frames / patch_t) * (height / patch_h) * (width / patch_w)
     }

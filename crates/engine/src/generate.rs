@@ -282,7 +282,7 @@ pub(crate) fn denoise(
 }
 
 /// Fills the request up. A picture and latents from a file say size and length where the request does not.
-fn resolve(bundle: &Bundle, request: &Request) -> Result<(Resolved, Option<Picture>)> {
+pub(crate) fn resolve(bundle: &Bundle, request: &Request) -> Result<(Resolved, Option<Picture>)> {
     let mut request = request.clone();
     let picture = request.image.as_ref().map(|path| Picture::open(path)).transpose()?;
     bundle.check_picture(request.image.as_deref())?;

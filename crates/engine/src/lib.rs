@@ -25,6 +25,7 @@ mod decode;
 mod demo;
 mod device;
 mod error;
+pub mod estimate;
 mod generate;
 pub mod hub;
 pub mod inspect;

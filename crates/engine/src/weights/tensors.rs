@@ -102,6 +102,20 @@ impl Tensors {
         self.tensors.values().map(|entry| entry.stored.length as u64).sum()
     }
 
+    /// Bytes they take in memory when matrices are kept in `dtype` (`None`: as stored).
+    pub(crate) fn kept_bytes(&self, dtype: Option<DType>) -> u64 {
+        let each = |stored: &Stored| match dtype {
+            Some(dtype) if !stored.format.is_packed() => (stored.numbers() * dtype.size_in_bytes()) as u64,
+            _ => stored.length as u64,
+        };
+        self.tensors.values().map(|entry| each(&entry.stored)).sum()
+    }
+
+    /// Whether matrices are given back to the system after every use.
+    pub(crate) fn is_streamed(&self) -> bool {
+        self.residence == Residence::Streamed
+    }
+
     /// Names and where they are, in order.
     pub fn listed(&self) -> impl Iterator<Item = (&str, &Stored)> {
         self.tensors.iter().map(|(name, entry)| (name.as_str(), &entry.stored))
