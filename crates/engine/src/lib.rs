@@ -50,6 +50,12 @@ pub mod video;
 pub mod weights;
 mod whole_file;
 
+/// Readers of untrusted bytes that have no other door; for the fuzz targets.
+#[doc(hidden)]
+pub mod parsers {
+    pub use crate::tokenizer::encode_with as sentencepiece;
+}
+
 pub use bundle::{Bundle, LoadOptions};
 pub use cache_file::{cache_argument, save_preset};
 pub use decode::{Tiling, decode_latents};

@@ -53,6 +53,12 @@ pub(crate) fn from_weights(found: &Found) -> Result<Option<Tokenizer>> {
     made.map(Some).map_err(|reason| Error::file(&found.file.path, reason))
 }
 
+/// The number of tokens of a text under a serialised model.
+pub fn encode_with(model: &[u8], text: &str) -> Result<usize, String> {
+    let tokenizer = from_sentencepiece(model)?;
+    tokenizer.encode(text, true).map(|tokens| tokens.len()).map_err(|e| e.to_string())
+}
+
 /// From a serialised `sentencepiece.ModelProto`.
 fn from_sentencepiece(bytes: &[u8]) -> Result<Tokenizer, String> {
     let (mut pieces, mut charsmap) = (Vec::new(), &[][..]);

@@ -1,0 +1,6 @@
+//! A SentencePiece model, and text that is encoded with it.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
+    let _ = navicache_engine::parsers::sentencepiece(bytes, "a größer  色调 <s>\u{0}\u{fffd} fi ﬁ");
+});
