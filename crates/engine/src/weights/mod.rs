@@ -17,5 +17,5 @@ pub use self::format::Format;
 pub use self::lora::Lora;
 pub(crate) use self::lora::add as add_lora;
 pub use self::names::{Component, Naming, Recognised, recognise};
-pub use self::tensors::Tensors;
-pub(crate) use self::tensors::{Found, Residence, shards};
+pub(crate) use self::tensors::{Found, shards};
+pub use self::tensors::{Residence, Tensors};

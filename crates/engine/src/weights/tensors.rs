@@ -24,7 +24,7 @@ pub struct Tensors {
 
 /// Where matrices that are not converted stay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Residence {
+pub enum Residence {
     /// In the mapped file; the system keeps in memory what there is room for.
     Mapped,
     /// In the file; what was read is given back to the system after every use.
@@ -77,6 +77,11 @@ impl Tensors {
         Self::of_files(place, files)
     }
 
+    /// Opens the files of one component, whatever container and names they have, and says what it is.
+    pub fn recognised(paths: &[PathBuf]) -> Result<(Recognised, Self)> {
+        Found::open(paths).map(|found| (found.recognised, found.tensors))
+    }
+
     /// Reads a file that is part of the program.
     pub(crate) fn embedded(path: &Path, bytes: &'static [u8]) -> Result<Self> {
         Self::of_files(path.display().to_string(), vec![WeightFile::embedded(path, bytes)])
@@ -122,7 +127,7 @@ impl Tensors {
     }
 
     /// Where matrices stay that are not converted.
-    pub(crate) fn reside(&mut self, residence: Residence) {
+    pub fn reside(&mut self, residence: Residence) {
         self.residence = residence;
     }
 
