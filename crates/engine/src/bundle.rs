@@ -143,10 +143,12 @@ impl Bundle {
     }
 
     /// Format of the transformer's matrices, for the report.
-    pub(crate) fn dtype_name(&self) -> &'static str {
-        self.dtype
-            .for_parameters(self.pipeline.transformer.tensors.parameters())
-            .map_or("stored", |dtype| dtype.as_str())
+    pub(crate) fn dtype_name(&self) -> String {
+        let tensors = &self.pipeline.transformer.tensors;
+        match (tensors.main_format(), self.dtype.for_parameters(tensors.parameters())) {
+            (Some(format), dtype) if format.is_packed() || dtype.is_none() => format.to_string(),
+            (_, dtype) => dtype.map_or("stored", |dtype| dtype.as_str()).to_string(),
+        }
     }
 
     /// What sizes it can make.

@@ -148,7 +148,7 @@ fn run(
         cpu: machine::cpu_name(),
         threads: machine::threads(),
         device: device_name(bundle.device()),
-        dtype: bundle.dtype_name().to_string(),
+        dtype: bundle.dtype_name(),
         navicache: env!("CARGO_PKG_VERSION"),
     };
     let report = Report {

@@ -1,5 +1,7 @@
 //! What the machine says of itself. Every answer may be missing: these are for reports, and for refusing what cannot fit.
 
+use std::path::Path;
+
 /// The processor's name.
 pub(crate) fn cpu_name() -> String {
     std::fs::read_to_string("/proc/cpuinfo")
@@ -21,9 +23,19 @@ pub(crate) fn peak_memory_bytes() -> Option<u64> {
     kibibytes("/proc/self/status", "VmHWM:")
 }
 
-/// Memory that can be taken without swapping, in bytes.
+/// Memory that can be taken without swapping, in bytes; in a container, what its limit leaves.
 pub(crate) fn available_memory_bytes() -> Option<u64> {
-    kibibytes("/proc/meminfo", "MemAvailable:")
+    let machine = kibibytes("/proc/meminfo", "MemAvailable:");
+    machine.into_iter().chain(container_memory_bytes()).min()
+}
+
+/// What the limit of the control group leaves. Pages of files count as used there, but are given up when something else needs memory.
+fn container_memory_bytes() -> Option<u64> {
+    let read = |file: &str| std::fs::read_to_string(Path::new("/sys/fs/cgroup").join(file)).ok();
+    let number = |file: &str| read(file)?.trim().parse::<u64>().ok();
+    let files = read("memory.stat")?.lines().find_map(|line| line.strip_prefix("inactive_file ")?.parse::<u64>().ok());
+    let used = number("memory.current")?.saturating_sub(files.unwrap_or(0));
+    Some(number("memory.max")?.saturating_sub(used))
 }
 
 fn kibibytes(file: &str, key: &str) -> Option<u64> {

@@ -14,7 +14,7 @@ use candle_core::quantized::{GgmlDType, QTensor, gguf_file};
 use candle_core::{DType, Device, Tensor};
 use navicache_engine::control::cache::CacheSpec;
 use navicache_engine::inspect::inspect;
-use navicache_engine::{Bundle, DtypeChoice, Error, Files, LoadOptions, Lora, Request, Tiling, generate};
+use navicache_engine::{Bundle, DtypeChoice, Error, Files, LoadOptions, Lora, Request, generate};
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 use tempfile::TempDir;
@@ -450,18 +450,4 @@ fn loras_that_do_not_fit_are_refused() {
     );
     says(error(vec![("blocks.0.self_attn.q.weight", &[4, 8])]), "expected a LoRA");
     says(error(vec![(down, &[4, 256]), (up, &[256, 4]), (&format!("{q}.dora_scale"), &[256])]), "not supported");
-}
-
-#[test]
-fn tiles_are_close_to_the_whole() {
-    let bundle = Bundle::open(REFERENCE.0.path().to_str().unwrap(), &LoadOptions::default()).unwrap();
-    let frames = |tile: Tiling| {
-        let request = Request { size: Some((320, 192)), steps: Some(1), tile, ..request() };
-        generate(&bundle, &request, &mut |_| ControlFlow::Continue(())).unwrap().frames
-    };
-    let (whole, tiled) = (frames(Tiling::Off), frames(Tiling::Pixels(160)));
-    assert_eq!(whole.len(), tiled.len());
-    let sum: u64 = whole.iter().zip(&tiled).map(|(a, b)| a.abs_diff(*b) as u64).sum();
-    let mean = sum as f64 / whole.len() as f64;
-    assert!(mean > 0.0 && mean < 1.0, "mean difference of {mean:.3} grey levels");
 }

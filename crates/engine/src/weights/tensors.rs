@@ -8,7 +8,7 @@ use candle_core::{DType, Device, Tensor};
 use navicache_models::{Matrix, Packed, Source};
 
 use super::file::{Listing, Meta, Stored, WeightFile};
-use super::format::to_f32;
+use super::format::{Format, to_f32};
 use super::lora::Change;
 use super::names::{Recognised, recognise};
 use crate::{Error, Result};
@@ -105,6 +105,18 @@ impl Tensors {
     /// Bytes they take in their files.
     pub fn bytes(&self) -> u64 {
         self.tensors.values().map(|entry| entry.stored.length as u64).sum()
+    }
+
+    /// The format that most numbers have.
+    pub(crate) fn main_format(&self) -> Option<Format> {
+        let mut counts: Vec<(Format, usize)> = Vec::new();
+        for stored in self.tensors.values().map(|entry| &entry.stored) {
+            match counts.iter_mut().find(|(format, _)| *format == stored.format) {
+                Some((_, count)) => *count += stored.numbers(),
+                None => counts.push((stored.format, stored.numbers())),
+            }
+        }
+        counts.into_iter().max_by_key(|&(_, count)| count).map(|(format, _)| format)
     }
 
     /// Bytes they take in memory when matrices are kept in `dtype` (`None`: as stored).
