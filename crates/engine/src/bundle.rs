@@ -1,5 +1,6 @@
 //! A pipeline on disk or inside the program, ready to generate.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock};
 
@@ -7,7 +8,7 @@ use candle_core::{DType, Device, Tensor};
 use navicache_control::cache;
 use navicache_models::image::clip::{self, ClipVision};
 use navicache_models::text::umt5::Umt5;
-use navicache_models::wan::tiling::{Window, windows};
+use navicache_models::wan::tiling::{Window, largest_window, shares, windows};
 use navicache_models::wan::{Cond, PictureCond, Transformer, Vae, VaeEncoder};
 use navicache_models::{Denoiser, Part, Weights};
 
@@ -311,18 +312,66 @@ impl Bundle {
         Ok(Pictured { cond: PictureCond { embedding, channels, still_frames: 0 }, still: None })
     }
 
-    /// A clip that begins with a frame and goes on grey, as latents of a length. // (1, 3, h, w) -> (1, z, f, h, w)
+    /// A clip that begins with a frame and goes on grey, as latents of a length; in windows where memory is short.
+    /// // (1, 3, h, w) -> (1, z, f, h, w)
     fn encode_clip(&self, first: &Tensor, latent_frames: usize) -> Result<Tensor> {
-        let encoder =
-            VaeEncoder::new(&self.pipeline.vae.config, Weights::new(&self.pipeline.vae.tensors, &self.device, None))?;
-        let (_, colors, height, width) = first.dims4()?;
-        let nothing = Tensor::zeros((encoder.temporal_factor(), colors, height, width), DType::F32, &self.device)?;
-        let mut encoding = encoder.encoder();
-        let mut latents = vec![encoding.next_latent(first)?];
-        for _ in 1..latent_frames {
-            latents.push(encoding.next_latent(&nothing)?);
-        }
+        let config = &self.pipeline.vae.config;
+        let encoder = VaeEncoder::new(config, Weights::new(&self.pipeline.vae.tensors, &self.device, None))?;
+        let (_, _, height, width) = first.dims4()?;
+        let factor = self.spatial_factor();
+        let (rows, columns) = (height / factor, width / factor);
+        let fits = |window: &Window| match self.memory() {
+            Some(memory) => config.encode_bytes(window.rows.len(), window.columns.len()) <= memory / 4 * 3,
+            None => true,
+        };
+        let window = largest_window(rows, columns, fits);
+        let features = self.encode_features(&encoder, first, latent_frames, &windows(rows, columns, window))?;
+        let mut encoding = encoder.upper_encoder();
+        let latents = features.iter().map(|features| encoding.next_latent(features)).collect::<Result<Vec<_>, _>>()?;
         Ok(Tensor::cat(&latents, 2)?)
+    }
+
+    /// The features of whole frames, from those of windows. // (1, channels, h, w) for each latent frame
+    fn encode_features(
+        &self,
+        encoder: &VaeEncoder,
+        first: &Tensor,
+        latent_frames: usize,
+        windows: &[Window],
+    ) -> Result<Vec<Tensor>> {
+        let (_, colors, height, width) = first.dims4()?;
+        let factor = self.spatial_factor();
+        let ranges = |axis: fn(&Window) -> Range<usize>| windows.iter().map(axis).collect::<Vec<_>>();
+        let (rows, columns) = (ranges(|window| window.rows.clone()), ranges(|window| window.columns.clone()));
+        let mut whole: Vec<Tensor> = Vec::new();
+        for window in windows {
+            let (top, left) = (window.rows.start, window.columns.start);
+            let (h, w) = (window.rows.len(), window.columns.len());
+            let part = first.narrow(2, top * factor, h * factor)?.narrow(3, left * factor, w * factor)?.contiguous()?;
+            let grey =
+                Tensor::zeros((encoder.temporal_factor(), colors, h * factor, w * factor), DType::F32, &self.device)?;
+            let down = Tensor::new(shares(&rows, &window.rows, 1), &self.device)?.reshape((1, 1, h, 1))?;
+            let across = Tensor::new(shares(&columns, &window.columns, 1), &self.device)?.reshape((1, 1, 1, w))?;
+            let mut encoding = encoder.lower_encoder();
+            for frame in 0..latent_frames {
+                let features = encoding.next_features(if frame == 0 { &part } else { &grey })?;
+                if windows.len() == 1 {
+                    whole.push(features);
+                    continue;
+                }
+                let share = features.broadcast_mul(&down)?.broadcast_mul(&across)?;
+                let share = share.pad_with_zeros(2, top, height / factor - top - h)?.pad_with_zeros(
+                    3,
+                    left,
+                    width / factor - left - w,
+                )?;
+                match whole.get_mut(frame) {
+                    Some(sum) => *sum = (&*sum + share)?,
+                    None => whole.push(share),
+                }
+            }
+        }
+        Ok(whole)
     }
 
     /// The features of a picture. // (1, tokens, dim)
@@ -396,9 +445,10 @@ impl Bundle {
         let text_matrix = (text.d_model * text.d_ff) as u64 * F32;
         let mut stages = vec![stage("text", &text_encoder.tensors, text_tokens * text_width * F32 + text_matrix)];
         let vae_weights = vae.tensors.parameters() * F32;
+        let budget = self.memory().map_or(u64::MAX, |memory| memory / 4 * 3);
+        let encoding = vae_weights + vae.config.encode_bytes(rows, columns).min(budget);
         if let Some(image_encoder) = image_encoder {
-            let working = vae_weights + vae.config.decode_bytes(rows, columns);
-            stages.push(stage("picture", &image_encoder.tensors, working));
+            stages.push(stage("picture", &image_encoder.tensors, encoding));
         }
         let config = &transformer.config;
         let matrix = (config.dim() * config.ffn_dim) as u64 * F32;

@@ -4,7 +4,7 @@ use std::ops::{ControlFlow, Range};
 use std::path::Path;
 
 use candle_core::{DType, Tensor};
-use navicache_models::wan::tiling::{EDGE, OVERLAP, SMALLEST, Window, windows};
+use navicache_models::wan::tiling::{SMALLEST, Window, largest_window, shares, windows};
 
 use crate::generate::{Event, Stage, Teller};
 use crate::video::Clip;
@@ -110,14 +110,8 @@ pub(crate) fn decode(bundle: &Bundle, latents: &Tensor, tiling: Tiling, teller: 
 
 /// The largest window whose decoding fits into the memory there is.
 pub(crate) fn window_for(bundle: &Bundle, latent_frames: usize, rows: usize, columns: usize) -> usize {
-    let longest = rows.max(columns);
-    let Some(memory) = bundle.memory() else { return longest };
-    let fits = |window: &usize| {
-        let largest = &windows(rows, columns, *window)[0];
-        bundle.decode_bytes(largest, latent_frames, rows, columns) <= memory / 4 * 3
-    };
-    let smaller = (SMALLEST..longest).rev().step_by(OVERLAP / 2);
-    std::iter::once(longest).chain(smaller).find(fits).unwrap_or(SMALLEST)
+    let Some(memory) = bundle.memory() else { return rows.max(columns) };
+    largest_window(rows, columns, |window| bundle.decode_bytes(window, latent_frames, rows, columns) <= memory / 4 * 3)
 }
 
 fn shape_of(latents: &Tensor) -> Result<[usize; 5]> {
@@ -125,7 +119,7 @@ fn shape_of(latents: &Tensor) -> Result<[usize; 5]> {
     Ok([one, channels, frames, height, width])
 }
 
-/// How a window's pixels go into the frame: those at its upper and left side are mixed with what is there already.
+/// How a window's pixels go into the frame.
 struct Blend {
     rows: Range<usize>,
     columns: Range<usize>,
@@ -137,23 +131,18 @@ struct Blend {
 
 impl Blend {
     fn new(windows: &[Window], window: &Window, factor: usize) -> Self {
-        // Where the window before this one ends.
-        let end = |before: &dyn Fn(&Window) -> Range<usize>| {
-            let start = before(window).start;
-            windows.iter().map(before).filter(|range| range.start < start).map(|range| range.end).max()
-        };
-        let shares = |range: &Range<usize>, end: Option<usize>| {
-            let shared = end.map_or(0, |end| (end - range.start) * factor) as f32;
-            let edge = (EDGE * factor) as f32;
-            let share = |i: usize| ((i as f32 + 0.5 - edge) / (shared - 2.0 * edge)).clamp(0.0, 1.0);
-            (0..range.len() * factor).map(|i| if shared > 0.0 { share(i) } else { 1.0 }).collect::<Vec<_>>()
+        // Windows come row by row: what comes after is mixed into what is there, so that only those before count.
+        let before = |axis: fn(&Window) -> &Range<usize>| {
+            let upto = axis(window).start;
+            let ranges = windows.iter().map(axis).filter(|range| range.start <= upto).cloned().collect::<Vec<_>>();
+            shares(&ranges, axis(window), factor)
         };
         let scaled = |range: &Range<usize>| range.start * factor..range.end * factor;
         Blend {
             rows: scaled(&window.rows),
             columns: scaled(&window.columns),
-            down: shares(&window.rows, end(&|window| window.rows.clone())),
-            across: shares(&window.columns, end(&|window| window.columns.clone())),
+            down: before(|window| &window.rows),
+            across: before(|window| &window.columns),
         }
     }
 

@@ -51,6 +51,21 @@ fn tiles_are_close_to_the_whole() {
 }
 
 #[test]
+fn a_picture_is_encoded_in_windows_where_memory_is_short() {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/layouts");
+    let folder = tiny::pipeline_of(&golden);
+    let request = Request { image: Some(tiny::golden().join("picture.png")), tile: Tiling::Off, ..request() };
+    let latents = |memory: Option<u64>| {
+        let video = generate(&bundle(folder.path(), memory), &request, &mut go_on).unwrap();
+        video.latents.flatten_all().unwrap().to_vec1::<f32>().unwrap()
+    };
+    let (whole, windows) = (latents(None), latents(Some(60 << 20)));
+    let sum = |values: &mut dyn Iterator<Item = f32>| values.map(|v| (v as f64).powi(2)).sum::<f64>();
+    let distance = sum(&mut whole.iter().zip(&windows).map(|(a, b)| a - b)) / sum(&mut whole.iter().copied());
+    assert!(distance > 0.0 && distance.sqrt() < 2e-2, "{:.1e}", distance.sqrt());
+}
+
+#[test]
 fn latents_outlive_a_decoding_that_was_stopped() {
     let folder = tiny::pipeline();
     let bundle = bundle(folder.path(), None);

@@ -294,25 +294,32 @@ impl VaeConfig {
     }
 
     /// About the most bytes that decoding a clip of latents of a height and width takes beside the weights; the number of frames does not
-    /// matter. Every convolution over time keeps two frames' worth of its output; while one runs, its input, its output and copies of
-    /// both are there, and a residual block's input beside them.
+    /// matter.
     pub fn decode_bytes(&self, height: usize, width: usize) -> u64 {
+        self.layers_bytes(self.decoder_base_dim.unwrap_or(self.base_dim), self.num_res_blocks + 1, height, width)
+    }
+
+    /// The same of encoding.
+    pub fn encode_bytes(&self, height: usize, width: usize) -> u64 {
+        self.layers_bytes(self.base_dim, self.num_res_blocks, height, width)
+    }
+
+    /// Every convolution over time keeps two frames' worth of its output; while one runs, its input, its output and copies of both are
+    /// there, and a residual block's input beside them.
+    fn layers_bytes(&self, base: usize, resnets: usize, height: usize, width: usize) -> u64 {
         const F32: usize = 4;
         /// Copies of a chunk's features that are there at once at most, by measurement (docs/results.md).
         const COPIES: usize = 15;
-        let base = self.decoder_base_dim.unwrap_or(self.base_dim);
-        let convolutions = 2 * (self.num_res_blocks + 1);
         let (mut kept, mut working) = (0, 0);
         let (mut pixels, mut frames) = (height * width, 1);
         for (level, factor) in self.dim_mult.iter().rev().enumerate() {
             let channels = factor * base;
-            kept += convolutions * 2 * channels * pixels;
+            kept += 2 * resnets * 2 * channels * pixels;
             working = working.max(COPIES * frames * channels * pixels);
-            let doubles_time = self.temperal_downsample.iter().rev().nth(level);
-            if let Some(&doubles_time) = doubles_time {
-                // The upsampler works on its input at the size of its output.
-                frames *= 1 + doubles_time as usize;
+            if let Some(&in_time) = self.temperal_downsample.iter().rev().nth(level) {
+                frames *= 1 + in_time as usize;
                 pixels *= 4;
+                // A sampler works on this level's channels at the next one's size.
                 working = working.max(3 * frames * channels * pixels);
             }
         }

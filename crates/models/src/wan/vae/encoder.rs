@@ -66,13 +66,18 @@ impl VaeEncoder {
 
     /// Starts to encode a clip.
     pub fn encoder(&self) -> Encoding<'_> {
-        let state = State {
-            conv_in: ConvState::default(),
-            down_blocks: self.down_blocks.iter().map(DownState::new).collect(),
-            mid_block: Default::default(),
-            conv_out: ConvState::default(),
-        };
-        Encoding { vae: self, state, is_first: true }
+        Encoding { lower: self.lower_encoder(), upper: self.upper_encoder() }
+    }
+
+    /// Starts the layers above the latents' size, on a clip or on a window of it.
+    pub fn lower_encoder(&self) -> LowerEncoding<'_> {
+        let down_blocks = self.down_blocks.iter().map(DownState::new).collect();
+        LowerEncoding { vae: self, conv_in: ConvState::default(), down_blocks, is_first: true }
+    }
+
+    /// Starts the layers at the latents' size, on the features of whole frames.
+    pub fn upper_encoder(&self) -> UpperEncoding<'_> {
+        UpperEncoding { vae: self, mid_block: Default::default(), conv_out: ConvState::default() }
     }
 
     /// Frames that a latent frame after the first stands for.
@@ -83,17 +88,8 @@ impl VaeEncoder {
 
 /// A clip that is being encoded.
 pub struct Encoding<'a> {
-    vae: &'a VaeEncoder,
-    state: State,
-    is_first: bool,
-}
-
-/// What every convolution over time remembers.
-struct State {
-    conv_in: ConvState,
-    down_blocks: Vec<DownState>,
-    mid_block: [ResnetState; 2],
-    conv_out: ConvState,
+    lower: LowerEncoding<'a>,
+    upper: UpperEncoding<'a>,
 }
 
 impl Encoding<'_> {
@@ -103,7 +99,22 @@ impl Encoding<'_> {
     ///
     /// Returns (1, z, 1, latent height, latent width).
     pub fn next_latent(&mut self, frames: &Tensor) -> Result<Tensor> {
-        let (vae, state) = (self.vae, &mut self.state);
+        self.upper.next_latent(&self.lower.next_features(frames)?)
+    }
+}
+
+/// The layers above the latents' size, on their way through a clip: convolutions, which see a few pixels around.
+pub struct LowerEncoding<'a> {
+    vae: &'a VaeEncoder,
+    conv_in: ConvState,
+    down_blocks: Vec<DownState>,
+    is_first: bool,
+}
+
+impl LowerEncoding<'_> {
+    /// The features of the next latent frame. // (frames, 3, height, width) -> (1, channels, latent height, latent width)
+    pub fn next_features(&mut self, frames: &Tensor) -> Result<Tensor> {
+        let vae = self.vae;
         let wanted = if self.is_first { 1 } else { vae.temporal_factor };
         let (found, _, height, width) = frames.dims4()?;
         let spatial = vae.patch << (vae.down_blocks.len() - 1);
@@ -116,12 +127,27 @@ impl Encoding<'_> {
         }
         let chunk = if self.is_first { Chunk::First } else { Chunk::Later };
         self.is_first = false;
-        let mut x = vae.conv_in.forward(&patches(frames, vae.patch)?, &mut state.conv_in)?;
-        for (block, state) in vae.down_blocks.iter().zip(&mut state.down_blocks) {
+        let mut x = vae.conv_in.forward(&patches(frames, vae.patch)?, &mut self.conv_in)?;
+        for (block, state) in vae.down_blocks.iter().zip(&mut self.down_blocks) {
             x = block.forward(&x, chunk, state)?;
         }
-        x = vae.mid_block.forward(&x, &mut state.mid_block)?;
-        let x = vae.conv_out.forward(&silu(&vae.norm_out.forward(&x)?)?, &mut state.conv_out)?;
+        Ok(x)
+    }
+}
+
+/// The layers at the latents' size, on their way through a clip, with the attention that sees the whole frame.
+pub struct UpperEncoding<'a> {
+    vae: &'a VaeEncoder,
+    mid_block: [ResnetState; 2],
+    conv_out: ConvState,
+}
+
+impl UpperEncoding<'_> {
+    /// The next latent frame, as [`Encoding::next_latent`] has it. // (1, channels, h, w) -> (1, z, 1, h, w)
+    pub fn next_latent(&mut self, features: &Tensor) -> Result<Tensor> {
+        let vae = self.vae;
+        let x = vae.mid_block.forward(features, &mut self.mid_block)?;
+        let x = vae.conv_out.forward(&silu(&vae.norm_out.forward(&x)?)?, &mut self.conv_out)?;
         let moments = vae.quant_conv.forward(&x, &mut ConvState::default())?; // (1, 2 z, h, w)
         let mean = moments.narrow(1, 0, vae.z_dim)?.unsqueeze(2)?; // (1, z, 1, h, w)
         Ok(mean.broadcast_sub(&vae.latents_mean)?.broadcast_div(&vae.latents_std)?)

@@ -8,7 +8,7 @@ pub mod tiling;
 use candle_core::{DType, Device, Tensor};
 
 pub use decoder::{Decoding, Vae};
-pub use encoder::{Encoding, VaeEncoder};
+pub use encoder::{Encoding, LowerEncoding, UpperEncoding, VaeEncoder};
 
 use crate::Result;
 

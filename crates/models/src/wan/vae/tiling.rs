@@ -43,9 +43,50 @@ pub fn windows(height: usize, width: usize, window: usize) -> Vec<Window> {
         .collect()
 }
 
+/// The size of the largest windows of a frame that fit, or of the smallest there are.
+pub fn largest_window(height: usize, width: usize, fits: impl Fn(&Window) -> bool) -> usize {
+    let longest = height.max(width);
+    let smaller = (SMALLEST..longest).rev().step_by(OVERLAP / 2);
+    let fits = |size: &usize| windows(height, width, *size).iter().all(&fits);
+    std::iter::once(longest).chain(smaller).find(fits).unwrap_or(SMALLEST)
+}
+
+/// How much of what lies at every place of a range comes from its window, given the windows before and after it along an axis: the
+/// shares of all windows add up to one. `scale`: places to a latent.
+pub fn shares(all: &[Range<usize>], range: &Range<usize>, scale: usize) -> Vec<f32> {
+    let before = all.iter().filter(|other| other.start < range.start).map(|other| other.end).max();
+    let after = all.iter().filter(|other| other.start > range.start).map(|other| other.start).min();
+    let edge = (EDGE * scale) as f32;
+    let rising = |place: f32, shared: f32| ((place + 0.5 - edge) / (shared - 2.0 * edge)).clamp(0.0, 1.0);
+    let length = range.len() * scale;
+    let share = |i: usize| {
+        let up = before.map_or(1.0, |end| rising(i as f32, ((end - range.start) * scale) as f32));
+        let shared = after.map(|start| ((range.end - start) * scale) as f32);
+        let down = shared.map_or(1.0, |shared| 1.0 - rising(i as f32 - (length as f32 - shared), shared));
+        up * down
+    };
+    (0..length).map(share).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn shares_add_up_to_one() {
+        for (length, window) in [(40, 16), (41, 20), (90, 33), (20, 64)] {
+            let ranges = ranges(length, window);
+            for scale in [1, 8] {
+                let mut sum = vec![0.0; length * scale];
+                for range in &ranges {
+                    for (i, share) in shares(&ranges, range, scale).into_iter().enumerate() {
+                        sum[range.start * scale + i] += share;
+                    }
+                }
+                assert!(sum.iter().all(|sum| (sum - 1.0f32).abs() < 1e-5), "{length} {window} {scale}: {sum:?}");
+            }
+        }
+    }
 
     #[test]
     fn ranges_cover_and_overlap() {
