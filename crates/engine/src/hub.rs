@@ -31,8 +31,6 @@ const ATTEMPTS: u32 = 5;
 const SILENCE: Duration = Duration::from_secs(60);
 /// Bytes that are read at a time.
 const CHUNK: usize = 1 << 20;
-/// Space that is left free.
-const RESERVE: u64 = 64 << 20;
 
 /// How a download goes on. Answer [`ControlFlow::Break`] to stop; what is there stays and is used again.
 #[derive(Debug, Clone, PartialEq)]
@@ -254,7 +252,11 @@ impl Hub {
     fn describe(&self, agent: &Agent, repository: &str, commit: &str, name: String) -> Result<Remote> {
         let url = format!("{}/{repository}/resolve/{commit}/{}", self.endpoint, escaped(&name));
         let request = agent.head(&url).config().max_redirects(0).max_redirects_will_error(false).build();
-        let response = self.authorized(request).call().map_err(|e| hub_error(&url, &e.to_string()))?;
+        let mut response = self.authorized(request).call().map_err(|e| unreachable(&url, &e))?;
+        if matches!(response.status().as_u16(), 405 | 501) {
+            // A server that does not know HEAD: the headers of the whole say it too.
+            response = self.authorized(agent.get(&url)).call().map_err(|e| unreachable(&url, &e))?;
+        }
         if response.status().as_u16() >= 400 {
             return Err(self.refused(repository, &url, &response));
         }
@@ -320,7 +322,7 @@ impl Hub {
             })
             .sum();
         let free = fs4::available_space(blobs).map_err(Error::io(blobs))?;
-        if needed == 0 || needed.saturating_add(RESERVE) <= free {
+        if needed <= free {
             return Ok(());
         }
         let gb = |bytes: u64| bytes as f64 / 1e9;

@@ -49,6 +49,8 @@ pub(crate) struct Pieces {
     pub vae: Option<Piece<VaeConfig>>,
     pub image_encoder: Option<Piece<clip::Config>>,
     pub preprocessor: Option<Preprocessor>,
+    /// Files that hold no part of a pipeline, and why.
+    pub unknown: Vec<String>,
     /// Configurations without weights, for weights that are given apart.
     like: Like,
     /// Whether some name speaks of 720P: the one thing that tells two published models apart that are not the same size.
@@ -221,8 +223,12 @@ impl Pieces {
         let (Some(transformer), Some(text_encoder), Some(vae), Some(tokenizer), true) =
             (self.transformer, self.text_encoder, self.vae, self.tokenizer, missing.is_empty())
         else {
+            let others = match self.unknown.is_empty() {
+                true => String::new(),
+                false => format!(". Not used: {}", self.unknown.join("; ")),
+            };
             let reason = format!(
-                "not all of a pipeline; missing: {}; or give the folder of a whole one with --model",
+                "not all of a pipeline; missing: {}; or give the folder of a whole one with --model{others}",
                 missing.join(", ")
             );
             return Err(Error::file(place, reason));
@@ -340,6 +346,7 @@ fn diffusers(folder: &Folder, files: &Files) -> Result<Pieces> {
         vae,
         image_encoder,
         preprocessor,
+        unknown: Vec::new(),
         like: Like { transformer: Some(transformer_config), vae: Some(vae_config), image_encoder: image_config },
         is_720p: false,
     })
@@ -349,7 +356,6 @@ fn diffusers(folder: &Folder, files: &Files) -> Result<Pieces> {
 fn loose(paths: &[PathBuf], files: &Files) -> Result<Pieces> {
     let mut pieces = Pieces::default();
     let mut from: BTreeMap<Component, PathBuf> = BTreeMap::new();
-    let mut unknown = Vec::new();
     for path in paths {
         if path.is_dir() {
             pieces.is_720p |= path.to_string_lossy().to_lowercase().contains("720p");
@@ -361,7 +367,7 @@ fn loose(paths: &[PathBuf], files: &Files) -> Result<Pieces> {
                 Ok(found) => found,
                 Err(error) if path.is_file() => return Err(error),
                 Err(error) => {
-                    unknown.push(error.to_string());
+                    pieces.unknown.push(error.to_string());
                     continue;
                 }
             };
@@ -389,7 +395,7 @@ fn loose(paths: &[PathBuf], files: &Files) -> Result<Pieces> {
     let gives_none = *files == Files::default();
     if from.is_empty() && gives_none {
         let place = paths.first().cloned().unwrap_or_default();
-        let found = if unknown.is_empty() { "no weight file".to_string() } else { unknown.join("; ") };
+        let found = if pieces.unknown.is_empty() { "no weight file".to_string() } else { pieces.unknown.join("; ") };
         return Err(Error::file(place, format!("expected a Diffusers folder or weight files of Wan, found {found}")));
     }
     Ok(pieces)

@@ -263,6 +263,14 @@ fn files_may_be_mixed() {
 }
 
 #[test]
+fn a_file_that_cannot_be_read_is_the_reason_that_something_is_missing() {
+    let folder = authors();
+    std::fs::write(folder.path().join("Wan2.1_VAE.pth"), b"<html>").unwrap();
+    let message = latents(folder.path().to_str().unwrap(), LoadOptions::default()).unwrap_err().to_string();
+    assert!(message.contains("missing: a VAE (--vae FILE)") && message.contains("a web page"), "{message}");
+}
+
+#[test]
 fn narrower_numbers_stay_within_their_bounds() {
     let narrow =
         |dtype: DType| move |name: &str, tensor: &Tensor| vec![(name.to_string(), tensor.to_dtype(dtype).unwrap())];

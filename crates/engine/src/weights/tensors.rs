@@ -178,7 +178,8 @@ impl Found {
         let mut first = None;
         for path in paths {
             let file = WeightFile::map(path)?;
-            let Listing { tensors: listed, metadata } = file.list()?.1;
+            let Listing { tensors: mut listed, metadata } = file.list()?.1;
+            unfold(&mut listed, &metadata);
             let file = Arc::new(file);
             add(&mut tensors, &file, listed)?;
             first.get_or_insert((file, metadata));
@@ -206,6 +207,18 @@ fn add(tensors: &mut BTreeMap<String, Entry>, file: &Arc<WeightFile>, listed: BT
         }
     }
     Ok(())
+}
+
+/// GGUF files for ComfyUI say of tensors that were folded what their shapes were: `comfy.gguf.orig_shape.NAME`.
+fn unfold(listed: &mut BTreeMap<String, Stored>, metadata: &BTreeMap<String, Meta>) {
+    for (name, stored) in listed {
+        if let Some(Meta::Numbers(shape)) = metadata.get(&format!("comfy.gguf.orig_shape.{name}")) {
+            let shape: Vec<usize> = shape.iter().map(|&n| n as usize).collect();
+            if let Some(unfolded) = stored.reshaped(&shape) {
+                *stored = unfolded;
+            }
+        }
+    }
 }
 
 /// Takes out the factors of 8-bit weights, by the weight that they belong to, and what else is no weight. In files of ComfyUI a
