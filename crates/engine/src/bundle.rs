@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use candle_core::{DType, Device, Tensor};
 use navicache_control::cache;
@@ -50,8 +50,8 @@ pub struct Bundle {
     dtype: DtypeChoice,
     memory: Option<u64>,
     pipeline: Pipeline,
-    transformer: Mutex<Option<Arc<Transformer>>>,
-    vae: OnceLock<Vae>,
+    transformer: Kept<Transformer>,
+    vae: Kept<Vae>,
     warnings: Vec<String>,
 }
 
@@ -93,8 +93,8 @@ impl Bundle {
             dtype: options.dtype,
             memory: options.memory,
             pipeline,
-            transformer: Mutex::new(None),
-            vae: OnceLock::new(),
+            transformer: Kept::default(),
+            vae: Kept::default(),
             warnings,
         };
         Ok(bundle.with_residence())
@@ -201,13 +201,6 @@ impl Bundle {
         config.decode_bytes(window.rows.len(), window.columns.len()) + (features + pixels) as u64
     }
 
-    /// Frees the transformer when what comes next needs much of the memory there is.
-    pub(crate) fn make_room(&self, needed: u64) {
-        if self.memory().is_some_and(|memory| needed > memory / 2) {
-            *self.transformer.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = None;
-        }
-    }
-
     /// Width, height and frames of latents of a shape.
     pub(crate) fn video_shape(&self, latents: &[usize; 5]) -> (usize, usize, usize) {
         let (temporal, spatial) =
@@ -262,14 +255,11 @@ impl Bundle {
 
     /// The transformer, read on first use.
     pub(crate) fn transformer(&self) -> Result<Arc<Transformer>> {
-        let mut kept = self.transformer.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        if let Some(transformer) = &*kept {
-            return Ok(transformer.clone());
-        }
-        let dtype = self.dtype.for_parameters(self.pipeline.transformer.tensors.parameters());
-        let weights = Weights::new(&self.pipeline.transformer.tensors, &self.device, dtype);
-        let transformer = Arc::new(Transformer::new(&self.pipeline.transformer.config, weights)?);
-        Ok(kept.insert(transformer).clone())
+        self.transformer.get(|| {
+            let Piece { config, tensors } = &self.pipeline.transformer;
+            let dtype = self.dtype.for_parameters(tensors.parameters());
+            Ok(Transformer::new(config, Weights::new(tensors, &self.device, dtype))?)
+        })
     }
 
     /// A prompt's conditioning of the transformer, and a picture's.
@@ -481,19 +471,55 @@ impl Bundle {
     }
 
     /// The VAE, read on first use.
-    pub(crate) fn vae(&self) -> Result<&Vae> {
-        load_once(&self.vae, || {
-            Ok(Vae::new(&self.pipeline.vae.config, Weights::new(&self.pipeline.vae.tensors, &self.device, None))?)
+    pub(crate) fn vae(&self) -> Result<Arc<Vae>> {
+        self.vae.get(|| {
+            let Piece { config, tensors } = &self.pipeline.vae;
+            Ok(Vae::new(config, Weights::new(tensors, &self.device, None))?)
         })
+    }
+
+    /// Frees the transformer when what comes next needs much of the memory there is.
+    pub(crate) fn make_room_for_decoding(&self, needed: u64) {
+        if self.memory().is_some_and(|memory| needed > memory / 2) {
+            self.transformer.free();
+        }
+    }
+
+    /// Frees the VAE, which was read to see that it is whole, when the transformer needs much of the memory there is.
+    pub(crate) fn make_room_for_denoising(&self) {
+        let needed = self.pipeline.transformer.tensors.bytes();
+        if self.memory().is_some_and(|memory| needed > memory / 2) {
+            self.vae.free();
+        }
     }
 }
 
-fn load_once<T>(cell: &OnceLock<T>, load: impl FnOnce() -> Result<T>) -> Result<&T> {
-    if let Some(loaded) = cell.get() {
-        return Ok(loaded);
+/// A model that is read on first use, and kept until room is needed.
+struct Kept<T>(Mutex<Option<Arc<T>>>);
+
+impl<T> Default for Kept<T> {
+    fn default() -> Self {
+        Kept(Mutex::new(None))
     }
-    let loaded = load()?;
-    Ok(cell.get_or_init(|| loaded))
+}
+
+impl<T> Kept<T> {
+    fn get(&self, load: impl FnOnce() -> Result<T>) -> Result<Arc<T>> {
+        let mut kept = self.lock();
+        match &*kept {
+            Some(model) => Ok(model.clone()),
+            None => Ok(kept.insert(Arc::new(load()?)).clone()),
+        }
+    }
+
+    fn free(&self) {
+        *self.lock() = None;
+    }
+
+    /// A panic while a model was read leaves nothing half done behind: it is only put here when it is whole.
+    fn lock(&self) -> MutexGuard<'_, Option<Arc<T>>> {
+        self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
 }
 
 /// The path of a model: one that is there, or that of a known name which has been downloaded.

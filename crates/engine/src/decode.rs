@@ -60,7 +60,7 @@ pub fn decode_latents(
 pub(crate) fn decode(bundle: &Bundle, latents: &Tensor, tiling: Tiling, teller: &mut Teller) -> Result<Vec<u8>> {
     let (_, _, latent_frames, rows, columns) = latents.dims5()?;
     let whole = Window { rows: 0..rows, columns: 0..columns };
-    bundle.make_room(bundle.decode_bytes(&whole, latent_frames, rows, columns));
+    bundle.make_room_for_decoding(bundle.decode_bytes(&whole, latent_frames, rows, columns));
     let window = match tiling {
         Tiling::Off => rows.max(columns),
         Tiling::Pixels(pixels) => (pixels / bundle.spatial_factor()).max(SMALLEST),

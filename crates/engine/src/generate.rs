@@ -243,6 +243,7 @@ pub(crate) fn denoise(
     let transformer = bundle.transformer()?;
     if destination == Destination::Frames {
         bundle.vae()?;
+        bundle.make_room_for_denoising();
     }
     seconds.load = clock.elapsed().as_secs_f64();
 
