@@ -79,6 +79,16 @@ fn gguf_tensor(shape: &[u64], kind: u32, offset: u64) -> Vec<u8> {
     gguf(1, 0, &rest)
 }
 
+/// An archive whose directory says that an entry goes on beyond the end. Found by fuzzing.
+fn beyond() -> Vec<u8> {
+    let mut bytes = pickle(&described(b"K\x00", b"K\x04\x85", b"K\x01\x85"));
+    let entry = bytes.windows(4).rposition(|w| w == b"PK\x01\x02").unwrap();
+    for size in [20, 24] {
+        bytes[entry + size..][..4].copy_from_slice(&0x7fff_ff00u32.to_le_bytes());
+    }
+    bytes
+}
+
 fn files() -> Vec<(&'static str, Vec<u8>, &'static str)> {
     let one = |offsets: &str, shape: &str| {
         format!(r#"{{"w": {{"dtype": "F32", "shape": {shape}, "data_offsets": {offsets}}}}}"#)
@@ -145,6 +155,7 @@ fn files() -> Vec<(&'static str, Vec<u8>, &'static str)> {
         ),
         ("no_pickle.pth", archive(&[("a/b", b"c")], CompressionMethod::Stored), "without data.pkl"),
         ("bomb.pth", archive(&[("a/data.pkl", &bomb)], CompressionMethod::Deflated), "is compressed"),
+        ("beyond.pth", beyond(), "beyond the end of the file"),
         ("cut_zip.pth", pickle(system)[..60].to_vec(), "not a whole zip archive"),
         ("tensors.gguf", gguf(u64::MAX, 0, &[0; 64]), "cannot be in the 72 bytes"),
         ("pairs.gguf", gguf(0, 1 << 40, &[0; 64]), "cannot be in the 64 bytes"),

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::io::Cursor;
+use std::ops::Range;
 
 use zip::{CompressionMethod, ZipArchive};
 
@@ -30,7 +31,7 @@ const DEPTH_MAX: usize = 4;
 pub fn list(bytes: &[u8]) -> Result<Listing, String> {
     let mut archive = ZipArchive::new(Cursor::new(bytes))
         .map_err(|e| format!("not a whole zip archive of {} bytes ({e}); download it again", bytes.len()))?;
-    let entries = entries(&mut archive)?;
+    let entries = entries(&mut archive, bytes.len())?;
     let name = entries.keys().find(|name| *name == "data.pkl" || name.ends_with("/data.pkl"));
     let name = name.ok_or("a zip archive without data.pkl: not one that PyTorch wrote")?;
     let prefix = name.trim_end_matches("data.pkl");
@@ -61,8 +62,8 @@ pub fn list(bytes: &[u8]) -> Result<Listing, String> {
     Ok(Listing { tensors, metadata: BTreeMap::new() })
 }
 
-/// Where every entry's bytes lie.
-fn entries(archive: &mut ZipArchive<Cursor<&[u8]>>) -> Result<BTreeMap<String, std::ops::Range<usize>>, String> {
+/// Where every entry's bytes lie, in a file of a length.
+fn entries(archive: &mut ZipArchive<Cursor<&[u8]>>, file: usize) -> Result<BTreeMap<String, Range<usize>>, String> {
     let mut entries = BTreeMap::new();
     for index in 0..archive.len() {
         let entry = archive.by_index_raw(index).map_err(|e| e.to_string())?;
@@ -78,9 +79,10 @@ fn entries(archive: &mut ZipArchive<Cursor<&[u8]>>) -> Result<BTreeMap<String, s
             ));
         }
         let start = entry.data_start().ok_or_else(|| format!("{name}: no data"))?;
-        let range =
-            start.checked_add(entry.size()).and_then(|end| Some((start.try_into().ok()?, end.try_into().ok()?)));
-        let (start, end): (usize, usize) = range.ok_or_else(|| format!("{name}: beyond any file"))?;
+        let end = start.checked_add(entry.size()).filter(|&end| end <= file as u64);
+        let end =
+            end.ok_or_else(|| format!("{name}: {} bytes at {start} are beyond the end of the file", entry.size()))?;
+        let (start, end) = (start as usize, end as usize);
         if entries.insert(name.clone(), start..end).is_some() {
             return Err(format!("{name}: there twice"));
         }
@@ -100,7 +102,7 @@ struct Described {
 }
 
 impl Described {
-    fn stored(&self, storage: &std::ops::Range<usize>) -> Result<Stored, String> {
+    fn stored(&self, storage: &Range<usize>) -> Result<Stored, String> {
         let size = self.format.block().map_or(1, |(_, size)| size);
         let numbers = self.shape.iter().try_fold(1usize, |n, &dim| n.checked_mul(dim));
         let bytes = |numbers: usize| numbers.checked_mul(size);
