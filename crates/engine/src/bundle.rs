@@ -1,23 +1,20 @@
 //! A pipeline on disk or inside the program, ready to generate.
 
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use candle_core::{DType, Device, Tensor};
 use navicache_control::cache;
-use navicache_models::image::clip::{self, ClipVision};
 use navicache_models::text::umt5::Umt5;
-use navicache_models::wan::tiling::{Window, largest_window, shares, windows};
-use navicache_models::wan::{Cond, PictureCond, Transformer, Vae, VaeEncoder};
+use navicache_models::wan::tiling::Window;
+use navicache_models::wan::{Cond, PictureCond, Transformer, Vae};
 use navicache_models::{Denoiser, Part, Weights};
 
 use crate::device::{DeviceChoice, DtypeChoice};
-use crate::estimate::StageMemory;
 use crate::hub::Hub;
-use crate::layout::{Base, Files, Piece, Pieces, Pipeline, Preprocessor, Published};
-use crate::picture::{Filter, Picture};
+use crate::layout::{Base, Files, Piece, Pieces, Pipeline};
 use crate::prompt::tokenize;
+use crate::published::Published;
 use crate::request::{Defaults, Limits, Resolved};
 use crate::scheduler::Scheduler;
 use crate::store::Bill;
@@ -53,14 +50,6 @@ pub struct Bundle {
     transformer: Kept<Transformer>,
     vae: Kept<Vae>,
     warnings: Vec<String>,
-}
-
-/// What a picture means for a generation.
-#[derive(Default)]
-pub(crate) struct Pictured {
-    pub cond: PictureCond,
-    /// Latent frames that are known. // (1, z, few, height, width)
-    pub still: Option<Tensor>,
 }
 
 impl Bundle {
@@ -102,16 +91,27 @@ impl Bundle {
 
     /// Decides which weights are kept and which are streamed.
     fn with_residence(mut self) -> Self {
-        let budget = self.memory();
+        let (budget, dtype) = (self.memory(), self.dtype);
         let Pipeline { text_encoder, transformer, image_encoder, .. } = &mut self.pipeline;
         let image_encoder = image_encoder.as_mut().map(|piece| &mut piece.tensors);
         for tensors in
             [Some(&mut text_encoder.tensors), Some(&mut transformer.tensors), image_encoder].into_iter().flatten()
         {
-            let large = budget.is_some_and(|budget| tensors.bytes() > budget / 4 * 3);
+            let kept = tensors.kept_bytes(dtype.for_parameters(tensors.parameters()));
+            let large = budget.is_some_and(|budget| kept > budget / 4 * 3);
             tensors.reside(if large { Residence::Streamed } else { Residence::Mapped });
         }
         self
+    }
+
+    /// What it is made of.
+    pub(crate) fn pipeline(&self) -> &Pipeline {
+        &self.pipeline
+    }
+
+    /// Format that matrices of some weights are kept in; `None` is as stored.
+    pub(crate) fn dtype_of(&self, tensors: &Tensors) -> Option<DType> {
+        self.dtype.for_parameters(tensors.parameters())
     }
 
     /// Bytes of memory that may be used, if they are known.
@@ -146,7 +146,7 @@ impl Bundle {
     /// Format of the transformer's matrices, for the report.
     pub(crate) fn dtype_name(&self) -> String {
         let tensors = &self.pipeline.transformer.tensors;
-        match (tensors.main_format(), self.dtype.for_parameters(tensors.parameters())) {
+        match (tensors.main_format(), self.dtype_of(tensors)) {
             (Some(format), dtype) if format.is_packed() || dtype.is_none() => format.to_string(),
             (_, dtype) => dtype.map_or("stored", |dtype| dtype.as_str()).to_string(),
         }
@@ -232,11 +232,8 @@ impl Bundle {
     /// Encodes prompts, each to (1, `max_sequence_length`, text dim), zero beyond its end. Loads the text encoder and frees it.
     /// `warn` is told of a prompt that was cut.
     pub(crate) fn encode(&self, prompts: &[&str], longest: usize, warn: &mut dyn FnMut(String)) -> Result<Vec<Tensor>> {
-        let dtype = self.dtype.for_parameters(self.pipeline.text_encoder.tensors.parameters());
-        let encoder = Umt5::new(
-            &self.pipeline.text_encoder.config,
-            Weights::new(&self.pipeline.text_encoder.tensors, &self.device, dtype),
-        )?;
+        let Piece { config, tensors } = &self.pipeline.text_encoder;
+        let encoder = Umt5::new(config, Weights::new(tensors, &self.device, self.dtype_of(tensors)))?;
         prompts
             .iter()
             .map(|prompt| {
@@ -257,8 +254,7 @@ impl Bundle {
     pub(crate) fn transformer(&self) -> Result<Arc<Transformer>> {
         self.transformer.get(|| {
             let Piece { config, tensors } = &self.pipeline.transformer;
-            let dtype = self.dtype.for_parameters(tensors.parameters());
-            Ok(Transformer::new(config, Weights::new(tensors, &self.device, dtype))?)
+            Ok(Transformer::new(config, Weights::new(tensors, &self.device, self.dtype_of(tensors)))?)
         })
     }
 
@@ -279,98 +275,6 @@ impl Bundle {
             (Published::Wan21I2v, None) => refuse("(none)".to_string(), "this model starts from a picture; give one"),
             _ => Ok(()),
         }
-    }
-
-    /// Encodes the picture that a video starts from. Loads the encoders and frees them.
-    pub(crate) fn condition_on(&self, picture: &Picture, request: &Resolved) -> Result<Pictured> {
-        let first = picture.resized(request.width, request.height, Filter::Lanczos).tensor(&self.device)?;
-        let [_, _, frames, ..] = self.latents_shape(request.width, request.height, request.frames);
-        if self.pipeline.published == Published::Wan22Ti2v {
-            let still = self.encode_clip(&first, 1)?;
-            let cond = PictureCond { still_frames: 1, ..PictureCond::default() };
-            return Ok(Pictured { cond, still: Some(still) });
-        }
-        let latents = self.encode_clip(&first, frames)?; // (1, z, f, h, w)
-        let (_, _, frames, height, width) = latents.dims5()?;
-        // Which pixels are known: all of those that the first latent frame stands for, none of the others.
-        let factor = self.pipeline.vae.config.scale_factor_temporal();
-        let known = Tensor::ones((1, factor, 1, height, width), DType::F32, &self.device)?;
-        let mask = known.pad_with_zeros(2, 0, frames - 1)?;
-        let channels = Some(Tensor::cat(&[&mask, &latents], 1)?);
-        let embedding =
-            self.pipeline.image_encoder.as_ref().map(|encoder| self.look_at(picture, encoder)).transpose()?;
-        Ok(Pictured { cond: PictureCond { embedding, channels, still_frames: 0 }, still: None })
-    }
-
-    /// A clip that begins with a frame and goes on grey, as latents of a length; in windows where memory is short.
-    /// // (1, 3, h, w) -> (1, z, f, h, w)
-    fn encode_clip(&self, first: &Tensor, latent_frames: usize) -> Result<Tensor> {
-        let config = &self.pipeline.vae.config;
-        let encoder = VaeEncoder::new(config, Weights::new(&self.pipeline.vae.tensors, &self.device, None))?;
-        let (_, _, height, width) = first.dims4()?;
-        let factor = self.spatial_factor();
-        let (rows, columns) = (height / factor, width / factor);
-        let fits = |window: &Window| match self.memory() {
-            Some(memory) => config.encode_bytes(window.rows.len(), window.columns.len()) <= memory / 4 * 3,
-            None => true,
-        };
-        let window = largest_window(rows, columns, fits);
-        let features = self.encode_features(&encoder, first, latent_frames, &windows(rows, columns, window))?;
-        let mut encoding = encoder.upper_encoder();
-        let latents = features.iter().map(|features| encoding.next_latent(features)).collect::<Result<Vec<_>, _>>()?;
-        Ok(Tensor::cat(&latents, 2)?)
-    }
-
-    /// The features of whole frames, from those of windows. // (1, channels, h, w) for each latent frame
-    fn encode_features(
-        &self,
-        encoder: &VaeEncoder,
-        first: &Tensor,
-        latent_frames: usize,
-        windows: &[Window],
-    ) -> Result<Vec<Tensor>> {
-        let (_, colors, height, width) = first.dims4()?;
-        let factor = self.spatial_factor();
-        let ranges = |axis: fn(&Window) -> Range<usize>| windows.iter().map(axis).collect::<Vec<_>>();
-        let (rows, columns) = (ranges(|window| window.rows.clone()), ranges(|window| window.columns.clone()));
-        let mut whole: Vec<Tensor> = Vec::new();
-        for window in windows {
-            let (top, left) = (window.rows.start, window.columns.start);
-            let (h, w) = (window.rows.len(), window.columns.len());
-            let part = first.narrow(2, top * factor, h * factor)?.narrow(3, left * factor, w * factor)?.contiguous()?;
-            let grey =
-                Tensor::zeros((encoder.temporal_factor(), colors, h * factor, w * factor), DType::F32, &self.device)?;
-            let down = Tensor::new(shares(&rows, &window.rows, 1), &self.device)?.reshape((1, 1, h, 1))?;
-            let across = Tensor::new(shares(&columns, &window.columns, 1), &self.device)?.reshape((1, 1, 1, w))?;
-            let mut encoding = encoder.lower_encoder();
-            for frame in 0..latent_frames {
-                let features = encoding.next_features(if frame == 0 { &part } else { &grey })?;
-                if windows.len() == 1 {
-                    whole.push(features);
-                    continue;
-                }
-                let share = features.broadcast_mul(&down)?.broadcast_mul(&across)?;
-                let share = share.pad_with_zeros(2, top, height / factor - top - h)?.pad_with_zeros(
-                    3,
-                    left,
-                    width / factor - left - w,
-                )?;
-                match whole.get_mut(frame) {
-                    Some(sum) => *sum = (&*sum + share)?,
-                    None => whole.push(share),
-                }
-            }
-        }
-        Ok(whole)
-    }
-
-    /// The features of a picture. // (1, tokens, dim)
-    fn look_at(&self, picture: &Picture, encoder: &Piece<clip::Config>) -> Result<Tensor> {
-        let Preprocessor { image_mean, image_std } = &self.pipeline.preprocessor;
-        let square = picture.middle_square(encoder.config.image_size, Filter::Bicubic);
-        let dtype = self.dtype.for_parameters(encoder.tensors.parameters());
-        let model = ClipVision::new(&encoder.config, Weights::new(&encoder.tensors, &self.device, dtype))?;
-        Ok(model.forward(&square.normalized(image_mean, image_std, &self.device)?)?)
     }
 
     /// Units of one forward, as policies know them.
@@ -395,69 +299,12 @@ impl Bundle {
 
     /// Most bytes that caching may keep.
     pub(crate) fn cache_budget(&self, request: &Resolved) -> u64 {
-        let free = || machine::available_memory_bytes().filter(|_| self.device.is_cpu()).unwrap_or(u64::MAX);
-        request.cache_memory.unwrap_or_else(free)
-    }
-
-    /// Width of the encoded text.
-    pub(crate) fn text_dim(&self) -> usize {
-        self.pipeline.text_encoder.config.d_model
-    }
-
-    /// Tokens of a picture and their width, for models that attend to one.
-    pub(crate) fn image_tokens(&self) -> Option<(usize, usize)> {
-        self.pipeline.image_encoder.as_ref().map(|piece| (piece.config.tokens(), piece.config.hidden_size))
-    }
-
-    /// Channels of a picture that stand beside those of the latents.
-    pub(crate) fn picture_channels(&self) -> usize {
-        let config = &self.pipeline.transformer.config;
-        config.in_channels - config.out_channels
-    }
-
-    /// Memory of every stage, on the CPU: weights as they are kept, and the most that is computed at once.
-    pub(crate) fn stage_memory(&self, request: &Resolved, window: usize, cache_bytes: u64) -> Vec<StageMemory> {
-        const F32: u64 = 4;
-        let Pipeline { text_encoder, transformer, vae, image_encoder, .. } = &self.pipeline;
-        let kept = |tensors: &Tensors| tensors.kept_bytes(self.dtype.for_parameters(tensors.parameters()));
-        let shape = self.latents_shape(request.width, request.height, request.frames);
-        let [_, _, latent_frames, rows, columns] = shape;
-        let stage = |stage, tensors: &Tensors, working_bytes| StageMemory {
-            stage,
-            weights_bytes: kept(tensors),
-            streamed: tensors.is_streamed(),
-            working_bytes,
-            cache_bytes: 0,
-        };
-        let text_tokens = request.max_sequence_length as u64;
-        let text = &text_encoder.config;
-        let text_width = (6 * text.d_model + 2 * text.d_ff + text.num_heads * request.max_sequence_length) as u64;
-        let text_matrix = (text.d_model * text.d_ff) as u64 * F32;
-        let mut stages = vec![stage("text", &text_encoder.tensors, text_tokens * text_width * F32 + text_matrix)];
-        let vae_weights = vae.tensors.parameters() * F32;
-        let budget = self.memory().map_or(u64::MAX, |memory| memory / 4 * 3);
-        let encoding = vae_weights + vae.config.encode_bytes(rows, columns).min(budget);
-        if let Some(image_encoder) = image_encoder {
-            stages.push(stage("picture", &image_encoder.tensors, encoding));
-        }
-        let config = &transformer.config;
-        let matrix = (config.dim() * config.ffn_dim) as u64 * F32;
-        let denoise = self.activation_bytes(request) + matrix;
-        stages.push(StageMemory { cache_bytes, ..stage("denoise", &transformer.tensors, denoise) });
-        let largest = windows(rows, columns, window).swap_remove(0);
-        stages.push(StageMemory {
-            stage: "decode",
-            weights_bytes: vae_weights,
-            streamed: false,
-            working_bytes: self.decode_bytes(&largest, latent_frames, rows, columns),
-            cache_bytes: 0,
-        });
-        stages
+        request.cache_memory.unwrap_or_else(|| self.memory().unwrap_or(u64::MAX))
     }
 
     /// Most bytes of activations of the transformer: a block holds its input, queries, keys, values, output and the feed-forward's
     /// middle at once, in f32.
-    fn activation_bytes(&self, request: &Resolved) -> u64 {
+    pub(crate) fn activation_bytes(&self, request: &Resolved) -> u64 {
         let config = &self.pipeline.transformer.config;
         let tokens = self.tokens(&self.latents_shape(request.width, request.height, request.frames)) as u64;
         let widths = (6 * config.num_attention_heads * config.attention_head_dim + config.ffn_dim) as u64;

@@ -11,12 +11,15 @@ use candle_core::{DType, Tensor};
 use navicache_control::cache::{CacheError, Run};
 use navicache_control::guidance::Guidance;
 use navicache_models::Denoiser;
+use navicache_models::wan::tiling::windows;
 use navicache_models::wan::{Cond, PictureCond};
 use serde::Serialize;
 
 use crate::decode::window_for;
 use crate::generate::resolve;
+use crate::layout::Pipeline;
 use crate::request::{Request, Resolved};
+use crate::weights::Tensors;
 use crate::{Bundle, LoadOptions, Result, demo, generate, latents, machine};
 
 /// What a generation is expected to take.
@@ -94,7 +97,7 @@ pub fn estimate(bundle: &Bundle, request: &Request) -> Result<Estimate> {
     let policy = method.try_start(&run).map_err(refused)?;
     let cache_bytes = bundle.bill(policy.asks(), &run, &resolved)?.bytes;
     let window = window_for(bundle, latent_frames, rows, columns);
-    let memory = bundle.stage_memory(&resolved, window, cache_bytes);
+    let memory = stage_memory(bundle, &resolved, window, cache_bytes);
 
     // Time
     let forward_seconds = forward_seconds(bundle, &resolved, &shape)?;
@@ -116,6 +119,46 @@ pub fn estimate(bundle: &Bundle, request: &Request) -> Result<Estimate> {
         decode_seconds: decode_seconds(bundle, &shape)?,
         request: resolved,
     })
+}
+
+/// Memory of every stage, on the CPU: weights as they are kept, and the most that is computed at once.
+fn stage_memory(bundle: &Bundle, request: &Resolved, window: usize, cache_bytes: u64) -> Vec<StageMemory> {
+    const F32: u64 = 4;
+    let Pipeline { text_encoder, transformer, vae, image_encoder, .. } = bundle.pipeline();
+    let kept = |tensors: &Tensors| tensors.kept_bytes(bundle.dtype_of(tensors));
+    let shape = bundle.latents_shape(request.width, request.height, request.frames);
+    let [_, _, latent_frames, rows, columns] = shape;
+    let stage = |stage, tensors: &Tensors, working_bytes| StageMemory {
+        stage,
+        weights_bytes: kept(tensors),
+        streamed: tensors.is_streamed(),
+        working_bytes,
+        cache_bytes: 0,
+    };
+    let text_tokens = request.max_sequence_length as u64;
+    let text = &text_encoder.config;
+    let text_width = (6 * text.d_model + 2 * text.d_ff + text.num_heads * request.max_sequence_length) as u64;
+    let text_matrix = (text.d_model * text.d_ff) as u64 * F32;
+    let mut stages = vec![stage("text", &text_encoder.tensors, text_tokens * text_width * F32 + text_matrix)];
+    let vae_weights = vae.tensors.parameters() * F32;
+    let budget = bundle.memory().map_or(u64::MAX, |memory| memory / 4 * 3);
+    let encoding = vae_weights + vae.config.encode_bytes(rows, columns).min(budget);
+    if let Some(image_encoder) = image_encoder {
+        stages.push(stage("picture", &image_encoder.tensors, encoding));
+    }
+    let config = &transformer.config;
+    let matrix = (config.dim() * config.ffn_dim) as u64 * F32;
+    let denoise = bundle.activation_bytes(request) + matrix;
+    stages.push(StageMemory { cache_bytes, ..stage("denoise", &transformer.tensors, denoise) });
+    let largest = windows(rows, columns, window).swap_remove(0);
+    stages.push(StageMemory {
+        stage: "decode",
+        weights_bytes: vae_weights,
+        streamed: false,
+        working_bytes: bundle.decode_bytes(&largest, latent_frames, rows, columns),
+        cache_bytes: 0,
+    });
+    stages
 }
 
 /// Part of the work that the method computes on the built-in model, in as many steps.
@@ -216,9 +259,11 @@ fn probe(bundle: &Bundle, request: &Resolved, shape: &[usize; 5]) -> Result<Prob
 /// A conditioning of the right shape.
 fn probe_cond(bundle: &Bundle, request: &Resolved, [_, _, frames, rows, columns]: &[usize; 5]) -> Result<Cond> {
     let zeros = |shape: &[usize]| Tensor::zeros(shape, DType::F32, bundle.device());
-    let text = zeros(&[1, request.max_sequence_length, bundle.text_dim()])?;
-    let embedding = bundle.image_tokens().map(|(tokens, dim)| zeros(&[1, tokens, dim])).transpose()?;
-    let channels = match bundle.picture_channels() {
+    let text = zeros(&[1, request.max_sequence_length, bundle.pipeline().text_encoder.config.d_model])?;
+    let Pipeline { transformer, image_encoder, .. } = bundle.pipeline();
+    let clip = image_encoder.as_ref().map(|piece| &piece.config);
+    let embedding = clip.map(|clip| zeros(&[1, clip.tokens(), clip.hidden_size])).transpose()?;
+    let channels = match transformer.config.in_channels - transformer.config.out_channels {
         0 => None,
         channels => Some(zeros(&[1, channels, *frames, *rows, *columns])?),
     };

@@ -10,9 +10,10 @@ use navicache_control::guidance::Guidance;
 use navicache_control::solver;
 use navicache_control::strip::{Ran, Strip};
 
-use crate::bundle::{Bundle, Pictured};
+use crate::bundle::Bundle;
 use crate::decode::decode;
 use crate::device::device_name;
+use crate::encode::{Pictured, condition_on};
 use crate::picture::Picture;
 use crate::report::{self, Machine, Report, Seconds, Totals};
 use crate::request::{Request, Resolved};
@@ -232,7 +233,7 @@ pub(crate) fn denoise(
     let pictured = match &picture {
         Some(picture) => {
             teller.tell(Event::Stage(Stage::Picture));
-            bundle.condition_on(picture, &resolved)?
+            condition_on(bundle, picture, &resolved)?
         }
         None => Pictured::default(),
     };

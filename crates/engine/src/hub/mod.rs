@@ -4,21 +4,20 @@
 //! A file is written as `blobs/HASH.incomplete`, compared with its hash, and only then renamed; a snapshot's link to it comes after, and the
 //! reference to the snapshot last. So whatever happens, nothing looks whole that is not, and what is there is used again.
 
+mod download;
+
 use std::collections::BTreeSet;
 use std::env;
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::fs;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use fs4::{FileExt, TryLockError};
 use serde::Deserialize;
-use sha1::Sha1;
-use sha2::{Digest, Sha256};
 use ureq::http::Response;
 use ureq::{Agent, Body};
 
+use self::download::{Download, incomplete};
 use crate::{Error, Result};
 
 /// Where the hub is unless `HF_ENDPOINT` says otherwise.
@@ -29,8 +28,6 @@ const REVISION: &str = "main";
 const ATTEMPTS: u32 = 5;
 /// Silence after which a connection counts as broken.
 const SILENCE: Duration = Duration::from_secs(60);
-/// Bytes that are read at a time.
-const CHUNK: usize = 1 << 20;
 
 /// How a download goes on. Answer [`ControlFlow::Break`] to stop; what is there stays and is used again.
 #[derive(Debug, Clone, PartialEq)]
@@ -337,166 +334,6 @@ impl Hub {
     }
 }
 
-/// A file on its way.
-struct Download<'a, 'b> {
-    hub: &'a Hub,
-    agent: &'a Agent,
-    file: &'a Remote,
-    url: String,
-    /// Bytes of the files before this one.
-    done: u64,
-    bytes: u64,
-    on_event: &'b mut dyn FnMut(PullEvent) -> ControlFlow<()>,
-}
-
-impl Download<'_, '_> {
-    /// Until the file is whole under its name.
-    fn run(&mut self, blob: &Path) -> Result<()> {
-        let part = incomplete(blob);
-        let open = OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&part);
-        let mut file = open.map_err(Error::io(&part))?;
-        match FileExt::try_lock(&file) {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                return Err(Error::file(&part, "another download of this file is running; wait for it"));
-            }
-            Err(TryLockError::Error(error)) => return Err(Error::io(&part)(error)),
-        }
-        let mut failures = 0;
-        let mut mismatches = 0;
-        loop {
-            let before = length(&file, &part)?;
-            let outcome = self.fetch(&mut file, &part)?;
-            let after = length(&file, &part)?;
-            let reason = match outcome {
-                Outcome::Whole => match self.compare(&mut file, &part)? {
-                    None => break,
-                    Some(reason) => {
-                        // Not one byte of it can be trusted.
-                        file.set_len(0).map_err(Error::io(&part))?;
-                        mismatches += 1;
-                        if mismatches > 1 {
-                            drop(file);
-                            let _ = fs::remove_file(&part);
-                            return Err(hub_error(
-                                &self.url,
-                                &format!(
-                                    "{reason}, twice; nothing of it was kept. Something between here and the hub changes it"
-                                ),
-                            ));
-                        }
-                        reason
-                    }
-                },
-                Outcome::Broken(reason) => reason,
-            };
-            failures = if after > before { 0 } else { failures + 1 };
-            if failures == ATTEMPTS {
-                return Err(hub_error(
-                    &self.url,
-                    &format!("{reason}; {after} of {} bytes are kept, pull again to go on", self.file.size),
-                ));
-            }
-            let _ = (self.on_event)(PullEvent::Retry { file: &self.file.name, reason: &reason });
-            std::thread::sleep(self.hub.pause * (failures + 1));
-        }
-        file.sync_all().map_err(Error::io(&part))?;
-        fs::rename(&part, blob).map_err(Error::io(blob))
-    }
-
-    /// Adds what is missing, as far as one connection goes.
-    fn fetch(&mut self, file: &mut File, part: &Path) -> Result<Outcome> {
-        let size = self.file.size;
-        let mut at = length(file, part)?;
-        if at > size {
-            file.set_len(0).map_err(Error::io(part))?;
-            at = 0;
-        }
-        if at == size {
-            return Ok(Outcome::Whole);
-        }
-        let mut request = self.hub.authorized(self.agent.get(&self.url));
-        if at > 0 {
-            request = request.header("Range", format!("bytes={at}-"));
-        }
-        let mut response = match request.call() {
-            Ok(response) => response,
-            Err(error) => return Ok(Outcome::Broken(error.to_string())),
-        };
-        match response.status().as_u16() {
-            206 => {
-                // A server may give another part than was asked for.
-                let range = response.headers().get("content-range").and_then(|value| value.to_str().ok());
-                let start = range.and_then(|range| range.strip_prefix("bytes ")?.split('-').next()?.parse().ok());
-                at = start.filter(|&start: &u64| start <= at).unwrap_or(at);
-            }
-            200 => at = 0,
-            500.. => return Ok(Outcome::Broken(format!("status {}", response.status().as_u16()))),
-            416 => {
-                file.set_len(0).map_err(Error::io(part))?;
-                return Ok(Outcome::Broken("the hub has no such part of it".to_string()));
-            }
-            _ => {
-                let repository = self.url.strip_prefix(&self.hub.endpoint).unwrap_or_default();
-                let repository = repository.trim_start_matches('/').split("/resolve/").next().unwrap_or_default();
-                return Err(self.hub.refused(repository, &self.url, &response));
-            }
-        }
-        file.set_len(at).map_err(Error::io(part))?;
-        file.seek(SeekFrom::Start(at)).map_err(Error::io(part))?;
-        let mut body = response.body_mut().as_reader();
-        let mut buffer = vec![0; CHUNK];
-        loop {
-            let read = match body.read(&mut buffer) {
-                Ok(0) => break,
-                Ok(read) => read,
-                Err(error) => return Ok(Outcome::Broken(error.to_string())),
-            };
-            if at + read as u64 > size {
-                return Ok(Outcome::Broken(format!("more came than the {size} bytes that were announced")));
-            }
-            file.write_all(&buffer[..read]).map_err(|error| disk_error(part, error))?;
-            at += read as u64;
-            let progress = PullEvent::Progress { file: &self.file.name, done: self.done + at, bytes: self.bytes };
-            if (self.on_event)(progress).is_break() {
-                return Err(Error::PullCancelled);
-            }
-        }
-        Ok(if at == size { Outcome::Whole } else { Outcome::Broken(format!("the connection ended after {at} bytes")) })
-    }
-
-    /// What is wrong with the content.
-    fn compare(&self, file: &mut File, part: &Path) -> Result<Option<String>> {
-        file.seek(SeekFrom::Start(0)).map_err(Error::io(part))?;
-        let found = match &self.file.hash {
-            Hash::Sha256(_) => hashed(Sha256::new(), file),
-            Hash::Git(_) => {
-                let mut hash = Sha1::new();
-                hash.update(format!("blob {}\0", self.file.size));
-                hashed(hash, file)
-            }
-        };
-        let (found, expected) = (found.map_err(Error::io(part))?, self.file.hash.hex());
-        Ok((found != expected).then(|| format!("expected a checksum of {expected}, found {found}")))
-    }
-}
-
-enum Outcome {
-    Whole,
-    Broken(String),
-}
-
-fn hashed(mut hash: impl Digest, file: &mut File) -> io::Result<String> {
-    let mut buffer = vec![0; CHUNK];
-    loop {
-        match file.read(&mut buffer)? {
-            0 => break,
-            read => hash.update(&buffer[..read]),
-        }
-    }
-    Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
-}
-
 fn agent() -> Agent {
     Agent::config_builder()
         .http_status_as_error(false)
@@ -531,14 +368,6 @@ fn escaped(name: &str) -> String {
     name.bytes().map(|b| if keep(b) { (b as char).to_string() } else { format!("%{b:02X}") }).collect()
 }
 
-fn incomplete(blob: &Path) -> PathBuf {
-    blob.with_extension("incomplete")
-}
-
-fn length(file: &File, part: &Path) -> Result<u64> {
-    Ok(file.metadata().map_err(Error::io(part))?.len())
-}
-
 /// Puts a blob under its name into a snapshot.
 fn link(snapshot: &Path, file: &Remote) -> Result<()> {
     let path = snapshot.join(&file.name);
@@ -556,16 +385,6 @@ fn link(snapshot: &Path, file: &Remote) -> Result<()> {
     #[cfg(not(unix))]
     fs::copy(parent.join(&blob), &path).map_err(Error::io(&path))?;
     Ok(())
-}
-
-fn disk_error(part: &Path, error: io::Error) -> Error {
-    match error.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Error::file(
-            part,
-            format!("the disk is full ({error}); make room and pull again, it goes on where it stopped"),
-        ),
-        _ => Error::io(part)(error),
-    }
 }
 
 fn unreachable(url: &str, error: &ureq::Error) -> Error {
