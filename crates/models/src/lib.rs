@@ -6,6 +6,7 @@
 
 mod denoiser;
 mod error;
+pub mod hunyuan;
 pub mod image;
 pub mod nn;
 pub mod text;

@@ -162,7 +162,7 @@ proptest! {
 fn rotations_depend_on_distance_only() {
     // The product of a rotated query and a rotated key is the same wherever the pair stands.
     let grid = Grid { frames: 3, height: 4, width: 5 };
-    let (cos, sin) = Rope3d::new(20, 8, &Device::Cpu).unwrap().at(grid).unwrap();
+    let (cos, sin) = Rope3d::new([8, 6, 6], 10000.0, 8, &Device::Cpu).unwrap().at(grid).unwrap();
     let rotate = |x: &Tensor, token: usize| {
         let x = x.reshape((1, 1, 1, 20)).unwrap();
         let at = |t: &Tensor| t.narrow(0, token, 1).unwrap().contiguous().unwrap();
@@ -177,5 +177,7 @@ fn rotations_depend_on_distance_only() {
     let here = product([0, 0, 0], [1, 2, 3]);
     assert!((here - product([1, 1, 1], [2, 3, 4])).abs() < 1e-5);
     assert!((here - product([0, 0, 0], [1, 2, 2])).abs() > 1e-3);
-    assert!(Rope3d::new(20, 8, &Device::Cpu).unwrap().at(Grid { frames: 9, height: 1, width: 1 }).is_err());
+    assert!(
+        Rope3d::new([8, 6, 6], 10000.0, 8, &Device::Cpu).unwrap().at(Grid { frames: 9, height: 1, width: 1 }).is_err()
+    );
 }

@@ -40,7 +40,7 @@ pub fn pipeline_of(golden: &Path) -> TempDir {
         if !folder.path().join(&component).exists() {
             continue;
         }
-        let stem = if component.ends_with("_encoder") { "model" } else { "diffusion_pytorch_model" };
+        let stem = if component.contains("_encoder") { "model" } else { "diffusion_pytorch_model" };
         let path = folder.path().join(&component).join(format!("{stem}.safetensors"));
         write(&path, shapes.iter().map(|(name, shape)| (name.clone(), shape.clone(), values(&component, name, shape))));
     }

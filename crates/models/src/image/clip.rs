@@ -33,7 +33,7 @@ pub struct Config {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
-enum Activation {
+pub(crate) enum Activation {
     Gelu,
     QuickGelu,
 }
@@ -121,7 +121,14 @@ impl ClipVision {
         let (hidden, patch) = (config.hidden_size, config.patch_size);
         let embeddings = w.pp("embeddings");
         let kernel = embeddings.pp("patch_embedding").f32("weight", &[hidden, 3, patch, patch])?;
-        let layer = |i| Layer::new(config, w.pp("encoder").pp("layers").pp(i));
+        let shape = LayerShape {
+            hidden,
+            middle: config.intermediate_size,
+            heads: config.num_attention_heads,
+            eps: config.layer_norm_eps,
+            activation: config.hidden_act,
+        };
+        let layer = |i| Layer::new(shape, w.pp("encoder").pp("layers").pp(i));
         Ok(ClipVision {
             patch_embedding: kernel.flatten_from(1)?.t()?.contiguous()?,
             class_embedding: embeddings.f32("class_embedding", &[hidden])?.unsqueeze(0)?,
@@ -141,13 +148,24 @@ impl ClipVision {
         let tokens = Tensor::cat(&[&self.class_embedding, &patches.matmul(&self.patch_embedding)?], 0)?;
         let mut x = self.pre_layrnorm.forward(&(tokens + &self.position_embedding)?)?; // (tokens, hidden)
         for layer in &self.layers {
-            x = layer.forward(&x)?;
+            x = layer.forward(&x, None)?;
         }
         Ok(x.unsqueeze(0)?)
     }
 }
 
-struct Layer {
+/// What a layer of either half of CLIP has to know.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct LayerShape {
+    pub hidden: usize,
+    pub middle: usize,
+    pub heads: usize,
+    pub eps: f64,
+    pub activation: Activation,
+}
+
+/// A layer of either half of CLIP.
+pub(crate) struct Layer {
     layer_norm1: LayerNorm,
     q_proj: Linear,
     k_proj: Linear,
@@ -161,8 +179,8 @@ struct Layer {
 }
 
 impl Layer {
-    fn new(config: &Config, w: Weights) -> Result<Self> {
-        let (hidden, middle, eps) = (config.hidden_size, config.intermediate_size, config.layer_norm_eps);
+    pub(crate) fn new(shape: LayerShape, w: Weights) -> Result<Self> {
+        let LayerShape { hidden, middle, heads, eps, activation } = shape;
         let (attn, mlp) = (w.pp("self_attn"), w.pp("mlp"));
         let linear = |name: &str| Linear::new(hidden, hidden, attn.pp(name));
         Ok(Layer {
@@ -174,13 +192,13 @@ impl Layer {
             layer_norm2: LayerNorm::affine(hidden, eps, w.pp("layer_norm2"))?,
             fc1: Linear::new(hidden, middle, mlp.pp("fc1"))?,
             fc2: Linear::new(middle, hidden, mlp.pp("fc2"))?,
-            activation: config.hidden_act,
-            heads: config.num_attention_heads,
+            activation,
+            heads,
         })
     }
 
-    /// (tokens, hidden) -> (tokens, hidden)
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+    /// `mask` is added to the scores, (heads, tokens, tokens). // (tokens, hidden) -> (tokens, hidden)
+    pub(crate) fn forward(&self, x: &Tensor, mask: Option<&Tensor>) -> Result<Tensor> {
         let h = self.layer_norm1.forward(x)?;
         let split = |x: Tensor| -> Result<Tensor> {
             Ok(x.reshape((x.dim(0)?, self.heads, ()))?.transpose(0, 1)?.contiguous()?) // (heads, tokens, head dim)
@@ -188,7 +206,7 @@ impl Layer {
         let (q, k, v) =
             (split(self.q_proj.forward(&h)?)?, split(self.k_proj.forward(&h)?)?, split(self.v_proj.forward(&h)?)?);
         let scale = 1.0 / (q.dim(2)? as f64).sqrt();
-        let x = (x + self.out_proj.forward(&attention(&q, &k, &v, scale, None)?)?)?;
+        let x = (x + self.out_proj.forward(&attention(&q, &k, &v, scale, mask)?)?)?;
         let h = self.fc1.forward(&self.layer_norm2.forward(&x)?)?;
         let h = match self.activation {
             Activation::Gelu => h.gelu_erf()?,

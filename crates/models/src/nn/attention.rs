@@ -1,6 +1,6 @@
 //! Scaled dot-product attention.
 
-use candle_core::Tensor;
+use candle_core::{Device, Tensor};
 use candle_nn::ops::softmax_last_dim;
 
 use crate::Result;
@@ -31,4 +31,11 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, scale: f64, bias: Option<&T
         chunks.push(mixed.transpose(0, 1)?.reshape((rows, heads * d))?);
     }
     Ok(Tensor::cat(&chunks, 0)?)
+}
+
+/// A bias by which no token attends to a later one. // (heads, n, n)
+pub fn causal_mask(heads: usize, n: usize, device: &Device) -> Result<Tensor> {
+    let hidden: Vec<f32> = (0..n * n).map(|i| if i % n > i / n { f32::NEG_INFINITY } else { 0.0 }).collect();
+    let mask = Tensor::from_vec(hidden, (1, n, n), device)?;
+    Ok(mask.broadcast_as((heads, n, n))?.contiguous()?)
 }

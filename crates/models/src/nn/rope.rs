@@ -5,12 +5,7 @@ use candle_core::{Device, Tensor};
 use super::Grid;
 use crate::{Error, Result};
 
-const THETA: f64 = 10000.0;
-
-/// Tables of cosines and sines for each axis; neighbouring channels form a pair that is rotated.
-///
-/// A third of a head's channels, rounded down to an even number, goes to each of height and width, the rest to time.
-/// Source: diffusers `WanRotaryPosEmbed`; angles in f64.
+/// Tables of cosines and sines for each axis; neighbouring channels form a pair that is rotated. Angles in f64.
 #[derive(Debug, Clone)]
 pub struct Rope3d {
     axes: [(Tensor, Tensor); 3], // (positions, pairs) each
@@ -18,20 +13,21 @@ pub struct Rope3d {
 }
 
 impl Rope3d {
-    /// Tables for heads of `head_dim` channels and so many positions on each axis.
-    pub fn new(head_dim: usize, positions: usize, device: &Device) -> Result<Self> {
-        let side = 2 * (head_dim / 6);
+    /// Tables for so many channels of a head (even numbers) for time, height and width, and so many positions on each axis. Channel `2 i`
+    /// of `dim` turns by `theta^(-2 i / dim)` a position.
+    pub fn new(channels: [usize; 3], theta: f64, positions: usize, device: &Device) -> Result<Self> {
         let table = |dim: usize| -> Result<(Tensor, Tensor)> {
             let pairs = dim / 2;
             let angles: Vec<f64> = (0..positions)
-                .flat_map(|p| (0..pairs).map(move |i| p as f64 / THETA.powf(2.0 * i as f64 / dim as f64)))
+                .flat_map(|p| (0..pairs).map(move |i| p as f64 / theta.powf(2.0 * i as f64 / dim as f64)))
                 .collect();
             let tensor = |f: fn(f64) -> f64| {
                 Tensor::from_vec(angles.iter().map(|&a| f(a) as f32).collect::<Vec<_>>(), (positions, pairs), device)
             };
             Ok((tensor(f64::cos)?, tensor(f64::sin)?))
         };
-        Ok(Rope3d { axes: [table(head_dim - 2 * side)?, table(side)?, table(side)?], positions })
+        let [frames, height, width] = channels;
+        Ok(Rope3d { axes: [table(frames)?, table(height)?, table(width)?], positions })
     }
 
     /// Cosines and sines for every token of a grid. // (tokens, head_dim / 2) each

@@ -1,3 +1,5 @@
 //! Text encoders.
 
+pub mod clip;
+pub mod llama;
 pub mod umt5;

@@ -118,6 +118,13 @@ impl TransformerConfig {
         self.num_attention_heads * self.attention_head_dim
     }
 
+    /// A head's channels for the rotary embedding of time, height and width: a third, rounded down to an even number, for each of the last
+    /// two. Source: diffusers `WanRotaryPosEmbed`.
+    pub(super) fn rope_channels(&self) -> [usize; 3] {
+        let side = 2 * (self.attention_head_dim / 6);
+        [self.attention_head_dim - 2 * side, side, side]
+    }
+
     /// Refuses what would load but compute something else, or not at all.
     pub fn check(&self) -> Result<()> {
         let place = "transformer/config.json";

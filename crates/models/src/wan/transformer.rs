@@ -10,6 +10,9 @@ use super::TransformerConfig;
 use crate::nn::{Grid, LayerNorm, Linear, Modulation, RmsNorm, Rope3d, attention, patchify, sinusoid, unpatchify};
 use crate::{Denoiser, Error, Features, Part, Result, Signal, Unit, Weights};
 
+/// Base of the rotary embedding's frequencies.
+const ROPE_THETA: f64 = 10000.0;
+
 /// Predicts the velocity of latents, given a timestep and a text.
 pub struct Transformer {
     patch_embedding: Linear,
@@ -98,7 +101,7 @@ impl Transformer {
             norm_out: LayerNorm::plain(dim, config.eps, w.device())?,
             modulation: Modulation::new(2, dim, &w)?,
             proj_out: Linear::new(dim, config.out_channels * volume, w.pp("proj_out"))?,
-            rope: Rope3d::new(config.attention_head_dim, config.rope_max_seq_len, w.device())?,
+            rope: Rope3d::new(config.rope_channels(), ROPE_THETA, config.rope_max_seq_len, w.device())?,
             patch,
             channels: config.in_channels,
             out_channels: config.out_channels,

@@ -1,0 +1,100 @@
+//! The parts of HunyuanVideo against the reference implementation (diffusers and transformers, f32, CPU), on the same random weights.
+
+mod tiny;
+
+use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
+
+use candle_core::{Device, Tensor};
+use navicache_engine::models::hunyuan::{Transformer, TransformerConfig};
+use navicache_engine::models::text::clip::{self, ClipText};
+use navicache_engine::models::text::llama::{self, Llama};
+use navicache_engine::models::{Denoiser, Weights};
+use navicache_engine::noise;
+use navicache_engine::weights::Tensors;
+use serde::de::DeserializeOwned;
+use tempfile::TempDir;
+
+static FOLDER: LazyLock<TempDir> = LazyLock::new(|| tiny::pipeline_of(&golden()));
+
+fn golden() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/hunyuan")
+}
+
+fn expected(name: &str) -> Tensor {
+    candle_core::safetensors::load(golden().join("expected.safetensors"), &Device::Cpu).unwrap()[name].clone()
+}
+
+fn ids(name: &str) -> Vec<u32> {
+    expected(name).to_vec1::<i64>().unwrap().iter().map(|&id| id as u32).collect()
+}
+
+fn is_close(found: &Tensor, name: &str) {
+    let expected = expected(name);
+    assert_eq!(found.dims(), expected.dims());
+    let norm = |t: &Tensor| t.sqr().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap().sqrt() as f64;
+    let error = norm(&(found - &expected).unwrap()) / norm(&expected);
+    // A guidance of 6000 turns angles by more than f32 can tell apart: the sinusoid alone differs by 1e-5.
+    assert!(error < 3e-5, "{name}: {error:.1e}");
+}
+
+fn randn(seed: u64, shape: &[usize]) -> Tensor {
+    Tensor::from_vec(noise::randn(seed, shape.iter().product()), shape, &Device::Cpu).unwrap()
+}
+
+fn component<C: DeserializeOwned>(name: &str) -> (C, Tensors) {
+    let folder = FOLDER.path().join(name);
+    let config = serde_json::from_slice(&std::fs::read(folder.join("config.json")).unwrap()).unwrap();
+    let stem = if name == "transformer" { "diffusion_pytorch_model" } else { "model" };
+    (config, Tensors::open(&folder, stem).unwrap())
+}
+
+fn transformer() -> Transformer {
+    let (config, files): (TransformerConfig, _) = component("transformer");
+    Transformer::new(&config, Weights::new(&files, &Device::Cpu, None)).unwrap()
+}
+
+#[test]
+fn llama_before_its_last_two_layers() {
+    let (config, files): (llama::Config, _) = component("text_encoder");
+    let encoder = Llama::new(&config, 2, Weights::new(&files, &Device::Cpu, None)).unwrap();
+    is_close(&encoder.forward(&ids("llama.ids")).unwrap(), "llama.hidden");
+    assert!(encoder.forward(&[64]).unwrap_err().to_string().contains("vocab_size 64"));
+}
+
+#[test]
+fn clip_text() {
+    let (config, files): (clip::Config, _) = component("text_encoder_2");
+    let encoder = ClipText::new(&config, Weights::new(&files, &Device::Cpu, None)).unwrap();
+    is_close(&encoder.forward(&ids("clip.ids")).unwrap(), "clip.pooled");
+    assert!(encoder.forward(&[1; 13]).unwrap_err().to_string().contains("1 to 12"));
+}
+
+#[test]
+fn transformer_at_three_timesteps() {
+    let transformer = transformer();
+    let cond = transformer.cond(&randn(2, &[1, 9, 24]), &randn(3, &[1, 16]), 6.0).unwrap();
+    for timestep in [999, 421, 3] {
+        let velocity = transformer.forward(&randn(1, &[1, 4, 3, 4, 6]), timestep as f64, &cond).unwrap();
+        is_close(&velocity, &format!("transformer.{timestep}"));
+    }
+}
+
+#[test]
+fn a_forward_is_its_units() {
+    let transformer = transformer();
+    let latents = randn(1, &[1, 4, 3, 4, 6]);
+    let cond = transformer.cond(&randn(2, &[1, 9, 24]), &randn(3, &[1, 16]), 6.0).unwrap();
+    let mut state = transformer.begin(&latents, 500.0, &cond).unwrap();
+    assert_eq!(transformer.units().len(), 2 * 2 + 2);
+    for unit in 0..transformer.units().len() {
+        // Taking the features out and putting them back, into a state of its own, changes nothing.
+        let features = transformer.features(&state);
+        state = transformer.begin(&latents, 500.0, &cond).unwrap();
+        transformer.set_features(&mut state, features);
+        transformer.run_unit(unit, &mut state).unwrap();
+    }
+    let numbers = |t: Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    let whole = transformer.forward(&latents, 500.0, &cond).unwrap();
+    assert_eq!(numbers(transformer.finish(state).unwrap()), numbers(whole));
+}

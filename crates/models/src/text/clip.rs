@@ -1,0 +1,112 @@
+//! The text half of CLIP (Radford et al. 2021, arXiv 2103.00020): one vector for a text.
+//!
+//! Names and arithmetic follow transformers `CLIPTextModel`.
+
+use candle_core::{Device, Tensor};
+use serde::Deserialize;
+
+use crate::image::clip::{Activation, Layer, LayerShape};
+use crate::nn::{LayerNorm, causal_mask};
+use crate::{Error, Matrix, Result, Weights};
+
+const PLACE: &str = "text_encoder_2/config.json";
+
+/// The fields of `config.json` that the encoder needs.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Config {
+    /// Rows of the embedding.
+    pub vocab_size: usize,
+    /// Width of the features, and of the vector.
+    pub hidden_size: usize,
+    /// Width of the feed-forward network.
+    pub intermediate_size: usize,
+    /// Number of layers.
+    pub num_hidden_layers: usize,
+    /// Heads of every attention.
+    pub num_attention_heads: usize,
+    /// Most tokens of a text.
+    pub max_position_embeddings: usize,
+    /// Of the norms.
+    pub layer_norm_eps: f64,
+    hidden_act: Activation,
+}
+
+impl Config {
+    fn check(&self) -> Result<()> {
+        if self.num_attention_heads == 0 || !self.hidden_size.is_multiple_of(self.num_attention_heads) {
+            return Err(Error::Config {
+                place: PLACE,
+                field: "num_attention_heads",
+                found: self.num_attention_heads.to_string(),
+                expected: "a divisor of hidden_size".to_string(),
+            });
+        }
+        Ok(())
+    }
+}
+
+/// The encoder.
+pub struct ClipText {
+    token_embedding: Matrix,    // (vocab, hidden)
+    position_embedding: Tensor, // (positions, hidden)
+    layers: Vec<Layer>,
+    final_layer_norm: LayerNorm,
+    config: Config,
+    device: Device,
+}
+
+impl ClipText {
+    /// Reads the weights of `CLIPTextModel`, with `text_model.` before their names or without.
+    pub fn new(config: &Config, w: Weights) -> Result<Self> {
+        config.check()?;
+        let w = if w.contains("final_layer_norm.weight") { w } else { w.pp("text_model") };
+        let (hidden, eps) = (config.hidden_size, config.layer_norm_eps);
+        let shape = LayerShape {
+            hidden,
+            middle: config.intermediate_size,
+            heads: config.num_attention_heads,
+            eps,
+            activation: config.hidden_act,
+        };
+        let embeddings = w.pp("embeddings");
+        let positions = [config.max_position_embeddings, hidden];
+        let layer = |i| Layer::new(shape, w.pp("encoder").pp("layers").pp(i));
+        Ok(ClipText {
+            token_embedding: embeddings.pp("token_embedding").matrix("weight", &[config.vocab_size, hidden])?,
+            position_embedding: embeddings.pp("position_embedding").f32("weight", &positions)?,
+            layers: (0..config.num_hidden_layers).map(layer).collect::<Result<_>>()?,
+            final_layer_norm: LayerNorm::affine(hidden, eps, w.pp("final_layer_norm"))?,
+            config: config.clone(),
+            device: w.device().clone(),
+        })
+    }
+
+    /// The vector of a text: the last token's features. What would stand behind it as padding it does not see.
+    ///
+    /// * `ids` - from the token that begins a text to the one that ends it
+    ///
+    /// Returns (1, hidden_size), f32.
+    pub fn forward(&self, ids: &[u32]) -> Result<Tensor> {
+        let n = ids.len();
+        if n == 0 || n > self.config.max_position_embeddings {
+            return Err(Error::Input {
+                what: "tokens of the prompt",
+                expected: format!("1 to {} (max_position_embeddings of {PLACE})", self.config.max_position_embeddings),
+                found: n.to_string(),
+            });
+        }
+        if let Some(id) = ids.iter().find(|&&id| id as usize >= self.config.vocab_size) {
+            return Err(Error::Input {
+                what: "token of the prompt",
+                expected: format!("less than vocab_size {} of {PLACE}", self.config.vocab_size),
+                found: format!("{id}: tokenizer and text encoder do not belong together"),
+            });
+        }
+        let mask = causal_mask(self.config.num_attention_heads, n, &self.device)?;
+        let mut x = (self.token_embedding.rows(ids)? + self.position_embedding.narrow(0, 0, n)?)?; // (n, hidden)
+        for layer in &self.layers {
+            x = layer.forward(&x, Some(&mask))?;
+        }
+        self.final_layer_norm.forward(&x.narrow(0, n - 1, 1)?)
+    }
+}
