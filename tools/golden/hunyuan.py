@@ -8,7 +8,7 @@ import json
 import shutil
 
 import torch
-from diffusers import HunyuanVideoTransformer3DModel
+from diffusers import AutoencoderKLHunyuanVideo, HunyuanVideoTransformer3DModel
 from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel, LlamaConfig, LlamaModel
 
@@ -32,8 +32,10 @@ def main():
                                    hidden_act="silu", rms_norm_eps=1e-5, rope_theta=500000.0)).eval()
     clip = CLIPTextModel(CLIPTextConfig(vocab_size=64, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
                                         max_position_embeddings=12, hidden_act="quick_gelu", bos_token_id=62, eos_token_id=63, pad_token_id=63)).eval()
-    index = {"transformer": fill("transformer", dit), "text_encoder": fill("text_encoder", llama), "text_encoder_2": fill("text_encoder_2", clip)}
+    vae = AutoencoderKLHunyuanVideo(latent_channels=4, block_out_channels=(4, 8, 8, 8), layers_per_block=1, norm_num_groups=2, scaling_factor=0.476986).eval()
+    index = {"vae": fill("vae", vae), "transformer": fill("transformer", dit), "text_encoder": fill("text_encoder", llama), "text_encoder_2": fill("text_encoder_2", clip)}
     dit.save_config(OUT / "transformer")
+    vae.save_config(OUT / "vae")
     llama.config.save_pretrained(OUT / "text_encoder")
     clip.config.save_pretrained(OUT / "text_encoder_2")
     (OUT / "index.json").write_text(json.dumps(index, indent=0) + "\n")
@@ -49,6 +51,11 @@ def main():
         ids = torch.tensor([[62, 5, 40, 11, 63]])
         expected["clip.ids"] = ids[0]
         expected["clip.pooled"] = clip(torch.nn.functional.pad(ids, (0, 7), value=63)).pooler_output
+        latents = randn(5, 1, 4, 7, 3, 4)
+        for frames in (1, 4, 5, 7):
+            expected[f"vae.frames.{frames}"] = vae.decode(latents[:, :, :frames]).sample
+        vae.enable_tiling(tile_sample_min_height=64, tile_sample_min_width=64, tile_sample_stride_height=48, tile_sample_stride_width=48)
+        expected["vae.tiled"] = vae.decode(randn(6, 1, 4, 5, 5, 10)).sample
         text = torch.cat([randn(2, 1, 9, 24), 100 * randn(4, 1, 4, 24)], 1)
         mask = torch.tensor([[1] * 9 + [0] * 4])
         for t in (999, 421, 3):

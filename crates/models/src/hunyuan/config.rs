@@ -119,3 +119,84 @@ impl TransformerConfig {
         Ok(())
     }
 }
+
+/// `vae/config.json`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default)]
+pub struct VaeConfig {
+    /// Channels of the latents.
+    pub latent_channels: usize,
+    /// Colours.
+    pub out_channels: usize,
+    /// Widths, from full resolution down.
+    pub block_out_channels: Vec<usize>,
+    /// Residual blocks a level of the encoder; the decoder has one more.
+    pub layers_per_block: usize,
+    /// Groups of channels that are normalised together.
+    pub norm_num_groups: usize,
+    /// What latents are multiplied by for the sampler.
+    pub scaling_factor: f64,
+    /// Pixels to a latent, along height and width.
+    pub spatial_compression_ratio: usize,
+    /// Frames to a latent frame, after the first.
+    pub temporal_compression_ratio: usize,
+    /// Whether the middle block has an attention.
+    pub mid_block_add_attention: bool,
+}
+
+impl Default for VaeConfig {
+    fn default() -> Self {
+        VaeConfig {
+            latent_channels: 16,
+            out_channels: 3,
+            block_out_channels: vec![128, 256, 512, 512],
+            layers_per_block: 2,
+            norm_num_groups: 32,
+            scaling_factor: 0.476986,
+            spatial_compression_ratio: 8,
+            temporal_compression_ratio: 4,
+            mid_block_add_attention: true,
+        }
+    }
+}
+
+impl VaeConfig {
+    /// Refuses what would load but compute something else, or not at all.
+    pub fn check(&self) -> Result<()> {
+        let refuse = |field, found: String, expected: &str| {
+            Err(Error::Config { place: "vae/config.json", field, found, expected: expected.to_string() })
+        };
+        let levels = self.block_out_channels.len();
+        let ratio = self.spatial_compression_ratio;
+        if !ratio.is_power_of_two() || ratio.ilog2() as usize > levels || ratio > 64 {
+            return refuse(
+                "spatial_compression_ratio",
+                ratio.to_string(),
+                "a power of two, a doubling a level at most",
+            );
+        }
+        if self.temporal_compression_ratio != 4 || levels < 3 {
+            return refuse(
+                "temporal_compression_ratio",
+                self.temporal_compression_ratio.to_string(),
+                "4, with 3 levels or more",
+            );
+        }
+        let groups = self.norm_num_groups;
+        if groups == 0 || self.block_out_channels.iter().any(|&width| width == 0 || width % groups != 0) {
+            let expected = format!("multiples of norm_num_groups, {groups}");
+            return refuse("block_out_channels", format!("{:?}", self.block_out_channels), &expected);
+        }
+        if self.out_channels != 3 || self.latent_channels == 0 {
+            return refuse(
+                "out_channels, latent_channels",
+                format!("{}, {}", self.out_channels, self.latent_channels),
+                "3, and more than 0",
+            );
+        }
+        if !(self.scaling_factor.is_finite() && self.scaling_factor > 0.0) {
+            return refuse("scaling_factor", self.scaling_factor.to_string(), "a number above 0");
+        }
+        Ok(())
+    }
+}

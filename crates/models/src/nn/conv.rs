@@ -23,7 +23,7 @@ impl Conv2d {
     /// Reads `weight` (out, in, size, size) and `bias` (out).
     pub fn new(inputs: usize, outputs: usize, size: usize, w: Weights) -> Result<Self> {
         let weight = w.f32("weight", &[outputs, inputs, size, size])?;
-        let kernel = Kernel::new(&weight.unsqueeze(2)?)?;
+        let kernel = Kernel::new(&weight.unsqueeze(2)?, Edge::Zeros)?;
         Ok(Conv2d { kernel, bias: bias(outputs, &w)? })
     }
 
@@ -32,6 +32,15 @@ impl Conv2d {
         let frames = frames(x)?.iter().map(|frame| self.kernel.forward(frame)).collect::<Result<Vec<_>>>()?;
         Ok(Tensor::stack(&frames, 0)?.squeeze(1)?.broadcast_add(&self.bias)?)
     }
+}
+
+/// What a kernel sees beyond the edge of a frame, and before the first one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Edge {
+    /// Nothing.
+    Zeros,
+    /// The nearest pixel, and the first frame.
+    Repeated,
 }
 
 /// A kernel over frames and time that sees no later frame.
@@ -46,18 +55,29 @@ pub struct CausalConv3d {
 pub struct ConvState(Vec<Tensor>);
 
 impl CausalConv3d {
-    /// Reads `weight` (out, in, time, size, size) and `bias` (out).
+    /// Reads `weight` (out, in, time, size, size) and `bias` (out). Zeros are beyond the edges.
     pub fn new(inputs: usize, outputs: usize, time: usize, size: usize, w: Weights) -> Result<Self> {
-        let weight = w.f32("weight", &[outputs, inputs, time, size, size])?;
-        Ok(CausalConv3d { kernel: Kernel::new(&weight)?, bias: bias(outputs, &w)? })
+        Self::with_edge(inputs, outputs, time, size, Edge::Zeros, w)
     }
 
-    /// The next frames of a clip: (frames, in, h, w) -> (frames, out, h, w). An empty state stands for zeros before the clip.
+    /// The same with another edge.
+    pub fn with_edge(inputs: usize, outputs: usize, time: usize, size: usize, edge: Edge, w: Weights) -> Result<Self> {
+        let weight = w.f32("weight", &[outputs, inputs, time, size, size])?;
+        Ok(CausalConv3d { kernel: Kernel::new(&weight, edge)?, bias: bias(outputs, &w)? })
+    }
+
+    /// The next frames of a clip: (frames, in, h, w) -> (frames, out, h, w). An empty state stands for the beginning of the clip.
     pub fn forward(&self, x: &Tensor, state: &mut ConvState) -> Result<Tensor> {
         let mut outputs = Vec::with_capacity(x.dim(0)?);
         for frame in frames(x)? {
             let owed = self.kernel.forward(&frame)?; // (time, out, h, w), to its own output first
             let mut owed: Vec<Tensor> = (0..owed.dim(0)?).map(|tap| owed.get(tap)).collect::<Result<_, _>>()?;
+            if state.0.is_empty() && self.kernel.edge == Edge::Repeated {
+                // The frames before owe what the first one does: to every output all that later taps give.
+                for tap in (1..owed.len()).rev() {
+                    owed[tap - 1] = (&owed[tap - 1] + &owed[tap])?;
+                }
+            }
             for (new, old) in owed.iter_mut().zip(&state.0) {
                 *new = (&*new + old)?;
             }
@@ -83,24 +103,28 @@ struct Kernel {
     time: usize,
     outputs: usize,
     size: usize,
+    edge: Edge,
 }
 
 impl Kernel {
     /// From (out, in, time, size, size).
-    fn new(weight: &Tensor) -> Result<Self> {
+    fn new(weight: &Tensor, edge: Edge) -> Result<Self> {
         let (outputs, inputs, time, size, _) = weight.dims5()?;
         let newest_first = (0..time).rev().map(|tap| weight.narrow(2, tap, 1)).collect::<Result<Vec<_>, _>>()?;
         let matrix = Tensor::cat(&newest_first, 2)?
             .permute((2, 0, 3, 4, 1))? // (time, out, size, size, in)
             .reshape((time * outputs, size * size * inputs))?;
-        Ok(Kernel { matrix, time, outputs, size })
+        Ok(Kernel { matrix, time, outputs, size, edge })
     }
 
     /// (in, h, w) -> (time, out, h, w)
     fn forward(&self, frame: &Tensor) -> Result<Tensor> {
         let (inputs, h, w) = frame.dims3()?;
         let margin = self.size / 2;
-        let padded = frame.pad_with_zeros(1, margin, margin)?.pad_with_zeros(2, margin, margin)?;
+        let padded = match self.edge {
+            Edge::Zeros => frame.pad_with_zeros(1, margin, margin)?.pad_with_zeros(2, margin, margin)?,
+            Edge::Repeated => frame.pad_with_same(1, margin, margin)?.pad_with_same(2, margin, margin)?,
+        };
         let band = (COLUMNS_BYTES / (4 * self.size * self.size * inputs * w)).clamp(1, h);
         let mut bands = Vec::with_capacity(h.div_ceil(band));
         for top in (0..h).step_by(band) {

@@ -10,10 +10,10 @@ mod rope;
 mod timestep;
 
 pub use attention::{attention, causal_mask};
-pub use conv::{CausalConv3d, Conv2d, ConvState};
+pub use conv::{CausalConv3d, Conv2d, ConvState, Edge};
 pub use linear::Linear;
 pub use modulation::Modulation;
-pub use norm::{LayerNorm, RmsNorm};
+pub use norm::{GroupNorm, LayerNorm, RmsNorm};
 pub use patchify::{Grid, patchify, unpatchify};
 pub use rope::Rope3d;
 pub use timestep::sinusoid;

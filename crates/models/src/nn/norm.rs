@@ -55,3 +55,31 @@ impl RmsNorm {
         Ok(ops::rms_norm(x, &self.scale, self.epsilon)?)
     }
 }
+
+/// Normalises groups of channels over all frames and pixels of a clip, with a scale and a shift for each channel.
+#[derive(Debug, Clone)]
+pub struct GroupNorm {
+    scale: Tensor, // (dim, 1, 1)
+    shift: Tensor, // (dim, 1, 1)
+    groups: usize,
+    epsilon: f64,
+}
+
+impl GroupNorm {
+    /// A norm over `dim` channels in `groups`, of which `dim` is a multiple.
+    pub fn new(dim: usize, groups: usize, epsilon: f64, w: Weights) -> Result<Self> {
+        let read = |name: &str| -> Result<Tensor> { Ok(w.f32(name, &[dim])?.reshape((dim, 1, 1))?) };
+        Ok(GroupNorm { scale: read("weight")?, shift: read("bias")?, groups, epsilon })
+    }
+
+    /// (frames, dim, h, w) -> (frames, dim, h, w)
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let (frames, dim, h, w) = x.dims4()?;
+        let grouped = x.reshape((frames, self.groups, dim / self.groups * h * w))?;
+        let mean = grouped.mean_keepdim((0, 2))?; // (1, groups, 1)
+        let centred = grouped.broadcast_sub(&mean)?;
+        let variance = centred.sqr()?.mean_keepdim((0, 2))?;
+        let x = centred.broadcast_div(&(variance + self.epsilon)?.sqrt()?)?.reshape((frames, dim, h, w))?;
+        Ok(x.broadcast_mul(&self.scale)?.broadcast_add(&self.shift)?)
+    }
+}
