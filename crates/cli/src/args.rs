@@ -15,7 +15,8 @@ use navicache_engine::{
 ///
 ///     navicache generate "a red circle bouncing on a navy background" -o out.mp4
 ///
-/// runs the model that is built in; no download is needed. Add --model DIR for a published Wan2.1 pipeline in Diffusers layout.
+/// runs the model that is built in; no download is needed. `navicache models` lists published ones, `navicache pull` downloads one, and
+/// --model takes its name, or any folder or file of weights.
 #[derive(Parser)]
 #[command(name = "navicache", version, verbatim_doc_comment)]
 pub struct Args {

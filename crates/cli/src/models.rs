@@ -155,7 +155,7 @@ fn expected(estimate: &Estimate) -> String {
         lines.push("This does not fit: ask for a smaller or shorter video, or a quantised model.".to_string());
     }
     let method = &estimate.method;
-    lines.push(format!("\n{:<28} {:>10}", "time", ""));
+    lines.push("\ntime".to_string());
     lines.push(format!("{:<28} {:>10}", "one forward", duration(estimate.forward_seconds)));
     lines.push(format!(
         "{:<28} {:>10}",

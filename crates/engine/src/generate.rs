@@ -200,6 +200,8 @@ pub(crate) fn denoise(
 
     // 1. What is meant
     let (resolved, picture) = resolve(bundle, request)?;
+    bundle.check_picture(resolved.image.as_deref())?;
+    bundle.check_memory(&resolved)?;
     for path in [&resolved.save_latents, &resolved.rescue].into_iter().flatten() {
         WholeFile::create(path)?; // unwritable? now is the time to know
     }
@@ -287,7 +289,6 @@ pub(crate) fn denoise(
 pub(crate) fn resolve(bundle: &Bundle, request: &Request) -> Result<(Resolved, Option<Picture>)> {
     let mut request = request.clone();
     let picture = request.image.as_ref().map(|path| Picture::open(path)).transpose()?;
-    bundle.check_picture(request.image.as_deref())?;
     if let Some(path) = &request.latents {
         let (width, height, frames) = bundle.video_shape(&latents::shape_of(path)?);
         request.size.get_or_insert((width, height));
@@ -299,9 +300,7 @@ pub(crate) fn resolve(bundle: &Bundle, request: &Request) -> Result<(Resolved, O
         request.size.get_or_insert(picture.size_for(defaults.width * defaults.height, multiples));
     }
     let scheduler = bundle.scheduler();
-    let resolved = request.resolve(defaults, &limits, scheduler.solver, scheduler.shift)?;
-    bundle.check_memory(&resolved)?;
-    Ok((resolved, picture))
+    Ok((request.resolve(defaults, &limits, scheduler.solver, scheduler.shift)?, picture))
 }
 
 /// Steps up to which nothing is left between the guarded steps at both ends.

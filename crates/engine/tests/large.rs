@@ -6,13 +6,16 @@
 //!     cargo test --release -p navicache-engine --test large published_size -- --ignored --nocapture
 //!     cargo test --release -p navicache-engine --test large quantised -- --ignored --nocapture
 //!     cargo test --release -p navicache-engine --test large streamed -- --ignored --nocapture
+//!     cargo test --release -p navicache-engine --test large hunyuan -- --ignored --nocapture
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::Path;
 
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{Device, Tensor};
+use navicache_engine::models::hunyuan;
 use navicache_engine::models::wan::{Transformer, TransformerConfig};
 use navicache_engine::models::{Denoiser, Weights};
 use navicache_engine::noise;
@@ -100,13 +103,13 @@ fn repeat(file: &mut impl Write, bytes: &[u8], mut left: usize) {
 }
 
 /// Writes small random numbers in bf16 without holding them all; returns the size of the tensors in bytes.
-fn write_safetensors(path: &Path, size: &Size) -> u64 {
+fn write_safetensors(path: &Path, shapes: &[(String, Vec<usize>)]) -> u64 {
     let mut header = serde_json::Map::new();
     let mut end = 0usize;
-    for (name, shape) in size.shapes() {
+    for (name, shape) in shapes {
         let begin = end;
         end += 2 * shape.iter().product::<usize>();
-        header.insert(name, serde_json::json!({"dtype": "BF16", "shape": shape, "data_offsets": [begin, end]}));
+        header.insert(name.clone(), serde_json::json!({"dtype": "BF16", "shape": shape, "data_offsets": [begin, end]}));
     }
     let mut header = serde_json::Value::Object(header).to_string().into_bytes();
     header.resize(header.len().next_multiple_of(8), b' ');
@@ -183,7 +186,7 @@ fn forward(transformer: &Transformer, latents: [usize; 5]) -> f64 {
 #[ignore = "needs 6 GB of memory and 3 GB of disk"]
 fn a_step_of_the_published_size_stays_near_its_weights() {
     let folder = tempfile::tempdir().unwrap();
-    let size = write_safetensors(&folder.path().join("diffusion_pytorch_model.safetensors"), &SMALL);
+    let size = write_safetensors(&folder.path().join("diffusion_pytorch_model.safetensors"), &SMALL.shapes());
     let files = Tensors::open(folder.path(), "diffusion_pytorch_model").unwrap();
     let transformer = Transformer::new(&SMALL.config(), Weights::new(&files, &Device::Cpu, None)).unwrap();
     let loaded = peak_bytes();
@@ -228,6 +231,86 @@ fn a_quantised_step_of_14b_fits_into_12_gib() {
 fn a_streamed_step_of_14b_fits_into_12_gib() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("wan-14b-bf16.safetensors");
-    let size = write_safetensors(&path, &LARGE);
+    let size = write_safetensors(&path, &LARGE.shapes());
     a_step_of_14b(&path, size, Residence::Streamed);
+}
+
+/// Names and shapes of the published HunyuanVideo transformer, from those of the small one that the tests have.
+fn hunyuan_shapes(config: &hunyuan::TransformerConfig) -> Vec<(String, Vec<usize>)> {
+    let index = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/hunyuan/index.json");
+    let index: BTreeMap<String, BTreeMap<String, Vec<usize>>> =
+        serde_json::from_slice(&std::fs::read(index).unwrap()).unwrap();
+    // Widths of the small one, of which all that matter differ but two, told apart by name.
+    let dim = config.dim();
+    let widths = BTreeMap::from([
+        (40, dim),
+        (160, 4 * dim),
+        (200, 5 * dim),
+        (80, 2 * dim),
+        (120, 3 * dim),
+        (240, 6 * dim),
+        (20, 128),
+        (24, 4096),
+    ]);
+    let widened = |name: &str, n: usize| match n {
+        16 if name.starts_with("proj_out") => 64,
+        16 => 768,
+        4 => 16,
+        n => widths.get(&n).copied().unwrap_or(n),
+    };
+    let blocks =
+        [("single_transformer_blocks.0.", config.num_single_layers), ("transformer_blocks.0.", config.num_layers)];
+    let mut shapes = Vec::new();
+    for (name, shape) in &index["transformer"] {
+        let shape: Vec<usize> = shape.iter().map(|&n| widened(name, n)).collect();
+        match blocks.iter().find(|(first, _)| name.starts_with(first)) {
+            Some((first, count)) => shapes.extend(
+                (0..*count).map(|i| (name.replacen(first, &first.replace('0', &i.to_string()), 1), shape.clone())),
+            ),
+            None if name.starts_with("transformer_blocks") || name.starts_with("single_transformer_blocks") => {}
+            None => shapes.push((name.clone(), shape)),
+        }
+    }
+    shapes
+}
+
+#[test]
+#[ignore = "needs 26 GB of disk"]
+fn a_block_of_hunyuan_video_fits_into_8_gib() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = hunyuan::TransformerConfig::default();
+    let shapes = hunyuan_shapes(&config);
+    let (one, two) = shapes.split_at(shapes.len() / 2);
+    let mut index = serde_json::Map::new();
+    let mut size = 0;
+    for (shard, part) in [("a.safetensors", one), ("b.safetensors", two)] {
+        size += write_safetensors(&folder.path().join(shard), part);
+        index.extend(part.iter().map(|(name, _)| (name.clone(), shard.into())));
+    }
+    let index = serde_json::json!({"metadata": {}, "weight_map": index});
+    std::fs::write(folder.path().join("m.safetensors.index.json"), index.to_string()).unwrap();
+
+    let files = Tensors::open(folder.path(), "m").unwrap();
+    let transformer = hunyuan::Transformer::new(&config, Weights::new(&files, &Device::Cpu, None)).unwrap();
+    let loaded = peak_bytes();
+    let randn = |seed, shape: &[usize]| {
+        Tensor::from_vec(noise::randn(seed, shape.iter().product()), shape, &Device::Cpu).unwrap()
+    };
+    let cond = transformer.cond(&randn(1, &[1, 256, 4096]), &randn(2, &[1, 768]), 6.0).unwrap();
+    // 5 x 20 x 40 tokens.
+    let clock = std::time::Instant::now();
+    let mut state = transformer.begin(&randn(3, &[1, 16, 5, 40, 80]), 999.0, &cond).unwrap();
+    let block = transformer.units().iter().take_while(|unit| unit.block == 0).count();
+    for unit in 0..block {
+        transformer.run_unit(unit, &mut state).unwrap();
+    }
+    let seconds = clock.elapsed().as_secs_f64();
+    let sum = transformer.features(&state).video.abs().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap();
+    assert!(sum.is_finite() && sum > 0.0);
+    println!(
+        "{} numbers, {size} bytes; peak after loading {loaded}, after a block {}; {seconds:.1} s",
+        files.parameters(),
+        peak_bytes()
+    );
+    assert!(peak_bytes() < 8 << 30, "{}", peak_bytes());
 }
