@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 use ureq::http::Response;
-use ureq::{Agent, Body};
+use ureq::{Agent, Body, Proxy};
 
 use self::download::{Download, incomplete};
 use crate::{Error, Result};
@@ -160,7 +160,7 @@ impl Hub {
                 }
             };
         }
-        let agent = agent();
+        let agent = agent(&self.endpoint);
         let (commit, files) = self.list(&agent, repository, only)?;
         let folder = self.folder(repository);
         let blobs = folder.join("blobs");
@@ -334,8 +334,13 @@ impl Hub {
     }
 }
 
-fn agent() -> Agent {
+fn agent(endpoint: &str) -> Agent {
+    // A proxy leads out of the machine; a hub on this one is not there.
+    let host = endpoint.split_once("://").map_or(endpoint, |(_, rest)| rest);
+    let is_local = ["localhost", "127.", "[::1]"].iter().any(|local| host.starts_with(local));
+    let proxy = if is_local { None } else { Proxy::try_from_env() };
     Agent::config_builder()
+        .proxy(proxy)
         .http_status_as_error(false)
         .timeout_connect(Some(Duration::from_secs(20)))
         .timeout_recv_response(Some(SILENCE))
