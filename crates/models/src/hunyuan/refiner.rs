@@ -4,7 +4,7 @@ use candle_core::{Device, Tensor};
 use candle_nn::ops::silu;
 
 use super::TransformerConfig;
-use crate::nn::{LayerNorm, Linear, attention, sinusoid};
+use crate::nn::{LayerNorm, Linear, attention, sinusoid, split_heads};
 use crate::{Result, Weights};
 
 /// Width of the sinusoid of a timestep.
@@ -127,18 +127,13 @@ impl Block {
     fn forward(&self, x: &Tensor, time: &Tensor) -> Result<Tensor> {
         let gates = self.norm_out.forward(time)?.chunk(2, 1)?; // of attention and of the feed-forward, (1, dim) each
         let h = self.norm1.forward(x)?;
-        let [q, k, v] = [&self.to_q, &self.to_k, &self.to_v].map(|layer| split(&layer.forward(&h)?, self.heads));
+        let [q, k, v] = [&self.to_q, &self.to_k, &self.to_v].map(|layer| split_heads(&layer.forward(&h)?, self.heads));
         let (q, k, v) = (q?, k?, v?);
         let mixed = self.to_out.forward(&attention(&q, &k, &v, 1.0 / (q.dim(2)? as f64).sqrt(), None)?)?;
         let x = (x + mixed.broadcast_mul(&gates[0])?)?;
         let h = self.ff[1].forward(&silu(&self.ff[0].forward(&self.norm2.forward(&x)?)?)?)?;
         Ok((x + h.broadcast_mul(&gates[1])?)?)
     }
-}
-
-/// (tokens, dim) -> (heads, tokens, head dim)
-pub(super) fn split(x: &Tensor, heads: usize) -> Result<Tensor> {
-    Ok(x.reshape((x.dim(0)?, heads, ()))?.transpose(0, 1)?.contiguous()?)
 }
 
 /// A layer norm without scale and shift of its own.

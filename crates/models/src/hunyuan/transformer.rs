@@ -7,8 +7,8 @@ use candle_nn::ops::silu;
 use candle_nn::rotary_emb::rope_i;
 
 use super::TransformerConfig;
-use super::refiner::{TimeTextEmbedding, TokenRefiner, plain_norm, split};
-use crate::nn::{Grid, LayerNorm, Linear, RmsNorm, Rope3d, attention, patchify, unpatchify};
+use super::refiner::{EPSILON, TimeTextEmbedding, TokenRefiner, plain_norm};
+use crate::nn::{Grid, LayerNorm, Linear, RmsNorm, Rope3d, attention, patchify, split_heads, unpatchify};
 use crate::{Denoiser, Error, Features, Part, Result, Signal, Unit, Weights};
 
 /// Positions that the rotary embedding's tables have for each axis.
@@ -117,17 +117,7 @@ impl Denoiser for Transformer {
     }
 
     fn begin(&self, latents: &Tensor, timestep: f64, cond: &Cond) -> Result<State> {
-        let (_, channels, frames, height, width) = latents.dims5()?;
-        let [pf, ph, pw] = self.config.patch();
-        if channels != self.config.in_channels || frames % pf != 0 || height % ph != 0 || width % pw != 0 {
-            let (channels, patch) = (self.config.in_channels, self.config.patch());
-            return Err(Error::Input {
-                what: "shape of the latents",
-                expected: format!("{channels} channels, and frames, height and width divisible by {patch:?}"),
-                found: format!("{:?}", latents.dims()),
-            });
-        }
-        let grid = Grid { frames: frames / pf, height: height / ph, width: width / pw };
+        let grid = Grid::of(latents, self.config.in_channels, self.config.patch())?;
         let Conditioning { text, pooled, guidance } = &*cond.0;
         let embedding = self.time_text_embed.forward(timestep, pooled, guidance * GUIDANCE_SCALE)?;
         Ok(State {
@@ -194,7 +184,6 @@ impl Denoiser for Transformer {
 struct DoubleBlock {
     video: Stream,
     text: Stream,
-    heads: usize,
 }
 
 /// One of the two streams of a block.
@@ -243,17 +232,17 @@ impl Heads {
             to_q: Linear::new(dim, dim, w.pp(q))?,
             to_k: Linear::new(dim, dim, w.pp(k))?,
             to_v: Linear::new(dim, dim, w.pp(v))?,
-            norm_q: RmsNorm::new(width, super::refiner::EPSILON, w.pp(norm_q))?,
-            norm_k: RmsNorm::new(width, super::refiner::EPSILON, w.pp(norm_k))?,
+            norm_q: RmsNorm::new(width, EPSILON, w.pp(norm_q))?,
+            norm_k: RmsNorm::new(width, EPSILON, w.pp(norm_k))?,
             heads: config.num_attention_heads,
         })
     }
 
     /// (tokens, dim) -> (heads, tokens, head dim) each
     fn of(&self, x: &Tensor) -> Result<[Tensor; 3]> {
-        let q = self.norm_q.forward(&split(&self.to_q.forward(x)?, self.heads)?)?;
-        let k = self.norm_k.forward(&split(&self.to_k.forward(x)?, self.heads)?)?;
-        Ok([q, k, split(&self.to_v.forward(x)?, self.heads)?])
+        let q = self.norm_q.forward(&split_heads(&self.to_q.forward(x)?, self.heads)?)?;
+        let k = self.norm_k.forward(&split_heads(&self.to_k.forward(x)?, self.heads)?)?;
+        Ok([q, k, split_heads(&self.to_v.forward(x)?, self.heads)?])
     }
 }
 
@@ -276,7 +265,6 @@ impl DoubleBlock {
         Ok(DoubleBlock {
             video: stream("norm1", video, attn.pp("to_out").pp(0), "ff")?,
             text: stream("norm1_context", text, attn.pp("to_add_out"), "ff_context")?,
-            heads: config.num_attention_heads,
         })
     }
 
@@ -284,7 +272,7 @@ impl DoubleBlock {
         let (video, text) = (self.video.modulation(&state.time)?, self.text.modulation(&state.time)?);
         let of_video = self.video.queries_keys_values(&state.video, &video)?;
         let of_text = self.text.queries_keys_values(&state.text, &text)?;
-        let [mixed_video, mixed_text] = joint_attention(of_video, of_text, &state.rotations, self.heads)?;
+        let [mixed_video, mixed_text] = joint_attention(of_video, of_text, &state.rotations)?;
         let gated = |stream: &Stream, mixed: Tensor, rows: &Tensor| -> Result<Tensor> {
             Ok(stream.to_out.forward(&mixed)?.broadcast_mul(&rows.get(2)?)?)
         };
@@ -331,7 +319,7 @@ impl SingleBlock {
         let text = both.dim(0)? - tokens;
         let of_video = [part(&q, 0, tokens)?, part(&k, 0, tokens)?, part(&v, 0, tokens)?];
         let of_text = [part(&q, tokens, text)?, part(&k, tokens, text)?, part(&v, tokens, text)?];
-        let mixed = joint_attention(of_video, of_text, &state.rotations, self.heads.heads)?;
+        let mixed = joint_attention(of_video, of_text, &state.rotations)?;
         let mixed = Tensor::cat(&[&Tensor::cat(&mixed, 0)?, &self.proj_mlp.forward(&h)?.gelu()?], 1)?;
         let both = (both + self.proj_out.forward(&mixed)?.broadcast_mul(&rows.get(2)?)?)?;
         state.video = both.narrow(0, 0, tokens)?;
@@ -342,12 +330,7 @@ impl SingleBlock {
 
 /// Attention among all tokens of video and text; only the video's have a place. Takes queries, keys and values of each, gives what they
 /// become. // (heads, tokens, head dim) -> (tokens, dim)
-fn joint_attention(
-    video: [Tensor; 3],
-    text: [Tensor; 3],
-    (cos, sin): &(Tensor, Tensor),
-    heads: usize,
-) -> Result<[Tensor; 2]> {
+fn joint_attention(video: [Tensor; 3], text: [Tensor; 3], (cos, sin): &(Tensor, Tensor)) -> Result<[Tensor; 2]> {
     let rotate = |x: &Tensor| -> Result<Tensor> {
         Ok(rope_i(&x.contiguous()?.unsqueeze(0)?, cos, sin)?.squeeze(0)?) // (heads, tokens, head dim)
     };
@@ -355,7 +338,6 @@ fn joint_attention(
     let tokens = q.dim(1)?;
     let both = |video: &Tensor, text: &Tensor| Tensor::cat(&[video, text], 1);
     let (q, k, v) = (both(&rotate(&q)?, &text[0])?, both(&rotate(&k)?, &text[1])?, both(&v, &text[2])?);
-    debug_assert_eq!(q.dim(0)?, heads);
     let mixed = attention(&q, &k, &v, 1.0 / (q.dim(2)? as f64).sqrt(), None)?; // (all tokens, dim)
     Ok([mixed.narrow(0, 0, tokens)?, mixed.narrow(0, tokens, mixed.dim(0)? - tokens)?])
 }

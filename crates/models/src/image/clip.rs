@@ -6,7 +6,7 @@
 use candle_core::Tensor;
 use serde::Deserialize;
 
-use crate::nn::{LayerNorm, Linear, attention};
+use crate::nn::{LayerNorm, Linear, attention, split_heads};
 use crate::weights::{count, dims};
 use crate::{Error, Result, Source, Weights};
 
@@ -200,11 +200,9 @@ impl Layer {
     /// `mask` is added to the scores, (heads, tokens, tokens). // (tokens, hidden) -> (tokens, hidden)
     pub(crate) fn forward(&self, x: &Tensor, mask: Option<&Tensor>) -> Result<Tensor> {
         let h = self.layer_norm1.forward(x)?;
-        let split = |x: Tensor| -> Result<Tensor> {
-            Ok(x.reshape((x.dim(0)?, self.heads, ()))?.transpose(0, 1)?.contiguous()?) // (heads, tokens, head dim)
-        };
-        let (q, k, v) =
-            (split(self.q_proj.forward(&h)?)?, split(self.k_proj.forward(&h)?)?, split(self.v_proj.forward(&h)?)?);
+        let [q, k, v] =
+            [&self.q_proj, &self.k_proj, &self.v_proj].map(|layer| split_heads(&layer.forward(&h)?, self.heads));
+        let (q, k, v) = (q?, k?, v?);
         let scale = 1.0 / (q.dim(2)? as f64).sqrt();
         let x = (x + self.out_proj.forward(&attention(&q, &k, &v, scale, mask)?)?)?;
         let h = self.fc1.forward(&self.layer_norm2.forward(&x)?)?;

@@ -33,6 +33,11 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, scale: f64, bias: Option<&T
     Ok(Tensor::cat(&chunks, 0)?)
 }
 
+/// Channels as heads: (n, heads * d) -> (heads, n, d).
+pub fn split_heads(x: &Tensor, heads: usize) -> Result<Tensor> {
+    Ok(x.reshape((x.dim(0)?, heads, ()))?.transpose(0, 1)?.contiguous()?)
+}
+
 /// A bias by which no token attends to a later one. // (heads, n, n)
 pub fn causal_mask(heads: usize, n: usize, device: &Device) -> Result<Tensor> {
     let hidden: Vec<f32> = (0..n * n).map(|i| if i % n > i / n { f32::NEG_INFINITY } else { 0.0 }).collect();

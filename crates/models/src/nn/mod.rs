@@ -9,7 +9,7 @@ mod patchify;
 mod rope;
 mod timestep;
 
-pub use attention::{attention, causal_mask};
+pub use attention::{attention, causal_mask, split_heads};
 pub use conv::{CausalConv3d, Conv2d, ConvState, Edge};
 pub use linear::Linear;
 pub use modulation::Modulation;

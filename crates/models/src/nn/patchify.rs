@@ -2,7 +2,7 @@
 
 use candle_core::Tensor;
 
-use crate::Result;
+use crate::{Error, Result};
 
 /// Tokens along each axis.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,6 +16,20 @@ pub struct Grid {
 }
 
 impl Grid {
+    /// The grid of latents, (1, c, f, h, w), cut into patches; refuses others than of so many channels and of whole patches.
+    pub fn of(latents: &Tensor, channels: usize, patch: [usize; 3]) -> Result<Self> {
+        let (_, found, frames, height, width) = latents.dims5()?;
+        let [pf, ph, pw] = patch;
+        if found != channels || frames % pf != 0 || height % ph != 0 || width % pw != 0 {
+            return Err(Error::Input {
+                what: "shape of the latents",
+                expected: format!("{channels} channels, and frames, height and width divisible by {patch:?}"),
+                found: format!("{:?}", latents.dims()),
+            });
+        }
+        Ok(Grid { frames: frames / pf, height: height / ph, width: width / pw })
+    }
+
     /// All tokens.
     pub fn tokens(self) -> usize {
         self.frames * self.height * self.width

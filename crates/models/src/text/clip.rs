@@ -5,6 +5,7 @@
 use candle_core::{Device, Tensor};
 use serde::Deserialize;
 
+use super::check_ids;
 use crate::image::clip::{Activation, Layer, LayerShape};
 use crate::nn::{LayerNorm, causal_mask};
 use crate::{Error, Matrix, Result, Weights};
@@ -95,13 +96,7 @@ impl ClipText {
                 found: n.to_string(),
             });
         }
-        if let Some(id) = ids.iter().find(|&&id| id as usize >= self.config.vocab_size) {
-            return Err(Error::Input {
-                what: "token of the prompt",
-                expected: format!("less than vocab_size {} of {PLACE}", self.config.vocab_size),
-                found: format!("{id}: tokenizer and text encoder do not belong together"),
-            });
-        }
+        check_ids(ids, self.config.vocab_size)?;
         let mask = causal_mask(self.config.num_attention_heads, n, &self.device)?;
         let mut x = (self.token_embedding.rows(ids)? + self.position_embedding.narrow(0, 0, n)?)?; // (n, hidden)
         for layer in &self.layers {

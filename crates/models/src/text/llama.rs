@@ -7,7 +7,8 @@ use candle_nn::ops::silu;
 use candle_nn::rotary_emb::rope;
 use serde::Deserialize;
 
-use crate::nn::{Linear, RmsNorm, attention, causal_mask};
+use super::check_ids;
+use crate::nn::{Linear, RmsNorm, attention, causal_mask, split_heads};
 use crate::{Error, Matrix, Result, Weights};
 
 const PLACE: &str = "text_encoder/config.json";
@@ -104,13 +105,7 @@ impl Llama {
     /// Hidden states of a text's token ids. Nothing is padded: no token sees a later one, so padding would change nothing.
     /// // (1, ids, hidden_size), f32
     pub fn forward(&self, ids: &[u32]) -> Result<Tensor> {
-        if let Some(id) = ids.iter().find(|&&id| id as usize >= self.config.vocab_size) {
-            return Err(Error::Input {
-                what: "token of the prompt",
-                expected: format!("less than the text encoder's vocab_size {}", self.config.vocab_size),
-                found: format!("{id}: tokenizer and text encoder do not belong together"),
-            });
-        }
+        check_ids(ids, self.config.vocab_size)?;
         let (n, half) = (ids.len(), self.config.head_dim() / 2);
         let theta = self.config.theta();
         let angle = |i: usize| (i / half) as f32 / theta.powf((i % half) as f64 / half as f64) as f32;
@@ -166,9 +161,7 @@ impl Layer {
     fn forward(&self, x: &Tensor, (cos, sin): &(Tensor, Tensor), mask: &Tensor) -> Result<Tensor> {
         let n = x.dim(0)?;
         let h = self.input_layernorm.forward(x)?;
-        let split = |layer: &Linear, heads: usize| -> Result<Tensor> {
-            Ok(layer.forward(&h)?.reshape((n, heads, self.head_dim))?.transpose(0, 1)?.contiguous()?)
-        };
+        let split = |layer: &Linear, heads: usize| split_heads(&layer.forward(&h)?, heads);
         let rotate = |x: Tensor| -> Result<Tensor> { Ok(rope(&x.unsqueeze(0)?, cos, sin)?.squeeze(0)?) };
         // A head of keys and values serves several heads of queries in a row.
         let spread = |x: Tensor| -> Result<Tensor> {

@@ -3,3 +3,17 @@
 pub mod clip;
 pub mod llama;
 pub mod umt5;
+
+use crate::{Error, Result};
+
+/// Refuses token ids that an encoder's embedding has no row for.
+fn check_ids(ids: &[u32], vocab_size: usize) -> Result<()> {
+    match ids.iter().find(|&&id| id as usize >= vocab_size) {
+        None => Ok(()),
+        Some(id) => Err(Error::Input {
+            what: "token of the prompt",
+            expected: format!("less than the text encoder's vocab_size {vocab_size}"),
+            found: format!("{id}: tokenizer and text encoder do not belong together"),
+        }),
+    }
+}

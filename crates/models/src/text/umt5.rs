@@ -5,7 +5,8 @@
 use candle_core::{Device, Tensor};
 use serde::Deserialize;
 
-use crate::nn::{Linear, RmsNorm, attention};
+use super::check_ids;
+use crate::nn::{Linear, RmsNorm, attention, split_heads};
 use crate::weights::{count, dims};
 use crate::{Error, Matrix, Result, Source, Weights};
 
@@ -143,13 +144,7 @@ impl Umt5 {
 
     /// Hidden states of a prompt's token ids. Nothing is padded, so nothing needs a mask. // (1, ids, d_model), f32
     pub fn forward(&self, ids: &[u32]) -> Result<Tensor> {
-        if let Some(id) = ids.iter().find(|&&id| id as usize >= self.config.vocab_size) {
-            return Err(Error::Input {
-                what: "token of the prompt",
-                expected: format!("less than the text encoder's vocab_size {}", self.config.vocab_size),
-                found: format!("{id}: tokenizer and text encoder do not belong together"),
-            });
-        }
+        check_ids(ids, self.config.vocab_size)?;
         let mut x = self.shared.rows(ids)?; // (n, d)
         let buckets = self.buckets(ids.len())?; // (n * n)
         for block in &self.blocks {
@@ -220,11 +215,9 @@ impl SelfAttention {
     /// T5 does not scale its scores.
     fn forward(&self, x: &Tensor, buckets: &Tensor) -> Result<Tensor> {
         let n = x.dim(0)?;
-        let heads =
-            |x: Tensor| -> Result<Tensor> { Ok(x.reshape((n, self.heads, ()))?.transpose(0, 1)?.contiguous()?) };
         let bias = self.relative_attention_bias.index_select(buckets, 0)?; // (n * n, heads)
         let bias = bias.t()?.reshape((self.heads, n, n))?;
-        let [q, k, v] = [&self.q, &self.k, &self.v].map(|layer| layer.forward(x).and_then(heads));
+        let [q, k, v] = [&self.q, &self.k, &self.v].map(|layer| split_heads(&layer.forward(x)?, self.heads));
         self.o.forward(&attention(&q?, &k?, &v?, 1.0, Some(&bias))?)
     }
 }

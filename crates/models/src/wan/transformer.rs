@@ -7,7 +7,9 @@ use candle_nn::ops::silu;
 use candle_nn::rotary_emb::rope_i;
 
 use super::TransformerConfig;
-use crate::nn::{Grid, LayerNorm, Linear, Modulation, RmsNorm, Rope3d, attention, patchify, sinusoid, unpatchify};
+use crate::nn::{
+    Grid, LayerNorm, Linear, Modulation, RmsNorm, Rope3d, attention, patchify, sinusoid, split_heads, unpatchify,
+};
 use crate::{Denoiser, Error, Features, Part, Result, Signal, Unit, Weights};
 
 /// Base of the rotary embedding's frequencies.
@@ -141,7 +143,7 @@ impl Transformer {
         };
         let keys_values = |block: &Block| {
             let image = match (&image, &block.added) {
-                (Some(image), Some(added)) => Some(added.keys_values(image, &block.attn2)?),
+                (Some(image), Some(added)) => Some(added.keys_values(image, block.attn2.heads)?),
                 _ => None,
             };
             Ok(CrossKeysValues { text: block.attn2.keys_values(&text)?, image })
@@ -151,22 +153,6 @@ impl Transformer {
             channels: picture.channels.clone(),
             still_frames: picture.still_frames,
         })
-    }
-
-    fn grid(&self, latents: &Tensor) -> Result<Grid> {
-        let (_, channels, frames, height, width) = latents.dims5()?;
-        let [pf, ph, pw] = self.patch;
-        if channels != self.channels || frames % pf != 0 || height % ph != 0 || width % pw != 0 {
-            return Err(Error::Input {
-                what: "shape of the latents",
-                expected: format!(
-                    "{} channels, and frames, height and width divisible by {:?}",
-                    self.channels, self.patch
-                ),
-                found: format!("{:?}", latents.dims()),
-            });
-        }
-        Ok(Grid { frames: frames / pf, height: height / ph, width: width / pw })
     }
 }
 
@@ -191,7 +177,7 @@ impl Denoiser for Transformer {
             Some(channels) => Tensor::cat(&[latents, channels], 1)?,
             None => latents.clone(),
         };
-        let grid = self.grid(&latents)?;
+        let grid = Grid::of(&latents, self.channels, self.patch)?;
         let frame = grid.height * grid.width;
         let still = (cond.still_frames / self.patch[0]).min(grid.frames);
         let parts = [(0.0, still * frame), (timestep, (grid.frames - still) * frame)];
@@ -446,17 +432,12 @@ impl Attention {
     }
 
     fn queries(&self, x: &Tensor) -> Result<Tensor> {
-        self.split(self.norm_q.forward(&self.to_q.forward(x)?)?)
+        split_heads(&self.norm_q.forward(&self.to_q.forward(x)?)?, self.heads)
     }
 
     fn keys_values(&self, x: &Tensor) -> Result<KeysValues> {
         let k = self.norm_k.forward(&self.to_k.forward(x)?)?;
-        Ok(KeysValues { k: self.split(k)?, v: self.split(self.to_v.forward(x)?)? })
-    }
-
-    /// (tokens, dim) -> (heads, tokens, head dim)
-    fn split(&self, x: Tensor) -> Result<Tensor> {
-        Ok(x.reshape((x.dim(0)?, self.heads, ()))?.transpose(0, 1)?.contiguous()?)
+        Ok(KeysValues { k: split_heads(&k, self.heads)?, v: split_heads(&self.to_v.forward(x)?, self.heads)? })
     }
 }
 
@@ -477,10 +458,10 @@ impl AddedKeysValues {
         })
     }
 
-    /// `heads` knows how to split them. // (image tokens, dim)
-    fn keys_values(&self, image: &Tensor, heads: &Attention) -> Result<KeysValues> {
+    /// In so many heads. // (image tokens, dim)
+    fn keys_values(&self, image: &Tensor, heads: usize) -> Result<KeysValues> {
         let k = self.norm_added_k.forward(&self.add_k_proj.forward(image)?)?;
-        Ok(KeysValues { k: heads.split(k)?, v: heads.split(self.add_v_proj.forward(image)?)? })
+        Ok(KeysValues { k: split_heads(&k, heads)?, v: split_heads(&self.add_v_proj.forward(image)?, heads)? })
     }
 }
 
