@@ -114,9 +114,13 @@ fn measure(options: &Metrics) -> Result<()> {
     let (reference, video) = (video::read(&options.reference)?, video::read(&options.video)?);
     let compared = Comparison::new(reference.as_frames()?, video.as_frames()?)?;
     let text = if options.json { format!("{:#}", serde_json::json!(compared)) } else { table(&compared) };
-    // A reader that has seen enough is no reason to panic.
-    let _ = writeln!(std::io::stdout(), "{text}");
+    print(&text);
     Ok(())
+}
+
+/// A line of output. A reader that has seen enough is no reason to panic.
+pub(crate) fn print(text: &str) {
+    let _ = writeln!(std::io::stdout(), "{text}");
 }
 
 fn table(compared: &Comparison) -> String {

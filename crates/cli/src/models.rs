@@ -1,6 +1,5 @@
 //! `models`, `pull`, `inspect` and `estimate`: what there is to run, how it gets here, and what it will take.
 
-use std::io::{IsTerminal, Write};
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::atomic::Ordering;
@@ -12,7 +11,8 @@ use navicache_engine::inspect::Inspected;
 use navicache_engine::{Error, Request, Result, catalog};
 
 use crate::args::{self, Inspect, Models, Pull};
-use crate::stop_on_ctrl_c;
+use crate::progress::Progress;
+use crate::{print, stop_on_ctrl_c};
 
 /// Lines while a file comes, where they cannot be drawn over.
 const BETWEEN_LINES: Duration = Duration::from_secs(10);
@@ -183,8 +183,7 @@ fn duration(seconds: f64) -> String {
 
 /// Shows how a download goes on.
 struct Downloading {
-    quiet: bool,
-    terminal: bool,
+    progress: Progress,
     begun: Instant,
     /// Bytes that were here at the start.
     here: u64,
@@ -194,18 +193,18 @@ struct Downloading {
 impl Downloading {
     fn new(quiet: bool) -> Self {
         let now = Instant::now();
-        Downloading { quiet, terminal: std::io::stderr().is_terminal(), begun: now, here: 0, shown: now }
+        Downloading { progress: Progress::new(quiet), begun: now, here: 0, shown: now }
     }
 
     fn show(&mut self, event: &PullEvent) {
         match event {
             PullEvent::Planned { files, bytes, here } => {
                 self.here = *here;
-                self.line(&format!("{files} files, {}, {} of them here already", gb(*bytes), gb(*here)));
+                self.progress.line(&format!("{files} files, {}, {} of them here already", gb(*bytes), gb(*here)));
             }
-            PullEvent::Retry { file, reason } => self.line(&format!("{file}: {reason}; trying again")),
+            PullEvent::Retry { file, reason } => self.progress.line(&format!("{file}: {reason}; trying again")),
             PullEvent::Progress { file, done, bytes } => {
-                let pause = if self.terminal { Duration::from_millis(100) } else { BETWEEN_LINES };
+                let pause = if self.progress.terminal { Duration::from_millis(100) } else { BETWEEN_LINES };
                 if self.shown.elapsed() < pause && done < bytes {
                     return;
                 }
@@ -221,10 +220,9 @@ impl Downloading {
                     speed / 1e6,
                     left
                 );
-                if self.terminal {
-                    self.write(&format!("\r\x1b[K{text}"));
-                } else {
-                    self.line(&text);
+                match self.progress.terminal {
+                    true => self.progress.status(&text),
+                    false => self.progress.line(&text),
                 }
             }
             _ => {}
@@ -232,19 +230,7 @@ impl Downloading {
     }
 
     fn close(&self) {
-        self.line("all files are here and whole");
-    }
-
-    fn line(&self, text: &str) {
-        let over = if self.terminal { "\r\x1b[K" } else { "" };
-        self.write(&format!("{over}{text}\n"));
-    }
-
-    fn write(&self, text: &str) {
-        if !self.quiet {
-            let mut stderr = std::io::stderr();
-            let _ = write!(stderr, "{text}").and_then(|_| stderr.flush()); // nowhere to report that stderr is gone
-        }
+        self.progress.line("all files are here and whole");
     }
 }
 
@@ -262,9 +248,4 @@ fn gb(bytes: u64) -> String {
         1_000_000..1_000_000_000 => format!("{:.1} MB", bytes as f64 / 1e6),
         _ => format!("{:.1} GB", bytes as f64 / 1e9),
     }
-}
-
-/// A reader that has seen enough is no reason to panic.
-fn print(text: &str) {
-    let _ = writeln!(std::io::stdout(), "{text}");
 }

@@ -14,7 +14,7 @@ const LINES: usize = 5;
 /// Writes to the error stream, so that the output stream stays free for data.
 pub struct Progress {
     quiet: bool,
-    terminal: bool,
+    pub terminal: bool,
     colors: bool,
     denoising_since: Instant,
 }
@@ -125,7 +125,7 @@ impl Progress {
     }
 
     /// A line that stays.
-    fn line(&self, text: &str) {
+    pub fn line(&self, text: &str) {
         if !self.quiet {
             let over = if self.terminal { "\r\x1b[K" } else { "" };
             let _ = writeln!(std::io::stderr(), "{over}{text}"); // nowhere to report that stderr is gone
@@ -133,7 +133,7 @@ impl Progress {
     }
 
     /// A line that the next one replaces.
-    fn status(&self, text: &str) {
+    pub fn status(&self, text: &str) {
         if !self.quiet && self.terminal {
             let mut stderr = std::io::stderr();
             let _ = write!(stderr, "\r\x1b[K{text}").and_then(|_| stderr.flush());

@@ -1,6 +1,5 @@
 //! Commands that need no model: the list of methods, replay and tuning.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use navicache_engine::control::cache::CacheConfig;
@@ -12,6 +11,7 @@ use navicache_engine::{Error, Result, WholeFile, save_preset};
 use serde_json::{Value, json};
 
 use crate::args::{Methods, Replay, Tune};
+use crate::print;
 
 /// `navicache methods`
 pub fn methods(options: &Methods) -> Result<()> {
@@ -246,9 +246,4 @@ fn line(prediction: &Prediction, width: usize) -> String {
     let forwards = format!("{computed}/{}", computed + mixed + reused);
     let name = prediction.spec.to_string();
     format!("{name:<width$} {units:>5.0} % {forwards:>9} {speedup:>8.2} {error:>10}  {strip}")
-}
-
-/// A reader that has seen enough is no reason to panic.
-fn print(text: &str) {
-    let _ = writeln!(std::io::stdout(), "{text}");
 }

@@ -91,15 +91,14 @@ impl Bundle {
 
     /// Decides which weights are kept and which are streamed.
     fn with_residence(mut self) -> Self {
-        let (budget, dtype) = (self.memory(), self.dtype);
+        let (room, dtype) = (self.room(), self.dtype);
         let Pipeline { text_encoder, transformer, image_encoder, .. } = &mut self.pipeline;
         let image_encoder = image_encoder.as_mut().map(|piece| &mut piece.tensors);
         for tensors in
             [Some(&mut text_encoder.tensors), Some(&mut transformer.tensors), image_encoder].into_iter().flatten()
         {
             let kept = tensors.kept_bytes(dtype.for_parameters(tensors.parameters()));
-            let large = budget.is_some_and(|budget| kept > budget / 4 * 3);
-            tensors.reside(if large { Residence::Streamed } else { Residence::Mapped });
+            tensors.reside(if kept > room { Residence::Streamed } else { Residence::Mapped });
         }
         self
     }
@@ -117,6 +116,11 @@ impl Bundle {
     /// Bytes of memory that may be used, if they are known.
     pub(crate) fn memory(&self) -> Option<u64> {
         self.memory.or_else(machine::available_memory_bytes).filter(|_| self.device.is_cpu())
+    }
+
+    /// Bytes that one thing may take of it, so that there is some left for all others.
+    pub(crate) fn room(&self) -> u64 {
+        self.memory().map_or(u64::MAX, |memory| memory / 4 * 3)
     }
 
     /// What the user should know of what was loaded.

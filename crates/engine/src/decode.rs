@@ -110,8 +110,8 @@ pub(crate) fn decode(bundle: &Bundle, latents: &Tensor, tiling: Tiling, teller: 
 
 /// The largest window whose decoding fits into the memory there is.
 pub(crate) fn window_for(bundle: &Bundle, latent_frames: usize, rows: usize, columns: usize) -> usize {
-    let Some(memory) = bundle.memory() else { return rows.max(columns) };
-    largest_window(rows, columns, |window| bundle.decode_bytes(window, latent_frames, rows, columns) <= memory / 4 * 3)
+    let room = bundle.room();
+    largest_window(rows, columns, |window| bundle.decode_bytes(window, latent_frames, rows, columns) <= room)
 }
 
 fn shape_of(latents: &Tensor) -> Result<[usize; 5]> {

@@ -51,11 +51,9 @@ fn encode_clip(bundle: &Bundle, first: &Tensor, latent_frames: usize) -> Result<
     let (_, _, height, width) = first.dims4()?;
     let factor = bundle.spatial_factor();
     let (rows, columns) = (height / factor, width / factor);
-    let fits = |window: &Window| match bundle.memory() {
-        Some(memory) => config.encode_bytes(window.rows.len(), window.columns.len()) <= memory / 4 * 3,
-        None => true,
-    };
-    let window = largest_window(rows, columns, fits);
+    let room = bundle.room();
+    let window =
+        largest_window(rows, columns, |window| config.encode_bytes(window.rows.len(), window.columns.len()) <= room);
     let features = encode_features(bundle, &encoder, first, latent_frames, &windows(rows, columns, window))?;
     let mut encoding = encoder.upper_encoder();
     let latents = features.iter().map(|features| encoding.next_latent(features)).collect::<Result<Vec<_>, _>>()?;

@@ -8,7 +8,6 @@ use std::ops::ControlFlow;
 use std::time::Instant;
 
 use candle_core::{DType, Tensor};
-use navicache_control::cache::{CacheError, Run};
 use navicache_control::guidance::Guidance;
 use navicache_models::Denoiser;
 use navicache_models::wan::tiling::windows;
@@ -16,7 +15,7 @@ use navicache_models::wan::{Cond, PictureCond};
 use serde::Serialize;
 
 use crate::decode::window_for;
-use crate::generate::resolve;
+use crate::generate::{resolve, start};
 use crate::layout::Pipeline;
 use crate::request::{Request, Resolved};
 use crate::weights::Tensors;
@@ -87,15 +86,7 @@ pub fn estimate(bundle: &Bundle, request: &Request) -> Result<Estimate> {
     // Memory
     let method = resolved.cache.method();
     let schedule = bundle.scheduler().schedule(resolved.solver, resolved.steps, resolved.shift)?;
-    let run = Run {
-        family: bundle.defaults().presets.clone(),
-        steps: schedule.steps,
-        branches: branches.iter().map(|branch| branch.0).collect(),
-        units: bundle.units()?,
-    };
-    let refused = |reason| CacheError::Options { method: method.name().to_string(), reason };
-    let policy = method.try_start(&run).map_err(refused)?;
-    let cache_bytes = bundle.bill(policy.asks(), &run, &resolved)?.bytes;
+    let cache_bytes = start(bundle, &resolved, method, schedule.steps, &branches)?.bill.bytes;
     let window = window_for(bundle, latent_frames, rows, columns);
     let memory = stage_memory(bundle, &resolved, window, cache_bytes);
 
@@ -141,8 +132,7 @@ fn stage_memory(bundle: &Bundle, request: &Resolved, window: usize, cache_bytes:
     let text_matrix = (text.d_model * text.d_ff) as u64 * F32;
     let mut stages = vec![stage("text", &text_encoder.tensors, text_tokens * text_width * F32 + text_matrix)];
     let vae_weights = vae.tensors.parameters() * F32;
-    let budget = bundle.memory().map_or(u64::MAX, |memory| memory / 4 * 3);
-    let encoding = vae_weights + vae.config.encode_bytes(rows, columns).min(budget);
+    let encoding = vae_weights + vae.config.encode_bytes(rows, columns).min(bundle.room());
     if let Some(image_encoder) = image_encoder {
         stages.push(stage("picture", &image_encoder.tensors, encoding));
     }

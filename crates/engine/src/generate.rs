@@ -5,8 +5,9 @@ use std::path::Path;
 use std::time::Instant;
 
 use candle_core::Tensor;
-use navicache_control::cache::{CacheError, Method, Run};
-use navicache_control::guidance::Guidance;
+use navicache_control::cache::{CacheError, Guarded, Method, Run};
+use navicache_control::guidance::{Branch, Guidance};
+use navicache_control::schedule::Step;
 use navicache_control::solver;
 use navicache_control::strip::{Ran, Strip};
 
@@ -259,15 +260,7 @@ pub(crate) fn denoise(
         .map(|(&(branch, weight), text)| Ok(BranchInput { branch, weight, cond: bundle.cond(text, &pictured.cond)? }))
         .collect::<Result<Vec<_>>>()?;
     teller.stop_if_cancelled(0, steps)?;
-    let run = Run {
-        family: bundle.defaults().presets.clone(),
-        steps: schedule.steps,
-        branches: branches.iter().map(|b| b.0).collect(),
-        units: bundle.units()?,
-    };
-    let refused = |reason| CacheError::Options { method: method.name().to_string(), reason };
-    let policy = method.try_start(&run).map_err(refused)?;
-    let bill = bundle.bill(policy.asks(), &run, &resolved)?;
+    let Started { run, policy, bill } = start(bundle, &resolved, method, schedule.steps, &branches)?;
     bill.check(bundle.cache_budget(&resolved), method.name())?;
     let on_step = &mut |done: StepDone| {
         teller.tell(Event::Step { index: done.index, steps, seconds: done.seconds, strip: done.strip });
@@ -301,6 +294,34 @@ pub(crate) fn resolve(bundle: &Bundle, request: &Request) -> Result<(Resolved, O
     }
     let scheduler = bundle.scheduler();
     Ok((request.resolve(defaults, &limits, scheduler.solver, scheduler.shift)?, picture))
+}
+
+/// A method that is about to run.
+pub(crate) struct Started {
+    pub run: Run,
+    pub policy: Guarded,
+    /// What it will keep.
+    pub bill: Bill,
+}
+
+/// Starts a method for a request.
+pub(crate) fn start(
+    bundle: &Bundle,
+    request: &Resolved,
+    method: &dyn Method,
+    steps: Vec<Step>,
+    branches: &[(Branch, f64)],
+) -> Result<Started> {
+    let run = Run {
+        family: bundle.defaults().presets.clone(),
+        steps,
+        branches: branches.iter().map(|branch| branch.0).collect(),
+        units: bundle.units()?,
+    };
+    let refused = |reason| CacheError::Options { method: method.name().to_string(), reason };
+    let policy = method.try_start(&run).map_err(refused)?;
+    let bill = bundle.bill(policy.asks(), &run, request)?;
+    Ok(Started { run, policy, bill })
 }
 
 /// Steps up to which nothing is left between the guarded steps at both ends.

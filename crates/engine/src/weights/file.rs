@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::format::Format;
+use super::format::{Format, to_f32};
 use super::{gguf, pickle, safetensors};
 use crate::{Error, Result};
 
@@ -162,6 +162,16 @@ impl WeightFile {
     /// Its container and tensors.
     pub fn list(&self) -> Result<(Container, Listing)> {
         list(self.bytes()).map_err(|reason| Error::file(&self.path, reason))
+    }
+
+    /// A tensor's bytes.
+    pub fn bytes_of(&self, stored: &Stored) -> &[u8] {
+        self.bytes().get(stored.start..stored.start + stored.length).unwrap_or_default()
+    }
+
+    /// A tensor's numbers, f32; `None` for what is no weight.
+    pub fn numbers_of(&self, stored: &Stored) -> Option<Vec<f32>> {
+        to_f32(self.bytes_of(stored), stored.format).filter(|numbers| numbers.len() == stored.numbers())
     }
 
     /// The texts that a [`Meta::Texts`] points at.

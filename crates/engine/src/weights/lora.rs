@@ -10,7 +10,6 @@ use std::str::FromStr;
 use candle_core::{Device, Tensor};
 
 use super::file::{Stored, WeightFile};
-use super::format::to_f32;
 use super::names::{WAN_TRANSFORMER, Way, translate};
 use super::tensors::Tensors;
 use crate::{Error, Result};
@@ -207,10 +206,9 @@ fn change(tensors: &mut Tensors, module: &str, parts: Parts, weight: f64) -> Res
 }
 
 fn read(file: &WeightFile, name: &str, stored: &Stored) -> Result<Tensor> {
-    let bytes = file.bytes().get(stored.start..stored.start + stored.length).unwrap_or_default();
-    let values = to_f32(bytes, stored.format).filter(|values| values.len() == stored.numbers());
-    let values =
-        values.ok_or_else(|| Error::file(&file.path, format!("{name}: expected numbers, found {}", stored.format)))?;
+    let values = file
+        .numbers_of(stored)
+        .ok_or_else(|| Error::file(&file.path, format!("{name}: expected numbers, found {}", stored.format)))?;
     if values.iter().any(|value| !value.is_finite()) {
         return Err(Error::file(&file.path, format!("{name}: expected finite numbers, found NaN or infinity")));
     }

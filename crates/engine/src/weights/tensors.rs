@@ -8,7 +8,7 @@ use candle_core::{DType, Device, Tensor};
 use navicache_models::{Matrix, Packed, Source};
 
 use super::file::{Listing, Meta, Stored, WeightFile};
-use super::format::{Format, to_f32};
+use super::format::Format;
 use super::lora::Change;
 use super::names::{Recognised, recognise};
 use crate::{Error, Result};
@@ -53,8 +53,7 @@ impl Entry {
 
     /// A part of them, without changes.
     fn plain(&self, part: &Stored) -> Result<Vec<f32>, String> {
-        let bytes = self.file.bytes().get(part.start..part.start + part.length).unwrap_or_default();
-        let values = to_f32(bytes, part.format).filter(|values| values.len() == part.numbers());
+        let values = self.file.numbers_of(part);
         let mut values = values
             .ok_or_else(|| format!("expected f32, f16, bf16, fp8 or a quantised format, found {}", part.format))?;
         if self.scale != 1.0 {
@@ -150,7 +149,7 @@ impl Tensors {
     /// Bytes of a tensor of bytes.
     pub(crate) fn raw(&self, name: &str) -> Option<&[u8]> {
         let entry = self.tensors.get(name)?;
-        entry.file.bytes().get(entry.stored.start..entry.stored.start + entry.stored.length)
+        Some(entry.file.bytes_of(&entry.stored))
     }
 
     fn found(&self, name: &str) -> navicache_models::Result<&Entry> {
@@ -247,8 +246,8 @@ fn take_scales(
                 scales.insert(format!("{module}.weight"), scale);
             }
             "comfy_quant" => {
-                let bytes = entry.file.bytes().get(entry.stored.start..entry.stored.start + entry.stored.length);
-                let said = serde_json::from_slice(bytes.unwrap_or_default()).map_err(|e| format!("{name}: {e}"))?;
+                let said =
+                    serde_json::from_slice(entry.file.bytes_of(&entry.stored)).map_err(|e| format!("{name}: {e}"))?;
                 check_formats(&said)?;
             }
             "scale_input" | "input_scale" | "scaled_fp8" => {}
