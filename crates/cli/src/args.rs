@@ -87,11 +87,13 @@ pub struct Generate {
 }
 
 impl Generate {
-    /// Where the final latents are kept until the video is written.
-    pub fn rescue(&self) -> PathBuf {
+    /// Where the final latents are kept until the video is written. A file that the user named is the user's: it is not removed.
+    pub fn rescue(&self) -> Option<PathBuf> {
         let mut name = self.output.as_os_str().to_owned();
         name.push(".latents.safetensors");
-        name.into()
+        let path = PathBuf::from(name);
+        let theirs = [&self.save_latents, &self.sampling.latents];
+        (!theirs.into_iter().flatten().any(|file| *file == path)).then_some(path)
     }
 }
 
@@ -397,7 +399,7 @@ impl Generate {
             cache: self.cache.clone(),
             save_latents: self.save_latents.clone(),
             tile: self.tile,
-            rescue: Some(self.rescue()),
+            rescue: self.rescue(),
             ..self.sampling.request()
         }
     }

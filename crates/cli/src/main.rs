@@ -80,14 +80,15 @@ fn run(options: &Generate) -> Result<()> {
     let video = match made {
         Ok(video) => video,
         Err(error) => {
-            if rescue.exists() {
+            if let Some(rescue) = rescue.filter(|path| path.exists()) {
                 progress.kept(&rescue);
             }
             return Err(error);
         }
     };
-    // Nothing is lost should it stay.
-    let _ = std::fs::remove_file(&rescue);
+    if let Some(rescue) = rescue {
+        let _ = std::fs::remove_file(rescue); // nothing is lost should it stay
+    }
     if let Some(path) = &options.report {
         video.report.save(path)?;
     }

@@ -125,6 +125,14 @@ fn latents_are_decoded_again() {
     assert!(made.status.success(), "{}", stderr(&made));
     assert!(!folder.path().join("whole.safetensors.latents.safetensors").exists(), "only what was asked for stays");
 
+    // The name that a run would use for itself may be the user's own.
+    let own = "own.mp4.latents.safetensors";
+    for extra in [["--save-latents", own], ["--latents", own]] {
+        let made = navicache(folder.path(), &[&["generate", "x"], &short[..], &extra, &["-o", "own.mp4"]].concat());
+        assert!(made.status.success(), "{}", stderr(&made));
+        assert!(folder.path().join(own).exists(), "{extra:?}");
+    }
+
     let resume = |args: &[&str]| navicache(folder.path(), &[&["generate", "--resume-decode"], args].concat());
     let again = resume(&["kept.safetensors", "-o", "again.safetensors"]);
     assert!(again.status.success(), "{}", stderr(&again));
