@@ -119,7 +119,15 @@ pub struct Sampling {
     #[arg(long, value_name = "WxH", value_parser = size)]
     pub size: Option<(usize, usize)>,
 
-    /// Number of frames, 4n + 1
+    /// How large, where no size is given, as in 480p
+    #[arg(long, value_name = "LINESp", conflicts_with = "size")]
+    pub resolution: Option<String>,
+
+    /// Width over height, where no size is given, as in 16:9
+    #[arg(long, value_name = "W:H", conflicts_with = "size")]
+    pub aspect_ratio: Option<String>,
+
+    /// Number of frames; for most models 4n + 1
     #[arg(long, value_name = "N")]
     pub frames: Option<usize>,
 
@@ -142,6 +150,10 @@ pub struct Sampling {
     /// Guidance scale; 1 switches guidance off
     #[arg(long, value_name = "F", allow_hyphen_values = true)]
     pub guidance: Option<f64>,
+
+    /// Classifier-free guidance beside the guidance that a distilled model is told (HunyuanVideo): a second branch, for the negative prompt
+    #[arg(long, value_name = "F", allow_hyphen_values = true)]
+    pub true_guidance: Option<f64>,
 
     /// Shift of the noise schedule; larger spends more steps at high noise
     #[arg(long, value_name = "F", allow_hyphen_values = true)]
@@ -184,6 +196,10 @@ pub struct Loading {
     #[arg(long, value_name = "FILE")]
     pub text_encoder: Option<PathBuf>,
 
+    /// Weights of the second text encoder (HunyuanVideo's CLIP)
+    #[arg(long, value_name = "FILE")]
+    pub text_encoder_2: Option<PathBuf>,
+
     /// Weights of the VAE
     #[arg(long, value_name = "FILE")]
     pub vae: Option<PathBuf>,
@@ -195,6 +211,10 @@ pub struct Loading {
     /// tokenizer.json or spiece.model, where no other file has it
     #[arg(long, value_name = "FILE")]
     pub tokenizer: Option<PathBuf>,
+
+    /// The same of the second text encoder
+    #[arg(long, value_name = "FILE")]
+    pub tokenizer_2: Option<PathBuf>,
 
     /// LoRA to add to the transformer, and how much of it; may be given again
     #[arg(long, value_name = "FILE[:WEIGHT]")]
@@ -224,9 +244,11 @@ impl Loading {
         let files = Files {
             transformer: self.transformer.clone(),
             text_encoder: self.text_encoder.clone(),
+            text_encoder_2: self.text_encoder_2.clone(),
             vae: self.vae.clone(),
             image_encoder: self.image_encoder.clone(),
             tokenizer: self.tokenizer.clone(),
+            tokenizer_2: self.tokenizer_2.clone(),
         };
         LoadOptions { device: self.device, dtype: self.dtype, files, loras: self.lora.clone(), memory: self.memory }
     }
@@ -374,12 +396,15 @@ impl Sampling {
             negative_prompt: self.negative_prompt.clone(),
             image: self.image.clone(),
             size: self.size,
+            resolution: self.resolution.clone(),
+            aspect_ratio: self.aspect_ratio.clone(),
             frames: self.frames,
             fps: self.fps,
             steps: self.steps,
             solver: self.solver,
             shift: self.shift,
             guidance: self.guidance,
+            true_guidance: self.true_guidance,
             seed: self.seed,
             cache: None,
             max_sequence_length: self.max_sequence_length,

@@ -66,7 +66,7 @@ fn run(options: &Generate) -> Result<()> {
     };
 
     if let Some(latents) = &options.resume_decode {
-        let clip = decode_latents(&bundle, latents, options.tile, &mut on_event)?;
+        let clip = decode_latents(&bundle, latents, options.tile, options.sampling.frames, &mut on_event)?;
         let fps = options.sampling.fps.unwrap_or(bundle.defaults().fps);
         clip.save(&options.output, fps)?;
         progress.close_clip(&options.output, &clip);

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use navicache_engine::catalog::Model;
 use navicache_engine::estimate::{Estimate, estimate as estimated};
 use navicache_engine::hub::{Hub, PullEvent};
 use navicache_engine::inspect::Inspected;
@@ -19,15 +20,18 @@ const BETWEEN_LINES: Duration = Duration::from_secs(10);
 
 pub fn list(options: &Models) -> Result<()> {
     let hub = Hub::from_env()?;
-    let here = |repository: &str| hub.snapshot(repository).map(|path| path.display().to_string());
+    let here = |model: &Model| -> Option<Vec<String>> {
+        let snapshots = model.repositories.iter().map(|repository| hub.snapshot(repository));
+        snapshots.map(|path| Some(path?.display().to_string())).collect()
+    };
     if options.json {
         let models: Vec<_> = catalog::models()
             .iter()
             .map(|model| {
                 serde_json::json!({
-                    "name": model.name, "what": model.what, "repository": model.repository, "parts": model.parts,
+                    "name": model.name, "what": model.what, "repositories": model.repositories, "parts": model.parts,
                     "disk_bytes": model.disk_bytes(), "largest_part_bytes": model.largest_part_bytes(),
-                    "path": here(&model.repository),
+                    "paths": here(model),
                 })
             })
             .collect();
@@ -37,7 +41,7 @@ pub fn list(options: &Models) -> Result<()> {
     let mut lines = vec![format!("{:<22} {:>8} {:>8}  what, and where", "name", "disk", "memory")];
     lines.push(format!("{:<22} {:>8} {:>8}  tiny model to try things with; built in", "demo", "-", "-"));
     for model in catalog::models() {
-        let place = here(&model.repository).unwrap_or_else(|| "not here yet".to_string());
+        let place = here(model).map_or("not here yet".to_string(), |paths| paths.join(", "));
         let (disk, memory) = (gb(model.disk_bytes()), gb(model.largest_part_bytes()));
         lines.push(format!("{:<22} {disk:>8} {memory:>8}  {}; {place}", model.name, model.what));
     }
@@ -55,19 +59,25 @@ pub fn list(options: &Models) -> Result<()> {
 }
 
 pub fn pull(options: &Pull) -> Result<()> {
-    let repository = catalog::repository(&options.name).ok_or_else(|| Error::Request {
-        what: "model",
-        found: options.name.clone(),
-        expected: format!("expected OWNER/NAME, or one of {}", known()),
-    })?;
+    let repositories = catalog::repositories(&options.name);
+    if repositories.is_empty() {
+        return Err(Error::Request {
+            what: "model",
+            found: options.name.clone(),
+            expected: format!("expected OWNER/NAME, or one of {}", known()),
+        });
+    }
     let interrupted = stop_on_ctrl_c();
-    let mut progress = Downloading::new(options.quiet);
-    let path = Hub::from_env()?.pull(repository, &options.only, &mut |event| {
-        progress.show(&event);
-        if interrupted.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-    })?;
-    progress.close();
-    print(&path.display().to_string());
+    let hub = Hub::from_env()?;
+    for repository in repositories {
+        let mut progress = Downloading::new(options.quiet);
+        let path = hub.pull(repository, &options.only, &mut |event| {
+            progress.show(&event);
+            if interrupted.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        })?;
+        progress.close();
+        print(&path.display().to_string());
+    }
     Ok(())
 }
 

@@ -242,8 +242,13 @@ fn models_that_are_broken() {
         ),
         (
             "another pipeline",
+            |m| edit(m.join("model_index.json"), |c| c["_class_name"] = "MochiPipeline".into()),
+            &["model_index.json", "MochiPipeline", "WanPipeline", "HunyuanVideoPipeline"],
+        ),
+        (
+            "another family's index",
             |m| edit(m.join("model_index.json"), |c| c["_class_name"] = "HunyuanVideoPipeline".into()),
-            &["model_index.json", "HunyuanVideoPipeline"],
+            &["transformer/config.json", "expected HunyuanVideoTransformer3DModel, found WanTransformer3DModel"],
         ),
         (
             "another text encoder",

@@ -43,7 +43,7 @@ fn known_models_are_listed() {
     pulled(folder.path(), "Wan-AI/Wan2.1-T2V-1.3B");
     let models: Value = serde_json::from_str(&stdout(&navicache(folder.path(), &["models", "--json"]))).unwrap();
     let first = models.as_array().unwrap().iter().find(|model| model["name"] == "wan2.1-t2v-1.3b").unwrap();
-    assert!(first["path"].as_str().unwrap().ends_with("snapshots/abc"));
+    assert!(first["paths"][0].as_str().unwrap().ends_with("snapshots/abc"));
     assert_eq!(first["disk_bytes"], 4 * 1418996800u64 + 2 * 5680910336 + 4 * 126892531);
 }
 

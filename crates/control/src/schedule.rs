@@ -109,6 +109,20 @@ pub fn flow_euler(steps: usize, shift: f64, train_timesteps: usize) -> Result<Sc
     Ok(Schedule { steps: steps.collect() })
 }
 
+/// The grid of HunyuanVideo and Open-Sora: from 1 down in equal steps, shifted; timesteps are not rounded.
+///
+/// Source: diffusers `HunyuanVideoPipeline` (sigmas given to `FlowMatchEulerDiscreteScheduler`), Open-Sora v1.2 `rf.timestep_transform`,
+/// where the shift follows from the video's size.
+pub fn flow_even(steps: usize, shift: f64, train_timesteps: usize) -> Result<Schedule, ScheduleError> {
+    check(steps, shift, train_timesteps)?;
+    let steps = (0..steps).map(|i| {
+        let (sigma, shift) = ((1.0 - i as f64 / steps as f64) as f32, shift as f32);
+        let sigma = (shift * sigma / (1.0 + (shift - 1.0) * sigma)).min(1.0); // 1 is all noise, whatever rounding says
+        Step { timestep: Timestep(f64::from(sigma * train_timesteps as f32)), sigma: Sigma(f64::from(sigma)) }
+    });
+    Ok(Schedule { steps: steps.collect() })
+}
+
 fn check(steps: usize, shift: f64, train_timesteps: usize) -> Result<(), ScheduleError> {
     if steps == 0 {
         return Err(ScheduleError::NoSteps);
@@ -146,7 +160,7 @@ mod tests {
 
     #[test]
     fn grids_fall_from_noise_to_data() {
-        for make in [flow_unipc, flow_dpmpp, flow_euler] {
+        for make in [flow_unipc, flow_dpmpp, flow_euler, flow_even] {
             for steps in [1, 2, 3, 50, 999] {
                 for shift in [0.5, 1.0, 3.0, 12.0] {
                     let schedule = make(steps, shift, 1000).unwrap();

@@ -290,7 +290,7 @@ fn pab_broadcasts_as_released() {
     // Open-Sora 1.2's settings on a run whose timesteps include the feed-forward's start: a counter a module, modulo the steps.
     let steps = 30;
     let timestep = |i: usize| run(steps).steps[i].timestep.0;
-    let start = timestep(12);
+    let start = timestep(12) + 0.3; // the step nearest to it
     let cache = format!("pab,above=450,below=930,warmup=0,tail=0,mlp_starts=[{start}],mlp_blocks=2,mlp_steps=2");
     let played = play(&method(&cache), steps, &mut |_, _, _| None);
     for i in 0..steps {

@@ -12,8 +12,8 @@ pub struct Model {
     pub name: String,
     /// What it makes.
     pub what: String,
-    /// Its repository on the hub, `OWNER/NAME`.
-    pub repository: String,
+    /// Its repositories on the hub, `OWNER/NAME`.
+    pub repositories: Vec<String>,
     /// What it is made of.
     pub parts: Vec<ModelPart>,
 }
@@ -58,10 +58,10 @@ pub fn models() -> &'static [Model] {
     &MODELS
 }
 
-/// The repository that a name stands for: a known model's, or the name itself if it looks like one.
-pub fn repository(name: &str) -> Option<&str> {
+/// The repositories that a name stands for: a known model's, or the name itself if it looks like one, or none.
+pub fn repositories(name: &str) -> Vec<&str> {
     if let Some(model) = models().iter().find(|model| model.name == name) {
-        return Some(&model.repository);
+        return model.repositories.iter().map(String::as_str).collect();
     }
     let is_part = |part: &str| {
         !part.is_empty()
@@ -69,7 +69,7 @@ pub fn repository(name: &str) -> Option<&str> {
             && !part.starts_with(['.', '-'])
             && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
     };
-    name.split_once('/').filter(|(owner, name)| is_part(owner) && is_part(name)).map(|_| name)
+    name.split_once('/').filter(|(owner, name)| is_part(owner) && is_part(name)).map(|_| name).into_iter().collect()
 }
 
 #[cfg(test)]
@@ -78,11 +78,12 @@ mod tests {
 
     #[test]
     fn names_and_repositories() {
-        assert_eq!(models().len(), 5);
-        assert_eq!(repository("wan2.1-t2v-1.3b"), Some("Wan-AI/Wan2.1-T2V-1.3B"));
-        assert_eq!(repository("city96/Wan2.1-T2V-14B-gguf"), Some("city96/Wan2.1-T2V-14B-gguf"));
+        assert_eq!(models().len(), 7);
+        assert_eq!(repositories("wan2.1-t2v-1.3b"), ["Wan-AI/Wan2.1-T2V-1.3B"]);
+        assert_eq!(repositories("open-sora-1.2").len(), 3);
+        assert_eq!(repositories("city96/Wan2.1-T2V-14B-gguf"), ["city96/Wan2.1-T2V-14B-gguf"]);
         for wrong in ["", "wan", "a/b/c", "../x", "a/..", "/a", "a/", "a b/c"] {
-            assert_eq!(repository(wrong), None, "{wrong}");
+            assert!(repositories(wrong).is_empty(), "{wrong}");
         }
         // 1.42 billion f32, 5.7 billion bf16, 0.13 billion f32.
         assert_eq!(models()[0].disk_bytes() / 1_000_000_000, 17);

@@ -4,9 +4,10 @@ use std::ops::{ControlFlow, Range};
 use std::path::Path;
 
 use candle_core::{DType, Tensor};
-use navicache_models::wan::tiling::{SMALLEST, Window, largest_window, shares, windows};
+use navicache_models::wan::tiling::{Window, shares};
 
 use crate::generate::{Event, Stage, Teller};
+use crate::latents::Saved;
 use crate::video::Clip;
 use crate::{Bundle, Error, Result, latents};
 
@@ -41,86 +42,130 @@ impl std::str::FromStr for Tiling {
     }
 }
 
-/// Makes a video of latents that an earlier generation saved, with the model's VAE alone.
+/// In which parts latents are decoded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct DecodePlan {
+    /// Latents each way of a part.
+    pub window: usize,
+    /// Its pixels, width and height.
+    pub tile: [usize; 2],
+    /// About the most bytes that decoding takes beside the weights.
+    pub bytes: u64,
+}
+
+impl DecodePlan {
+    /// Parts of at most `window` latents each way, each of `factor` pixels.
+    pub fn new(window: usize, [_, _, _, rows, columns]: &[usize; 5], factor: usize, bytes: u64) -> Self {
+        DecodePlan { window, tile: [(*columns).min(window) * factor, (*rows).min(window) * factor], bytes }
+    }
+}
+
+/// Makes a video of latents that an earlier generation saved, with the model's VAE alone. `frames`: how many of those that the latents
+/// stand for, where the file does not say; `None` is all.
 pub fn decode_latents(
     bundle: &Bundle,
     path: &Path,
     tiling: Tiling,
+    frames: Option<usize>,
     on_event: &mut dyn FnMut(Event) -> ControlFlow<()>,
 ) -> Result<Clip> {
     let mut teller = Teller { on_event, warnings: Vec::new(), cancelled: false };
-    let shape = latents::shape_of(path)?;
-    let expected = bundle.latents_shape_like(&shape);
-    let latents = latents::from_file(path, &expected, bundle.device())?;
-    let (width, height, _) = bundle.video_shape(&shape);
-    Ok(Clip { width, height, fps: None, frames: decode(bundle, &latents, tiling, &mut teller)? })
+    let family = bundle.family();
+    let Saved { shape: [one, channels, rest @ ..], frames: said } = latents::saved(path)?;
+    let [_, expected, ..] = family.latents_shape(16, 16, 1);
+    let latents = latents::from_file(path, &[one, expected, rest[0], rest[1], rest[2]], &family.host().device)?;
+    let (width, height, most) = family.video_shape(&[one, channels, rest[0], rest[1], rest[2]]);
+    let frames = frames.or(said).unwrap_or(most);
+    if frames == 0 || frames > most {
+        return Err(Error::Request {
+            what: "--frames",
+            found: frames.to_string(),
+            expected: format!("these latents stand for 1 to {most} frames"),
+        });
+    }
+    Ok(Clip { width, height, fps: None, frames: decode(bundle, &latents, frames, tiling, &mut teller)? })
 }
 
-/// All frames of latents. // (1, z, latent frames, h, w) -> (frames, height, width, 3)
-pub(crate) fn decode(bundle: &Bundle, latents: &Tensor, tiling: Tiling, teller: &mut Teller) -> Result<Vec<u8>> {
-    let (_, _, latent_frames, rows, columns) = latents.dims5()?;
-    let whole = Window { rows: 0..rows, columns: 0..columns };
-    bundle.make_room_for_decoding(bundle.decode_bytes(&whole, latent_frames, rows, columns));
-    let window = match tiling {
-        Tiling::Off => rows.max(columns),
-        Tiling::Pixels(pixels) => (pixels / bundle.spatial_factor()).max(SMALLEST),
-        Tiling::Auto => window_for(bundle, latent_frames, rows, columns),
-    };
-    let windows = windows(rows, columns, window);
-    let vae = bundle.vae()?;
+/// So many frames of latents. // (1, z, latent frames, h, w) -> (frames, height, width, 3)
+pub(crate) fn decode(
+    bundle: &Bundle,
+    latents: &Tensor,
+    frames: usize,
+    tiling: Tiling,
+    teller: &mut Teller,
+) -> Result<Vec<u8>> {
+    let family = bundle.family();
+    let shape = latents::shape_of(latents)?;
+    let whole = family.decode_plan(&shape, Tiling::Off).bytes;
+    if family.host().memory().is_some_and(|memory| whole > memory / 2) {
+        family.free_transformer();
+    }
+    let plan = family.decode_plan(&shape, tiling);
+    family.load_vae()?;
     teller.tell(Event::Stage(Stage::Decode));
-    let denormalized = vae.denormalize(latents)?;
-    let (width, height, frames) = bundle.video_shape(&shape_of(latents)?);
-    let mut pixels = Vec::with_capacity(frames * height * width * 3);
-    if windows.len() == 1 {
-        let mut decoding = vae.decoder(&denormalized)?;
-        while let Some(chunk) = decoding.next_chunk()? {
-            let first = pixels.len() / (height * width * 3);
-            let (count, rgb) = (chunk.dim(0)?, to_rgb(&chunk)?);
-            pixels.extend_from_slice(&rgb);
-            teller.tell(Event::Frames { first, count, frames, rgb: &rgb });
-            teller.stop_if_decoding_cancelled()?;
-        }
-        return Ok(pixels);
+    family.decode(latents, frames, &plan, teller)
+}
+
+/// Frames as they are decoded.
+pub(crate) struct Film<'a, 'b> {
+    pixels: Vec<u8>,
+    width: usize,
+    height: usize,
+    frames: usize,
+    /// Whether frames are put together of tiles: they are told of when all are done.
+    is_tiled: bool,
+    teller: &'a mut Teller<'b>,
+}
+
+impl<'a, 'b> Film<'a, 'b> {
+    pub fn new(width: usize, height: usize, frames: usize, teller: &'a mut Teller<'b>) -> Self {
+        let pixels = Vec::with_capacity(frames * height * width * 3);
+        Film { pixels, width, height, frames, is_tiled: false, teller }
     }
 
-    pixels.resize(frames * height * width * 3, 0);
-    let features = vae.features(&denormalized)?;
-    let factor = bundle.spatial_factor();
-    for (index, window) in windows.iter().enumerate() {
-        let blend = Blend::new(&windows, window, factor);
-        let mut decoding = vae.window_decoder(&features, window.clone());
-        let mut frame = 0;
-        while let Some(chunk) = decoding.next_chunk()? {
-            let rgb = to_rgb(&chunk)?;
-            let size = blend.rows.len() * blend.columns.len() * 3;
-            for tile in rgb.chunks_exact(size) {
-                blend.paste(tile, &mut pixels[frame * height * width * 3..][..height * width * 3], width);
-                frame += 1;
+    fn frame_bytes(&self) -> usize {
+        self.height * self.width * 3
+    }
+
+    /// Whole frames, the next ones. // (n, 3, height, width), in [-1, 1]
+    pub fn push(&mut self, chunk: &Tensor) -> Result<()> {
+        let first = self.pixels.len() / self.frame_bytes();
+        let (count, rgb) = (chunk.dim(0)?.min(self.frames - first), to_rgb(chunk)?);
+        let rgb = &rgb[..count * self.frame_bytes()];
+        self.pixels.extend_from_slice(rgb);
+        self.teller.tell(Event::Frames { first, count, frames: self.frames, rgb });
+        self.teller.stop_if_decoding_cancelled()
+    }
+
+    /// Tiles of some frames from the `first` on; gives the one after them. // (n, 3, rows, columns), in [-1, 1]
+    pub fn paste(&mut self, chunk: &Tensor, first: usize, blend: &Blend) -> Result<usize> {
+        self.is_tiled = true;
+        self.pixels.resize(self.frames * self.frame_bytes(), 0);
+        let (rgb, bytes) = (to_rgb(chunk)?, self.frame_bytes());
+        let tile_bytes = blend.rows.len() * blend.columns.len() * 3;
+        let frames = self.pixels.chunks_exact_mut(bytes).skip(first);
+        rgb.chunks_exact(tile_bytes).zip(frames).for_each(|(tile, frame)| blend.paste(tile, frame, self.width));
+        self.teller.stop_if_decoding_cancelled()?;
+        Ok(first + chunk.dim(0)?)
+    }
+
+    /// One tile of all frames is there.
+    pub fn tile_done(&mut self, index: usize, tiles: usize) {
+        self.teller.tell(Event::Tile { index, tiles });
+    }
+
+    pub fn finish(self) -> Vec<u8> {
+        if self.is_tiled {
+            for (first, rgb) in self.pixels.chunks_exact(self.height * self.width * 3).enumerate() {
+                self.teller.tell(Event::Frames { first, count: 1, frames: self.frames, rgb });
             }
-            teller.stop_if_decoding_cancelled()?;
         }
-        teller.tell(Event::Tile { index, tiles: windows.len() });
+        self.pixels
     }
-    for (first, rgb) in pixels.chunks_exact(height * width * 3).enumerate() {
-        teller.tell(Event::Frames { first, count: 1, frames, rgb });
-    }
-    Ok(pixels)
-}
-
-/// The largest window whose decoding fits into the memory there is.
-pub(crate) fn window_for(bundle: &Bundle, latent_frames: usize, rows: usize, columns: usize) -> usize {
-    let room = bundle.room();
-    largest_window(rows, columns, |window| bundle.decode_bytes(window, latent_frames, rows, columns) <= room)
-}
-
-fn shape_of(latents: &Tensor) -> Result<[usize; 5]> {
-    let (one, channels, frames, height, width) = latents.dims5()?;
-    Ok([one, channels, frames, height, width])
 }
 
 /// How a window's pixels go into the frame.
-struct Blend {
+pub(crate) struct Blend {
     rows: Range<usize>,
     columns: Range<usize>,
     /// Share of the window in each of its rows.
@@ -130,7 +175,7 @@ struct Blend {
 }
 
 impl Blend {
-    fn new(windows: &[Window], window: &Window, factor: usize) -> Self {
+    pub fn new(windows: &[Window], window: &Window, factor: usize) -> Self {
         // Windows come row by row: what comes after is mixed into what is there, so that only those before count.
         let before = |axis: fn(&Window) -> &Range<usize>| {
             let upto = axis(window).start;

@@ -7,16 +7,12 @@
 use std::ops::ControlFlow;
 use std::time::Instant;
 
-use candle_core::{DType, Tensor};
-use navicache_control::guidance::Guidance;
+use candle_core::{Device, Tensor};
 use navicache_models::Denoiser;
-use navicache_models::wan::tiling::windows;
-use navicache_models::wan::{Cond, PictureCond};
 use serde::Serialize;
 
-use crate::decode::window_for;
-use crate::generate::{resolve, start};
-use crate::layout::Pipeline;
+use crate::decode::DecodePlan;
+use crate::generate::{Stage, resolve, start};
 use crate::request::{Request, Resolved};
 use crate::weights::Tensors;
 use crate::{Bundle, LoadOptions, Result, demo, generate, latents, machine};
@@ -78,28 +74,26 @@ const PROBE_TOKENS: usize = 1024;
 
 /// Estimates a request. Reads weights for the probe, and runs the built-in model once.
 pub fn estimate(bundle: &Bundle, request: &Request) -> Result<Estimate> {
+    let family = bundle.family();
     let (resolved, _) = resolve(bundle, request)?;
-    let shape = bundle.latents_shape(resolved.width, resolved.height, resolved.frames);
-    let [_, _, latent_frames, rows, columns] = shape;
-    let branches = Guidance::from_scale(resolved.guidance).branches();
+    let shape = family.latents_shape(resolved.width, resolved.height, resolved.frames);
+    let branches = family.branches(&resolved);
 
     // Memory
     let method = resolved.cache.method();
-    let schedule = bundle.scheduler().schedule(resolved.solver, resolved.steps, resolved.shift)?;
-    let cache_bytes = start(bundle, &resolved, method, schedule.steps, &branches)?.bill.bytes;
-    let window = window_for(bundle, latent_frames, rows, columns);
-    let memory = stage_memory(bundle, &resolved, window, cache_bytes);
+    let cache_bytes = start(bundle, &resolved, method, family.schedule(&resolved)?.steps, &branches)?.bill.bytes;
+    let plan = family.decode_plan(&shape, resolved.tile);
+    let memory = stage_memory(bundle, &resolved, &plan, cache_bytes);
 
     // Time
     let forward_seconds = forward_seconds(bundle, &resolved, &shape)?;
     let forwards = resolved.steps * branches.len();
     let computed_part = computed_part(&resolved, request)?;
     let denoise_seconds_uncached = forward_seconds * forwards as f64;
-    let factor = bundle.spatial_factor();
     Ok(Estimate {
         peak_bytes: memory.iter().map(StageMemory::bytes).max().unwrap_or(0),
-        available_bytes: bundle.memory().or_else(machine::available_memory_bytes),
-        tile: [columns.min(window) * factor, rows.min(window) * factor],
+        available_bytes: family.host().memory().or_else(machine::available_memory_bytes),
+        tile: plan.tile,
         memory,
         forward_seconds,
         forwards,
@@ -107,48 +101,36 @@ pub fn estimate(bundle: &Bundle, request: &Request) -> Result<Estimate> {
         computed_part,
         denoise_seconds_uncached,
         denoise_seconds: denoise_seconds_uncached * computed_part,
-        decode_seconds: decode_seconds(bundle, &shape)?,
+        decode_seconds: family.decode_seconds(&shape)?,
         request: resolved,
     })
 }
 
 /// Memory of every stage, on the CPU: weights as they are kept, and the most that is computed at once.
-fn stage_memory(bundle: &Bundle, request: &Resolved, window: usize, cache_bytes: u64) -> Vec<StageMemory> {
+fn stage_memory(bundle: &Bundle, request: &Resolved, plan: &DecodePlan, cache_bytes: u64) -> Vec<StageMemory> {
     const F32: u64 = 4;
-    let Pipeline { text_encoder, transformer, vae, image_encoder, .. } = bundle.pipeline();
-    let kept = |tensors: &Tensors| tensors.kept_bytes(bundle.dtype_of(tensors));
-    let shape = bundle.latents_shape(request.width, request.height, request.frames);
-    let [_, _, latent_frames, rows, columns] = shape;
-    let stage = |stage, tensors: &Tensors, working_bytes| StageMemory {
-        stage,
-        weights_bytes: kept(tensors),
-        streamed: tensors.is_streamed(),
-        working_bytes,
-        cache_bytes: 0,
+    let family = bundle.family();
+    let of_stage = |(stage, tensors): (Stage, &Tensors)| {
+        let (weights_bytes, working_bytes) = match stage {
+            Stage::Decode => (tensors.parameters() * F32, plan.bytes),
+            _ => {
+                let working = match stage {
+                    // One matrix is widened at a time.
+                    Stage::Denoise => family.activation_bytes(bundle.tokens(request)) + tensors.largest() as u64 * F32,
+                    _ => family.encoding_bytes(stage, request),
+                };
+                (tensors.kept_bytes(family.host().dtype_of(tensors)), working)
+            }
+        };
+        StageMemory {
+            stage: stage.name(),
+            weights_bytes,
+            streamed: tensors.is_streamed(),
+            working_bytes,
+            cache_bytes: if stage == Stage::Denoise { cache_bytes } else { 0 },
+        }
     };
-    let text_tokens = request.max_sequence_length as u64;
-    let text = &text_encoder.config;
-    let text_width = (6 * text.d_model + 2 * text.d_ff + text.num_heads * request.max_sequence_length) as u64;
-    let text_matrix = (text.d_model * text.d_ff) as u64 * F32;
-    let mut stages = vec![stage("text", &text_encoder.tensors, text_tokens * text_width * F32 + text_matrix)];
-    let vae_weights = vae.tensors.parameters() * F32;
-    let encoding = vae_weights + vae.config.encode_bytes(rows, columns).min(bundle.room());
-    if let Some(image_encoder) = image_encoder {
-        stages.push(stage("picture", &image_encoder.tensors, encoding));
-    }
-    let config = &transformer.config;
-    let matrix = (config.dim() * config.ffn_dim) as u64 * F32;
-    let denoise = bundle.activation_bytes(request) + matrix;
-    stages.push(StageMemory { cache_bytes, ..stage("denoise", &transformer.tensors, denoise) });
-    let largest = windows(rows, columns, window).swap_remove(0);
-    stages.push(StageMemory {
-        stage: "decode",
-        weights_bytes: vae_weights,
-        streamed: false,
-        working_bytes: bundle.decode_bytes(&largest, latent_frames, rows, columns),
-        cache_bytes: 0,
-    });
-    stages
+    family.weights().into_iter().map(of_stage).collect()
 }
 
 /// Part of the work that the method computes on the built-in model, in as many steps.
@@ -170,23 +152,24 @@ fn computed_part(resolved: &Resolved, request: &Request) -> Result<f64> {
 
 /// Seconds of a forward at the size of the video.
 fn forward_seconds(bundle: &Bundle, request: &Resolved, shape: &[usize; 5]) -> Result<f64> {
-    let tokens = bundle.tokens(shape) as f64;
+    let family = bundle.family();
+    let tokens = family.tokens(shape) as f64;
     if tokens <= 2.0 * PROBE_TOKENS as f64 {
-        return Ok(probe(bundle, request, shape)?.seconds(1.0, tokens));
+        return Ok(family.probe(request, shape)?.seconds(1.0, tokens));
     }
     let [one, channels, _, rows, columns] = *shape;
-    let [_, patch_rows, patch_columns] = bundle.transformer()?.patch();
-    let wide = (columns / patch_columns).max(1);
-    let tall = (PROBE_TOKENS / wide).clamp(1, rows / patch_rows);
+    let [patch_frames, patch_rows, patch_columns] = family.patch();
+    let wide = columns.div_ceil(patch_columns);
+    let tall = (PROBE_TOKENS / wide).clamp(1, rows.div_ceil(patch_rows));
     // The second one is twice as long in time.
-    let small = [one, channels, bundle.transformer()?.patch()[0], tall * patch_rows, columns];
-    let large = [one, channels, 2 * small[2], small[3], columns];
-    let (first, second) = (probe(bundle, request, &small)?, probe(bundle, request, &large)?);
+    let small = [one, channels, patch_frames, (tall * patch_rows).min(rows), columns];
+    let large = [one, channels, 2 * patch_frames, small[3], columns];
+    let (first, second) = (family.probe(request, &small)?, family.probe(request, &large)?);
     Ok(first.and(&second).seconds(tokens))
 }
 
 /// What one run of one block took.
-struct Probe {
+pub(crate) struct Probe {
     tokens: f64,
     /// Before and after the blocks.
     around: f64,
@@ -223,17 +206,21 @@ impl Fit {
 }
 
 /// Runs the first block twice, the first time to have its weights at hand, and times the second.
-fn probe(bundle: &Bundle, request: &Resolved, shape: &[usize; 5]) -> Result<Probe> {
-    let transformer = bundle.transformer()?;
-    let cond = probe_cond(bundle, request, shape)?;
-    let latents = latents::from_seed(0, shape, bundle.device())?;
+pub(crate) fn probe<D: Denoiser>(
+    transformer: &D,
+    cond: &D::Cond,
+    shape: &[usize; 5],
+    tokens: usize,
+    device: &Device,
+) -> Result<Probe> {
+    let latents = latents::from_seed(0, shape, device)?;
     let units = transformer.units();
     let first_block = units.iter().take_while(|unit| unit.block == 0).count();
     let blocks = units.last().map_or(1, |unit| unit.block + 1) as f64;
     let mut timed = (0.0, 0.0);
     for _ in 0..2 {
         let clock = Instant::now();
-        let mut state = transformer.begin(&latents, 500.0, &cond)?;
+        let mut state = transformer.begin(&latents, 500.0, cond)?;
         let begun = clock.elapsed().as_secs_f64();
         for unit in 0..first_block {
             transformer.run_unit(unit, &mut state)?;
@@ -243,40 +230,40 @@ fn probe(bundle: &Bundle, request: &Resolved, shape: &[usize; 5]) -> Result<Prob
         transformer.finish(state)?.flatten_all()?.get(0)?.to_scalar::<f32>()?;
         timed = (clock.elapsed().as_secs_f64() - block, block);
     }
-    Ok(Probe { tokens: bundle.tokens(shape) as f64, around: timed.0, block: timed.1, blocks })
-}
-
-/// A conditioning of the right shape.
-fn probe_cond(bundle: &Bundle, request: &Resolved, [_, _, frames, rows, columns]: &[usize; 5]) -> Result<Cond> {
-    let zeros = |shape: &[usize]| Tensor::zeros(shape, DType::F32, bundle.device());
-    let text = zeros(&[1, request.max_sequence_length, bundle.pipeline().text_encoder.config.d_model])?;
-    let Pipeline { transformer, image_encoder, .. } = bundle.pipeline();
-    let clip = image_encoder.as_ref().map(|piece| &piece.config);
-    let embedding = clip.map(|clip| zeros(&[1, clip.tokens(), clip.hidden_size])).transpose()?;
-    let channels = match transformer.config.in_channels - transformer.config.out_channels {
-        0 => None,
-        channels => Some(zeros(&[1, channels, *frames, *rows, *columns])?),
-    };
-    bundle.cond(&text, &PictureCond { embedding, channels, still_frames: 0 })
+    Ok(Probe { tokens: tokens as f64, around: timed.0, block: timed.1, blocks })
 }
 
 /// Latents each way of the decoder's probe.
 const PROBE_LATENTS: usize = 8;
 
-/// Seconds of decoding, from two latent frames of a small square.
-fn decode_seconds(bundle: &Bundle, shape: &[usize; 5]) -> Result<f64> {
-    let [one, channels, frames, rows, columns] = *shape;
-    let small = [one, channels, 3.min(frames), rows.min(PROBE_LATENTS), columns.min(PROBE_LATENTS)];
-    let vae = bundle.vae()?;
-    let latents = latents::from_seed(0, &small, bundle.device())?;
-    let mut decoding = vae.decoder(&vae.denormalize(&latents)?)?;
-    // The first latent frame stands for one frame, every later one for several: the last is the typical one.
-    let mut last = 0.0;
-    loop {
-        let clock = Instant::now();
-        let Some(chunk) = decoding.next_chunk()? else { break };
+/// Times the chunks of a decoding.
+pub(crate) struct ChunkClock {
+    begun: Instant,
+    /// Seconds a frame, of the last chunk: the first one is not like the others.
+    per_frame: f64,
+}
+
+impl ChunkClock {
+    /// A chunk is done. // (frames, 3, h, w)
+    pub fn chunk(&mut self, chunk: &Tensor) -> Result<()> {
         chunk.flatten_all()?.get(0)?.to_scalar::<f32>()?;
-        last = clock.elapsed().as_secs_f64();
+        self.per_frame = self.begun.elapsed().as_secs_f64() / chunk.dim(0)?.max(1) as f64;
+        self.begun = Instant::now();
+        Ok(())
     }
-    Ok(last * frames as f64 * (rows * columns) as f64 / (small[3] * small[4]) as f64)
+}
+
+/// Seconds of decoding `frames` frames of latents of a shape, from a few latent frames of a small square.
+pub(crate) fn decode_seconds(
+    shape: &[usize; 5],
+    frames: usize,
+    latent_frames: usize,
+    device: &Device,
+    decode: impl FnOnce(&Tensor, &mut ChunkClock) -> Result<()>,
+) -> Result<f64> {
+    let [one, channels, all, rows, columns] = *shape;
+    let small = [one, channels, latent_frames.min(all), rows.min(PROBE_LATENTS), columns.min(PROBE_LATENTS)];
+    let mut clock = ChunkClock { begun: Instant::now(), per_frame: 0.0 };
+    decode(&latents::from_seed(0, &small, device)?, &mut clock)?;
+    Ok(clock.per_frame * frames as f64 * (rows * columns) as f64 / (small[3] * small[4]) as f64)
 }

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use candle_core::Tensor;
 use navicache_control::cache::{CacheError, Guarded, Method, Run};
-use navicache_control::guidance::{Branch, Guidance};
+use navicache_control::guidance::Branch;
 use navicache_control::schedule::Step;
 use navicache_control::solver;
 use navicache_control::strip::{Ran, Strip};
@@ -14,12 +14,11 @@ use navicache_control::strip::{Ran, Strip};
 use crate::bundle::Bundle;
 use crate::decode::decode;
 use crate::device::device_name;
-use crate::encode::{Pictured, condition_on};
+use crate::family::{Conditions, Pictured, Steps};
 use crate::picture::Picture;
 use crate::report::{self, Machine, Report, Seconds, Totals};
 use crate::request::{Request, Resolved};
-use crate::sampler::{Sampled, Start, StepDone, sample};
-use crate::scoped::BranchInput;
+use crate::sampler::{Sampled, StepDone};
 use crate::store::Bill;
 use crate::video::{Clip, Spec};
 use crate::{Error, Result, WholeFile, latents, machine};
@@ -80,6 +79,19 @@ pub enum Stage {
     Decode,
 }
 
+impl Stage {
+    /// Lower-case name, as in estimates.
+    pub fn name(self) -> &'static str {
+        match self {
+            Stage::Text => "text",
+            Stage::Picture => "picture",
+            Stage::Load => "load",
+            Stage::Denoise => "denoise",
+            Stage::Decode => "decode",
+        }
+    }
+}
+
 /// A finished video.
 pub struct Video {
     /// 8-bit RGB. // (frames, height, width, 3)
@@ -137,11 +149,11 @@ fn run(
     let mut teller = Teller { on_event, warnings: Vec::new(), cancelled: false };
     let Denoised { resolved, run, sampled, bill, cache, mut seconds } =
         denoise(bundle, request, method, Destination::Frames, &mut teller)?;
-    let Resolved { width, height, frames, .. } = resolved;
+    let frames = resolved.frames;
 
     // Decode, after everything that `denoise` does
     let clock = Instant::now();
-    let pixels = decode(bundle, &sampled.latents, resolved.tile, &mut teller)?;
+    let pixels = decode(bundle, &sampled.latents, frames, resolved.tile, &mut teller)?;
     seconds.decode = clock.elapsed().as_secs_f64();
     seconds.total = begun.elapsed().as_secs_f64();
 
@@ -149,7 +161,7 @@ fn run(
     let machine = Machine {
         cpu: machine::cpu_name(),
         threads: machine::threads(),
-        device: device_name(bundle.device()),
+        device: device_name(&bundle.family().host().device),
         dtype: bundle.dtype_name(),
         navicache: env!("CARGO_PKG_VERSION"),
     };
@@ -165,6 +177,8 @@ fn run(
         machine,
         request: resolved.clone(),
     };
+    // What is decoded may be a little smaller than what was asked for, where latents are rounded down.
+    let (width, height, _) = bundle.family().video_shape(&latents::shape_of(&sampled.latents)?);
     let spec = Spec { width, height, fps: resolved.fps, frames };
     Ok(Video { frames: pixels, spec, latents: sampled.latents, report })
 }
@@ -199,44 +213,46 @@ pub(crate) fn denoise(
 ) -> Result<Denoised> {
     let mut seconds = Seconds::default();
 
+    let family = bundle.family();
+
     // 1. What is meant
     let (resolved, picture) = resolve(bundle, request)?;
-    bundle.check_picture(resolved.image.as_deref())?;
+    family.check(&resolved, teller)?;
     bundle.check_memory(&resolved)?;
     for path in [&resolved.save_latents, &resolved.rescue].into_iter().flatten() {
         WholeFile::create(path)?; // unwritable? now is the time to know
     }
     let Resolved { width, height, frames, steps, .. } = resolved;
     let method = method.unwrap_or(resolved.cache.method());
-    let schedule = bundle.scheduler().schedule(resolved.solver, steps, resolved.shift)?;
+    let schedule = family.schedule(&resolved)?;
     let plans = solver::plan(resolved.solver, &schedule);
-    let branches = Guidance::from_scale(resolved.guidance).branches();
+    let branches = family.branches(&resolved);
+    let (shape, device) = (family.latents_shape(width, height, frames), &family.host().device);
     let latents = match &resolved.latents {
-        Some(path) => latents::from_file(path, &bundle.latents_shape(width, height, frames), bundle.device())?,
-        None => latents::from_seed(resolved.seed, &bundle.latents_shape(width, height, frames), bundle.device())?,
+        Some(path) => latents::from_file(path, &shape, device)?,
+        None => latents::from_seed(resolved.seed, &shape, device)?,
     };
     teller.tell(Event::Resolved(&resolved));
     bundle.warnings().iter().for_each(|warning| teller.warn(warning.clone()));
     warn_if_pointless(method, steps, teller);
-    let family = &bundle.defaults().presets;
-    if let Some(other) = request.cache.as_ref().and_then(|spec| spec.tuned_for.as_ref()).filter(|f| *f != family) {
+    let presets = &bundle.defaults().presets;
+    if let Some(other) = request.cache.as_ref().and_then(|spec| spec.tuned_for.as_ref()).filter(|f| *f != presets) {
         teller.warn(format!(
-            "the cache preset was tuned for {other}, this model is {family}: its thresholds may not fit"
+            "the cache preset was tuned for {other}, this model is {presets}: its thresholds may not fit"
         ));
     }
 
     // 2. Text
     teller.tell(Event::Stage(Stage::Text));
     let clock = Instant::now();
-    let prompts = [resolved.prompt.as_str(), resolved.negative_prompt.as_str()];
-    let texts = bundle.encode(&prompts[..branches.len()], resolved.max_sequence_length, &mut |w| teller.warn(w))?;
+    let texts = family.encode(&resolved, &branches, teller)?;
     seconds.text = clock.elapsed().as_secs_f64();
 
     // 3. Picture
     let pictured = match &picture {
         Some(picture) => {
             teller.tell(Event::Stage(Stage::Picture));
-            condition_on(bundle, picture, &resolved)?
+            family.look_at(picture, &resolved)?
         }
         None => Pictured::default(),
     };
@@ -244,9 +260,9 @@ pub(crate) fn denoise(
     // 4. Weights; the VAE's too, so that a broken one is found before the long part
     teller.tell(Event::Stage(Stage::Load));
     let clock = Instant::now();
-    let transformer = bundle.transformer()?;
+    family.load_transformer()?;
     if destination == Destination::Frames {
-        bundle.vae()?;
+        family.load_vae()?;
         bundle.make_room_for_denoising();
     }
     seconds.load = clock.elapsed().as_secs_f64();
@@ -254,11 +270,6 @@ pub(crate) fn denoise(
     // 5. Denoise
     teller.tell(Event::Stage(Stage::Denoise));
     let clock = Instant::now();
-    let inputs = branches
-        .iter()
-        .zip(&texts)
-        .map(|(&(branch, weight), text)| Ok(BranchInput { branch, weight, cond: bundle.cond(text, &pictured.cond)? }))
-        .collect::<Result<Vec<_>>>()?;
     teller.stop_if_cancelled(0, steps)?;
     let Started { run, policy, bill } = start(bundle, &resolved, method, schedule.steps, &branches)?;
     bill.check(bundle.cache_budget(&resolved), method.name())?;
@@ -266,12 +277,12 @@ pub(crate) fn denoise(
         teller.tell(Event::Step { index: done.index, steps, seconds: done.seconds, strip: done.strip });
         if teller.cancelled { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     };
-    let sampled =
-        sample(&*transformer, &inputs, Start { latents, still: pictured.still }, &run, &plans, policy, on_step)?;
+    let conditions = Conditions { request: &resolved, branches: &branches, texts, pictured };
+    let sampled = family.sample(conditions, Steps { run: &run, plans: &plans, policy, on_step }, latents)?;
     seconds.denoise = clock.elapsed().as_secs_f64();
     let rescue = resolved.rescue.as_ref().filter(|_| destination == Destination::Frames);
     for path in resolved.save_latents.iter().chain(rescue) {
-        latents::save(path, &sampled.latents)?;
+        latents::save(path, &sampled.latents, frames)?;
     }
     warn_if_inert(method, &sampled, teller);
     let cache = described(method);
@@ -280,20 +291,25 @@ pub(crate) fn denoise(
 
 /// Fills the request up. A picture and latents from a file say size and length where the request does not.
 pub(crate) fn resolve(bundle: &Bundle, request: &Request) -> Result<(Resolved, Option<Picture>)> {
+    let family = bundle.family();
     let mut request = request.clone();
     let picture = request.image.as_ref().map(|path| Picture::open(path)).transpose()?;
-    if let Some(path) = &request.latents {
-        let (width, height, frames) = bundle.video_shape(&latents::shape_of(path)?);
-        request.size.get_or_insert((width, height));
-        request.frames.get_or_insert(frames);
+    if request.size.is_none() {
+        request.size = family.named_size(&request)?;
     }
-    let (defaults, limits) = (bundle.defaults(), bundle.limits());
+    if let Some(path) = &request.latents {
+        let saved = latents::saved(path)?;
+        let (width, height, most) = family.video_shape(&saved.shape);
+        request.size.get_or_insert((width, height));
+        request.frames.get_or_insert(saved.frames.unwrap_or(most));
+    }
+    let (defaults, limits) = (bundle.defaults(), family.limits());
     if let Some(picture) = &picture {
         let multiples = (limits.width_multiple, limits.height_multiple);
         request.size.get_or_insert(picture.size_for(defaults.width * defaults.height, multiples));
     }
-    let scheduler = bundle.scheduler();
-    Ok((request.resolve(defaults, &limits, scheduler.solver, scheduler.shift)?, picture))
+    let shift = |width, height, frames| family.shift(width, height, frames);
+    Ok((request.resolve(defaults, &limits, family.solver(), &shift)?, picture))
 }
 
 /// A method that is about to run.
@@ -320,7 +336,7 @@ pub(crate) fn start(
     };
     let refused = |reason| CacheError::Options { method: method.name().to_string(), reason };
     let policy = method.try_start(&run).map_err(refused)?;
-    let bill = bundle.bill(policy.asks(), &run, request)?;
+    let bill = bundle.bill(policy.asks(), &run, request);
     Ok(Started { run, policy, bill })
 }
 

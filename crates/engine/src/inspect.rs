@@ -6,9 +6,9 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use crate::bundle::located;
-use crate::layout::{Base, Files, Pieces, groups};
+use crate::layout::{Base, Files, Parts, groups};
 use crate::weights::{Component, Found, list_file};
-use crate::{Error, Result, demo};
+use crate::{Error, Result, demo, family};
 
 /// What was found at a path.
 #[derive(Debug, Clone, Serialize)]
@@ -71,15 +71,21 @@ pub fn inspect(model: &str) -> Result<Inspected> {
             expected: "it is built in; expected a file or a folder".to_string(),
         });
     }
-    let path = located(model)?;
-    let base = Base::at(&path)?;
+    let paths = located(model)?;
+    let path = paths[0].clone();
+    let mut weights = Vec::new();
+    for path in &paths {
+        for files in groups(path)? {
+            weights.push(set_of(files, path.is_file())?);
+        }
+    }
+    let base = Base::of(paths);
     let layout = match &base {
         Base::Diffusers(_) => "Diffusers folder",
         Base::Loose(_) if path.is_dir() => "folder",
         Base::Loose(_) => "file",
     };
-    let weights = groups(&path)?.into_iter().map(|files| weights(files, path.is_file())).collect::<Result<Vec<_>>>()?;
-    let (missing, problem) = match Pieces::read(Some(base), &Files::default()) {
+    let (missing, problem) = match Parts::gather(Some(base), &Files::default()).and_then(family::read) {
         Ok(pieces) => (pieces.missing(), None),
         Err(error) => (Vec::new(), Some(error.to_string())),
     };
@@ -87,7 +93,7 @@ pub fn inspect(model: &str) -> Result<Inspected> {
 }
 
 /// `alone`: the one file that was asked for; what is wrong with it is the answer.
-fn weights(files: Vec<PathBuf>, alone: bool) -> Result<Weights> {
+fn set_of(files: Vec<PathBuf>, alone: bool) -> Result<Weights> {
     let mut container = String::new();
     let mut tensors = Vec::new();
     let (mut bytes, mut parameters) = (0, 0);

@@ -1,19 +1,13 @@
 //! The parts of a pipeline, wherever they were found: a Diffusers folder, a folder or files of any other packaging, recognised by what
-//! is in them.
+//! is in them. What a family makes of them it says itself.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use navicache_models::image::clip;
-use navicache_models::text::umt5;
-use navicache_models::wan::{TransformerConfig, VaeConfig};
 use serde::de::DeserializeOwned;
 use tokenizers::Tokenizer;
 
-use crate::published::Published;
-use crate::request::Defaults;
-use crate::scheduler::Scheduler;
-use crate::weights::{Component, Folder, Found, Tensors, shards};
+use crate::weights::{Component, Folder, Found, Role, Tensors, shards};
 use crate::{Error, Result, tokenizer};
 
 /// Files that take the place of a pipeline's own, or make one up.
@@ -23,12 +17,31 @@ pub struct Files {
     pub transformer: Option<PathBuf>,
     /// The text encoder.
     pub text_encoder: Option<PathBuf>,
+    /// The second text encoder, where there are two.
+    pub text_encoder_2: Option<PathBuf>,
     /// The VAE.
     pub vae: Option<PathBuf>,
     /// The image encoder.
     pub image_encoder: Option<PathBuf>,
     /// `tokenizer.json` or `spiece.model`.
     pub tokenizer: Option<PathBuf>,
+    /// That of the second text encoder.
+    pub tokenizer_2: Option<PathBuf>,
+}
+
+impl Files {
+    /// The weights among them.
+    fn weights(&self) -> impl Iterator<Item = (Role, &PathBuf)> {
+        [
+            (Role::Transformer, &self.transformer),
+            (Role::TextEncoder, &self.text_encoder),
+            (Role::SecondTextEncoder, &self.text_encoder_2),
+            (Role::Vae, &self.vae),
+            (Role::ImageEncoder, &self.image_encoder),
+        ]
+        .into_iter()
+        .filter_map(|(role, path)| Some((role, path.as_ref()?)))
+    }
 }
 
 /// A component's configuration and weights.
@@ -37,180 +50,133 @@ pub(crate) struct Piece<C> {
     pub tensors: Tensors,
 }
 
-/// What was found of a pipeline.
+/// What was found at a place and in files that were given apart. It is known what every set of weights is, no more.
 #[derive(Default)]
-pub(crate) struct Pieces {
-    pub published: Option<Published>,
-    pub defaults: Option<Defaults>,
-    pub scheduler: Option<Scheduler>,
-    pub tokenizer: Option<Tokenizer>,
-    pub text_encoder: Option<Piece<umt5::Config>>,
-    pub transformer: Option<Piece<TransformerConfig>>,
-    pub vae: Option<Piece<VaeConfig>>,
-    pub image_encoder: Option<Piece<clip::Config>>,
-    pub preprocessor: Option<Preprocessor>,
+pub(crate) struct Parts {
+    /// The Diffusers folder, whose own parts are not among those found.
+    pub folder: Option<Folder>,
+    /// Other folders that were searched.
+    pub searched: Vec<PathBuf>,
+    /// Weights by what they are for.
+    pub found: BTreeMap<Role, Found>,
+    /// Which of them were given apart.
+    pub given: BTreeSet<Role>,
     /// Files that hold no part of a pipeline, and why.
     pub unknown: Vec<String>,
-    /// Configurations without weights, for weights that are given apart.
-    like: Like,
-    /// Whether some name speaks of 720P: the one thing that tells two published models apart that are not the same size.
-    is_720p: bool,
+    /// Tokenizers that were given apart: of the text encoder, and of the second one.
+    pub tokenizers: [Option<Tokenizer>; 2],
 }
 
-/// What configurations a base has for parts that are given apart.
-#[derive(Default)]
-struct Like {
-    transformer: Option<TransformerConfig>,
-    vae: Option<VaeConfig>,
-    image_encoder: Option<clip::Config>,
-}
-
-/// What the image encoder expects of pixels; `image_processor/preprocessor_config.json`.
-#[derive(Debug, Clone, serde::Deserialize)]
-pub(crate) struct Preprocessor {
-    pub image_mean: [f64; 3],
-    pub image_std: [f64; 3],
-}
-
-impl Default for Preprocessor {
-    /// CLIP's own (Radford et al. 2021).
-    fn default() -> Self {
-        Preprocessor {
-            image_mean: [0.48145466, 0.4578275, 0.40821073],
-            image_std: [0.26862954, 0.26130258, 0.27577711],
-        }
-    }
-}
-
-/// Everything that a pipeline needs, complete.
-pub(crate) struct Pipeline {
-    pub published: Published,
-    pub defaults: Defaults,
-    pub scheduler: Scheduler,
-    pub tokenizer: Tokenizer,
-    pub text_encoder: Piece<umt5::Config>,
-    pub transformer: Piece<TransformerConfig>,
-    pub vae: Piece<VaeConfig>,
-    pub image_encoder: Option<Piece<clip::Config>>,
-    pub preprocessor: Preprocessor,
-}
-
-impl Pieces {
-    /// Reads what is at a place and what is given apart; nothing is missing yet.
-    pub fn read(base: Option<Base>, files: &Files) -> Result<Self> {
-        let mut pieces = match base {
-            Some(Base::Diffusers(folder)) => diffusers(&folder, files)?,
-            Some(Base::Loose(paths)) => loose(&paths, files)?,
-            None => Pieces::default(),
+impl Parts {
+    /// Looks at a place and at what is given apart.
+    pub fn gather(base: Option<Base>, files: &Files) -> Result<Self> {
+        let mut parts = match base {
+            Some(Base::Diffusers(folder)) => Parts { folder: Some(folder), ..Parts::default() },
+            Some(Base::Loose(paths)) => Parts::loose(paths, files)?,
+            None => Parts::default(),
         };
-        let given = [
-            (&files.transformer, Component::Transformer, "--transformer"),
-            (&files.text_encoder, Component::TextEncoder, "--text-encoder"),
-            (&files.vae, Component::Vae, "--vae"),
-            (&files.image_encoder, Component::ImageEncoder, "--image-encoder"),
-        ];
-        for (path, expected, option) in given {
-            let Some(path) = path else { continue };
+        for (role, path) in files.weights() {
             let found = Found::open(&group_of(path)?)?;
-            if found.recognised.component != expected {
-                let reason = format!("{option}: expected {expected}, found {}", found.recognised.component);
-                return Err(Error::file(path, reason));
-            }
-            pieces.take(found)?;
+            parts.given.insert(role);
+            parts.found.insert(role, found);
         }
-        if files.transformer.is_some() || files.vae.is_some() {
-            pieces.published = None; // the parts say so themselves
+        for (place, path) in parts.tokenizers.iter_mut().zip([&files.tokenizer, &files.tokenizer_2]) {
+            *place = path.as_ref().map(|path| tokenizer::from_file(path)).transpose()?;
         }
-        if let Some(path) = &files.tokenizer {
-            pieces.tokenizer = Some(tokenizer::from_file(path)?);
-        }
-        Ok(pieces)
+        Ok(parts)
     }
 
-    /// Adds a component that was recognised.
-    fn take(&mut self, found: Found) -> Result<()> {
-        match found.recognised.component {
-            Component::Transformer => {
-                refuse_half(&found.file.path)?;
-                self.is_720p |= found.file.path.to_string_lossy().to_lowercase().contains("720p");
-                let config = TransformerConfig::from_weights(&found.tensors, self.like.transformer.as_ref())?;
-                self.transformer = Some(Piece { config, tensors: found.tensors });
-            }
-            Component::TextEncoder => {
-                if let Some(tokenizer) = tokenizer::from_weights(&found)? {
-                    self.tokenizer.get_or_insert(tokenizer);
+    /// Reads loose weight files, and those in folders, by their contents.
+    fn loose(paths: Vec<PathBuf>, files: &Files) -> Result<Self> {
+        let mut parts = Parts::default();
+        let mut from: BTreeMap<Role, PathBuf> = BTreeMap::new();
+        for path in &paths {
+            for group in groups(path)? {
+                let found = match Found::open(&group) {
+                    Ok(found) => found,
+                    Err(error) if path.is_file() => return Err(error),
+                    Err(error) => {
+                        parts.unknown.push(error.to_string());
+                        continue;
+                    }
+                };
+                let (component, role) = (found.recognised.component, found.recognised.component.role());
+                if files.weights().any(|(given, _)| given == role) {
+                    continue;
                 }
-                let config = umt5::Config::from_weights(&found.tensors)?;
-                self.text_encoder = Some(Piece { config, tensors: found.tensors });
-            }
-            Component::Vae => {
-                let config = VaeConfig::from_weights(&found.tensors, self.like.vae.as_ref())?;
-                self.vae = Some(Piece { config, tensors: found.tensors });
-            }
-            Component::ImageEncoder => {
-                let config = clip::Config::from_weights(&found.tensors, self.like.image_encoder.as_ref())?;
-                self.image_encoder = Some(Piece { config, tensors: found.tensors });
+                if let Some(other) = from.insert(role, group[0].clone()) {
+                    let reason = format!(
+                        "{component} is in {} and in {}; say which with {}",
+                        other.display(),
+                        group[0].display(),
+                        role.option()
+                    );
+                    return Err(Error::file(path, reason));
+                }
+                parts.found.insert(role, found);
             }
         }
-        Ok(())
-    }
-
-    /// What a generation would still need: what it is, and how to give it.
-    pub fn missing(&self) -> Vec<String> {
-        let needs_image = self.transformer.as_ref().is_some_and(|piece| piece.config.image_dim.is_some());
-        [
-            (self.transformer.is_none(), "a transformer (--transformer FILE)"),
-            (self.text_encoder.is_none(), "a UMT5 text encoder (--text-encoder FILE)"),
-            (self.tokenizer.is_none(), "a tokenizer (--tokenizer FILE: tokenizer.json or spiece.model)"),
-            (self.vae.is_none(), "a VAE (--vae FILE)"),
-            (needs_image && self.image_encoder.is_none(), "a CLIP image encoder (--image-encoder FILE)"),
-        ]
-        .into_iter()
-        .filter(|(missing, _)| *missing)
-        .map(|(_, what)| what.to_string())
-        .collect()
-    }
-
-    /// All of a pipeline, or what is missing. `place`: what was looked at.
-    pub fn complete(self, place: &str) -> Result<Pipeline> {
-        let missing = self.missing();
-        let (Some(transformer), Some(text_encoder), Some(vae), Some(tokenizer), true) =
-            (self.transformer, self.text_encoder, self.vae, self.tokenizer, missing.is_empty())
-        else {
-            let others = match self.unknown.is_empty() {
-                true => String::new(),
-                false => format!(". Not used: {}", self.unknown.join("; ")),
-            };
-            let reason = format!(
-                "not all of a pipeline; missing: {}; or give the folder of a whole one with --model{others}",
-                missing.join(", ")
-            );
-            return Err(Error::file(place, reason));
-        };
-        let published = self.published.unwrap_or_else(|| Published::of(&transformer.config, &vae.config));
-        let (found, expected) = (transformer.config.out_channels, vae.config.z_dim);
-        if found != expected {
-            return Err(Error::file(
-                place,
-                format!(
-                    "the transformer makes latents of {found} channels, the VAE takes {expected}: they do not belong together"
-                ),
-            ));
+        if from.is_empty() && *files == Files::default() {
+            let place = paths.first().cloned().unwrap_or_default();
+            let found = if parts.unknown.is_empty() { "no weight file".to_string() } else { parts.unknown.join("; ") };
+            return Err(Error::file(place, format!("expected a Diffusers folder or weight files, found {found}")));
         }
-        let scheduler = self.scheduler.unwrap_or_else(|| published.scheduler(self.is_720p));
-        let layers = transformer.config.num_layers;
-        Ok(Pipeline {
-            published,
-            defaults: self.defaults.unwrap_or_else(|| published.defaults(layers, scheduler.shift)),
-            scheduler,
-            tokenizer,
-            text_encoder,
-            transformer,
-            vae,
-            image_encoder: self.image_encoder.filter(|_| published == Published::Wan21I2v),
-            preprocessor: self.preprocessor.unwrap_or_default(),
-        })
+        parts.searched = paths.into_iter().filter(|path| path.is_dir()).collect();
+        Ok(parts)
     }
+
+    /// A component of the Diffusers folder, unless it was given apart.
+    pub fn piece<C: Clone>(
+        &self,
+        folder: &Folder,
+        (name, stem): (&str, &str),
+        component: Component,
+        config: &C,
+    ) -> Result<Option<Piece<C>>> {
+        if self.found.contains_key(&component.role()) {
+            return Ok(None);
+        }
+        Ok(Some(Piece { config: config.clone(), tensors: folder.tensors(name, stem, component)? }))
+    }
+
+    /// A tokenizer of the Diffusers folder, unless it was given apart: the first of some files.
+    pub fn tokenizer_of(&self, folder: &Folder, index: usize, files: &[&str]) -> Result<Option<Tokenizer>> {
+        if self.tokenizers[index].is_some() {
+            return Ok(None);
+        }
+        let file = files.iter().find(|file| folder.contains(file)).or(files.first()).copied().unwrap_or_default();
+        let read = tokenizer::from_bytes(&folder.bytes(file)?);
+        read.map(Some).map_err(|reason| Error::file(folder.path(file), reason))
+    }
+
+    /// Folders of weights that were found, with their `config.json`, for configurations that stand beside them.
+    pub fn config_beside<T: DeserializeOwned>(&self, role: Role) -> Result<Option<T>> {
+        let Some(found) = self.found.get(&role) else { return Ok(None) };
+        let path = crate::whole_file::folder_of(&found.file.path).join("config.json");
+        if !path.exists() {
+            return Ok(None);
+        }
+        let text = std::fs::read(&path).map_err(Error::io(&path))?;
+        serde_json::from_slice(&text).map(Some).map_err(|e| Error::file(path, e.to_string()))
+    }
+}
+
+/// The reason that a pipeline is not whole.
+pub(crate) fn incomplete(place: &str, missing: &[String], unknown: &[String]) -> Error {
+    let others = match unknown.is_empty() {
+        true => String::new(),
+        false => format!(". Not used: {}", unknown.join("; ")),
+    };
+    let reason = format!(
+        "not all of a pipeline; missing: {}; or give the folder of a whole one with --model{others}",
+        missing.join(", ")
+    );
+    Error::file(place, reason)
+}
+
+/// What is missing of a list: what it is, and how to give it.
+pub(crate) fn missing<const N: usize>(parts: [(bool, &str); N]) -> Vec<String> {
+    parts.into_iter().filter(|(missing, _)| *missing).map(|(_, what)| what.to_string()).collect()
 }
 
 /// What `--model` points at.
@@ -222,139 +188,19 @@ pub(crate) enum Base {
 }
 
 impl Base {
-    /// Looks at a path.
-    pub fn at(path: &Path) -> Result<Self> {
-        if path.is_file() {
-            return Ok(Base::Loose(vec![path.to_path_buf()]));
+    /// Looks at paths.
+    pub fn of(paths: Vec<PathBuf>) -> Self {
+        match &paths[..] {
+            [path] if path.join(INDEX).exists() => Base::Diffusers(Folder::Disk(path.clone())),
+            _ => Base::Loose(paths),
         }
-        if path.join(INDEX).exists() {
-            return Ok(Base::Diffusers(Folder::Disk(path.to_path_buf())));
-        }
-        Ok(Base::Loose(vec![path.to_path_buf()]))
     }
 }
 
 /// The file that makes a folder a Diffusers pipeline.
 pub(crate) const INDEX: &str = "model_index.json";
 /// Optional file of a pipeline's own defaults, beside `model_index.json`.
-const DEFAULTS_FILE: &str = "navicache.json";
-
-/// Reads a Diffusers folder, but for the parts that are given apart.
-fn diffusers(folder: &Folder, files: &Files) -> Result<Pieces> {
-    let published = Published::of_index(folder)?;
-    let scheduler = Scheduler::read(folder)?;
-    let transformer_config: TransformerConfig = config(folder, "transformer", "_class_name", "WanTransformer3DModel")?;
-    let vae_config: VaeConfig = config(folder, "vae", "_class_name", "AutoencoderKLWan")?;
-    let defaults = match folder.contains(DEFAULTS_FILE) {
-        true => folder.json(DEFAULTS_FILE)?,
-        false => published.defaults(transformer_config.num_layers, scheduler.shift),
-    };
-    let tokenizer = match &files.tokenizer {
-        Some(_) => None,
-        None => {
-            let names = ["tokenizer/tokenizer.json", "tokenizer/spiece.model"];
-            let file = names.into_iter().find(|file| folder.contains(file)).unwrap_or(names[0]);
-            let read = tokenizer::from_bytes(&folder.bytes(file)?);
-            Some(read.map_err(|reason| Error::file(folder.path(file), reason))?)
-        }
-    };
-    let text_encoder = match files.text_encoder {
-        Some(_) => None,
-        None => Some(Piece {
-            config: config(folder, "text_encoder", "model_type", "umt5")?,
-            tensors: folder.tensors("text_encoder", "model", Component::TextEncoder)?,
-        }),
-    };
-    let transformer = match files.transformer {
-        Some(_) => None,
-        None => Some(Piece {
-            config: transformer_config.clone(),
-            tensors: folder.tensors("transformer", "diffusion_pytorch_model", Component::Transformer)?,
-        }),
-    };
-    let vae = match files.vae {
-        Some(_) => None,
-        None => Some(Piece {
-            config: vae_config.clone(),
-            tensors: folder.tensors("vae", "diffusion_pytorch_model", Component::Vae)?,
-        }),
-    };
-    let has_image_encoder = published == Published::Wan21I2v;
-    let image_config: Option<clip::Config> =
-        has_image_encoder.then(|| folder.json("image_encoder/config.json")).transpose()?;
-    let image_encoder = match &image_config {
-        Some(config) if files.image_encoder.is_none() => Some(Piece {
-            config: config.clone(),
-            tensors: folder.tensors("image_encoder", "model", Component::ImageEncoder)?,
-        }),
-        _ => None,
-    };
-    let preprocessor =
-        has_image_encoder.then(|| folder.json("image_processor/preprocessor_config.json")).transpose()?;
-    Ok(Pieces {
-        published: Some(published),
-        defaults: Some(defaults),
-        scheduler: Some(scheduler),
-        tokenizer,
-        text_encoder,
-        transformer,
-        vae,
-        image_encoder,
-        preprocessor,
-        unknown: Vec::new(),
-        like: Like { transformer: Some(transformer_config), vae: Some(vae_config), image_encoder: image_config },
-        is_720p: false,
-    })
-}
-
-/// Reads loose weight files, and those in folders, by their contents.
-fn loose(paths: &[PathBuf], files: &Files) -> Result<Pieces> {
-    let mut pieces = Pieces::default();
-    let mut from: BTreeMap<Component, PathBuf> = BTreeMap::new();
-    for path in paths {
-        if path.is_dir() {
-            pieces.is_720p |= path.to_string_lossy().to_lowercase().contains("720p");
-            pieces.like.transformer = authors_config(&path.join("config.json"))?;
-            pieces.tokenizer = pieces.tokenizer.or(tokenizer_in(path)?);
-        }
-        for group in groups(path)? {
-            let found = match Found::open(&group) {
-                Ok(found) => found,
-                Err(error) if path.is_file() => return Err(error),
-                Err(error) => {
-                    pieces.unknown.push(error.to_string());
-                    continue;
-                }
-            };
-            let component = found.recognised.component;
-            let given = match component {
-                Component::Transformer => &files.transformer,
-                Component::TextEncoder => &files.text_encoder,
-                Component::Vae => &files.vae,
-                Component::ImageEncoder => &files.image_encoder,
-            };
-            if given.is_some() {
-                continue;
-            }
-            if let Some(other) = from.insert(component, group[0].clone()) {
-                let reason = format!(
-                    "{component} is in {} and in {}; say which with --transformer, --text-encoder, --vae or --image-encoder",
-                    other.display(),
-                    group[0].display()
-                );
-                return Err(Error::file(path, reason));
-            }
-            pieces.take(found)?;
-        }
-    }
-    let gives_none = *files == Files::default();
-    if from.is_empty() && gives_none {
-        let place = paths.first().cloned().unwrap_or_default();
-        let found = if pieces.unknown.is_empty() { "no weight file".to_string() } else { pieces.unknown.join("; ") };
-        return Err(Error::file(place, format!("expected a Diffusers folder or weight files of Wan, found {found}")));
-    }
-    Ok(pieces)
-}
+pub(crate) const DEFAULTS_FILE: &str = "navicache.json";
 
 /// Endings of weight files.
 const ENDINGS: [&str; 5] = ["safetensors", "gguf", "pth", "pt", "bin"];
@@ -434,55 +280,6 @@ fn shard_name(name: &str) -> Option<(&str, &str, &str, &str)> {
     numbers.then_some((stem, first, count, ending))
 }
 
-/// The configuration of the authors' repositories: `config.json` of the class `WanModel`.
-fn authors_config(path: &Path) -> Result<Option<TransformerConfig>> {
-    #[derive(serde::Deserialize)]
-    struct File {
-        #[serde(rename = "_class_name")]
-        class_name: String,
-        model_type: String,
-        dim: usize,
-        num_heads: usize,
-        #[serde(default = "eps")]
-        eps: f64,
-    }
-    fn eps() -> f64 {
-        1e-6
-    }
-    if !path.exists() {
-        return Ok(None);
-    }
-    let text = std::fs::read(path).map_err(Error::io(path))?;
-    // Other repositories have a config.json too; theirs is not this one's business.
-    let Ok(file) = serde_json::from_slice::<File>(&text) else { return Ok(None) };
-    if file.class_name != "WanModel" {
-        return Ok(None);
-    }
-    if !["t2v", "i2v", "ti2v"].contains(&file.model_type.as_str()) {
-        let reason = format!("model_type: expected t2v, i2v or ti2v, found {}, not supported yet", file.model_type);
-        return Err(Error::file(path, reason));
-    }
-    Ok(Some(TransformerConfig::with_heads(file.dim, file.num_heads, file.eps)))
-}
-
-/// The UMT5 tokenizer of a folder of the authors' repositories, or of one that was made like it.
-fn tokenizer_in(folder: &Path) -> Result<Option<Tokenizer>> {
-    let places = ["google/umt5-xxl", "umt5-xxl", "tokenizer", ""];
-    let files =
-        places.iter().flat_map(|place| ["tokenizer.json", "spiece.model"].map(|name| folder.join(place).join(name)));
-    files.into_iter().find(|file| file.exists()).map(|file| tokenizer::from_file(&file)).transpose()
-}
-
-/// Of Wan2.2 A14B one half has the shapes of a whole model, and would make noise.
-fn refuse_half(path: &Path) -> Result<()> {
-    let name = path.to_string_lossy().to_lowercase().replace(['-', '_', ' '], "");
-    if name.contains("highnoise") || name.contains("lownoise") {
-        let reason = "one of the two transformers of Wan2.2 A14B by its name, which is not supported yet";
-        return Err(Error::file(path, reason));
-    }
-    Ok(())
-}
-
 /// A JSON file that says in `key` what it describes. That comes first: fields of another model's make no sense.
 fn identified(folder: &Folder, file: &str, key: &str, expected: &str) -> Result<serde_json::Value> {
     let json: serde_json::Value = folder.json(file)?;
@@ -493,7 +290,7 @@ fn identified(folder: &Folder, file: &str, key: &str, expected: &str) -> Result<
 }
 
 /// A component's `config.json`.
-fn config<T: DeserializeOwned>(folder: &Folder, component: &str, key: &str, expected: &str) -> Result<T> {
+pub(crate) fn config<T: DeserializeOwned>(folder: &Folder, component: &str, key: &str, expected: &str) -> Result<T> {
     let file = format!("{component}/config.json");
     let json = identified(folder, &file, key, expected)?;
     serde_json::from_value(json).map_err(|e| Error::file(folder.path(&file), e.to_string()))

@@ -2,6 +2,7 @@
 
 use tokenizers::{Tokenizer, TruncationParams};
 
+use crate::generate::Teller;
 use crate::{Error, Result};
 
 /// The ids of a prompt, without padding.
@@ -12,29 +13,36 @@ pub(crate) struct Tokens {
     pub truncated_from: Option<usize>,
 }
 
-/// Turns a prompt into at most `longest` ids. What is beyond is cut off, before the end-of-text token.
+impl Tokens {
+    /// Says so of a prompt that was cut; `option` would allow more, or nothing does.
+    pub fn warn_if_cut(&self, longest: usize, option: &str, teller: &mut Teller) {
+        if let Some(whole) = self.truncated_from {
+            teller.warn(format!("prompt of {whole} tokens cut to {longest}: the rest is not seen ({option})"));
+        }
+    }
+}
+
+/// Turns a text into at most `longest` ids. What is beyond is cut off, before the end-of-text token.
 pub(crate) fn tokenize(tokenizer: &Tokenizer, prompt: &str, longest: usize) -> Result<Tokens> {
     let failed = |e: tokenizers::Error| Error::Request {
         what: "prompt",
         found: format!("{prompt:?}"),
         expected: format!("the tokenizer does not take it: {e}"),
     };
-    let text = clean(prompt);
     let mut tokenizer = tokenizer.clone();
     tokenizer.with_padding(None);
     tokenizer.with_truncation(None).map_err(failed)?;
-    let whole = tokenizer.encode(text.as_str(), true).map_err(failed)?;
+    let whole = tokenizer.encode(prompt, true).map_err(failed)?;
     if whole.len() <= longest {
         return Ok(Tokens { ids: whole.get_ids().to_vec(), truncated_from: None });
     }
     tokenizer.with_truncation(Some(TruncationParams { max_length: longest, ..Default::default() })).map_err(failed)?;
-    let cut = tokenizer.encode(text.as_str(), true).map_err(failed)?;
+    let cut = tokenizer.encode(prompt, true).map_err(failed)?;
     Ok(Tokens { ids: cut.get_ids().to_vec(), truncated_from: Some(whole.len()) })
 }
 
-/// HTML entities decoded twice, white space collapsed: the reference pipeline's cleaning, save for the optional repair of
-/// wrongly decoded text (ftfy).
-fn clean(prompt: &str) -> String {
+/// HTML entities decoded twice, white space collapsed: Wan's cleaning, save for the optional repair of wrongly decoded text (ftfy).
+pub(crate) fn clean(prompt: &str) -> String {
     let once = html_escape::decode_html_entities(prompt);
     let twice = html_escape::decode_html_entities(&once);
     twice.split_whitespace().collect::<Vec<_>>().join(" ")

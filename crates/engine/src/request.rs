@@ -6,6 +6,7 @@
 use std::path::PathBuf;
 
 use navicache_control::cache::{CacheConfig, CacheSpec};
+use navicache_control::guidance::Branch;
 use navicache_control::solver::SolverKind;
 use serde::{Deserialize, Serialize};
 
@@ -23,6 +24,10 @@ pub struct Request {
     pub image: Option<PathBuf>,
     /// Width and height in pixels; with a picture, `None` keeps its aspect ratio.
     pub size: Option<(usize, usize)>,
+    /// How large, as in `480p`, where no size is given.
+    pub resolution: Option<String>,
+    /// Width over height, as in `16:9`, where no size is given.
+    pub aspect_ratio: Option<String>,
     /// Number of frames.
     pub frames: Option<usize>,
     /// Frames a second, of the file that is written.
@@ -33,8 +38,10 @@ pub struct Request {
     pub solver: Option<SolverKind>,
     /// Shift of the noise schedule: larger spends more steps at high noise.
     pub shift: Option<f64>,
-    /// Guidance scale; 1 or less means one branch without guidance.
+    /// Guidance scale; 1 or less means one branch without guidance. Models that were distilled to know it are told it, in one branch.
     pub guidance: Option<f64>,
+    /// For those: classifier-free guidance beside it, with a branch for the negative prompt.
+    pub true_guidance: Option<f64>,
     /// Seed of the initial noise.
     pub seed: Option<u64>,
     /// Cache method and its options.
@@ -86,16 +93,28 @@ pub struct Defaults {
 /// What a pipeline can make, as far as a request has to know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Limits {
-    /// Pixels a latent stands for, in time.
-    pub temporal_factor: usize,
     /// Width must be a multiple of this.
     pub width_multiple: usize,
     /// Height must be a multiple of this.
     pub height_multiple: usize,
-    /// Latent frames must be a multiple of this.
-    pub latent_frames_multiple: usize,
+    /// How many frames.
+    pub frames: Frames,
     /// Largest grid of tokens: (frames, height, width) in pixels.
     pub largest: (usize, usize, usize),
+}
+
+/// How many frames a pipeline can make.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Frames {
+    /// Latent frames stand for 1, `factor`, `factor`, ... frames and are taken `latent_multiple` at a time.
+    Causal {
+        /// Frames to a latent frame.
+        factor: usize,
+        /// Latent frames to a token.
+        latent_multiple: usize,
+    },
+    /// One, or so many and more.
+    From(usize),
 }
 
 /// A request with every field decided and checked. This is what the report shows.
@@ -124,6 +143,9 @@ pub struct Resolved {
     pub shift: f64,
     /// Guidance scale.
     pub guidance: f64,
+    /// Classifier-free guidance beside the one that the model is told.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub true_guidance: Option<f64>,
     /// Seed of the initial noise.
     pub seed: u64,
     /// Text tokens given to the transformer.
@@ -153,13 +175,13 @@ const STEPS_MAX: usize = 1000;
 const SEQUENCE_MAX: usize = 8192;
 
 impl Request {
-    /// Fills up and checks. `solver` and `shift` are the pipeline's own.
+    /// Fills up and checks. `solver` is the pipeline's own, `shift` gives its own for width, height and frames.
     pub(crate) fn resolve(
         &self,
         defaults: &Defaults,
         limits: &Limits,
         solver: SolverKind,
-        shift: f64,
+        shift: &dyn Fn(usize, usize, usize) -> f64,
     ) -> Result<Resolved> {
         let (width, height) = self.size.unwrap_or((defaults.width, defaults.height));
         let frames = self.frames.unwrap_or(defaults.frames);
@@ -175,7 +197,8 @@ impl Request {
         check_range("--max-sequence-length", max_sequence_length, 1, SEQUENCE_MAX)?;
         let guidance = self.guidance.unwrap_or(defaults.guidance);
         check_finite("--guidance", guidance, 0.0)?;
-        let shift = self.shift.unwrap_or(shift);
+        self.true_guidance.map_or(Ok(()), |scale| check_finite("--true-guidance", scale, 0.0))?;
+        let shift = self.shift.unwrap_or_else(|| shift(width, height, frames));
         check_finite("--shift", shift, 1e-3)?;
         let default_cache = || CacheSpec::new("navicache", Default::default());
         Ok(Resolved {
@@ -190,6 +213,7 @@ impl Request {
             solver: self.solver.unwrap_or(solver),
             shift,
             guidance,
+            true_guidance: self.true_guidance,
             seed: self.seed.unwrap_or(0),
             max_sequence_length,
             latents: self.latents.clone(),
@@ -199,6 +223,80 @@ impl Request {
             rescue: self.rescue.clone(),
             cache: self.cache.clone().unwrap_or_else(default_cache).resolve(&defaults.presets)?,
         })
+    }
+}
+
+impl Request {
+    /// Width and height of a resolution and an aspect ratio by the rule of most models: `480p` has as many pixels as 16:9 of that height,
+    /// whatever the aspect ratio. What is not given is the default's.
+    pub(crate) fn size_by_name(&self, defaults: &Defaults, limits: &Limits) -> Result<Option<(usize, usize)>> {
+        if self.resolution.is_none() && self.aspect_ratio.is_none() {
+            return Ok(None);
+        }
+        let pixels = match &self.resolution {
+            None => (defaults.width * defaults.height) as f64,
+            Some(name) => {
+                let lines = name.strip_suffix(['p', 'P']).and_then(|lines| lines.parse::<f64>().ok());
+                let lines = lines.filter(|lines| (16.0..=8192.0).contains(lines)).ok_or_else(|| Error::Request {
+                    what: "--resolution",
+                    found: name.clone(),
+                    expected: "expected a number of lines, as in 480p".to_string(),
+                })?;
+                lines * lines * 16.0 / 9.0
+            }
+        };
+        let ratio = match &self.aspect_ratio {
+            None => defaults.width as f64 / defaults.height as f64,
+            Some(text) => aspect_ratio(text)?,
+        };
+        let snapped = |side: f64, multiple: usize| ((side / multiple as f64).round() as usize).max(1) * multiple;
+        let height = (pixels / ratio).sqrt();
+        Ok(Some((snapped(height * ratio, limits.width_multiple), snapped(height, limits.height_multiple))))
+    }
+}
+
+/// Width over height of `16:9`.
+fn aspect_ratio(text: &str) -> Result<f64> {
+    let number = |text: &str| text.parse::<f64>().ok().filter(|n| (0.01..=1e4).contains(n));
+    let pair = text.split_once(':').and_then(|(width, height)| Some(number(width)? / number(height)?));
+    pair.filter(|ratio| (0.05..=20.0).contains(ratio)).ok_or_else(|| Error::Request {
+        what: "--aspect-ratio",
+        found: text.to_string(),
+        expected: "expected WIDTH:HEIGHT, as in 16:9".to_string(),
+    })
+}
+
+impl Resolved {
+    /// The prompts of a run's branches.
+    pub(crate) fn prompts(&self, branches: &[(Branch, f64)]) -> impl Iterator<Item = &str> {
+        branches.iter().map(|(branch, _)| match branch {
+            Branch::Cond => self.prompt.as_str(),
+            Branch::Uncond => self.negative_prompt.as_str(),
+        })
+    }
+
+    /// For models that are told no guidance.
+    pub(crate) fn refuse_true_guidance(&self, expected: &str) -> Result<()> {
+        match self.true_guidance {
+            None => Ok(()),
+            Some(scale) => Err(Error::Request {
+                what: "--true-guidance",
+                found: scale.to_string(),
+                expected: expected.to_string(),
+            }),
+        }
+    }
+
+    /// For models that start from text alone.
+    pub(crate) fn refuse_picture(&self) -> Result<()> {
+        match &self.image {
+            None => Ok(()),
+            Some(path) => Err(Error::Request {
+                what: "--image",
+                found: path.display().to_string(),
+                expected: "this model makes video from text alone; leave the picture out".to_string(),
+            }),
+        }
     }
 }
 
@@ -220,20 +318,26 @@ fn check_multiple(what: &'static str, found: usize, multiple: usize, largest: us
 }
 
 fn check_frames(found: usize, limits: &Limits, largest: usize) -> Result<()> {
-    let Limits { temporal_factor: factor, latent_frames_multiple: multiple, .. } = *limits;
-    // Latent frames stand for 1, factor, factor, ... frames and are taken `multiple` at a time.
-    let works = |latent_frames: usize| (latent_frames - 1) * factor + 1;
-    let latent_frames = found.saturating_sub(1) / factor + 1;
-    if found > 0 && found <= largest && latent_frames.is_multiple_of(multiple) && works(latent_frames) == found {
-        return Ok(());
-    }
-    let below = latent_frames.min((largest.max(1) - 1) / factor + 1) / multiple * multiple;
-    let nearest = match below {
-        0 => format!("the smallest that works is {}", works(multiple)),
-        _ if works(below + multiple) > largest => format!("the largest that works is {}", works(below)),
-        _ => format!("the nearest that work are {} and {}", works(below), works(below + multiple)),
+    let expected = match limits.frames {
+        Frames::From(least) if found == 1 || (least..=largest).contains(&found) => return Ok(()),
+        Frames::From(_) if found > largest => format!("expected at most {largest}"),
+        Frames::From(least) => format!("expected 1, or {least} or more"),
+        Frames::Causal { factor, latent_multiple: multiple } => {
+            let works = |latent_frames: usize| (latent_frames - 1) * factor + 1;
+            let latent_frames = found.saturating_sub(1) / factor + 1;
+            let fits = latent_frames.is_multiple_of(multiple) && works(latent_frames) == found;
+            if found > 0 && found <= largest && fits {
+                return Ok(());
+            }
+            let below = latent_frames.min((largest.max(1) - 1) / factor + 1) / multiple * multiple;
+            let nearest = match below {
+                0 => format!("the smallest that works is {}", works(multiple)),
+                _ if works(below + multiple) > largest => format!("the largest that works is {}", works(below)),
+                _ => format!("the nearest that work are {} and {}", works(below), works(below + multiple)),
+            };
+            format!("expected {factor}n+1 frames; {nearest}")
+        }
     };
-    let expected = format!("expected {factor}n+1 frames; {nearest}");
     Err(Error::Request { what: "--frames", found: found.to_string(), expected })
 }
 
@@ -256,10 +360,9 @@ mod tests {
     use super::*;
 
     const LIMITS: Limits = Limits {
-        temporal_factor: 4,
         width_multiple: 16,
         height_multiple: 16,
-        latent_frames_multiple: 1,
+        frames: Frames::Causal { factor: 4, latent_multiple: 1 },
         largest: (4093, 16384, 16384),
     };
 
@@ -276,7 +379,7 @@ mod tests {
         };
         let mut request = Request::new("x");
         change(&mut request);
-        request.resolve(&defaults, &LIMITS, SolverKind::UniPc, 3.0)
+        request.resolve(&defaults, &LIMITS, SolverKind::UniPc, &|_, _, _| 3.0)
     }
 
     #[test]
@@ -309,7 +412,7 @@ mod tests {
 
     #[test]
     fn frames_of_a_temporal_patch() {
-        let limits = Limits { latent_frames_multiple: 2, ..LIMITS };
+        let limits = Limits { frames: Frames::Causal { factor: 4, latent_multiple: 2 }, ..LIMITS };
         assert!(check_frames(5, &limits, 4093).is_ok());
         let message = check_frames(9, &limits, 4093).unwrap_err().to_string();
         assert!(message.contains("nearest that work are 5 and 13"), "{message}");

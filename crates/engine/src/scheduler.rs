@@ -47,7 +47,7 @@ struct File {
 pub(crate) struct Scheduler {
     pub solver: SolverKind,
     pub shift: f64,
-    train_timesteps: usize,
+    pub train_timesteps: usize,
 }
 
 impl Scheduler {

@@ -9,7 +9,7 @@ use navicache_control::cache::{
 };
 use navicache_control::guidance::Branch;
 use navicache_control::strip::Ran;
-use navicache_models::{Denoiser, Features, Signal};
+use navicache_models::{Denoiser, Features, Observed, Signal};
 
 use crate::measure::{Meter, Place};
 use crate::spectrum::{low_pass, wiener};
@@ -26,6 +26,8 @@ pub(crate) struct BranchInput<C> {
 /// What became of one branch of one step.
 pub(crate) struct Predicted {
     pub output: Tensor,
+    /// What is measured and kept of it: the output itself, or the tokens after the last block.
+    body: Tensor,
     pub ran: Ran,
     pub units_computed: usize,
     pub seconds: f64,
@@ -54,9 +56,10 @@ impl<'a, D: Denoiser> Scoped<'a, D> {
         let Some(first) = inputs.first() else { return Ok(Vec::new()) };
         let at = self.run.at(step, Scope::Step);
 
-        // 1. The step as a whole, observed on its first branch
+        // 1. The step as a whole, observed on its first branch; where branches differ in what is observed, on all together
+        let entry = self.entry(x, at, first)?;
         let (mut seen, decision) = self.ask(at, first.branch, &mut |subject| match subject {
-            Subject::Input => Ok(Some(vec![x.clone()])),
+            Subject::Input => Ok(Some(vec![entry.clone()])),
             Subject::Trial { frames, size } => trial(self.denoiser, x, at, &first.cond, frames, size).map(Some),
             _ => Ok(None),
         })?;
@@ -67,19 +70,16 @@ impl<'a, D: Denoiser> Scoped<'a, D> {
             let begun = Instant::now();
             let cond = predicted.first();
             let done = match decision {
-                Decision::Reuse(Approx::FromCond { .. }) if predicted.is_empty() => {
-                    let output = self.denoiser.forward(x, at.timestep.0, &input.cond)?;
-                    Predicted::new(output, Ran::Computed, self.run.units.len())
-                }
-                Decision::Reuse(approx) => self.made_up(at, input.branch, approx, x, cond)?,
-                Decision::Compute => self.branch(step, x, input, cond)?,
+                Decision::Reuse(Approx::FromCond { .. }) if predicted.is_empty() => self.whole(x, at, input)?,
+                Decision::Reuse(approx) => self.made_up(at, input, approx, x, cond)?,
+                Decision::Compute => self.branch(step, x, &entry, input, cond)?,
             };
             predicted.push(Predicted { seconds: begun.elapsed().as_secs_f64(), ..done });
         }
 
         // 3. What there is to learn
         if decision == Decision::Compute {
-            seen.extend(self.learn_of_step(at, x, inputs, &predicted)?.iter());
+            seen.extend(self.learn_of_step(at, &entry, inputs, &predicted)?.iter());
         }
         predicted[0].note(&seen);
         let is_full = |p: &Predicted| decision == Decision::Compute && p.ran == Ran::Computed;
@@ -94,28 +94,27 @@ impl<'a, D: Denoiser> Scoped<'a, D> {
         &mut self,
         step: usize,
         x: &Tensor,
+        entry: &Tensor,
         input: &BranchInput<D::Cond>,
         cond: Option<&Predicted>,
     ) -> Result<Predicted> {
         let branch = input.branch;
         let at = self.run.at(step, Scope::Branch(branch));
         let (seen, decision) =
-            self.ask(at, branch, &mut |subject| Ok((subject == Subject::Input).then(|| vec![x.clone()])))?;
+            self.ask(at, branch, &mut |subject| Ok((subject == Subject::Input).then(|| vec![entry.clone()])))?;
         let mut done = match decision {
-            Decision::Reuse(approx) => self.made_up(at, branch, approx, x, cond)?,
+            Decision::Reuse(approx) => self.made_up(at, input, approx, x, cond)?,
             Decision::Compute => match self.asks.spans.clone() {
-                None => {
-                    let output = self.denoiser.forward(x, at.timestep.0, &input.cond)?;
-                    Predicted::new(output, Ran::Computed, self.run.units.len())
-                }
+                None => self.whole(x, at, input)?,
                 Some(spans) => self.spans(step, x, input, &spans)?,
             },
         };
         if done.ran != Ran::Reused {
-            self.keep_prediction(branch, x, &done.output, cond)?;
+            self.keep_prediction(branch, entry, &done.body, cond)?;
             let learn = self.asks.branch.as_ref().map(|q| q.to_learn.clone()).unwrap_or_default();
-            let learned =
-                self.meter.see(place(at, branch), &learn, &mut |subject| of_prediction(subject, x, &done.output))?;
+            let learned = self
+                .meter
+                .see(place(at, branch), &learn, &mut |subject| of_predictions(subject, entry, &[&done.body]))?;
             self.policy.computed(at, &learned);
             done.note(&learned);
         }
@@ -177,7 +176,38 @@ impl<'a, D: Denoiser> Scoped<'a, D> {
             all if all == units => Ran::Computed,
             _ => Ran::Mixed,
         };
-        Ok(Predicted { seen: seen_by_name, ..Predicted::new(denoiser.finish(state)?, ran, computed) })
+        Ok(Predicted { seen: seen_by_name, ..self.finished(state, ran, computed)? })
+    }
+
+    /// What goes into a forward, as policies see it.
+    fn entry(&self, x: &Tensor, at: At, input: &BranchInput<D::Cond>) -> Result<Tensor> {
+        Ok(match self.denoiser.observed() {
+            Observed::Latents => x.clone(),
+            Observed::Tokens => {
+                let state = self.denoiser.begin(x, at.timestep.0, &input.cond)?;
+                self.denoiser.features(&state).video
+            }
+        })
+    }
+
+    /// A forward in full, without questions inside.
+    fn whole(&self, x: &Tensor, at: At, input: &BranchInput<D::Cond>) -> Result<Predicted> {
+        let mut state = self.denoiser.begin(x, at.timestep.0, &input.cond)?;
+        let units = self.run.units.len();
+        for unit in 0..units {
+            self.denoiser.run_unit(unit, &mut state)?;
+        }
+        self.finished(state, Ran::Computed, units)
+    }
+
+    /// The end of a forward whose blocks are done.
+    fn finished(&self, state: D::State, ran: Ran, units_computed: usize) -> Result<Predicted> {
+        let tokens = match self.denoiser.observed() {
+            Observed::Latents => None,
+            Observed::Tokens => Some(self.denoiser.features(&state).video),
+        };
+        let output = self.denoiser.finish(state)?;
+        Ok(Predicted::new(tokens.unwrap_or_else(|| output.clone()), output, ran, units_computed))
     }
 
     /// Runs the units up to one; says how many.
@@ -238,18 +268,21 @@ impl<'a, D: Denoiser> Scoped<'a, D> {
     fn learn_of_step(
         &mut self,
         at: At,
-        x: &Tensor,
+        entry: &Tensor,
         inputs: &[BranchInput<D::Cond>],
         predicted: &[Predicted],
     ) -> Result<Seen> {
         let Some(question) = &self.asks.step else { return Ok(Seen::default()) };
         let (gaps, others): (Vec<Quantity>, Vec<Quantity>) =
             question.to_learn.iter().partition(|q| q.subject == Subject::Gap);
-        let mut learned = self.meter.see(place(at, inputs[0].branch), &others, &mut |subject| {
-            of_prediction(subject, x, &predicted[0].output)
-        })?;
+        // Tokens are observed on all branches together.
+        let together = if self.denoiser.observed() == Observed::Tokens { predicted.len() } else { 1 };
+        let bodies: Vec<&Tensor> = predicted[..together].iter().map(|p| &p.body).collect();
+        let mut learned = self
+            .meter
+            .see(place(at, inputs[0].branch), &others, &mut |subject| of_predictions(subject, entry, &bodies))?;
         if predicted.len() > 1 && predicted.iter().all(|p| p.ran != Ran::Reused) {
-            let gap = (&predicted[1].output - &predicted[0].output)?;
+            let gap = (&predicted[1].body - &predicted[0].body)?;
             let seen = self.meter.see(place(at, inputs[1].branch), &gaps, &mut |_| Ok(Some(vec![gap.clone()])))?;
             learned.extend(seen.iter());
         }
@@ -276,22 +309,32 @@ impl<'a, D: Denoiser> Scoped<'a, D> {
     fn made_up(
         &mut self,
         at: At,
-        branch: Branch,
+        input: &BranchInput<D::Cond>,
         approx: Approx,
         x: &Tensor,
         cond: Option<&Predicted>,
     ) -> Result<Predicted> {
-        let value = self.recall(at, branch, approx)?;
-        let base = match approx.kept(at.scope) {
-            Kept::Gap => cond.map(|p| &p.output),
-            Kept::Prediction(Form::Residual) => Some(x),
-            _ => None,
+        let value = self.recall(at, input.branch, approx)?;
+        let onto = |base: &Tensor| Ok::<_, Error>((base + &value[0])?);
+        let state = match self.denoiser.observed() {
+            Observed::Latents => None,
+            Observed::Tokens => Some(self.denoiser.begin(x, at.timestep.0, &input.cond)?),
         };
-        let output = match base {
-            Some(base) => (base + &value[0])?,
-            None => value[0].clone(),
+        let body = match (approx.kept(at.scope), cond, &state) {
+            (Kept::Gap, Some(cond), _) => onto(&cond.body)?,
+            (Kept::Prediction(Form::Residual), _, None) => onto(x)?,
+            (Kept::Prediction(Form::Residual), _, Some(state)) => onto(&self.denoiser.features(state).video)?,
+            _ => value[0].clone(),
         };
-        Ok(Predicted::new(output, Ran::Reused, 0))
+        let output = match state {
+            None => body.clone(),
+            Some(mut state) => {
+                let start = self.denoiser.features(&state);
+                self.denoiser.set_features(&mut state, features(vec![body.clone()], start));
+                self.denoiser.finish(state)?
+            }
+        };
+        Ok(Predicted::new(body, output, Ran::Reused, 0))
     }
 
     fn recall(&self, at: At, branch: Branch, approx: Approx) -> Result<Value> {
@@ -303,27 +346,33 @@ impl<'a, D: Denoiser> Scoped<'a, D> {
         })
     }
 
-    fn keep_prediction(&mut self, branch: Branch, x: &Tensor, output: &Tensor, cond: Option<&Predicted>) -> Result<()> {
+    fn keep_prediction(
+        &mut self,
+        branch: Branch,
+        entry: &Tensor,
+        body: &Tensor,
+        cond: Option<&Predicted>,
+    ) -> Result<()> {
         if self.store.wants(Kept::Prediction(Form::Residual)) {
-            self.store.keep(branch, Kept::Prediction(Form::Residual), vec![(output - x)?]);
+            self.store.keep(branch, Kept::Prediction(Form::Residual), vec![(body - entry)?]);
         }
         if self.store.wants(Kept::Prediction(Form::Output)) {
-            self.store.keep(branch, Kept::Prediction(Form::Output), vec![output.clone()]);
+            self.store.keep(branch, Kept::Prediction(Form::Output), vec![body.clone()]);
         }
         // A difference to something made up is no difference of two predictions.
         if let Some(cond) = cond.filter(|p| p.ran != Ran::Reused && self.store.wants(Kept::Gap)) {
-            self.store.keep(branch, Kept::Gap, vec![(output - &cond.output)?]);
+            self.store.keep(branch, Kept::Gap, vec![(body - &cond.body)?]);
         }
         Ok(())
     }
 }
 
-/// What is measured of a branch that was predicted.
-fn of_prediction(subject: Subject, x: &Tensor, output: &Tensor) -> Result<Option<Value>> {
+/// What is measured of branches that were predicted.
+fn of_predictions(subject: Subject, entry: &Tensor, bodies: &[&Tensor]) -> Result<Option<Value>> {
     Ok(match subject {
-        Subject::Input => Some(vec![x.clone()]),
-        Subject::Output => Some(vec![output.clone()]),
-        Subject::Residual => Some(vec![(output - x)?]),
+        Subject::Input => Some(vec![entry.clone()]),
+        Subject::Output => Some(bodies.iter().map(|&body| body.clone()).collect()),
+        Subject::Residual => Some(bodies.iter().map(|&body| Ok((body - entry)?)).collect::<Result<_>>()?),
         _ => None,
     })
 }
@@ -347,8 +396,8 @@ fn wants_blocks(spans: &Spans) -> bool {
 }
 
 impl Predicted {
-    fn new(output: Tensor, ran: Ran, units_computed: usize) -> Self {
-        Predicted { output, ran, units_computed, seconds: 0.0, seen: BTreeMap::new() }
+    fn new(body: Tensor, output: Tensor, ran: Ran, units_computed: usize) -> Self {
+        Predicted { output, body, ran, units_computed, seconds: 0.0, seen: BTreeMap::new() }
     }
 
     fn note(&mut self, seen: &Seen) {

@@ -1,14 +1,19 @@
 //! Tokenizers of SentencePiece models (unigram), from wherever they were packed: `tokenizer.json`, `spiece.model`, a tensor of an encoder's file,
 //! or the key-value pairs of GGUF. All become what transformers makes of a T5 tokenizer.
 
+use std::collections::HashMap;
 use std::path::Path;
 
+use tokenizers::models::bpe::BPE;
 use tokenizers::models::unigram::Unigram;
 use tokenizers::normalizers::replace::ReplacePattern;
-use tokenizers::normalizers::{Precompiled, Replace, Sequence, Strip};
+use tokenizers::normalizers::{Lowercase, NFC, Precompiled, Replace, Sequence, Strip};
+use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::pre_tokenizers::metaspace::{Metaspace, PrependScheme};
+use tokenizers::pre_tokenizers::sequence::Sequence as PreSequence;
+use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
 use tokenizers::processors::template::TemplateProcessing;
-use tokenizers::{AddedToken, NormalizerWrapper, Tokenizer};
+use tokenizers::{AddedToken, NormalizerWrapper, SplitDelimiterBehavior, Tokenizer};
 
 use crate::weights::{Found, Meta};
 use crate::{Error, Result};
@@ -41,6 +46,51 @@ pub(crate) fn from_bytes(bytes: &[u8]) -> Result<Tokenizer, String> {
         Some(b'{') => Tokenizer::from_bytes(bytes).map_err(|e| e.to_string()),
         _ => from_sentencepiece(bytes),
     }
+}
+
+/// CLIP's tokenizer, from `vocab.json` and `merges.txt`: what transformers makes of them. The error is a reason without a file's name.
+pub(crate) fn clip(vocabulary: &[u8], merges: &[u8]) -> Result<Tokenizer, String> {
+    const BEGIN: &str = "<|startoftext|>";
+    const END: &str = "<|endoftext|>";
+    let text = |e: tokenizers::Error| e.to_string();
+    let vocabulary: HashMap<String, u32> = serde_json::from_slice(vocabulary).map_err(|e| e.to_string())?;
+    let merges = std::str::from_utf8(merges).map_err(|e| format!("merges.txt: {e}"))?;
+    let pairs = merges.lines().filter(|line| !line.starts_with("#version") && !line.is_empty());
+    let pairs = pairs.map(|line| {
+        let pair = line.split_once(' ').ok_or_else(|| format!("merges.txt: expected two tokens, found {line:?}"))?;
+        Ok((pair.0.to_string(), pair.1.to_string()))
+    });
+    let id = |token: &str| vocabulary.get(token).copied().ok_or_else(|| format!("a CLIP tokenizer without {token}"));
+    let (begin, end) = (id(BEGIN)?, id(END)?);
+    let model: BPE = serde_json::from_value(serde_json::json!({
+        "type": "BPE",
+        "vocab": vocabulary,
+        "merges": pairs.collect::<Result<Vec<(String, String)>, String>>()?,
+        "unk_token": END,
+        "end_of_word_suffix": "</w>",
+        "continuing_subword_prefix": "",
+        "dropout": null,
+        "fuse_unk": false,
+    }))
+    .map_err(|e| e.to_string())?;
+    let words = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+";
+    let words =
+        Split::new(SplitPattern::Regex(words.to_string()), SplitDelimiterBehavior::Removed, true).map_err(text)?;
+    let spaces = Replace::new(ReplacePattern::Regex(r"\s+".to_string()), " ").map_err(text)?;
+    let mut tokenizer = Tokenizer::new(model);
+    let normalizers: Vec<NormalizerWrapper> = vec![NFC.into(), spaces.into(), Lowercase.into()];
+    tokenizer.with_normalizer(Some(Sequence::new(normalizers))).map_err(text)?;
+    let bytes = ByteLevel::default().add_prefix_space(false);
+    tokenizer.with_pre_tokenizer(Some(PreSequence::new(vec![words.into(), bytes.into()])));
+    let template = TemplateProcessing::builder()
+        .try_single(format!("{BEGIN} $A {END}"))
+        .map_err(|e| e.to_string())?
+        .special_tokens(vec![(BEGIN, begin), (END, end)])
+        .build()
+        .map_err(|e| e.to_string())?;
+    tokenizer.with_post_processor(Some(template));
+    tokenizer.add_special_tokens([BEGIN, END].map(|token| AddedToken::from(token, true))).map_err(text)?;
+    Ok(tokenizer)
 }
 
 /// From the file of a text encoder, if it brings its own.

@@ -77,11 +77,11 @@ fn latents_outlive_a_decoding_that_was_stopped() {
         _ => ControlFlow::Continue(()),
     });
     assert!(matches!(stopped, Err(Error::DecodingCancelled)));
-    let clip = decode_latents(&bundle, &rescue, Tiling::Auto, &mut go_on).unwrap();
+    let clip = decode_latents(&bundle, &rescue, Tiling::Auto, None, &mut go_on).unwrap();
     assert_eq!((clip.width, clip.height), (320, 192));
     assert_eq!(clip.frames, whole);
 
     let demo = Bundle::open("demo", &LoadOptions::default()).unwrap();
-    let message = decode_latents(&demo, &rescue, Tiling::Auto, &mut go_on).unwrap_err().to_string();
+    let message = decode_latents(&demo, &rescue, Tiling::Auto, None, &mut go_on).unwrap_err().to_string();
     assert!(message.contains("expected [1, 16, 3, 24, 40]"), "{message}");
 }

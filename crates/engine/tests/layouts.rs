@@ -249,6 +249,7 @@ fn files_may_be_mixed() {
         vae: at(diffusers, "vae"),
         image_encoder: at(&comfy, "clip_vision/clip_h.safetensors"),
         tokenizer: at(diffusers, "tokenizer/tokenizer.json"),
+        ..Files::default()
     };
     assert_eq!(latents("", given(alone.clone())).unwrap(), REFERENCE.1);
     let one = Files { vae: at(&authors, "Wan2.1_VAE.pth"), ..Files::default() };
@@ -328,7 +329,7 @@ fn quantised_files_stay_within_their_bounds() {
             text_encoder: Some(text_encoder.clone()),
             vae: Some(REFERENCE.0.path().join("vae")),
             image_encoder: Some(REFERENCE.0.path().join("image_encoder")),
-            tokenizer: None,
+            ..Files::default()
         },
         ..LoadOptions::default()
     };

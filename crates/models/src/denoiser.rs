@@ -11,6 +11,10 @@ pub enum Part {
     Whole,
     /// Attention among the video's tokens.
     SelfAttn,
+    /// Attention within each frame, in models that have it apart from that across frames.
+    SpatialAttn,
+    /// Attention across frames, of every place by itself.
+    TemporalAttn,
     /// Attention to the text.
     CrossAttn,
     /// The feed-forward network.
@@ -46,6 +50,15 @@ pub enum Signal {
     ModulatedInput,
 }
 
+/// What a forward is to whoever decides about whole forwards: what its change is measured by, and what is kept of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Observed {
+    /// The latents that go in and the velocity that comes out, of the conditional branch.
+    Latents,
+    /// The tokens after the embedder and those after the last block, of all branches together. The output head runs at every step.
+    Tokens,
+}
+
 /// A transformer that predicts the velocity of latents and can be run piece by piece.
 ///
 /// `forward` equals `begin`, every unit in order, `finish`, bit for bit.
@@ -63,6 +76,11 @@ pub trait Denoiser {
 
     /// Numbers of one token's features.
     fn width(&self) -> usize;
+
+    /// What a forward is to whoever decides about whole ones: as the methods' authors chose for the model.
+    fn observed(&self) -> Observed {
+        Observed::Latents
+    }
 
     /// Embeds latents and timestep; nothing of the blocks has run yet.
     ///

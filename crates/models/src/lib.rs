@@ -13,6 +13,6 @@ pub mod text;
 pub mod wan;
 mod weights;
 
-pub use denoiser::{Denoiser, Features, Part, Signal, Unit};
+pub use denoiser::{Denoiser, Features, Observed, Part, Signal, Unit};
 pub use error::{Error, Result};
 pub use weights::{Matrix, Packed, Source, Weights};

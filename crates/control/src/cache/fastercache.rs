@@ -15,7 +15,7 @@
 //! | `alpha_low_frequency`, `low_frequency_weight_update_timestep_range` | `low_growth`, timesteps 99 to 901 |
 //! | `alpha_high_frequency`, `high_frequency_weight_update_timestep_range` | `high_growth`, timesteps below 301 |
 
-use super::{About, Approx, Asks, At, Decision, Guard, Method, Part, Policy, Question, Run, Scope, Seen, Span, Spans};
+use super::{About, Approx, Asks, At, Decision, Guard, Method, Policy, Question, Run, Scope, Seen, Span, Spans};
 use crate::guidance::Branch;
 
 /// What `navicache methods` says.
@@ -57,7 +57,7 @@ impl Method for Config {
     }
 
     fn policy(&self, run: &Run) -> Box<dyn Policy> {
-        let cut = run.units.iter().enumerate().filter(|(_, unit)| unit.part == Part::SelfAttn);
+        let cut = run.units.iter().enumerate().filter(|(_, unit)| unit.part.is_self_attention());
         let cut = cut.map(|(i, _)| Span::of(i..i + 1)).collect();
         Box::new(FasterCache { config: self.clone(), cut, low: 1.0, high: 1.0 })
     }

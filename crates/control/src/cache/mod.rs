@@ -134,10 +134,21 @@ pub enum Part {
     Whole,
     /// Attention among the video's tokens.
     SelfAttn,
+    /// Attention within each frame, in models that have it apart from that across frames.
+    SpatialAttn,
+    /// Attention across frames, of every place by itself.
+    TemporalAttn,
     /// Attention to the text.
     CrossAttn,
     /// The feed-forward network.
     Mlp,
+}
+
+impl Part {
+    /// Whether it is attention among the video's tokens, all of them or some.
+    pub fn is_self_attention(self) -> bool {
+        matches!(self, Part::SelfAttn | Part::SpatialAttn | Part::TemporalAttn)
+    }
 }
 
 /// What a question is about.

@@ -6,10 +6,14 @@
 //!
 //! | VideoSys | here |
 //! |---|---|
-//! | `spatial_range`, `temporal_range` | `self_range` (models with one attention over space and time) |
+//! | `spatial_range` | `self_range`, for models with one attention over space and time too |
+//! | `temporal_range` | `temporal_range` |
 //! | `cross_range` | `cross_range` |
 //! | `*_threshold` window of timesteps | `above`, `below`, both exclusive |
 //! | `mlp_*` | `mlp_starts`, `mlp_blocks`, `mlp_steps` |
+//!
+//! VideoSys keys the feed-forward's starts on whole timesteps rounded to bf16, which exist at one size and number of steps only. Here a start
+//! is the step nearest to it: the same steps there, and steps like them elsewhere.
 //!
 //! Ranges for Wan and HunyuanVideo are not published; those of the presets are our reconstruction, with the window as a part of
 //! the steps (`warmup`, `tail`).
@@ -31,6 +35,9 @@ pub const ABOUT: About = About {
 options! {
     /// Self-attention is computed at one step in so many; 1 at every step.
     self_range: usize,
+    /// Attention across frames is computed at one step in so many, in models that have it apart; absent: as `self_range`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    temporal_range: Option<usize>,
     /// Cross-attention is computed at one step in so many; 1 at every step.
     cross_range: usize,
     /// Nothing is reused at timesteps up to this.
@@ -59,9 +66,6 @@ options! {
     reuse: Reuse,
 }
 
-/// How close a timestep must be to one of `mlp_starts` to be it: they are members of the model's list of timesteps.
-const SAME_TIMESTEP: f64 = 0.5;
-
 impl Method for Config {
     described!();
 
@@ -72,25 +76,21 @@ impl Method for Config {
 
     fn policy(&self, run: &Run) -> Box<dyn Policy> {
         let is_broadcast = |unit: &Unit| match unit.part {
-            Part::SelfAttn | Part::CrossAttn => true,
+            Part::SelfAttn | Part::SpatialAttn | Part::TemporalAttn | Part::CrossAttn => true,
             Part::Mlp => unit.block < self.mlp_blocks,
             Part::Whole => false,
         };
         let units = run.units.iter().copied().enumerate().filter(|(_, unit)| is_broadcast(unit));
         let (spans, parts) = units.map(|(i, unit)| (Span::of(i..i + 1), unit.part)).unzip();
-        let mlp_starts = run
-            .steps
-            .iter()
-            .enumerate()
-            .filter(|(_, step)| self.mlp_starts.iter().any(|start| (start - step.timestep.0).abs() < SAME_TIMESTEP))
-            .map(|(i, _)| i)
-            .collect();
+        let away = |step: usize, start: f64| (run.steps[step].timestep.0 - start).abs();
+        let nearest = |&start: &f64| (0..run.steps.len()).min_by(|&a, &b| away(a, start).total_cmp(&away(b, start)));
+        let mlp_starts = self.mlp_starts.iter().filter_map(nearest).collect();
         Box::new(Pab { config: self.clone(), spans, parts, mlp_starts })
     }
 
     fn check(&self) -> Result<(), String> {
-        if self.self_range == 0 || self.cross_range == 0 {
-            return Err("self_range and cross_range: expected 1 or more".to_string());
+        if self.self_range == 0 || self.cross_range == 0 || self.temporal_range == Some(0) {
+            return Err("self_range, temporal_range and cross_range: expected 1 or more".to_string());
         }
         if self.warmup + self.tail > 1.0 {
             return Err(format!("warmup {} and tail {} are more than all steps", self.warmup, self.tail));
@@ -99,7 +99,7 @@ impl Method for Config {
     }
 
     fn check_run(&self, run: &Run) -> Result<(), String> {
-        if run.units.iter().any(|u| u.part == Part::SelfAttn) {
+        if run.units.iter().any(|u| u.part.is_self_attention()) {
             return Ok(());
         }
         Err("the model's blocks have no attention of their own that could be reused alone".to_string())
@@ -137,7 +137,10 @@ impl Policy for Pab {
     fn decide(&mut self, at: At, _: &Seen) -> Decision {
         let Scope::Span { span, .. } = at.scope else { return Decision::Compute };
         let reused = match self.parts[span] {
-            Part::SelfAttn => self.attention_reused(at, self.config.self_range),
+            Part::SelfAttn | Part::SpatialAttn => self.attention_reused(at, self.config.self_range),
+            Part::TemporalAttn => {
+                self.attention_reused(at, self.config.temporal_range.unwrap_or(self.config.self_range))
+            }
             Part::CrossAttn => self.attention_reused(at, self.config.cross_range),
             Part::Mlp => self.mlp_reused(at),
             Part::Whole => false,

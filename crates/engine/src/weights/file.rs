@@ -33,14 +33,21 @@ impl Stored {
         (numbers == self.numbers()).then(|| Stored { shape: shape.to_vec(), ..self.clone() })
     }
 
-    /// One of `parts` equal runs of rows.
-    pub(crate) fn rows(&self, part: usize, parts: usize) -> Option<Self> {
+    /// A run of rows.
+    pub(crate) fn rows(&self, first: usize, count: usize) -> Option<Self> {
         let (&rows, row) = self.shape.split_first()?;
         let (numbers, _) = self.format.block()?;
-        let aligned = rows % parts == 0 && row.last().is_none_or(|width| width % numbers == 0);
-        let length = self.length / parts;
-        let shape = [&[rows / parts], row].concat();
-        aligned.then(|| Stored { shape, start: self.start + part * length, length, ..self.clone() })
+        let aligned =
+            row.last().map_or(numbers == 1, |width| width % numbers == 0) && first.checked_add(count)? <= rows;
+        let each = self.length.checked_div(rows)?;
+        let shape = [&[count], row].concat();
+        aligned.then(|| Stored { shape, start: self.start + first * each, length: count * each, ..self.clone() })
+    }
+
+    /// One of `parts` equal runs of rows.
+    pub(crate) fn part(&self, part: usize, parts: usize) -> Option<Self> {
+        let count = self.shape.first()? / parts;
+        (count * parts == self.shape[0]).then(|| self.rows(part * count, count)).flatten()
     }
 }
 
@@ -216,9 +223,9 @@ mod tests {
     #[test]
     fn rows_and_shapes() {
         let stored = Stored { format: Format::F16, shape: vec![6, 4], start: 100, length: 48 };
-        let middle = stored.rows(1, 3).unwrap();
+        let middle = stored.part(1, 3).unwrap();
         assert_eq!((middle.shape.as_slice(), middle.start, middle.length), ([2, 4].as_slice(), 116, 16));
-        assert!(stored.rows(0, 4).is_none());
+        assert!(stored.part(0, 4).is_none());
         assert_eq!(stored.reshaped(&[2, 3, 4]).unwrap().shape, [2, 3, 4]);
         assert!(stored.reshaped(&[5, 5]).is_none());
     }

@@ -10,7 +10,7 @@ use std::str::FromStr;
 use candle_core::{Device, Tensor};
 
 use super::file::{Stored, WeightFile};
-use super::names::{WAN_TRANSFORMER, Way, translate};
+use super::names::{Table, Way, hunyuan, translate, wan};
 use super::tensors::Tensors;
 use crate::{Error, Result};
 
@@ -85,6 +85,9 @@ struct Parts {
 /// What stands before the modules' names.
 const PREFIXES: [&str; 6] =
     ["base_model.model.", "model.diffusion_model.", "diffusion_model.", "transformer.", "lora_transformer.", "unet."];
+
+/// Other names of modules.
+const TABLES: [Table; 2] = [wan::TRANSFORMER, hunyuan::TRANSFORMER];
 
 /// Ends of names, and what they are.
 const LEAVES: [(&str, Leaf); 14] = [
@@ -229,8 +232,10 @@ impl Names {
         let mut flat = BTreeMap::new();
         for module in &canonical {
             flat.insert(module.replace('.', "_"), module.clone());
-            if let Some(authors) = translate(module, WAN_TRANSFORMER, Way::FromDiffusers) {
-                flat.insert(authors.replace('.', "_"), module.clone());
+            for table in TABLES {
+                if let Some(authors) = translate(module, table, Way::FromDiffusers) {
+                    flat.insert(authors.replace('.', "_"), module.clone());
+                }
             }
         }
         Names { flat, canonical }
@@ -238,9 +243,9 @@ impl Names {
 
     fn canonical(&self, module: &str) -> Option<String> {
         let bare = PREFIXES.iter().fold(module, |name, prefix| name.strip_prefix(prefix).unwrap_or(name));
-        let translated = translate(bare, WAN_TRANSFORMER, Way::ToDiffusers);
         let known = |name: &str| self.canonical.iter().any(|module| module == name);
-        if let Some(name) = translated.filter(|name| known(name)) {
+        let translated = TABLES.iter().filter_map(|table| translate(bare, table, Way::ToDiffusers));
+        if let Some(name) = translated.into_iter().find(|name| known(name)) {
             return Some(name);
         }
         if known(bare) {

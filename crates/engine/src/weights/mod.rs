@@ -16,6 +16,6 @@ pub(crate) use self::folder::Folder;
 pub use self::format::Format;
 pub use self::lora::Lora;
 pub(crate) use self::lora::add as add_lora;
-pub use self::names::{Component, Naming, Recognised, recognise};
+pub use self::names::{Component, Naming, Recognised, Role, recognise};
 pub(crate) use self::tensors::{Found, shards};
 pub use self::tensors::{Residence, Tensors};

@@ -127,6 +127,11 @@ impl Tensors {
         self.tensors.values().map(|entry| each(&entry.stored)).sum()
     }
 
+    /// Numbers of the largest tensor.
+    pub(crate) fn largest(&self) -> usize {
+        self.tensors.values().map(|entry| entry.stored.numbers()).max().unwrap_or(0)
+    }
+
     /// Whether matrices are given back to the system after every use.
     pub(crate) fn is_streamed(&self) -> bool {
         self.residence == Residence::Streamed
@@ -371,7 +376,7 @@ impl Packed for InFile {
         let count = stored.shape.first().copied().unwrap_or(0);
         let mut values = Vec::new();
         for &index in indices {
-            let row = ((index as usize) < count).then(|| stored.rows(index as usize, count)).flatten();
+            let row = ((index as usize) < count).then(|| stored.rows(index as usize, 1)).flatten();
             let row = row.ok_or_else(|| format!("row {index} of {count}")).and_then(|row| self.entry.plain(&row));
             match row {
                 Ok(row) => values.extend(row),

@@ -2,7 +2,8 @@
 
 use serde::Deserialize;
 
-use crate::{Error, Result};
+use crate::weights::{count, dims};
+use crate::{Error, Result, Source};
 
 /// `transformer/config.json`.
 #[derive(Debug, Clone, Deserialize)]
@@ -67,6 +68,38 @@ impl Default for TransformerConfig {
 }
 
 impl TransformerConfig {
+    /// The configuration that weights belong to, by their shapes. What shapes do not say is that of the published model.
+    pub fn from_weights(source: &dyn Source) -> Result<Self> {
+        let [dim, in_channels, patch_size_t, patch_size, _] = dims(source, "x_embedder.proj.weight")?;
+        let [head_dim] = dims(source, "transformer_blocks.0.attn.norm_q.weight")?;
+        let [_, text_embed_dim] = dims(source, "context_embedder.proj_in.weight")?;
+        let [_, pooled_projection_dim] = dims(source, "time_text_embed.text_embedder.linear_1.weight")?;
+        let [mlp_dim, _] = dims(source, "transformer_blocks.0.ff.net.0.proj.weight")?;
+        let [rows, _] = dims(source, "proj_out.weight")?;
+        let published = TransformerConfig::default();
+        // Heads of other sizes have an eighth of their channels for time too.
+        let axis = head_dim * 7 / 16 / 2 * 2;
+        Ok(TransformerConfig {
+            in_channels,
+            out_channels: rows / (patch_size_t * patch_size * patch_size).max(1),
+            num_attention_heads: dim.checked_div(head_dim).unwrap_or(0),
+            attention_head_dim: head_dim,
+            num_layers: count(source, |i| format!("transformer_blocks.{i}.norm1.linear.weight")),
+            num_single_layers: count(source, |i| format!("single_transformer_blocks.{i}.norm.linear.weight")),
+            num_refiner_layers: count(source, |i| {
+                format!("context_embedder.token_refiner.refiner_blocks.{i}.norm1.weight")
+            }),
+            mlp_ratio: mlp_dim as f64 / dim.max(1) as f64,
+            patch_size,
+            patch_size_t,
+            guidance_embeds: source.shape("time_text_embed.guidance_embedder.linear_1.weight").is_some(),
+            text_embed_dim,
+            pooled_projection_dim,
+            rope_axes_dim: [head_dim - 2 * axis, axis, axis],
+            ..published
+        })
+    }
+
     /// Width of the residual streams.
     pub fn dim(&self) -> usize {
         self.num_attention_heads * self.attention_head_dim
@@ -161,6 +194,35 @@ impl Default for VaeConfig {
 }
 
 impl VaeConfig {
+    /// The configuration that weights belong to, by their shapes; the factor of the latents is the published one.
+    pub fn from_weights(source: &dyn Source) -> Result<Self> {
+        let first = |level: usize| format!("decoder.up_blocks.{level}.resnets.0.conv1.conv.weight");
+        let levels = count(source, first);
+        let widths = (0..levels).map(|level| Ok(dims::<5>(source, &first(level))?[0])).rev();
+        let [latent_channels, ..] = dims::<5>(source, "post_quant_conv.weight")?;
+        let [out_channels, ..] = dims::<5>(source, "decoder.conv_out.conv.weight")?;
+        Ok(VaeConfig {
+            latent_channels,
+            out_channels,
+            block_out_channels: widths.collect::<Result<_>>()?,
+            layers_per_block: count(source, |i| format!("decoder.up_blocks.0.resnets.{i}.conv1.conv.weight"))
+                .saturating_sub(1),
+            mid_block_add_attention: source.shape("decoder.mid_block.attentions.0.to_q.weight").is_some(),
+            ..VaeConfig::default()
+        })
+    }
+
+    /// About the most bytes that decoding a window of latents takes beside the weights: at full size, what is before the convolution that
+    /// follows the last doubling, its norm and its result, of the frames of a window of time.
+    pub fn decode_bytes(&self, rows: usize, columns: usize, latent_frames: usize) -> u64 {
+        const F32: usize = 4;
+        const COPIES: usize = 4;
+        let widest = self.block_out_channels.get(1).or(self.block_out_channels.first()).copied().unwrap_or(1);
+        let frames = (latent_frames.clamp(1, 5) - 1) * self.temporal_compression_ratio + 1;
+        let pixels = rows * columns * self.spatial_compression_ratio * self.spatial_compression_ratio;
+        (pixels * frames * widest * COPIES * F32) as u64
+    }
+
     /// Refuses what would load but compute something else, or not at all.
     pub fn check(&self) -> Result<()> {
         let refuse = |field, found: String, expected: &str| {

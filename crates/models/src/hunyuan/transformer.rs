@@ -23,7 +23,7 @@ pub struct Transformer {
     time_text_embed: TimeTextEmbedding,
     transformer_blocks: Vec<DoubleBlock>,
     single_transformer_blocks: Vec<SingleBlock>,
-    norm_out: (LayerNorm, Linear),
+    norm_out: (LayerNorm, Head),
     proj_out: Linear,
     rope: Rope3d,
     units: Vec<Unit>,
@@ -76,7 +76,7 @@ impl Transformer {
             )?,
             transformer_blocks: (0..doubles).map(double).collect::<Result<_>>()?,
             single_transformer_blocks: (0..singles).map(single).collect::<Result<_>>()?,
-            norm_out: (plain_norm(dim, w.device())?, Linear::new(dim, 2 * dim, w.pp("norm_out").pp("linear"))?),
+            norm_out: (plain_norm(dim, w.device())?, Head::new(dim, &w)?),
             proj_out: Linear::new(dim, config.out_channels * volume, w.pp("proj_out"))?,
             rope: Rope3d::new(config.rope_axes_dim, config.rope_theta, POSITIONS, w.device())?,
             units: units.collect(),
@@ -141,9 +141,9 @@ impl Denoiser for Transformer {
     }
 
     fn finish(&self, state: State) -> Result<Tensor> {
-        let (norm, linear) = &self.norm_out;
-        let rows = linear.forward(&state.time)?.reshape((2, ()))?; // scale, shift
-        let x = norm.modulated(&state.video, &rows.get(0)?, &rows.get(1)?)?;
+        let (norm, head) = &self.norm_out;
+        let (scale, shift) = head.scale_shift(&state.time)?;
+        let x = norm.modulated(&state.video, &scale, &shift)?;
         let x = self.proj_out.forward(&x)?; // (tokens, c * pf * ph * pw): channels before the places of a patch
         let (tokens, volume) = (x.dim(0)?, self.config.patch().iter().product::<usize>());
         let channels = self.config.out_channels;
@@ -176,6 +176,34 @@ impl Denoiser for Transformer {
         state.video = to.video;
         if let Some(text) = to.text {
             state.text = text;
+        }
+    }
+}
+
+/// The vectors of the last norm. The authors' files have them in another order than Diffusers', and under another name.
+enum Head {
+    ScaleShift(Linear),
+    ShiftScale(Linear),
+}
+
+impl Head {
+    fn new(dim: usize, w: &Weights) -> Result<Self> {
+        let authors = w.pp("final_layer").pp("adaLN_modulation").pp(1);
+        if authors.contains("weight") {
+            return Ok(Head::ShiftScale(Linear::new(dim, 2 * dim, authors)?));
+        }
+        Ok(Head::ScaleShift(Linear::new(dim, 2 * dim, w.pp("norm_out").pp("linear"))?))
+    }
+
+    /// (dim) each
+    fn scale_shift(&self, time: &Tensor) -> Result<(Tensor, Tensor)> {
+        let rows = |linear: &Linear| -> Result<(Tensor, Tensor)> {
+            let rows = linear.forward(time)?.reshape((2, ()))?;
+            Ok((rows.get(0)?, rows.get(1)?))
+        };
+        match self {
+            Head::ScaleShift(linear) => rows(linear),
+            Head::ShiftScale(linear) => rows(linear).map(|(shift, scale)| (scale, shift)),
         }
     }
 }

@@ -8,9 +8,12 @@ use serde::Deserialize;
 use super::check_ids;
 use crate::image::clip::{Activation, Layer, LayerShape};
 use crate::nn::{LayerNorm, causal_mask};
-use crate::{Error, Matrix, Result, Weights};
+use crate::weights::{count, dims};
+use crate::{Error, Matrix, Result, Source, Weights};
 
 const PLACE: &str = "text_encoder_2/config.json";
+/// Channels of a head of CLIP-L, where no configuration says them.
+const HEAD_DIM: usize = 64;
 
 /// The fields of `config.json` that the encoder needs.
 #[derive(Debug, Clone, Deserialize)]
@@ -33,6 +36,26 @@ pub struct Config {
 }
 
 impl Config {
+    /// The configuration that weights belong to, by their shapes; what shapes do not say is CLIP-L's, or that of `like` if it is as wide.
+    pub fn from_weights(source: &dyn Source, like: Option<&Config>) -> Result<Self> {
+        let prefix = if source.shape("final_layer_norm.weight").is_some() { "" } else { "text_model." };
+        let of = |name: &str| format!("{prefix}{name}");
+        let [vocab_size, hidden_size] = dims(source, &of("embeddings.token_embedding.weight"))?;
+        let [max_position_embeddings, _] = dims(source, &of("embeddings.position_embedding.weight"))?;
+        let [intermediate_size, _] = dims(source, &of("encoder.layers.0.mlp.fc1.weight"))?;
+        let like = like.filter(|like| like.hidden_size == hidden_size);
+        Ok(Config {
+            vocab_size,
+            hidden_size,
+            intermediate_size,
+            num_hidden_layers: count(source, |i| of(&format!("encoder.layers.{i}.mlp.fc1.weight"))),
+            num_attention_heads: like.map_or(hidden_size / HEAD_DIM, |like| like.num_attention_heads),
+            max_position_embeddings,
+            layer_norm_eps: like.map_or(1e-5, |like| like.layer_norm_eps),
+            hidden_act: like.map_or(Activation::QuickGelu, |like| like.hidden_act),
+        })
+    }
+
     fn check(&self) -> Result<()> {
         if self.num_attention_heads == 0 || !self.hidden_size.is_multiple_of(self.num_attention_heads) {
             return Err(Error::Config {

@@ -4,12 +4,13 @@
 
 use candle_core::{Device, Tensor};
 use candle_nn::ops::silu;
-use candle_nn::rotary_emb::rope;
+use candle_nn::rotary_emb::{rope, rope_i};
 use serde::Deserialize;
 
 use super::check_ids;
 use crate::nn::{Linear, RmsNorm, attention, causal_mask, split_heads};
-use crate::{Error, Matrix, Result, Weights};
+use crate::weights::{count, dims};
+use crate::{Error, Matrix, Result, Source, Weights};
 
 const PLACE: &str = "text_encoder/config.json";
 
@@ -35,6 +36,18 @@ pub struct Config {
     rope_theta: Option<f64>,
     rope_parameters: Option<RopeParameters>,
     hidden_act: String,
+    #[serde(skip)]
+    pairs: Pairs,
+}
+
+/// Which channels of a head the rotary embedding turns together.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Pairs {
+    /// The first of each half, the second of each half, ...
+    #[default]
+    Halves,
+    /// Neighbours: the rows of queries and keys stand so in GGUF files.
+    Neighbours,
 }
 
 /// How newer configurations have it.
@@ -44,7 +57,37 @@ struct RopeParameters {
     rope_type: String,
 }
 
+/// Channels of a head of the published models, where no configuration says them.
+const HEAD_DIM: usize = 128;
+
 impl Config {
+    /// The configuration that weights belong to, by their shapes; what shapes do not say is LLaMA-3's, or that of `like` if it is as
+    /// wide.
+    pub fn from_weights(source: &dyn Source, like: Option<&Config>, pairs: Pairs) -> Result<Self> {
+        let prefix = if source.shape("embed_tokens.weight").is_some() { "" } else { "model." };
+        let of = |name: &str| format!("{prefix}{name}");
+        let [vocab_size, hidden_size] = dims(source, &of("embed_tokens.weight"))?;
+        let [inner, _] = dims(source, &of("layers.0.self_attn.q_proj.weight"))?;
+        let [shared, _] = dims(source, &of("layers.0.self_attn.k_proj.weight"))?;
+        let [intermediate_size, _] = dims(source, &of("layers.0.mlp.gate_proj.weight"))?;
+        let like = like.filter(|like| like.hidden_size == hidden_size);
+        let head_dim = like.map_or(HEAD_DIM, Config::head_dim).max(1);
+        Ok(Config {
+            vocab_size,
+            hidden_size,
+            intermediate_size,
+            num_hidden_layers: count(source, |i| of(&format!("layers.{i}.self_attn.q_proj.weight"))),
+            num_attention_heads: inner / head_dim,
+            num_key_value_heads: shared / head_dim,
+            head_dim: Some(head_dim),
+            rms_norm_eps: like.map_or(1e-5, |like| like.rms_norm_eps),
+            rope_theta: Some(like.map_or(500_000.0, Config::theta)),
+            rope_parameters: None,
+            hidden_act: "silu".to_string(),
+            pairs,
+        })
+    }
+
     fn head_dim(&self) -> usize {
         self.head_dim.unwrap_or(self.hidden_size / self.num_attention_heads.max(1))
     }
@@ -65,6 +108,10 @@ impl Config {
             && parameters.rope_type != "default"
         {
             return refuse("rope_type", parameters.rope_type.clone(), "default");
+        }
+        if self.num_attention_heads == 0 || self.num_hidden_layers == 0 {
+            let found = format!("{}, {}", self.num_attention_heads, self.num_hidden_layers);
+            return refuse("num_attention_heads, num_hidden_layers", found, "more than 0");
         }
         if self.num_key_value_heads == 0 || !self.num_attention_heads.is_multiple_of(self.num_key_value_heads) {
             return refuse(
@@ -135,6 +182,7 @@ struct Layer {
     heads: usize,
     key_value_heads: usize,
     head_dim: usize,
+    pairs: Pairs,
 }
 
 impl Layer {
@@ -155,6 +203,7 @@ impl Layer {
             heads: config.num_attention_heads,
             key_value_heads: config.num_key_value_heads,
             head_dim,
+            pairs: config.pairs,
         })
     }
 
@@ -162,7 +211,8 @@ impl Layer {
         let n = x.dim(0)?;
         let h = self.input_layernorm.forward(x)?;
         let split = |layer: &Linear, heads: usize| split_heads(&layer.forward(&h)?, heads);
-        let rotate = |x: Tensor| -> Result<Tensor> { Ok(rope(&x.unsqueeze(0)?, cos, sin)?.squeeze(0)?) };
+        let turn = if self.pairs == Pairs::Halves { rope } else { rope_i };
+        let rotate = |x: Tensor| -> Result<Tensor> { Ok(turn(&x.unsqueeze(0)?, cos, sin)?.squeeze(0)?) };
         // A head of keys and values serves several heads of queries in a row.
         let spread = |x: Tensor| -> Result<Tensor> {
             let times = self.heads / self.key_value_heads;

@@ -210,7 +210,9 @@ impl Denoiser for Transformer {
         let gated =
             |x: Tensor, row: usize| by_time(&x, &state.times, |x, time| Ok(x.broadcast_mul(&rows(time)?.get(row)?)?));
         let change = match part {
-            Part::SelfAttn => gated(attn1.to_itself(&modulated(norm1, 0)?, &state.rotations)?, 2)?,
+            Part::SelfAttn | Part::SpatialAttn | Part::TemporalAttn => {
+                gated(attn1.to_itself(&modulated(norm1, 0)?, &state.rotations)?, 2)?
+            }
             Part::CrossAttn => {
                 let normalized = norm2.as_ref().map(|norm| norm.forward(x)).transpose()?;
                 attn2.to(normalized.as_ref().unwrap_or(x), &state.cond.keys_values[block])?

@@ -11,7 +11,7 @@ use crate::{Error, Result};
 
 /// The published pipelines that differ in more than size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Published {
+pub(super) enum Published {
     /// Wan2.1 text-to-video, 1.3B and 14B.
     Wan21,
     /// Wan2.1 image-to-video, 14B.

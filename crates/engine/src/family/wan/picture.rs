@@ -3,58 +3,51 @@
 use std::ops::Range;
 
 use candle_core::{DType, Tensor};
-use navicache_models::Weights;
 use navicache_models::image::clip::{self, ClipVision};
 use navicache_models::wan::tiling::{Window, largest_window, shares, windows};
 use navicache_models::wan::{PictureCond, VaeEncoder};
 
-use crate::layout::{Piece, Preprocessor};
+use super::Wan;
+use super::pieces::Preprocessor;
+use super::published::Published;
+use crate::Result;
+use crate::family::{Family, Pictured};
+use crate::layout::Piece;
 use crate::picture::{Filter, Picture};
-use crate::published::Published;
 use crate::request::Resolved;
-use crate::{Bundle, Result};
-
-/// What a picture means for a generation.
-#[derive(Default)]
-pub(crate) struct Pictured {
-    pub cond: PictureCond,
-    /// Latent frames that are known. // (1, z, few, height, width)
-    pub still: Option<Tensor>,
-}
 
 /// Encodes the picture that a video starts from. Loads the encoders and frees them.
-pub(crate) fn condition_on(bundle: &Bundle, picture: &Picture, request: &Resolved) -> Result<Pictured> {
-    let first = picture.resized(request.width, request.height, Filter::Lanczos).tensor(bundle.device())?;
-    let [_, _, frames, ..] = bundle.latents_shape(request.width, request.height, request.frames);
-    if bundle.pipeline().published == Published::Wan22Ti2v {
-        let still = encode_clip(bundle, &first, 1)?;
+pub(super) fn condition_on(wan: &Wan, picture: &Picture, request: &Resolved) -> Result<Pictured> {
+    let first = picture.resized(request.width, request.height, Filter::Lanczos).tensor(&wan.host.device)?;
+    let [_, _, frames, ..] = wan.latents_shape(request.width, request.height, request.frames);
+    if wan.published == Published::Wan22Ti2v {
+        let still = encode_clip(wan, &first, 1)?;
         let cond = PictureCond { still_frames: 1, ..PictureCond::default() };
         return Ok(Pictured { cond, still: Some(still) });
     }
-    let latents = encode_clip(bundle, &first, frames)?; // (1, z, f, h, w)
+    let latents = encode_clip(wan, &first, frames)?; // (1, z, f, h, w)
     let (_, _, frames, height, width) = latents.dims5()?;
     // Which pixels are known: all of those that the first latent frame stands for, none of the others.
-    let factor = bundle.pipeline().vae.config.scale_factor_temporal();
-    let known = Tensor::ones((1, factor, 1, height, width), DType::F32, bundle.device())?;
+    let factor = wan.vae.config.scale_factor_temporal();
+    let known = Tensor::ones((1, factor, 1, height, width), DType::F32, &wan.host.device)?;
     let mask = known.pad_with_zeros(2, 0, frames - 1)?;
     let channels = Some(Tensor::cat(&[&mask, &latents], 1)?);
-    let embedding =
-        bundle.pipeline().image_encoder.as_ref().map(|encoder| look_at(bundle, picture, encoder)).transpose()?;
+    let embedding = wan.image_encoder.as_ref().map(|encoder| look_at(wan, picture, encoder)).transpose()?;
     Ok(Pictured { cond: PictureCond { embedding, channels, still_frames: 0 }, still: None })
 }
 
 /// A clip that begins with a frame and goes on grey, as latents of a length; in windows where memory is short.
 /// // (1, 3, h, w) -> (1, z, f, h, w)
-fn encode_clip(bundle: &Bundle, first: &Tensor, latent_frames: usize) -> Result<Tensor> {
-    let config = &bundle.pipeline().vae.config;
-    let encoder = VaeEncoder::new(config, Weights::new(&bundle.pipeline().vae.tensors, bundle.device(), None))?;
+fn encode_clip(wan: &Wan, first: &Tensor, latent_frames: usize) -> Result<Tensor> {
+    let config = &wan.vae.config;
+    let encoder = VaeEncoder::new(config, wan.host.weights_as_stored(&wan.vae.tensors))?;
     let (_, _, height, width) = first.dims4()?;
-    let factor = bundle.spatial_factor();
+    let factor = wan.sizes().spatial;
     let (rows, columns) = (height / factor, width / factor);
-    let room = bundle.room();
+    let room = wan.host.room();
     let window =
         largest_window(rows, columns, |window| config.encode_bytes(window.rows.len(), window.columns.len()) <= room);
-    let features = encode_features(bundle, &encoder, first, latent_frames, &windows(rows, columns, window))?;
+    let features = encode_features(wan, &encoder, first, latent_frames, &windows(rows, columns, window))?;
     let mut encoding = encoder.upper_encoder();
     let latents = features.iter().map(|features| encoding.next_latent(features)).collect::<Result<Vec<_>, _>>()?;
     Ok(Tensor::cat(&latents, 2)?)
@@ -62,14 +55,14 @@ fn encode_clip(bundle: &Bundle, first: &Tensor, latent_frames: usize) -> Result<
 
 /// The features of whole frames, from those of windows. // (1, channels, h, w) for each latent frame
 fn encode_features(
-    bundle: &Bundle,
+    wan: &Wan,
     encoder: &VaeEncoder,
     first: &Tensor,
     latent_frames: usize,
     windows: &[Window],
 ) -> Result<Vec<Tensor>> {
     let (_, colors, height, width) = first.dims4()?;
-    let factor = bundle.spatial_factor();
+    let factor = wan.sizes().spatial;
     let ranges = |axis: fn(&Window) -> Range<usize>| windows.iter().map(axis).collect::<Vec<_>>();
     let (rows, columns) = (ranges(|window| window.rows.clone()), ranges(|window| window.columns.clone()));
     let mut whole: Vec<Tensor> = Vec::new();
@@ -78,9 +71,9 @@ fn encode_features(
         let (h, w) = (window.rows.len(), window.columns.len());
         let part = first.narrow(2, top * factor, h * factor)?.narrow(3, left * factor, w * factor)?.contiguous()?;
         let grey =
-            Tensor::zeros((encoder.temporal_factor(), colors, h * factor, w * factor), DType::F32, bundle.device())?;
-        let down = Tensor::new(shares(&rows, &window.rows, 1), bundle.device())?.reshape((1, 1, h, 1))?;
-        let across = Tensor::new(shares(&columns, &window.columns, 1), bundle.device())?.reshape((1, 1, 1, w))?;
+            Tensor::zeros((encoder.temporal_factor(), colors, h * factor, w * factor), DType::F32, &wan.host.device)?;
+        let down = Tensor::new(shares(&rows, &window.rows, 1), &wan.host.device)?.reshape((1, 1, h, 1))?;
+        let across = Tensor::new(shares(&columns, &window.columns, 1), &wan.host.device)?.reshape((1, 1, 1, w))?;
         let mut encoding = encoder.lower_encoder();
         for frame in 0..latent_frames {
             let features = encoding.next_features(if frame == 0 { &part } else { &grey })?;
@@ -104,10 +97,9 @@ fn encode_features(
 }
 
 /// The features of a picture. // (1, tokens, dim)
-fn look_at(bundle: &Bundle, picture: &Picture, encoder: &Piece<clip::Config>) -> Result<Tensor> {
-    let Preprocessor { image_mean, image_std } = &bundle.pipeline().preprocessor;
+fn look_at(wan: &Wan, picture: &Picture, encoder: &Piece<clip::Config>) -> Result<Tensor> {
+    let Preprocessor { image_mean, image_std } = &wan.preprocessor;
     let square = picture.middle_square(encoder.config.image_size, Filter::Bicubic);
-    let dtype = bundle.dtype_of(&encoder.tensors);
-    let model = ClipVision::new(&encoder.config, Weights::new(&encoder.tensors, bundle.device(), dtype))?;
-    Ok(model.forward(&square.normalized(image_mean, image_std, bundle.device())?)?)
+    let model = ClipVision::new(&encoder.config, wan.host.weights(&encoder.tensors))?;
+    Ok(model.forward(&square.normalized(image_mean, image_std, &wan.host.device)?)?)
 }

@@ -1,0 +1,313 @@
+//! Wan2.1 and Wan2.2 TI2V-5B: video from text, or from text and a picture.
+
+mod picture;
+mod pieces;
+mod published;
+
+use std::sync::Arc;
+
+use candle_core::{DType, Tensor};
+use navicache_control::guidance::{Branch, Guidance};
+use navicache_control::schedule::Schedule;
+use navicache_control::solver::SolverKind;
+use navicache_models::image::clip;
+use navicache_models::text::umt5::{self, Umt5};
+use navicache_models::wan::tiling::{SMALLEST, Window, largest_window, windows};
+use navicache_models::wan::{PictureCond, Transformer, TransformerConfig, Vae, VaeConfig};
+use navicache_models::{Denoiser, Observed, Unit};
+use tokenizers::Tokenizer;
+
+use self::picture::condition_on;
+use self::pieces::Preprocessor;
+use self::published::Published;
+use super::{About, Causal, Conditions, Family, Host, Kept, Pictured, Steps, Text};
+use crate::decode::{Blend, DecodePlan, Film, Tiling};
+use crate::estimate::{self, Probe};
+use crate::generate::{Stage, Teller};
+use crate::layout::Piece;
+use crate::picture::Picture;
+use crate::prompt::{self, tokenize};
+use crate::request::{Defaults, Limits, Resolved};
+use crate::sampler::{Sampled, Start};
+use crate::scheduler::Scheduler;
+use crate::weights::{Component, Tensors};
+use crate::{Error, Request, Result};
+
+pub(super) const ABOUT: About = About {
+    name: "Wan",
+    components: &[Component::WanTransformer, Component::Umt5, Component::WanVae, Component::ClipVision],
+    pipelines: &["WanPipeline", "WanImageToVideoPipeline"],
+    read: pieces::read,
+};
+
+/// A Wan pipeline.
+struct Wan {
+    host: Host,
+    published: Published,
+    defaults: Defaults,
+    scheduler: Scheduler,
+    tokenizer: Tokenizer,
+    text_encoder: Piece<umt5::Config>,
+    transformer: Piece<TransformerConfig>,
+    vae: Piece<VaeConfig>,
+    image_encoder: Option<Piece<clip::Config>>,
+    preprocessor: Preprocessor,
+    transformer_model: Kept<Transformer>,
+    vae_model: Kept<Vae>,
+}
+
+impl Wan {
+    fn sizes(&self) -> Causal {
+        let (transformer, vae) = (&self.transformer.config, &self.vae.config);
+        Causal {
+            channels: transformer.out_channels,
+            temporal: vae.scale_factor_temporal(),
+            spatial: vae.scale_factor_spatial(),
+            patch: transformer.patch_size,
+            positions: transformer.rope_max_seq_len,
+        }
+    }
+
+    fn transformer(&self) -> Result<Arc<Transformer>> {
+        let Piece { config, tensors } = &self.transformer;
+        self.transformer_model.get(|| Ok(Transformer::new(config, self.host.weights(tensors))?))
+    }
+
+    fn vae(&self) -> Result<Arc<Vae>> {
+        let Piece { config, tensors } = &self.vae;
+        self.vae_model.get(|| Ok(Vae::new(config, self.host.weights_as_stored(tensors))?))
+    }
+
+    /// About the most bytes that decoding takes beside the weights, window by window of latents of a size.
+    fn decode_bytes(&self, window: &Window, [_, _, frames, rows, columns]: &[usize; 5]) -> u64 {
+        let config = &self.vae.config;
+        let widest = config.decoder_base_dim.unwrap_or(config.base_dim) * config.dim_mult.last().copied().unwrap_or(1);
+        let is_whole = window.rows.len() == *rows && window.columns.len() == *columns;
+        let features = if is_whole { 0 } else { 4 * frames * widest * rows * columns };
+        let (width, height, frames) = self.video_shape(&[1, 1, *frames, *rows, *columns]);
+        let pixels = 3 * width * height * frames;
+        config.decode_bytes(window.rows.len(), window.columns.len()) + (features + pixels) as u64
+    }
+}
+
+impl Family for Wan {
+    fn host(&self) -> &Host {
+        &self.host
+    }
+
+    fn weights(&self) -> Vec<(Stage, &Tensors)> {
+        let image_encoder = self.image_encoder.as_ref().map(|piece| (Stage::Picture, &piece.tensors));
+        let text = (Stage::Text, &self.text_encoder.tensors);
+        let others = [(Stage::Denoise, &self.transformer.tensors), (Stage::Decode, &self.vae.tensors)];
+        [text].into_iter().chain(image_encoder).chain(others).collect()
+    }
+
+    fn weights_mut(&mut self) -> Vec<(Stage, &mut Tensors)> {
+        let image_encoder = self.image_encoder.as_mut().map(|piece| (Stage::Picture, &mut piece.tensors));
+        let text = (Stage::Text, &mut self.text_encoder.tensors);
+        let others = [(Stage::Denoise, &mut self.transformer.tensors), (Stage::Decode, &mut self.vae.tensors)];
+        [text].into_iter().chain(image_encoder).chain(others).collect()
+    }
+
+    fn defaults(&self) -> &Defaults {
+        &self.defaults
+    }
+
+    fn limits(&self) -> Limits {
+        self.sizes().limits()
+    }
+
+    fn named_size(&self, request: &Request) -> Result<Option<(usize, usize)>> {
+        request.size_by_name(&self.defaults, &self.limits())
+    }
+
+    fn solver(&self) -> SolverKind {
+        self.scheduler.solver
+    }
+
+    fn shift(&self, _: usize, _: usize, _: usize) -> f64 {
+        self.scheduler.shift
+    }
+
+    fn check(&self, request: &Resolved, _: &mut Teller) -> Result<()> {
+        request.refuse_true_guidance("this model has no other guidance; take --guidance")?;
+        match (self.published, &request.image) {
+            (Published::Wan21, _) => request.refuse_picture(),
+            (Published::Wan21I2v, None) => Err(Error::Request {
+                what: "--image",
+                found: "(none)".to_string(),
+                expected: "this model starts from a picture; give one".to_string(),
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    fn schedule(&self, request: &Resolved) -> Result<Schedule> {
+        self.scheduler.schedule(request.solver, request.steps, request.shift)
+    }
+
+    fn branches(&self, request: &Resolved) -> Vec<(Branch, f64)> {
+        Guidance::from_scale(request.guidance).branches()
+    }
+
+    fn latents_shape(&self, width: usize, height: usize, frames: usize) -> [usize; 5] {
+        self.sizes().latents_shape(width, height, frames)
+    }
+
+    fn video_shape(&self, latents: &[usize; 5]) -> (usize, usize, usize) {
+        self.sizes().video_shape(latents)
+    }
+
+    fn patch(&self) -> [usize; 3] {
+        self.sizes().patch
+    }
+
+    fn tokens(&self, latents: &[usize; 5]) -> usize {
+        self.sizes().tokens(latents)
+    }
+
+    /// Each text is `max_sequence_length` tokens long, zero beyond its end.
+    fn encode(&self, request: &Resolved, branches: &[(Branch, f64)], teller: &mut Teller) -> Result<Vec<Text>> {
+        let Piece { config, tensors } = &self.text_encoder;
+        let encoder = Umt5::new(config, self.host.weights(tensors))?;
+        let longest = request.max_sequence_length;
+        let texts = request.prompts(branches).map(|prompt| {
+            let tokens = tokenize(&self.tokenizer, &prompt::clean(prompt), longest)?;
+            tokens.warn_if_cut(longest, "--max-sequence-length", teller);
+            let hidden = encoder.forward(&tokens.ids)?; // (1, ids, text dim)
+            let padding = longest - hidden.dim(1)?;
+            Ok(Text { hidden: hidden.pad_with_zeros(1, 0, padding)?, pooled: None })
+        });
+        texts.collect()
+    }
+
+    fn look_at(&self, picture: &Picture, request: &Resolved) -> Result<Pictured> {
+        condition_on(self, picture, request)
+    }
+
+    fn load_transformer(&self) -> Result<()> {
+        self.transformer().map(drop)
+    }
+
+    fn units(&self) -> Result<Vec<Unit>> {
+        Ok(self.transformer()?.units().to_vec())
+    }
+
+    fn width(&self) -> usize {
+        self.transformer.config.dim()
+    }
+
+    fn observed(&self) -> Observed {
+        Observed::Latents
+    }
+
+    /// A block holds its input, queries, keys, values, output and the feed-forward's middle at once, in f32.
+    fn activation_bytes(&self, tokens: usize) -> u64 {
+        let config = &self.transformer.config;
+        (tokens * (6 * config.dim() + config.ffn_dim) * 4) as u64
+    }
+
+    fn sample(&self, conditions: Conditions, steps: Steps, latents: Tensor) -> Result<Sampled> {
+        let transformer = self.transformer()?;
+        let pictured = &conditions.pictured;
+        let inputs = conditions.inputs(|_, text| Ok(transformer.cond_with_picture(&text.hidden, &pictured.cond)?))?;
+        steps.run(&*transformer, &inputs, Start { latents, still: pictured.still.clone() })
+    }
+
+    fn free_transformer(&self) {
+        self.transformer_model.free();
+    }
+
+    fn load_vae(&self) -> Result<()> {
+        self.vae().map(drop)
+    }
+
+    fn decode_plan(&self, latents: &[usize; 5], tiling: Tiling) -> DecodePlan {
+        let [_, _, _, rows, columns] = *latents;
+        let room = self.host.room();
+        let window = match tiling {
+            Tiling::Off => rows.max(columns),
+            Tiling::Pixels(pixels) => (pixels / self.sizes().spatial).max(SMALLEST),
+            Tiling::Auto => largest_window(rows, columns, |window| self.decode_bytes(window, latents) <= room),
+        };
+        let largest = windows(rows, columns, window).swap_remove(0);
+        DecodePlan::new(window, latents, self.sizes().spatial, self.decode_bytes(&largest, latents))
+    }
+
+    fn decode(&self, latents: &Tensor, frames: usize, plan: &DecodePlan, teller: &mut Teller) -> Result<Vec<u8>> {
+        let vae = self.vae()?;
+        let (_, _, _, rows, columns) = latents.dims5()?;
+        let windows = windows(rows, columns, plan.window);
+        let denormalized = vae.denormalize(latents)?;
+        let factor = self.sizes().spatial;
+        let mut film = Film::new(columns * factor, rows * factor, frames, teller);
+        if windows.len() == 1 {
+            let mut decoding = vae.decoder(&denormalized)?;
+            while let Some(chunk) = decoding.next_chunk()? {
+                film.push(&chunk)?;
+            }
+            return Ok(film.finish());
+        }
+        let features = vae.features(&denormalized)?;
+        for (index, window) in windows.iter().enumerate() {
+            let blend = Blend::new(&windows, window, factor);
+            let mut decoding = vae.window_decoder(&features, window.clone());
+            let mut first = 0;
+            while let Some(chunk) = decoding.next_chunk()? {
+                first = film.paste(&chunk, first, &blend)?;
+            }
+            film.tile_done(index, windows.len());
+        }
+        Ok(film.finish())
+    }
+
+    fn free_vae(&self) {
+        self.vae_model.free();
+    }
+
+    fn encoding_bytes(&self, stage: Stage, request: &Resolved) -> u64 {
+        const F32: usize = 4;
+        if stage == Stage::Picture {
+            let [_, _, _, rows, columns] = self.latents_shape(request.width, request.height, request.frames);
+            let encoding = self.vae.config.encode_bytes(rows, columns).min(self.host.room());
+            return self.vae.tensors.parameters() * F32 as u64 + encoding;
+        }
+        umt5_bytes(&self.text_encoder.config, request.max_sequence_length)
+    }
+
+    fn probe(&self, request: &Resolved, latents: &[usize; 5]) -> Result<Probe> {
+        let [_, _, frames, rows, columns] = *latents;
+        let zeros = |shape: &[usize]| Tensor::zeros(shape, DType::F32, &self.host.device);
+        let text = zeros(&[1, request.max_sequence_length, self.text_encoder.config.d_model])?;
+        let clip = self.image_encoder.as_ref().map(|piece| &piece.config);
+        let embedding = clip.map(|clip| zeros(&[1, clip.tokens(), clip.hidden_size])).transpose()?;
+        let config = &self.transformer.config;
+        let channels = match config.in_channels - config.out_channels {
+            0 => None,
+            channels => Some(zeros(&[1, channels, frames, rows, columns])?),
+        };
+        let transformer = self.transformer()?;
+        let cond = transformer.cond_with_picture(&text, &PictureCond { embedding, channels, still_frames: 0 })?;
+        estimate::probe(&*transformer, &cond, latents, self.tokens(latents), &self.host.device)
+    }
+
+    /// From a few latent frames of a small square.
+    fn decode_seconds(&self, latents: &[usize; 5]) -> Result<f64> {
+        let vae = self.vae()?;
+        let (_, _, frames) = self.video_shape(latents);
+        estimate::decode_seconds(latents, frames, 3, &self.host.device, |part, clock| {
+            let mut decoding = vae.decoder(&vae.denormalize(part)?)?;
+            while let Some(chunk) = decoding.next_chunk()? {
+                clock.chunk(&chunk)?;
+            }
+            Ok(())
+        })
+    }
+}
+
+/// Working bytes of a T5 encoder on so many tokens: activations, scores and one widened matrix.
+pub(super) fn umt5_bytes(config: &umt5::Config, tokens: usize) -> u64 {
+    const F32: usize = 4;
+    let width = 6 * config.d_model + 2 * config.d_ff + config.num_heads * tokens;
+    ((tokens * width + config.d_model * config.d_ff) * F32) as u64
+}
