@@ -11,6 +11,10 @@ pub enum Part {
     Whole,
     /// Attention among the video's tokens.
     SelfAttn,
+    /// Attention within each frame, in models that have it apart from that across frames.
+    SpatialAttn,
+    /// Attention across frames at each place, in the same models.
+    TemporalAttn,
     /// Attention to the text.
     CrossAttn,
     /// The feed-forward network.
