@@ -267,21 +267,20 @@ impl Denoiser for Transformer {
     }
 
     fn run_unit(&self, unit: usize, state: &mut State) -> Result<()> {
-        let Unit { block, part } = self.units[unit];
+        let Unit { block: i, part } = self.units[unit];
         let temporal = unit % PARTS.len() >= PARTS.len() / 2;
-        let blocks = if temporal { &self.temporal_blocks } else { &self.spatial_blocks };
-        let Block { attn, cross_attn, mlp, .. } = &blocks[block];
+        let block = if temporal { &self.temporal_blocks[i] } else { &self.spatial_blocks[i] };
         let change = match part {
-            Part::CrossAttn => cross_attn.to(&state.video, &state.cond.keys_values[block][temporal as usize])?,
-            Part::Mlp => blocks[block].gated(&mlp.forward(&blocks[block].modulated(state, 3)?)?, state, 5)?,
+            Part::CrossAttn => block.cross_attn.to(&state.video, &state.cond.keys_values[i][temporal as usize])?,
+            Part::Mlp => block.gated(&block.mlp.forward(&block.modulated(state, 3)?)?, state, 5)?,
             _ => {
-                let x = blocks[block].modulated(state, 0)?;
+                let (x, frames) = (block.modulated(state, 0)?, state.grid.frames);
                 let mixed = if temporal {
-                    attn.across_frames(&x, state.grid.frames, &state.rotations)?
+                    block.attn.across_frames(&x, frames, &state.rotations)?
                 } else {
-                    attn.within_frames(&x, state.grid.frames)?
+                    block.attn.within_frames(&x, frames)?
                 };
-                blocks[block].gated(&mixed, state, 2)?
+                block.gated(&mixed, state, 2)?
             }
         };
         state.video = (&state.video + change)?;
