@@ -9,6 +9,7 @@ mod error;
 pub mod hunyuan;
 pub mod image;
 pub mod nn;
+pub mod opensora;
 pub mod text;
 pub mod wan;
 mod weights;

@@ -47,7 +47,7 @@ pub enum Edge {
 #[derive(Debug, Clone)]
 pub struct CausalConv3d {
     kernel: Kernel,
-    bias: Tensor, // (out, 1, 1)
+    bias: Option<Tensor>, // (out, 1, 1)
 }
 
 /// What the frames so far owe to the outputs of the next ones, nearest first. // (out, h, w) each
@@ -62,8 +62,17 @@ impl CausalConv3d {
 
     /// The same with another edge.
     pub fn with_edge(inputs: usize, outputs: usize, time: usize, size: usize, edge: Edge, w: Weights) -> Result<Self> {
-        let weight = w.f32("weight", &[outputs, inputs, time, size, size])?;
-        Ok(CausalConv3d { kernel: Kernel::new(&weight, edge)?, bias: bias(outputs, &w)? })
+        let bias = Some(bias(outputs, &w)?);
+        Ok(CausalConv3d { bias, ..Self::of([outputs, inputs, time, size, size], edge, w)? })
+    }
+
+    /// The same without a bias, zeros beyond the edges.
+    pub fn without_bias(inputs: usize, outputs: usize, time: usize, size: usize, w: Weights) -> Result<Self> {
+        Self::of([outputs, inputs, time, size, size], Edge::Zeros, w)
+    }
+
+    fn of(shape: [usize; 5], edge: Edge, w: Weights) -> Result<Self> {
+        Ok(CausalConv3d { kernel: Kernel::new(&w.f32("weight", &shape)?, edge)?, bias: None })
     }
 
     /// The next frames of a clip: (frames, in, h, w) -> (frames, out, h, w). An empty state stands for the beginning of the clip.
@@ -84,7 +93,11 @@ impl CausalConv3d {
             outputs.push(owed.remove(0));
             state.0 = owed;
         }
-        Ok(Tensor::stack(&outputs, 0)?.broadcast_add(&self.bias)?)
+        let outputs = Tensor::stack(&outputs, 0)?;
+        Ok(match &self.bias {
+            Some(bias) => outputs.broadcast_add(bias)?,
+            None => outputs,
+        })
     }
 }
 

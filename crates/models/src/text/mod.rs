@@ -2,7 +2,12 @@
 
 pub mod clip;
 pub mod llama;
-pub mod umt5;
+pub mod t5;
+
+/// UMT5, which is T5 with a position bias of its own in every block.
+pub mod umt5 {
+    pub use super::t5::{Config, T5 as Umt5};
+}
 
 use crate::{Error, Result};
 

@@ -8,7 +8,8 @@ use candle_nn::rotary_emb::rope_i;
 
 use super::TransformerConfig;
 use crate::nn::{
-    Grid, LayerNorm, Linear, Modulation, RmsNorm, Rope3d, attention, patchify, sinusoid, split_heads, unpatchify,
+    Grid, LayerNorm, Linear, Modulation, RmsNorm, Rope3d, attention, by_runs, patchify, sinusoid, split_heads,
+    unpatchify,
 };
 use crate::{Denoiser, Error, Features, Part, Result, Signal, Unit, Weights};
 
@@ -67,16 +68,14 @@ struct KeysValues {
 /// A forward pass under way.
 pub struct State {
     video: Tensor, // (tokens, dim)
-    /// Usually one; two where the first frames are still.
-    times: Vec<Time>,
+    /// Tokens in a row that are told the same timestep. Usually one run; two where the first frames are still.
+    times: Vec<(usize, Time)>,
     rotations: Rotations,
     grid: Grid,
     cond: Cond,
 }
 
-/// Tokens in a row that are told the same timestep.
 struct Time {
-    tokens: usize,
     embedding: Tensor,   // (1, dim)
     modulations: Tensor, // (6, dim)
 }
@@ -183,7 +182,7 @@ impl Denoiser for Transformer {
         let parts = [(0.0, still * frame), (timestep, (grid.frames - still) * frame)];
         let times = parts.into_iter().filter(|(_, tokens)| *tokens > 0).map(|(timestep, tokens)| {
             let (embedding, modulations) = self.condition_embedder.time(timestep, &self.device)?;
-            Ok(Time { tokens, embedding, modulations })
+            Ok((tokens, Time { embedding, modulations }))
         });
         let (cos, sin) = self.rope.at(grid)?;
         Ok(State {
@@ -202,13 +201,13 @@ impl Denoiser for Transformer {
         // Shift, scale and gate of self-attention, then of the feed-forward. // (6, dim)
         let rows = |time: &Time| modulation.at(&time.modulations);
         let modulated = |norm: &LayerNorm, first: usize| {
-            by_time(x, &state.times, |x, time| {
+            by_runs(x, &state.times, |x, time| {
                 let rows = rows(time)?;
                 norm.modulated(x, &rows.get(first + 1)?, &rows.get(first)?)
             })
         };
         let gated =
-            |x: Tensor, row: usize| by_time(&x, &state.times, |x, time| Ok(x.broadcast_mul(&rows(time)?.get(row)?)?));
+            |x: Tensor, row: usize| by_runs(&x, &state.times, |x, time| Ok(x.broadcast_mul(&rows(time)?.get(row)?)?));
         let change = match part {
             Part::SelfAttn | Part::SpatialAttn | Part::TemporalAttn => {
                 gated(attn1.to_itself(&modulated(norm1, 0)?, &state.rotations)?, 2)?
@@ -217,14 +216,14 @@ impl Denoiser for Transformer {
                 let normalized = norm2.as_ref().map(|norm| norm.forward(x)).transpose()?;
                 attn2.to(normalized.as_ref().unwrap_or(x), &state.cond.keys_values[block])?
             }
-            Part::Mlp | Part::Whole => gated(ffn.forward(&modulated(norm3, 3)?)?, 5)?,
+            _ => gated(ffn.forward(&modulated(norm3, 3)?)?, 5)?,
         };
         state.video = (x + change)?;
         Ok(())
     }
 
     fn finish(&self, state: State) -> Result<Tensor> {
-        let x = by_time(&state.video, &state.times, |x, time| {
+        let x = by_runs(&state.video, &state.times, |x, time| {
             let rows = self.modulation.at(&time.embedding)?; // (2, dim): shift, scale
             self.norm_out.modulated(x, &rows.get(1)?, &rows.get(0)?)
         })?;
@@ -242,12 +241,12 @@ impl Denoiser for Transformer {
 
     /// Of tokens that are told different timesteps, those that are noise.
     fn signal(&self, signal: Signal, state: &State) -> Result<Tensor> {
-        let Some(time) = state.times.last() else { return Ok(state.video.clone()) };
+        let Some((_, time)) = state.times.last() else { return Ok(state.video.clone()) };
         match (signal, self.blocks.first()) {
             (Signal::TimeEmbedding, _) => Ok(time.embedding.clone()),
             (Signal::TimeProjection, _) => Ok(time.modulations.clone()),
             (Signal::ModulatedInput, None) => Ok(state.video.clone()),
-            (Signal::ModulatedInput, Some(block)) => by_time(&state.video, &state.times, |x, time| {
+            (Signal::ModulatedInput, Some(block)) => by_runs(&state.video, &state.times, |x, time| {
                 let rows = block.modulation.at(&time.modulations)?;
                 block.norm1.modulated(x, &rows.get(1)?, &rows.get(0)?)
             }),
@@ -261,20 +260,6 @@ impl Denoiser for Transformer {
     fn set_features(&self, state: &mut State, to: Features) {
         state.video = to.video;
     }
-}
-
-/// Applies something to the tokens of each timestep. // (tokens, n) -> (tokens, n)
-fn by_time(x: &Tensor, times: &[Time], f: impl Fn(&Tensor, &Time) -> Result<Tensor>) -> Result<Tensor> {
-    if let [time] = times {
-        return f(x, time);
-    }
-    let mut parts = Vec::with_capacity(times.len());
-    let mut first = 0;
-    for time in times {
-        parts.push(f(&x.narrow(0, first, time.tokens)?, time)?);
-        first += time.tokens;
-    }
-    Ok(Tensor::cat(&parts, 0)?)
 }
 
 /// A convolution whose stride is its kernel is a matrix product on patches.

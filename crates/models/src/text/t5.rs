@@ -1,6 +1,7 @@
-//! UMT5 encoder (Chung et al. 2023, arXiv 2304.09151): T5 with a relative position bias of its own in every layer.
+//! T5 v1.1 encoder (Raffel et al. 2019, arXiv 1910.10683), whose first block has a relative position bias that serves all, and UMT5 (Chung
+//! et al. 2023, arXiv 2304.09151), where every block has its own.
 //!
-//! Names and arithmetic follow transformers `UMT5EncoderModel`.
+//! Names and arithmetic follow transformers `T5EncoderModel` and `UMT5EncoderModel`.
 
 use candle_core::{Device, Tensor};
 use serde::Deserialize;
@@ -15,6 +16,7 @@ const PLACE: &str = "text_encoder/config.json";
 /// The fields of `config.json` that the encoder needs.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Config {
+    model_type: Option<String>,
     feed_forward_proj: String,
     /// Rows of the embedding.
     pub vocab_size: usize,
@@ -61,6 +63,7 @@ impl Config {
         let [buckets, num_heads] = dims(source, &format!("{layer}.0.SelfAttention.relative_attention_bias.weight"))?;
         let [d_ff, _] = dims(source, &format!("{layer}.1.DenseReluDense.wi_0.weight"))?;
         Ok(Config {
+            model_type: None,
             feed_forward_proj: "gated-gelu".to_string(),
             vocab_size,
             d_model,
@@ -75,29 +78,34 @@ impl Config {
     }
 
     fn check(&self) -> Result<()> {
+        let refuse = |field, found: String, expected: &str| {
+            Err(Error::Config { place: PLACE, field, found, expected: expected.to_string() })
+        };
+        if let Some(other) = self.model_type.as_deref().filter(|kind| !["t5", "umt5"].contains(kind)) {
+            return refuse("model_type", other.to_string(), "t5 or umt5");
+        }
         if self.feed_forward_proj != "gated-gelu" {
-            return Err(Error::Config {
-                place: PLACE,
-                field: "feed_forward_proj",
-                found: self.feed_forward_proj.clone(),
-                expected: "gated-gelu".to_string(),
-            });
+            return refuse("feed_forward_proj", self.feed_forward_proj.clone(), "gated-gelu");
         }
         let buckets = self.relative_attention_num_buckets;
         if buckets < 4 || self.relative_attention_max_distance <= buckets / 4 {
-            return Err(Error::Config {
-                place: PLACE,
-                field: "relative_attention_num_buckets",
-                found: buckets.to_string(),
-                expected: "at least 4, and less than four times relative_attention_max_distance".to_string(),
-            });
+            let expected = "at least 4, and less than four times relative_attention_max_distance";
+            return refuse("relative_attention_num_buckets", buckets.to_string(), expected);
         }
         Ok(())
+    }
+
+    /// Whether the first block's position bias serves all. A configuration that does not say leaves it to the weights.
+    fn shares_bias(&self, w: &Weights) -> bool {
+        match self.model_type.as_deref() {
+            Some(kind) => kind == "t5",
+            None => !w.contains("encoder.block.1.layer.0.SelfAttention.relative_attention_bias.weight"),
+        }
     }
 }
 
 /// The encoder.
-pub struct Umt5 {
+pub struct T5 {
     shared: Matrix, // (vocab, d)
     blocks: Vec<Block>,
     final_layer_norm: RmsNorm,
@@ -127,19 +135,23 @@ struct FeedForward {
     wo: Linear,
 }
 
-impl Umt5 {
-    /// Reads the weights of `UMT5EncoderModel`.
+impl T5 {
+    /// Reads the weights of `T5EncoderModel` or `UMT5EncoderModel`.
     pub fn new(config: &Config, w: Weights) -> Result<Self> {
         config.check()?;
         let embedding = ["shared", "encoder.embed_tokens"].map(|name| w.pp(name));
         let embedding = embedding.iter().find(|w| w.contains("weight")).unwrap_or(&embedding[0]);
         let shared = embedding.matrix("weight", &[config.vocab_size, config.d_model])?;
         let encoder = w.pp("encoder");
-        let blocks = (0..config.num_layers)
-            .map(|i| Block::new(config, encoder.pp("block").pp(i).pp("layer")))
-            .collect::<Result<Vec<_>>>()?;
+        let shares_bias = config.shares_bias(&w);
+        let mut blocks: Vec<Block> = Vec::with_capacity(config.num_layers);
+        for i in 0..config.num_layers {
+            let of_the_first =
+                blocks.first().filter(|_| shares_bias).map(|b| b.attention.relative_attention_bias.clone());
+            blocks.push(Block::new(config, of_the_first, encoder.pp("block").pp(i).pp("layer"))?);
+        }
         let final_layer_norm = RmsNorm::new(config.d_model, config.layer_norm_epsilon, encoder.pp("final_layer_norm"))?;
-        Ok(Umt5 { shared, blocks, final_layer_norm, config: config.clone(), device: w.device().clone() })
+        Ok(T5 { shared, blocks, final_layer_norm, config: config.clone(), device: w.device().clone() })
     }
 
     /// Hidden states of a prompt's token ids. Nothing is padded, so nothing needs a mask. // (1, ids, d_model), f32
@@ -181,11 +193,12 @@ fn bucket(distance: i64, buckets: usize, farthest: usize) -> u32 {
 }
 
 impl Block {
-    fn new(config: &Config, w: Weights) -> Result<Self> {
+    /// `bias`: of another block, if this one has none of its own.
+    fn new(config: &Config, bias: Option<Tensor>, w: Weights) -> Result<Self> {
         let norm = |i: usize| RmsNorm::new(config.d_model, config.layer_norm_epsilon, w.pp(i).pp("layer_norm"));
         Ok(Block {
             attention_norm: norm(0)?,
-            attention: SelfAttention::new(config, w.pp(0).pp("SelfAttention"))?,
+            attention: SelfAttention::new(config, bias, w.pp(0).pp("SelfAttention"))?,
             feed_forward_norm: norm(1)?,
             feed_forward: FeedForward::new(config, w.pp(1).pp("DenseReluDense"))?,
         })
@@ -198,7 +211,7 @@ impl Block {
 }
 
 impl SelfAttention {
-    fn new(config: &Config, w: Weights) -> Result<Self> {
+    fn new(config: &Config, bias: Option<Tensor>, w: Weights) -> Result<Self> {
         let inner = config.num_heads * config.d_kv;
         let inward = |name: &str| Linear::without_bias(config.d_model, inner, w.pp(name));
         let table = [config.relative_attention_num_buckets, config.num_heads];
@@ -207,7 +220,10 @@ impl SelfAttention {
             k: inward("k")?,
             v: inward("v")?,
             o: Linear::without_bias(inner, config.d_model, w.pp("o"))?,
-            relative_attention_bias: w.f32("relative_attention_bias.weight", &table)?,
+            relative_attention_bias: match bias {
+                Some(bias) => bias,
+                None => w.f32("relative_attention_bias.weight", &table)?,
+            },
             heads: config.num_heads,
         })
     }
