@@ -3,6 +3,7 @@
 //! A family is a folder here and a line in [`FAMILIES`].
 
 pub(crate) mod hunyuan;
+pub(crate) mod opensora;
 pub(crate) mod wan;
 
 use std::ops::ControlFlow;
@@ -13,6 +14,7 @@ use navicache_control::cache::{Guarded, Run};
 use navicache_control::guidance::Branch;
 use navicache_control::schedule::Schedule;
 use navicache_control::solver::{SolverKind, StepPlan};
+use navicache_models::text::t5;
 use navicache_models::{Denoiser, Observed, Unit};
 
 use crate::decode::{DecodePlan, Tiling};
@@ -28,7 +30,7 @@ use crate::weights::{Component, Folder, Role, Tensors};
 use crate::{Error, Request, Result, machine};
 
 /// All families.
-const FAMILIES: [&About; 2] = [&wan::ABOUT, &hunyuan::ABOUT];
+const FAMILIES: [&About; 3] = [&wan::ABOUT, &hunyuan::ABOUT, &opensora::ABOUT];
 
 /// A family, before anything of it is read.
 pub(crate) struct About {
@@ -318,6 +320,13 @@ impl Causal {
         let [patch_t, patch_h, patch_w] = self.patch;
         (frames / patch_t) * (height / patch_h) * (width / patch_w)
     }
+}
+
+/// Working bytes of a T5 encoder on so many tokens: activations, scores and one widened matrix.
+fn t5_bytes(config: &t5::Config, tokens: usize) -> u64 {
+    const F32: usize = 4;
+    let width = 6 * config.d_model + 2 * config.d_ff + config.num_heads * tokens;
+    ((tokens * width + config.d_model * config.d_ff) * F32) as u64
 }
 
 fn least_common_multiple(a: usize, b: usize) -> usize {

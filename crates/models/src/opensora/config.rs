@@ -277,6 +277,19 @@ impl VaeConfig {
         latent_frames / micro * self.micro_frame_size + latent_frames % micro * self.time_factor()
     }
 
+    /// About the most bytes that decoding latents takes beside the weights: a chunk of all frames at the size of the latents, or a frame
+    /// before the convolution that follows its last doubling.
+    pub fn decode_bytes(&self, rows: usize, columns: usize, latent_frames: usize) -> u64 {
+        const F32: usize = 4;
+        const COPIES: usize = 4;
+        let frames = latent_frames.min(self.micro_latent_frames()) * self.time_factor();
+        let over_time = 2 * self.vae_temporal.widths().iter().min().copied().unwrap_or(1) * frames * rows * columns;
+        let widths = &self.vae_2d_config.block_out_channels;
+        let widest = widths.get(1).or(widths.first()).copied().unwrap_or(1);
+        let in_frame = widest * rows * columns * self.space_factor() * self.space_factor();
+        (over_time.max(in_frame) * COPIES * F32) as u64
+    }
+
     /// Refuses what would load but compute something else, or not at all.
     pub fn check(&self) -> Result<()> {
         let refuse = |field, found: String, expected: &str| {

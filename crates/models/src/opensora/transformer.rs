@@ -10,7 +10,7 @@ use super::TransformerConfig;
 use crate::nn::{
     Grid, LayerNorm, Linear, Modulation, RmsNorm, attention, by_runs, patchify, sinusoid, split_heads, unpatchify,
 };
-use crate::{Denoiser, Error, Features, Part, Result, Signal, Unit, Weights};
+use crate::{Denoiser, Error, Features, Observed, Part, Result, Signal, Unit, Weights};
 
 /// Width of the sinusoids of a timestep and of a frame rate.
 const FREQUENCIES: usize = 256;
@@ -240,6 +240,10 @@ impl Denoiser for Transformer {
         self.config.hidden_size
     }
 
+    fn observed(&self) -> Observed {
+        Observed::Tokens
+    }
+
     /// Frames that no whole number of patches fills are continued with zeros.
     fn begin(&self, latents: &Tensor, timestep: f64, cond: &Cond) -> Result<State> {
         let (_, _, _, height, width) = latents.dims5()?;
@@ -291,7 +295,8 @@ impl Denoiser for Transformer {
         let out = self.final_layer.forward(&state)?; // (tokens, pf * ph * pw * channels)
         let out = unpatchify(&out, self.config.out_channels(), self.config.patch_size, state.grid)?;
         let velocity = out.narrow(1, 0, self.config.in_channels)?;
-        Ok(velocity.narrow(3, 0, state.height)?.narrow(4, 0, state.width)?.contiguous()?)
+        // The network predicts the way from noise to data; a velocity here is that from data to noise, as of every other model.
+        Ok(velocity.narrow(3, 0, state.height)?.narrow(4, 0, state.width)?.neg()?)
     }
 
     /// Only the mask of frames has the latents' shape.

@@ -11,7 +11,7 @@ use navicache_control::guidance::{Branch, Guidance};
 use navicache_control::schedule::Schedule;
 use navicache_control::solver::SolverKind;
 use navicache_models::image::clip;
-use navicache_models::text::umt5::{self, Umt5};
+use navicache_models::text::t5::{self, T5};
 use navicache_models::wan::tiling::{SMALLEST, Window, largest_window, windows};
 use navicache_models::wan::{PictureCond, Transformer, TransformerConfig, Vae, VaeConfig};
 use navicache_models::{Denoiser, Observed, Unit};
@@ -20,7 +20,7 @@ use tokenizers::Tokenizer;
 use self::picture::condition_on;
 use self::pieces::Preprocessor;
 use self::published::Published;
-use super::{About, Causal, Conditions, Family, Host, Kept, Pictured, Steps, Text};
+use super::{About, Causal, Conditions, Family, Host, Kept, Pictured, Steps, Text, t5_bytes};
 use crate::decode::{Blend, DecodePlan, Film, Tiling};
 use crate::estimate::{self, Probe};
 use crate::generate::{Stage, Teller};
@@ -47,7 +47,7 @@ struct Wan {
     defaults: Defaults,
     scheduler: Scheduler,
     tokenizer: Tokenizer,
-    text_encoder: Piece<umt5::Config>,
+    text_encoder: Piece<t5::Config>,
     transformer: Piece<TransformerConfig>,
     vae: Piece<VaeConfig>,
     image_encoder: Option<Piece<clip::Config>>,
@@ -169,7 +169,7 @@ impl Family for Wan {
     /// Each text is `max_sequence_length` tokens long, zero beyond its end.
     fn encode(&self, request: &Resolved, branches: &[(Branch, f64)], teller: &mut Teller) -> Result<Vec<Text>> {
         let Piece { config, tensors } = &self.text_encoder;
-        let encoder = Umt5::new(config, self.host.weights(tensors))?;
+        let encoder = T5::new(config, self.host.weights(tensors))?;
         let longest = request.max_sequence_length;
         let texts = request.prompts(branches).map(|prompt| {
             let tokens = tokenize(&self.tokenizer, &prompt::clean(prompt), longest)?;
@@ -272,7 +272,7 @@ impl Family for Wan {
             let encoding = self.vae.config.encode_bytes(rows, columns).min(self.host.room());
             return self.vae.tensors.parameters() * F32 as u64 + encoding;
         }
-        umt5_bytes(&self.text_encoder.config, request.max_sequence_length)
+        t5_bytes(&self.text_encoder.config, request.max_sequence_length)
     }
 
     fn probe(&self, request: &Resolved, latents: &[usize; 5]) -> Result<Probe> {
@@ -303,11 +303,4 @@ impl Family for Wan {
             Ok(())
         })
     }
-}
-
-/// Working bytes of a T5 encoder on so many tokens: activations, scores and one widened matrix.
-pub(super) fn umt5_bytes(config: &umt5::Config, tokens: usize) -> u64 {
-    const F32: usize = 4;
-    let width = 6 * config.d_model + 2 * config.d_ff + config.num_heads * tokens;
-    ((tokens * width + config.d_model * config.d_ff) * F32) as u64
 }

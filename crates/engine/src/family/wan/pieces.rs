@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use navicache_models::image::clip;
-use navicache_models::text::umt5;
+use navicache_models::text::t5;
 use navicache_models::wan::{TransformerConfig, VaeConfig};
 use tokenizers::Tokenizer;
 
@@ -23,7 +23,7 @@ pub(super) struct Pieces {
     defaults: Option<Defaults>,
     scheduler: Option<Scheduler>,
     tokenizer: Option<Tokenizer>,
-    text_encoder: Option<Piece<umt5::Config>>,
+    text_encoder: Option<Piece<t5::Config>>,
     transformer: Option<Piece<TransformerConfig>>,
     vae: Option<Piece<VaeConfig>>,
     image_encoder: Option<Piece<clip::Config>>,
@@ -97,7 +97,7 @@ impl Pieces {
                 if let Some(tokenizer) = tokenizer::from_weights(&found)? {
                     self.tokenizer.get_or_insert(tokenizer);
                 }
-                let config = umt5::Config::from_weights(&found.tensors)?;
+                let config = t5::Config::from_weights(&found.tensors)?;
                 self.text_encoder = Some(Piece { config, tensors: found.tensors });
             }
             Component::WanVae => {
@@ -164,7 +164,7 @@ fn diffusers(folder: &Folder, parts: &Parts) -> Result<Pieces> {
         true => folder.json(DEFAULTS_FILE)?,
         false => published.defaults(transformer.num_layers, scheduler.shift),
     };
-    let text_encoder: umt5::Config = config(folder, "text_encoder", "model_type", "umt5")?;
+    let text_encoder: t5::Config = config(folder, "text_encoder", "model_type", "umt5")?;
     let has_image_encoder = published == Published::Wan21I2v;
     let image_encoder: Option<clip::Config> =
         has_image_encoder.then(|| folder.json("image_encoder/config.json")).transpose()?;
