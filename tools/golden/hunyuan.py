@@ -1,4 +1,4 @@
-"""Writes crates/engine/tests/golden/hunyuan/: random parts of a HunyuanVideo pipeline and what the reference implementation makes of them.
+"""Writes crates/engine/tests/golden/hunyuan/: a random HunyuanVideo pipeline and what the reference implementation makes of it.
 
     pip install torch==2.11.0 diffusers==0.42.1 transformers==5.23.0 && python tools/golden/hunyuan.py
 
@@ -8,18 +8,54 @@ import json
 import shutil
 
 import torch
-from diffusers import AutoencoderKLHunyuanVideo, HunyuanVideoTransformer3DModel
+from diffusers import (AutoencoderKLHunyuanVideo, FlowMatchEulerDiscreteScheduler, HunyuanVideoPipeline,
+                       HunyuanVideoTransformer3DModel)
 from safetensors.torch import save_file
-from transformers import CLIPTextConfig, CLIPTextModel, LlamaConfig, LlamaModel
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+from transformers import (CLIPTextConfig, CLIPTextModel, CLIPTokenizer, LlamaConfig, LlamaModel,
+                          PreTrainedTokenizerFast)
 
 from pipeline import ROOT, fill
 
 OUT = ROOT / "crates/engine/tests/golden/hunyuan"
+PROMPT, NEGATIVE = "a Red circle, bouncing  on niño's desk 42!", "blue"
+SEED, STEPS, FEW = 7, 50, 8
+LENGTH = 600  # the tokenizer knows letters only, and so makes many tokens of the template
 SKIPPED = 2  # the reference takes the hidden states before the last two layers
 
 
 def randn(seed, *shape):
     return torch.randn(*shape, generator=torch.Generator("cpu").manual_seed(seed))
+
+
+def byte_level():
+    """Bytes as characters, in the order that the vocabularies have them."""
+    return sorted(pre_tokenizers.ByteLevel.alphabet())
+
+
+def llama_tokenizer(path):
+    special = ["<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]
+    tokenizer = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(byte_level())}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(special)
+    begin = tokenizer.token_to_id(special[0])
+    tokenizer.post_processor = processors.TemplateProcessing(single=f"{special[0]} $A", special_tokens=[(special[0], begin)])
+    path.mkdir()
+    tokenizer.save(str(path / "tokenizer.json"))
+    return PreTrainedTokenizerFast(tokenizer_file=str(path / "tokenizer.json"), bos_token=special[0], eos_token=special[1], pad_token=special[1],
+                                   padding_side="right", model_max_length=LENGTH)
+
+
+def clip_tokenizer(path):
+    """In the two files that the published pipeline has: a vocabulary and merges."""
+    tokens = byte_level() + [c + "</w>" for c in byte_level()]
+    merges = [("c", "i"), ("r", "e"), ("re", "d</w>"), ("ci", "r"), ("o", "n</w>")]
+    tokens += ["".join(pair) for pair in merges] + ["<|startoftext|>", "<|endoftext|>"]
+    path.mkdir()
+    (path / "vocab.json").write_text(json.dumps({t: i for i, t in enumerate(tokens)}, ensure_ascii=False))
+    (path / "merges.txt").write_text("#version: 0.2\n" + "\n".join(" ".join(pair) for pair in merges) + "\n")
+    return CLIPTokenizer(vocab=str(path / "vocab.json"), merges=str(path / "merges.txt"), model_max_length=77)
 
 
 def main():
@@ -28,10 +64,10 @@ def main():
     dit = HunyuanVideoTransformer3DModel(in_channels=4, out_channels=4, num_attention_heads=2, attention_head_dim=20, num_layers=2, num_single_layers=2,
                                          num_refiner_layers=2, patch_size=2, patch_size_t=1, guidance_embeds=True, text_embed_dim=24,
                                          pooled_projection_dim=16, rope_axes_dim=(4, 8, 8)).eval()
-    llama = LlamaModel(LlamaConfig(vocab_size=64, hidden_size=24, intermediate_size=40, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=2,
+    llama = LlamaModel(LlamaConfig(vocab_size=261, hidden_size=24, intermediate_size=40, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=2,
                                    hidden_act="silu", rms_norm_eps=1e-5, rope_theta=500000.0)).eval()
-    clip = CLIPTextModel(CLIPTextConfig(vocab_size=64, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
-                                        max_position_embeddings=12, hidden_act="quick_gelu", bos_token_id=62, eos_token_id=63, pad_token_id=63)).eval()
+    clip = CLIPTextModel(CLIPTextConfig(vocab_size=519, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
+                                        max_position_embeddings=77, hidden_act="quick_gelu", bos_token_id=517, eos_token_id=518, pad_token_id=518)).eval()
     vae = AutoencoderKLHunyuanVideo(latent_channels=4, block_out_channels=(4, 8, 8, 8), layers_per_block=1, norm_num_groups=2, scaling_factor=0.476986).eval()
     index = {"vae": fill("vae", vae), "transformer": fill("transformer", dit), "text_encoder": fill("text_encoder", llama), "text_encoder_2": fill("text_encoder_2", clip)}
     dit.save_config(OUT / "transformer")
@@ -40,17 +76,34 @@ def main():
     clip.config.save_pretrained(OUT / "text_encoder_2")
     (OUT / "index.json").write_text(json.dumps(index, indent=0) + "\n")
 
+    tokenizer, tokenizer_2 = llama_tokenizer(OUT / "tokenizer"), clip_tokenizer(OUT / "tokenizer_2")
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=7.0)
+    scheduler.save_pretrained(OUT / "scheduler")
+    pipe = HunyuanVideoPipeline(text_encoder=llama, tokenizer=tokenizer, transformer=dit, vae=vae, scheduler=scheduler, text_encoder_2=clip,
+                                tokenizer_2=tokenizer_2)
+    pipe.save_config(OUT)
+    pipe.set_progress_bar_config(disable=True)
+
     expected = {}
     with torch.no_grad():
+        def run(steps, **options):
+            return pipe(prompt=PROMPT, height=32, width=48, num_frames=9, num_inference_steps=steps, guidance_scale=6.0, max_sequence_length=LENGTH,
+                        output_type="latent", generator=torch.Generator("cpu").manual_seed(SEED), **options).frames
+
+        expected["pipeline.latents"] = run(STEPS)
+        expected["pipeline.true_guidance"] = run(FEW, negative_prompt=NEGATIVE, true_cfg_scale=3.0)
+        expected["pipeline.clip_ids"] = tokenizer_2(PROMPT, return_tensors="pt").input_ids[0]
+        expected["pipeline.frames"] = pipe.video_processor.postprocess_video(vae.decode(expected["pipeline.latents"] / 0.476986).sample, output_type="pt")[0]
+        expected["pipeline.frames"] = (expected["pipeline.frames"] * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
         # Padded as the reference pads; what is kept is what belongs to the text.
         ids = torch.tensor([[1, 9, 33, 5, 17, 60, 2]])
         padded = torch.nn.functional.pad(ids, (0, 5), value=3)
         mask = torch.tensor([[1] * 7 + [0] * 5])
         expected["llama.ids"] = ids[0]
         expected["llama.hidden"] = llama(padded, attention_mask=mask, output_hidden_states=True).hidden_states[-(SKIPPED + 1)][:, :7]
-        ids = torch.tensor([[62, 5, 40, 11, 63]])
+        ids = torch.tensor([[517, 5, 40, 11, 518]])
         expected["clip.ids"] = ids[0]
-        expected["clip.pooled"] = clip(torch.nn.functional.pad(ids, (0, 7), value=63)).pooler_output
+        expected["clip.pooled"] = clip(torch.nn.functional.pad(ids, (0, 7), value=518)).pooler_output
         latents = randn(5, 1, 4, 7, 3, 4)
         for frames in (1, 4, 5, 7):
             expected[f"vae.frames.{frames}"] = vae.decode(latents[:, :, :frames]).sample

@@ -185,7 +185,8 @@ pub struct Replayed {
 pub fn replay(trace: &Trace, method: &dyn Method) -> Result<Replayed, String> {
     let run = trace.run();
     let cut = method.try_start(&run)?.asks().spans.as_ref().map(|spans| spans.cut.clone()).unwrap_or_default();
-    let mut measures = FromTrace { trace, cut, blocks: run.block_count(), units: run.units.len() };
+    let middle = run.blocks(0..run.block_count() / 2).end;
+    let mut measures = FromTrace { trace, cut, middle, units: run.units.len() };
     let played = play(&run, method, &mut measures);
     let mut error = Some(0.0);
     for step in 0..run.steps.len() {
@@ -203,7 +204,8 @@ struct FromTrace<'a> {
     trace: &'a Trace,
     /// The policy's own cut.
     cut: Vec<Span>,
-    blocks: usize,
+    /// Units of the first half of the blocks.
+    middle: usize,
     units: usize,
 }
 
@@ -211,10 +213,9 @@ impl FromTrace<'_> {
     /// The recorded span that stands for one of the policy's: all blocks, first blocks, or any others.
     fn recorded(&self, span: usize) -> usize {
         let Span { units, since, .. } = &self.cut[span];
-        let per_block = self.units / self.blocks.max(1);
         match (*since, units.end) {
             (0, end) if end == self.units => ALL_BLOCKS,
-            (0, end) if end <= (self.blocks / 2) * per_block => FIRST_BLOCK,
+            (0, end) if end <= self.middle => FIRST_BLOCK,
             _ => MIDDLE_BLOCK,
         }
     }
@@ -280,7 +281,7 @@ mod tests {
     use super::*;
     use crate::cache::CacheSpec;
     use crate::cache::{Measure, Part};
-    use crate::trace::{Header, LAGS, TraceStep, VERSION, named};
+    use crate::trace::{Header, LAGS, Stack, TraceStep, VERSION, named};
 
     /// A trace whose subjects are numbers that follow a function of the step.
     fn trace(steps: usize, f: impl Fn(usize) -> f64) -> Trace {
@@ -315,8 +316,7 @@ mod tests {
             prompt: "x".to_string(),
             seed: 0,
             branches: vec![Branch::Cond, Branch::Uncond],
-            blocks: 4,
-            parts: vec![Part::SelfAttn, Part::CrossAttn, Part::Mlp],
+            stacks: vec![Stack { blocks: 4, parts: vec![Part::SelfAttn, Part::CrossAttn, Part::Mlp] }],
             lags: LAGS,
         };
         Trace { header, steps: (0..steps).map(step).collect() }

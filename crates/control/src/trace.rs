@@ -15,7 +15,7 @@ use crate::guidance::Branch;
 use crate::schedule::{Sigma, Step, Timestep};
 
 /// Version of the format. It grows when a field changes its meaning or goes away.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// Earlier steps that distances of features are recorded to, if nothing else is asked for; those of latents to three times as many.
 pub const LAGS: usize = 8;
 
@@ -56,12 +56,34 @@ pub struct Header {
     pub seed: u64,
     /// The branches of every step, in order.
     pub branches: Vec<Branch>,
-    /// Number of blocks.
-    pub blocks: usize,
-    /// Units of every block.
-    pub parts: Vec<Part>,
+    /// The blocks of the model, from the first to the last.
+    pub stacks: Vec<Stack>,
     /// Earlier steps that distances of features are recorded to.
     pub lags: usize,
+}
+
+/// Blocks in a row that have the same units.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stack {
+    /// How many.
+    pub blocks: usize,
+    /// Units of each.
+    pub parts: Vec<Part>,
+}
+
+impl Stack {
+    /// The stacks of a model's units.
+    pub fn of(units: &[Unit]) -> Vec<Stack> {
+        let mut stacks: Vec<Stack> = Vec::new();
+        for block in units.chunk_by(|a, b| a.block == b.block) {
+            let parts: Vec<Part> = block.iter().map(|unit| unit.part).collect();
+            match stacks.last_mut().filter(|last| last.parts == parts) {
+                Some(last) => last.blocks += 1,
+                None => stacks.push(Stack { blocks: 1, parts }),
+            }
+        }
+        stacks
+    }
 }
 
 /// One step of a trace.
@@ -80,13 +102,14 @@ pub struct TraceStep {
 impl Trace {
     /// The run that was recorded.
     pub fn run(&self) -> Run {
-        let unit = |block: usize| self.header.parts.iter().map(move |&part| Unit { block, part });
+        let blocks = self.header.stacks.iter().flat_map(|stack| std::iter::repeat_n(&stack.parts, stack.blocks));
+        let units = blocks.enumerate().flat_map(|(block, parts)| parts.iter().map(move |&part| Unit { block, part }));
         let step = |s: &TraceStep| Step { timestep: Timestep(s.timestep), sigma: Sigma(s.sigma) };
         Run {
             family: self.header.family.clone(),
             steps: self.steps.iter().map(step).collect(),
             branches: self.header.branches.clone(),
-            units: (0..self.header.blocks).flat_map(unit).collect(),
+            units: units.collect(),
         }
     }
 

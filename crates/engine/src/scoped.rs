@@ -110,7 +110,7 @@ impl<'a, D: Denoiser> Scoped<'a, D> {
             },
         };
         if done.ran != Ran::Reused {
-            self.keep_prediction(branch, entry, &done.body, cond)?;
+            self.keep_prediction(branch, entry, &done, cond)?;
             let learn = self.asks.branch.as_ref().map(|q| q.to_learn.clone()).unwrap_or_default();
             let learned = self
                 .meter
@@ -275,14 +275,15 @@ impl<'a, D: Denoiser> Scoped<'a, D> {
         let Some(question) = &self.asks.step else { return Ok(Seen::default()) };
         let (gaps, others): (Vec<Quantity>, Vec<Quantity>) =
             question.to_learn.iter().partition(|q| q.subject == Subject::Gap);
-        // Tokens are observed on all branches together.
+        // Tokens are observed on all branches together, latents on the first.
         let together = if self.denoiser.observed() == Observed::Tokens { predicted.len() } else { 1 };
-        let bodies: Vec<&Tensor> = predicted[..together].iter().map(|p| &p.body).collect();
+        let computed = |p: &&Predicted| together == 1 || p.ran != Ran::Reused;
+        let bodies: Vec<&Tensor> = predicted[..together].iter().filter(computed).map(|p| &p.body).collect();
         let mut learned = self
             .meter
             .see(place(at, inputs[0].branch), &others, &mut |subject| of_predictions(subject, entry, &bodies))?;
         if predicted.len() > 1 && predicted.iter().all(|p| p.ran != Ran::Reused) {
-            let gap = (&predicted[1].body - &predicted[0].body)?;
+            let gap = (&predicted[1].output - &predicted[0].output)?;
             let seen = self.meter.see(place(at, inputs[1].branch), &gaps, &mut |_| Ok(Some(vec![gap.clone()])))?;
             learned.extend(seen.iter());
         }
@@ -316,14 +317,17 @@ impl<'a, D: Denoiser> Scoped<'a, D> {
     ) -> Result<Predicted> {
         let value = self.recall(at, input.branch, approx)?;
         let onto = |base: &Tensor| Ok::<_, Error>((base + &value[0])?);
+        if let (Kept::Gap, Some(cond)) = (approx.kept(at.scope), cond) {
+            let output = onto(&cond.output)?; // a gap is one of velocities, whatever else is observed
+            return Ok(Predicted::new(output.clone(), output, Ran::Reused, 0));
+        }
         let state = match self.denoiser.observed() {
             Observed::Latents => None,
             Observed::Tokens => Some(self.denoiser.begin(x, at.timestep.0, &input.cond)?),
         };
-        let body = match (approx.kept(at.scope), cond, &state) {
-            (Kept::Gap, Some(cond), _) => onto(&cond.body)?,
-            (Kept::Prediction(Form::Residual), _, None) => onto(x)?,
-            (Kept::Prediction(Form::Residual), _, Some(state)) => onto(&self.denoiser.features(state).video)?,
+        let body = match (approx.kept(at.scope), &state) {
+            (Kept::Prediction(Form::Residual), None) => onto(x)?,
+            (Kept::Prediction(Form::Residual), Some(state)) => onto(&self.denoiser.features(state).video)?,
             _ => value[0].clone(),
         };
         let output = match state {
@@ -350,9 +354,10 @@ impl<'a, D: Denoiser> Scoped<'a, D> {
         &mut self,
         branch: Branch,
         entry: &Tensor,
-        body: &Tensor,
+        done: &Predicted,
         cond: Option<&Predicted>,
     ) -> Result<()> {
+        let Predicted { body, output, .. } = done;
         if self.store.wants(Kept::Prediction(Form::Residual)) {
             self.store.keep(branch, Kept::Prediction(Form::Residual), vec![(body - entry)?]);
         }
@@ -361,7 +366,7 @@ impl<'a, D: Denoiser> Scoped<'a, D> {
         }
         // A difference to something made up is no difference of two predictions.
         if let Some(cond) = cond.filter(|p| p.ran != Ran::Reused && self.store.wants(Kept::Gap)) {
-            self.store.keep(branch, Kept::Gap, vec![(body - &cond.body)?]);
+            self.store.keep(branch, Kept::Gap, vec![(output - &cond.output)?]);
         }
         Ok(())
     }
@@ -435,7 +440,7 @@ fn subtract(a: &Value, b: &Value) -> Result<Value> {
 fn grid<D: Denoiser>(denoiser: &D, latents: &Tensor) -> Result<[usize; 3]> {
     let (_, _, frames, height, width) = latents.dims5()?;
     let [pf, ph, pw] = denoiser.patch();
-    Ok([frames / pf, height / ph, width / pw])
+    Ok([frames.div_ceil(pf), height.div_ceil(ph), width.div_ceil(pw)])
 }
 
 /// The low frequencies of the prediction for latents of which every `frames`-th frame and every `size`-th row and column are taken.

@@ -62,7 +62,7 @@ pub(crate) fn clip(vocabulary: &[u8], merges: &[u8]) -> Result<Tokenizer, String
     });
     let id = |token: &str| vocabulary.get(token).copied().ok_or_else(|| format!("a CLIP tokenizer without {token}"));
     let (begin, end) = (id(BEGIN)?, id(END)?);
-    let model: BPE = serde_json::from_value(serde_json::json!({
+    let model = serde_json::json!({
         "type": "BPE",
         "vocab": vocabulary,
         "merges": pairs.collect::<Result<Vec<(String, String)>, String>>()?,
@@ -71,8 +71,8 @@ pub(crate) fn clip(vocabulary: &[u8], merges: &[u8]) -> Result<Tokenizer, String
         "continuing_subword_prefix": "",
         "dropout": null,
         "fuse_unk": false,
-    }))
-    .map_err(|e| e.to_string())?;
+    });
+    let model: BPE = serde_json::from_str(&model.to_string()).map_err(|e| e.to_string())?;
     let words = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+";
     let words =
         Split::new(SplitPattern::Regex(words.to_string()), SplitDelimiterBehavior::Removed, true).map_err(text)?;

@@ -5,10 +5,9 @@ use std::io::{BufRead, BufReader};
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use navicache_control::cache::Part;
 use navicache_control::guidance::Branch;
 use navicache_control::predict::Series;
-use navicache_control::trace::{Header, LAGS_MAX, Recorder, Trace, TraceStep, VERSION};
+use navicache_control::trace::{Header, LAGS_MAX, Recorder, Stack, Trace, TraceStep, VERSION};
 
 use crate::generate::{Denoised, Destination, Event, Teller, denoise};
 use crate::{Bundle, Error, Request, Result, WholeFile};
@@ -24,7 +23,6 @@ pub fn record(
     let request = &Request { cache: Some("none".parse()?), ..request.clone() };
     let Denoised { resolved, run, sampled, .. } =
         denoise(bundle, request, Some(recorder), Destination::Latents, &mut teller)?;
-    let parts: Vec<Part> = run.units.iter().filter(|unit| unit.block == 0).map(|unit| unit.part).collect();
     let header = Header {
         trace: VERSION,
         model: bundle.name().to_string(),
@@ -32,8 +30,7 @@ pub fn record(
         prompt: resolved.prompt,
         seed: resolved.seed,
         branches: run.branches.clone(),
-        blocks: run.block_count(),
-        parts,
+        stacks: Stack::of(&run.units),
         lags: recorder.lags,
     };
     let branch = |name: &str| run.branches.iter().copied().find(|branch| branch.name() == name);
@@ -89,14 +86,19 @@ fn read_trace(reader: impl BufRead, path: &Path) -> Result<Trace> {
     if header.trace != VERSION {
         return Err(wrong(0, format!("trace format {}, expected {VERSION}", header.trace)));
     }
-    if header.branches.is_empty() || header.blocks == 0 || header.parts.is_empty() || header.lags == 0 {
-        return Err(wrong(0, "branches, blocks, parts and lags: expected at least one of each".to_string()));
+    let empty = |stack: &Stack| stack.blocks == 0 || stack.parts.is_empty();
+    let nothing = header.branches.is_empty() || header.stacks.is_empty() || header.stacks.iter().any(empty);
+    if nothing || header.lags == 0 {
+        return Err(wrong(
+            0,
+            "branches, stacks, their blocks and parts, lags: expected at least one of each".to_string(),
+        ));
     }
-    if header.blocks > BLOCKS_MAX || header.parts.len() > PARTS_MAX || header.lags > LAGS_MAX {
+    let blocks = header.stacks.iter().fold(0usize, |sum, stack| sum.saturating_add(stack.blocks));
+    let parts = header.stacks.iter().map(|stack| stack.parts.len()).max().unwrap_or(0);
+    if blocks > BLOCKS_MAX || parts > PARTS_MAX || header.lags > LAGS_MAX {
         let reason = format!(
-            "{} blocks of {} parts, {} lags: expected at most {BLOCKS_MAX}, {PARTS_MAX} and {LAGS_MAX}",
-            header.blocks,
-            header.parts.len(),
+            "{blocks} blocks of {parts} parts, {} lags: expected at most {BLOCKS_MAX}, {PARTS_MAX} and {LAGS_MAX}",
             header.lags
         );
         return Err(wrong(0, reason));

@@ -1,5 +1,7 @@
 //! Every cache method on a real model: the embedded one, at a small size.
 
+mod methods;
+
 use std::ops::ControlFlow;
 use std::sync::OnceLock;
 
@@ -9,6 +11,8 @@ use navicache_engine::control::replay::replay;
 use navicache_engine::control::strip::Ran;
 use navicache_engine::control::trace::{Recorder, Trace};
 use navicache_engine::{Bundle, Error, LoadOptions, Request, Video, cache_argument, generate, save_preset, trace};
+
+use methods::{EAGER, OFF};
 
 const STEPS: usize = 14;
 
@@ -35,34 +39,6 @@ fn make(cache: &str) -> Video {
 fn numbers(latents: &Tensor) -> Vec<f32> {
     latents.flatten_all().unwrap().to_vec1().unwrap()
 }
-
-/// A setting of every method that reuses something in a short run.
-const EAGER: &[&str] = &[
-    "easycache,threshold=0.3,warmup_steps=3",
-    "navicache,threshold=0.3,align_steps=3",
-    "navicache,threshold=0.3,align_steps=3,reuse=from_cond",
-    "precisecache,threshold=1.5",
-    "precisecache,threshold=0,cached_blocks=0.4",
-    "mixcache,threshold=5",
-    "mixcache,threshold=5,granularity=cfg",
-    "mixcache,threshold=5,granularity=block",
-    "teacache,threshold=0.3",
-    "magcache,threshold=0.3",
-    "pab",
-    "fbcache,threshold=0.2",
-    "dbcache,threshold=0.2,reuse=taylor",
-    "taylorseer",
-    "taylorseer,level=features",
-    "taylorseer,level=units,order=2,interval=2",
-    "fastercache",
-    "fastercache:published",
-    "dicache,threshold=0.15",
-    "seacache,threshold=0.5",
-    "tafc,threshold=0.5,warmup_steps=3",
-    "bwcache,threshold=1,run=0.2",
-    "adacache,threshold=5",
-    "trend,threshold=0.02",
-];
 
 #[test]
 fn every_method_counts_what_ran() {
@@ -96,24 +72,7 @@ fn every_method_counts_what_ran() {
 #[test]
 fn computing_everything_in_spans_is_the_plain_forward_bit_for_bit() {
     let plain = make("none");
-    for cache in [
-        "taylorseer,level=units,interval=1",
-        "taylorseer,level=features,interval=1",
-        "pab,self_range=1,cross_range=1",
-        "fbcache,threshold=0",
-        "dbcache,threshold=0",
-        "dicache,threshold=0",
-        "seacache,threshold=0",
-        "bwcache,threshold=0",
-        "adacache,threshold=0",
-        "precisecache,threshold=0",
-        "mixcache,threshold=0",
-        "teacache,threshold=0",
-        "magcache,threshold=0",
-        "tafc,threshold=0",
-        "fastercache,attention_interval=1,uncond_interval=1",
-        "trend,threshold=0",
-    ] {
+    for cache in OFF {
         let video = make(cache);
         assert_eq!(video.report.totals.units_reused, 0, "{cache}");
         assert_eq!(numbers(&video.latents), numbers(&plain.latents), "{cache}");

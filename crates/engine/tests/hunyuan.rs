@@ -1,7 +1,9 @@
-//! The parts of HunyuanVideo against the reference implementation (diffusers and transformers, f32, CPU), on the same random weights.
+//! HunyuanVideo, its parts and the whole, against the reference implementation (diffusers and transformers, f32, CPU), on the same random
+//! weights.
 
 mod tiny;
 
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
@@ -12,6 +14,7 @@ use navicache_engine::models::text::llama::{self, Llama};
 use navicache_engine::models::{Denoiser, Weights};
 use navicache_engine::noise;
 use navicache_engine::weights::Tensors;
+use navicache_engine::{Bundle, LoadOptions, Request, Tiling, Video, generate};
 use serde::de::DeserializeOwned;
 use tempfile::TempDir;
 
@@ -60,7 +63,7 @@ fn llama_before_its_last_two_layers() {
     let (config, files): (llama::Config, _) = component("text_encoder");
     let encoder = Llama::new(&config, 2, Weights::new(&files, &Device::Cpu, None)).unwrap();
     is_close(&encoder.forward(&ids("llama.ids")).unwrap(), "llama.hidden");
-    assert!(encoder.forward(&[64]).unwrap_err().to_string().contains("vocab_size 64"));
+    assert!(encoder.forward(&[261]).unwrap_err().to_string().contains("vocab_size 261"));
 }
 
 #[test]
@@ -68,7 +71,7 @@ fn clip_text() {
     let (config, files): (clip::Config, _) = component("text_encoder_2");
     let encoder = ClipText::new(&config, Weights::new(&files, &Device::Cpu, None)).unwrap();
     is_close(&encoder.forward(&ids("clip.ids")).unwrap(), "clip.pooled");
-    assert!(encoder.forward(&[1; 13]).unwrap_err().to_string().contains("1 to 12"));
+    assert!(encoder.forward(&[1; 78]).unwrap_err().to_string().contains("1 to 77"));
 }
 
 #[test]
@@ -124,4 +127,49 @@ fn a_forward_is_its_units() {
     let numbers = |t: Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
     let whole = transformer.forward(&latents, 500.0, &cond).unwrap();
     assert_eq!(numbers(transformer.finish(state).unwrap()), numbers(whole));
+}
+
+/// The prompt of the script.
+fn request() -> Request {
+    Request {
+        size: Some((48, 32)),
+        frames: Some(9),
+        seed: Some(7),
+        max_sequence_length: Some(600),
+        cache: Some("none".parse().unwrap()),
+        tile: Tiling::Off,
+        ..Request::new("a Red circle, bouncing  on niño's desk 42!")
+    }
+}
+
+fn make(request: &Request) -> Video {
+    let bundle = Bundle::open(FOLDER.path().to_str().unwrap(), &LoadOptions::default()).unwrap();
+    generate(&bundle, request, &mut |_| ControlFlow::Continue(())).unwrap()
+}
+
+#[test]
+fn the_whole_pipeline() {
+    let video = make(&request());
+    assert_eq!((video.report.request.steps, video.report.request.guidance, video.report.request.shift), (50, 6.0, 7.0));
+    assert_eq!(video.report.totals.forwards_computed, 50, "one branch");
+    is_close(&video.latents, "pipeline.latents");
+    let frames = expected("pipeline.frames").flatten_all().unwrap().to_vec1::<u8>().unwrap();
+    assert_eq!(video.frames.len(), frames.len());
+    assert!(video.frames.iter().zip(frames).all(|(&a, b)| a.abs_diff(b) <= 1));
+}
+
+#[test]
+fn true_guidance_is_a_second_branch() {
+    let request =
+        Request { negative_prompt: Some("blue".to_string()), true_guidance: Some(3.0), steps: Some(8), ..request() };
+    let video = make(&request);
+    assert_eq!(video.report.totals.forwards_computed, 16);
+    is_close(&video.latents, "pipeline.true_guidance");
+}
+
+#[test]
+fn what_is_not_heard_is_said() {
+    let request = Request { negative_prompt: Some("blue".to_string()), steps: Some(1), ..request() };
+    let warnings = make(&request).report.warnings;
+    assert!(warnings.iter().any(|warning| warning.contains("--true-guidance")), "{warnings:?}");
 }

@@ -47,6 +47,32 @@ pub fn pipeline_of(golden: &Path) -> TempDir {
     folder
 }
 
+/// An Open-Sora 1.2 pipeline: three folders, as its repositories are.
+pub fn opensora() -> TempDir {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/tests/golden/opensora");
+    let configs: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(golden.join("configs.json")).unwrap()).unwrap();
+    let mut index = index_in(&golden);
+    // As many rows as the tokenizer has tokens.
+    index.get_mut("text_encoder").unwrap().get_mut("shared.weight").unwrap()[0] = 128;
+    let folder = tempfile::tempdir().unwrap();
+    for (component, name) in
+        [("transformer", "OpenSora-STDiT-v3"), ("vae", "OpenSora-VAE-v1.2"), ("text_encoder", "t5-v1_1-xxl")]
+    {
+        let place = folder.path().join(name);
+        std::fs::create_dir(&place).unwrap();
+        std::fs::write(place.join("config.json"), configs[component].to_string()).unwrap();
+        let shapes = index[component].iter();
+        write(
+            &place.join("model.safetensors"),
+            shapes.map(|(name, shape)| (name.clone(), shape.clone(), values(component, name, shape))),
+        );
+    }
+    let tokenizer = self::golden().join("tokenizer/tokenizer.json");
+    std::fs::copy(tokenizer, folder.path().join("t5-v1_1-xxl/tokenizer.json")).unwrap();
+    folder
+}
+
 /// Writes f32 tensors: name, shape, values.
 pub fn write(path: &Path, tensors: impl Iterator<Item = (String, Vec<usize>, Vec<f32>)>) {
     let bytes: Vec<(String, Vec<usize>, Vec<u8>)> = tensors

@@ -1,2 +1,4 @@
 //! stand-in
-pub(super) fn prepare(prompt: &str) -> Result<String, String> { Ok(prompt.to_lowercase()) }
+pub(super) fn prepare(prompt: &str) -> Result<String, String> {
+    Ok(prompt.to_lowercase())
+}

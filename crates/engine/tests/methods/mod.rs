@@ -1,0 +1,51 @@
+//! Settings of every cache method.
+
+/// A setting of every method that reuses something in a short run.
+pub const EAGER: &[&str] = &[
+    "easycache,threshold=0.3,warmup_steps=3",
+    "navicache,threshold=0.3,align_steps=3",
+    "navicache,threshold=0.3,align_steps=3,reuse=from_cond",
+    "precisecache,threshold=1.5",
+    "precisecache,threshold=0,cached_blocks=0.4",
+    "mixcache,threshold=5",
+    "mixcache,threshold=5,granularity=cfg",
+    "mixcache,threshold=5,granularity=block",
+    "teacache,threshold=0.3",
+    "magcache,threshold=0.3",
+    "pab",
+    "fbcache,threshold=0.2",
+    "dbcache,threshold=0.2,reuse=taylor",
+    "taylorseer",
+    "taylorseer,level=features",
+    "taylorseer,level=units,order=2,interval=2",
+    "fastercache",
+    "fastercache:published",
+    "dicache,threshold=0.15",
+    "seacache,threshold=0.5",
+    "tafc,threshold=0.5,warmup_steps=3",
+    "bwcache,threshold=1,run=0.2",
+    "adacache,threshold=5",
+    "trend,threshold=0.02",
+];
+
+/// Settings that reuse nothing, whatever they see.
+pub const OFF: &[&str] = &[
+    "taylorseer,level=units,interval=1",
+    "taylorseer,level=features,interval=1",
+    "pab,self_range=1,temporal_range=1,cross_range=1,mlp_blocks=0",
+    "fbcache,threshold=0",
+    "dbcache,threshold=0",
+    "dicache,threshold=0",
+    "seacache,threshold=0",
+    "bwcache,threshold=0",
+    "adacache,threshold=0",
+    "precisecache,threshold=0",
+    "mixcache,threshold=0",
+    "teacache,threshold=0",
+    "magcache,threshold=0",
+    "tafc,threshold=0",
+    "fastercache,attention_interval=1,uncond_interval=1",
+    "trend,threshold=0",
+    "navicache,threshold=0,align_steps=0",
+    "easycache,threshold=0,warmup_steps=0",
+];
