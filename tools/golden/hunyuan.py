@@ -4,10 +4,12 @@
 
 As in pipeline.py, weights are not stored but follow from their names.
 """
+import inspect
 import json
 import shutil
 
 import torch
+from diffusers.loaders import single_file_utils
 from diffusers import (AutoencoderKLHunyuanVideo, FlowMatchEulerDiscreteScheduler, HunyuanVideoPipeline,
                        HunyuanVideoTransformer3DModel)
 from safetensors.torch import save_file
@@ -26,6 +28,57 @@ SKIPPED = 2  # the reference takes the hidden states before the last two layers
 
 def randn(seed, *shape):
     return torch.randn(*shape, generator=torch.Generator("cpu").manual_seed(seed))
+
+
+def authors(config):
+    """The transformer under the authors' names, and as diffusers converts it."""
+    dim, head = config.num_attention_heads * config.attention_head_dim, config.attention_head_dim
+    shapes = {}
+
+    def linear(name, rows, columns):
+        shapes[f"{name}.weight"], shapes[f"{name}.bias"] = [rows, columns], [rows]
+
+    shapes["img_in.proj.weight"], shapes["img_in.proj.bias"] = [dim, config.in_channels, 1, 2, 2], [dim]
+    for name in ("time_in", "guidance_in", "txt_in.t_embedder"):
+        linear(f"{name}.mlp.0", dim, 256)
+        linear(f"{name}.mlp.2", dim, dim)
+    linear("vector_in.in_layer", dim, config.pooled_projection_dim)
+    linear("vector_in.out_layer", dim, dim)
+    linear("txt_in.input_embedder", dim, config.text_embed_dim)
+    linear("txt_in.c_embedder.linear_1", dim, config.text_embed_dim)
+    linear("txt_in.c_embedder.linear_2", dim, dim)
+    for i in range(config.num_refiner_layers):
+        block = f"txt_in.individual_token_refiner.blocks.{i}"
+        for norm in ("norm1", "norm2"):
+            shapes[f"{block}.{norm}.weight"], shapes[f"{block}.{norm}.bias"] = [dim], [dim]
+        for name, rows, columns in (("self_attn_qkv", 3 * dim, dim), ("self_attn_proj", dim, dim), ("mlp.fc1", 4 * dim, dim),
+                                    ("mlp.fc2", dim, 4 * dim), ("adaLN_modulation.1", 2 * dim, dim)):
+            linear(f"{block}.{name}", rows, columns)
+    for i in range(config.num_layers):
+        for stream in ("img", "txt"):
+            block = f"double_blocks.{i}.{stream}"
+            for name, rows, columns in (("mod.linear", 6 * dim, dim), ("attn_qkv", 3 * dim, dim), ("attn_proj", dim, dim), ("mlp.fc1", 4 * dim, dim),
+                                        ("mlp.fc2", dim, 4 * dim)):
+                linear(f"{block}_{name}", rows, columns)
+            shapes[f"{block}_attn_q_norm.weight"] = shapes[f"{block}_attn_k_norm.weight"] = [head]
+    for i in range(config.num_single_layers):
+        block = f"single_blocks.{i}"
+        linear(f"{block}.linear1", 7 * dim, dim)
+        linear(f"{block}.linear2", dim, 5 * dim)
+        linear(f"{block}.modulation.linear", 3 * dim, dim)
+        shapes[f"{block}.q_norm.weight"] = shapes[f"{block}.k_norm.weight"] = [head]
+    linear("final_layer.linear", config.out_channels * 4, dim)
+    linear("final_layer.adaLN_modulation.1", 2 * dim, dim)
+
+    holder = torch.nn.ParameterDict()
+    named = {name: torch.nn.Parameter(torch.empty(shape)) for name, shape in shapes.items()}
+    holder.named_parameters = named.items
+    fill("authors", holder)
+    # Its width is written into the converter.
+    source = inspect.getsource(single_file_utils.convert_hunyuan_video_transformer_to_diffusers).replace("3072", str(dim))
+    scope = {"torch": torch}
+    exec(source, scope)
+    return shapes, scope["convert_hunyuan_video_transformer_to_diffusers"]({name: p.detach() for name, p in named.items()})
 
 
 def byte_level():
@@ -74,6 +127,7 @@ def main():
     vae.save_config(OUT / "vae")
     llama.config.save_pretrained(OUT / "text_encoder")
     clip.config.save_pretrained(OUT / "text_encoder_2")
+    index["authors"], converted = authors(dit.config)
     (OUT / "index.json").write_text(json.dumps(index, indent=0) + "\n")
 
     tokenizer, tokenizer_2 = llama_tokenizer(OUT / "tokenizer"), clip_tokenizer(OUT / "tokenizer_2")
@@ -114,6 +168,9 @@ def main():
         for t in (999, 421, 3):
             expected[f"transformer.{t}"] = dit(randn(1, 1, 4, 3, 4, 6), torch.tensor([t]), text, mask, randn(3, 1, 16), torch.tensor([6000.0]),
                                                return_dict=False)[0]
+        dit.load_state_dict(converted, strict=True)
+        expected["authors.421"] = dit(randn(1, 1, 4, 3, 4, 6), torch.tensor([421]), randn(2, 1, 9, 24), torch.ones(1, 9), randn(3, 1, 16),
+                                      torch.tensor([6000.0]), return_dict=False)[0]
     save_file({k: v.contiguous() for k, v in expected.items()}, OUT / "expected.safetensors",
               metadata={"torch": torch.__version__, "diffusers": __import__("diffusers").__version__,
                         "transformers": __import__("transformers").__version__, "script": "tools/golden/hunyuan.py"})

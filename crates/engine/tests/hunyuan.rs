@@ -173,3 +173,42 @@ fn what_is_not_heard_is_said() {
     let warnings = make(&request).report.warnings;
     assert!(warnings.iter().any(|warning| warning.contains("--true-guidance")), "{warnings:?}");
 }
+
+/// The transformer in the authors' file, as diffusers converts it, and in ComfyUI's.
+#[test]
+fn other_names_of_the_transformer() {
+    let folder = tempfile::tempdir().unwrap();
+    let shapes = tiny::index_in(&golden()).remove("authors").unwrap();
+    let (config, _): (TransformerConfig, _) = component("transformer");
+    let like_flux = |name: &str| {
+        let name = name.replace("_mod.linear", "_mod.lin").replace("modulation.linear", "modulation.lin");
+        let name = name.replace("_attn_qkv", "_attn.qkv").replace("_attn_proj", "_attn.proj");
+        let name = name.replace("attn_q_norm.weight", "attn.norm.query_norm.scale");
+        let name = name.replace("attn_k_norm.weight", "attn.norm.key_norm.scale");
+        let name = name.replace(".q_norm.weight", ".norm.query_norm.scale");
+        let name = name.replace(".k_norm.weight", ".norm.key_norm.scale");
+        let name = name.replace("mlp.fc1", "mlp.0").replace("mlp.fc2", "mlp.2");
+        let name = name.replace("_in.mlp.0", "_in.in_layer").replace("_in.mlp.2", "_in.out_layer");
+        let name =
+            name.replace("t_embedder.mlp.0", "t_embedder.in_layer").replace("t_embedder.mlp.2", "t_embedder.out_layer");
+        let name = name.replace("c_embedder.linear_1", "c_embedder.in_layer");
+        format!("model.diffusion_model.{}", name.replace("c_embedder.linear_2", "c_embedder.out_layer"))
+    };
+    let names: [(&str, &dyn Fn(&str) -> String); 2] =
+        [("authors.safetensors", &|name| name.to_string()), ("comfyui.safetensors", &like_flux)];
+    for (file, renamed) in names {
+        let path = folder.path().join(file);
+        let tensors = shapes.iter();
+        tiny::write(
+            &path,
+            tensors.map(|(name, shape)| (renamed(name), shape.clone(), tiny::values("authors", name, shape))),
+        );
+        let (recognised, tensors) = Tensors::recognised(&[path]).unwrap();
+        assert_eq!(recognised.component.to_string(), "a HunyuanVideo transformer");
+        let found = TransformerConfig::from_weights(&tensors).unwrap();
+        assert_eq!((found.num_layers, found.num_single_layers, found.rope_axes_dim), (2, 2, config.rope_axes_dim));
+        let transformer = Transformer::new(&found, Weights::new(&tensors, &Device::Cpu, None)).unwrap();
+        let cond = transformer.cond(&randn(2, &[1, 9, 24]), &randn(3, &[1, 16]), 6.0).unwrap();
+        is_close(&transformer.forward(&randn(1, &[1, 4, 3, 4, 6]), 421.0, &cond).unwrap(), "authors.421");
+    }
+}

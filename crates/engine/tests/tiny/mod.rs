@@ -23,7 +23,8 @@ pub fn index() -> BTreeMap<String, Shapes> {
     index_in(&golden())
 }
 
-fn index_in(golden: &Path) -> BTreeMap<String, Shapes> {
+/// The same of others.
+pub fn index_in(golden: &Path) -> BTreeMap<String, Shapes> {
     serde_json::from_slice(&std::fs::read(golden.join("index.json")).unwrap()).unwrap()
 }
 
