@@ -1,4 +1,0 @@
-//! stand-in
-pub(super) fn prepare(prompt: &str) -> Result<String, String> {
-    Ok(prompt.to_lowercase())
-}
