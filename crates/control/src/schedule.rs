@@ -176,6 +176,18 @@ mod tests {
     }
 
     #[test]
+    fn open_sora_as_published() {
+        // hpcaitech/Open-Sora v1.2, `timestep_transform` in f32: 480p 9:16, 51 frames, 30 steps
+        let shift = (480.0 * 854.0 / (512.0 * 512.0f64)).sqrt() * 15f64.sqrt();
+        let steps = flow_even(30, shift, 1000).unwrap().steps;
+        for (i, expected) in
+            [(0, 1000.0), (1, 992.930), (2, 985.466), (10, 906.422), (20, 707.736), (28, 257.023), (29, 143.105)]
+        {
+            assert!((steps[i].timestep.0 - expected).abs() < 1e-3, "{i}: {:?}", steps[i]);
+        }
+    }
+
+    #[test]
     fn nonsense_is_refused() {
         assert_eq!(flow_unipc(0, 3.0, 1000), Err(ScheduleError::NoSteps));
         assert_eq!(flow_dpmpp(5, 0.0, 1000), Err(ScheduleError::Shift { found: 0.0 }));

@@ -194,9 +194,7 @@ fn other_names_of_the_transformer() {
         let name = name.replace("c_embedder.linear_1", "c_embedder.in_layer");
         format!("model.diffusion_model.{}", name.replace("c_embedder.linear_2", "c_embedder.out_layer"))
     };
-    let names: [(&str, &dyn Fn(&str) -> String); 2] =
-        [("authors.safetensors", &|name| name.to_string()), ("comfyui.safetensors", &like_flux)];
-    for (file, renamed) in names {
+    let check = |file: &str, renamed: &dyn Fn(&str) -> String| {
         let path = folder.path().join(file);
         let tensors = shapes.iter();
         tiny::write(
@@ -210,5 +208,86 @@ fn other_names_of_the_transformer() {
         let transformer = Transformer::new(&found, Weights::new(&tensors, &Device::Cpu, None)).unwrap();
         let cond = transformer.cond(&randn(2, &[1, 9, 24]), &randn(3, &[1, 16]), 6.0).unwrap();
         is_close(&transformer.forward(&randn(1, &[1, 4, 3, 4, 6]), 421.0, &cond).unwrap(), "authors.421");
-    }
+    };
+    check("authors.safetensors", &|name| name.to_string());
+    check("comfyui.safetensors", &like_flux);
+}
+
+/// llama.cpp's names, and its order of the rows of queries and keys: those of a head that turn together stand together.
+#[test]
+fn llama_as_gguf_files_have_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("llama.safetensors");
+    let (config, _): (llama::Config, _) = component("text_encoder");
+    let shapes = tiny::index_in(&golden()).remove("text_encoder").unwrap();
+    let tensors = shapes.iter().map(|(name, shape)| {
+        let values = tiny::values("text_encoder", name, shape);
+        let head_rows = config.hidden_size / config.num_attention_heads;
+        let turned = name.contains("q_proj") || name.contains("k_proj");
+        let values = if turned {
+            let rows: Vec<&[f32]> = values.chunks(shape[1]).collect();
+            let heads = rows.chunks(head_rows);
+            let half = head_rows / 2;
+            heads.flat_map(|rows| (0..half).flat_map(|i| [rows[i], rows[i + half]])).flatten().copied().collect()
+        } else {
+            values
+        };
+        let renamed = [
+            ("embed_tokens", "token_embd"),
+            ("layers", "blk"),
+            ("input_layernorm", "attn_norm"),
+            ("self_attn.q_proj", "attn_q"),
+            ("self_attn.k_proj", "attn_k"),
+            ("self_attn.v_proj", "attn_v"),
+            ("self_attn.o_proj", "attn_output"),
+            ("post_attention_layernorm", "ffn_norm"),
+            ("mlp.gate_proj", "ffn_gate"),
+            ("mlp.up_proj", "ffn_up"),
+            ("mlp.down_proj", "ffn_down"),
+        ];
+        let name = renamed.iter().fold(name.clone(), |name, (from, to)| name.replace(from, to));
+        (if name == "norm.weight" { "output_norm.weight".to_string() } else { name }, shape.clone(), values)
+    });
+    tiny::write(&path, tensors);
+    let (recognised, tensors) = Tensors::recognised(&[path]).unwrap();
+    assert_eq!(recognised.component.to_string(), "a LLaMA text encoder");
+    let found = llama::Config::from_weights(&tensors, Some(&config), llama::Pairs::Neighbours).unwrap();
+    let encoder = Llama::new(&found, 2, Weights::new(&tensors, &Device::Cpu, None)).unwrap();
+    is_close(&encoder.forward(&ids("llama.ids")).unwrap(), "llama.hidden");
+}
+
+/// A LoRA for a matrix that the authors have as one changes each of its parts.
+#[test]
+fn lora_of_several_matrices_in_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let dim = 40;
+    let lora = |file: &str, modules: &[(&str, std::ops::Range<usize>)]| {
+        let path = folder.path().join(file);
+        let up = tiny::values("lora", "up", &[7 * dim, 2]);
+        let tensors = modules.iter().flat_map(|(module, rows)| {
+            let part = up[rows.start * 2..rows.end * 2].to_vec();
+            [
+                (format!("{module}.lora_up.weight"), vec![rows.len(), 2], part),
+                (format!("{module}.lora_down.weight"), vec![2, dim], tiny::values("lora", "down", &[2, dim])),
+            ]
+        });
+        tiny::write(&path, tensors);
+        let options = LoadOptions { loras: vec![path.to_str().unwrap().parse().unwrap()], ..LoadOptions::default() };
+        let bundle = Bundle::open(FOLDER.path().to_str().unwrap(), &options).unwrap();
+        let video = generate(&bundle, &Request { steps: Some(2), ..request() }, &mut |_| ControlFlow::Continue(()));
+        video.unwrap().latents.flatten_all().unwrap().to_vec1::<f32>().unwrap()
+    };
+    let apart = lora(
+        "apart.safetensors",
+        &[
+            ("transformer.single_transformer_blocks.1.attn.to_q", 0..dim),
+            ("transformer.single_transformer_blocks.1.attn.to_k", dim..2 * dim),
+            ("transformer.single_transformer_blocks.1.attn.to_v", 2 * dim..3 * dim),
+            ("transformer.single_transformer_blocks.1.proj_mlp", 3 * dim..7 * dim),
+        ],
+    );
+    assert_eq!(lora("authors.safetensors", &[("diffusion_model.single_blocks.1.linear1", 0..7 * dim)]), apart);
+    assert_eq!(lora("kohya.safetensors", &[("lora_unet_single_blocks_1_linear1", 0..7 * dim)]), apart);
+    let plain = make(&Request { steps: Some(2), ..request() });
+    assert_ne!(plain.latents.flatten_all().unwrap().to_vec1::<f32>().unwrap(), apart);
 }

@@ -152,7 +152,7 @@ pub(crate) fn add(tensors: &mut Tensors, lora: &Lora) -> Result<Vec<String>> {
     let count = modules.len();
     for (module, parts) in modules {
         match names.canonical(&module) {
-            Some(canonical) => change(tensors, &canonical, parts, lora.weight)
+            Some(canonical) => change_all(tensors, canonical, parts, lora.weight)
                 .map_err(|reason| wrong(format!("{module}: {reason}")))?,
             None => unknown.push(module),
         }
@@ -162,6 +162,36 @@ pub(crate) fn add(tensors: &mut Tensors, lora: &Lora) -> Result<Vec<String>> {
         return Err(wrong(format!("none of its {count} modules is in this model; the first is {first}")));
     }
     Ok(unknown)
+}
+
+/// Changes one module, or several that the LoRA has as one: its rows are theirs, one after another.
+fn change_all(tensors: &mut Tensors, modules: &[String], parts: Parts, weight: f64) -> Result<(), String> {
+    let [first, others @ ..] = modules else { return Ok(()) };
+    if others.is_empty() {
+        return change(tensors, first, parts, weight);
+    }
+    let mut begin = 0;
+    for module in modules {
+        let shape = tensors.entry_mut(&format!("{module}.weight")).map(|entry| entry.stored.shape.clone());
+        let rows = shape.and_then(|shape| shape.first().copied()).unwrap_or(0);
+        let part = |tensor: &Option<Tensor>| -> Result<Option<Tensor>, String> {
+            let narrowed = tensor.as_ref().map(|tensor| tensor.narrow(0, begin, rows)?.contiguous()).transpose();
+            narrowed.map_err(|_| format!("expected rows for {} modules, found {tensor:?}", modules.len()))
+        };
+        let of_module = Parts {
+            down: parts.down.clone(),
+            up: part(&parts.up)?,
+            alpha: parts.alpha,
+            weight: part(&parts.weight)?,
+            bias: part(&parts.bias)?,
+        };
+        change(tensors, module, of_module, weight)?;
+        begin += rows;
+    }
+    match parts.up.map(|up| up.dims().first().copied().unwrap_or(0)) {
+        Some(found) if found != begin => Err(format!("expected {begin} rows, found {found}")),
+        _ => Ok(()),
+    }
 }
 
 fn change(tensors: &mut Tensors, module: &str, parts: Parts, weight: f64) -> Result<(), String> {
@@ -218,41 +248,30 @@ fn read(file: &WeightFile, name: &str, stored: &Stored) -> Result<Tensor> {
     Ok(Tensor::from_vec(values, stored.shape.as_slice(), &Device::Cpu)?)
 }
 
-/// The modules of a model by the names that LoRA files give them.
-struct Names {
-    /// With `_` for `.`, as kohya's scripts write them.
-    flat: BTreeMap<String, String>,
-    canonical: Vec<String>,
-}
+/// The modules of a model by the names that LoRA files give them, with `_` for `.`, as kohya's scripts write them.
+struct Names(BTreeMap<String, Vec<String>>);
 
 impl Names {
     fn of(tensors: &Tensors) -> Self {
-        let canonical: Vec<String> =
-            tensors.listed().filter_map(|(name, _)| Some(name.rsplit_once('.')?.0.to_string())).collect();
-        let mut flat = BTreeMap::new();
-        for module in &canonical {
-            flat.insert(module.replace('.', "_"), module.clone());
-            for table in TABLES {
-                if let Some(authors) = translate(module, table, Way::FromDiffusers) {
-                    flat.insert(authors.replace('.', "_"), module.clone());
-                }
+        let mut names = BTreeMap::new();
+        let modules: Vec<&str> = tensors.listed().filter_map(|(name, _)| Some(name.rsplit_once('.')?.0)).collect();
+        for module in modules {
+            let authors = TABLES.iter().filter_map(|table| translate(module, table, Way::FromDiffusers));
+            for name in authors.chain([module.to_string()]) {
+                names.insert(name.replace('.', "_"), vec![module.to_string()]);
+            }
+            if let Some((stacked, parts)) = hunyuan::stacked(module) {
+                names.insert(stacked.replace('.', "_"), parts);
             }
         }
-        Names { flat, canonical }
+        Names(names)
     }
 
-    fn canonical(&self, module: &str) -> Option<String> {
+    /// The modules that one of a LoRA file stands for: one, or several whose rows it has one after another.
+    fn canonical(&self, module: &str) -> Option<&[String]> {
         let bare = PREFIXES.iter().fold(module, |name, prefix| name.strip_prefix(prefix).unwrap_or(name));
-        let known = |name: &str| self.canonical.iter().any(|module| module == name);
-        let translated = TABLES.iter().filter_map(|table| translate(bare, table, Way::ToDiffusers));
-        if let Some(name) = translated.into_iter().find(|name| known(name)) {
-            return Some(name);
-        }
-        if known(bare) {
-            return Some(bare.to_string());
-        }
-        let flat = bare.strip_prefix("lora_unet_").unwrap_or(bare);
-        self.flat.get(flat).cloned()
+        let flat = bare.strip_prefix("lora_unet_").unwrap_or(bare).replace('.', "_");
+        self.0.get(&flat).map(Vec::as_slice)
     }
 }
 

@@ -128,6 +128,14 @@ pub(super) fn transformer(name: &str, stored: Stored, width: Option<usize>) -> R
     Ok(vec![(translate(&name, TRANSFORMER, Way::ToDiffusers).unwrap_or(name), stored)])
 }
 
+/// The authors' module that a module is the first part of, and all of its parts.
+pub(in crate::weights) fn stacked(module: &str) -> Option<(String, Vec<String>)> {
+    STACKED.iter().find_map(|(stacked, parts)| {
+        let all = parts.iter().map(|part| translate(module, &[(parts[0], part)], Way::FromDiffusers));
+        Some((translate(module, &[(parts[0], stacked)], Way::FromDiffusers)?, all.collect::<Option<_>>()?))
+    })
+}
+
 /// The authors' name.
 fn authors(name: &str) -> String {
     let refines = name.contains("individual_token_refiner");
