@@ -128,7 +128,7 @@ impl Bundle {
 
     /// Tokens of a request's latents.
     pub(crate) fn tokens(&self, request: &Resolved) -> usize {
-        self.family.tokens(&self.family.latents_shape(request.width, request.height, request.frames))
+        self.family.sizes().tokens(&self.family.sizes().latents_shape(request.width, request.height, request.frames))
     }
 
     /// Units of one forward, as policies know them.
@@ -148,8 +148,8 @@ impl Bundle {
     /// What caching will take of memory.
     pub(crate) fn bill(&self, asks: &cache::Asks, run: &cache::Run, request: &Resolved) -> Bill {
         const F32: usize = 4;
-        let shape = self.family.latents_shape(request.width, request.height, request.frames);
-        let features = self.family.tokens(&shape) * self.family.width() * F32;
+        let shape = self.family.sizes().latents_shape(request.width, request.height, request.frames);
+        let features = self.family.sizes().tokens(&shape) * self.family.width() * F32;
         let predictions = match self.family.observed() {
             Observed::Latents => shape.iter().product::<usize>() * F32,
             Observed::Tokens => features,
