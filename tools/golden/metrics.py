@@ -6,6 +6,7 @@ SSIM by a two-dimensional 11x11 window and explicit sums; LPIPS by the `lpips` p
 names as in pipeline.py and are not stored, but for those of the linear layers, in the kind of file that the package ships. The clips
 are drawn again by the test.
 """
+import collections
 import json
 import math
 import warnings
@@ -69,6 +70,12 @@ def ms_ssim(a, b):
     return product
 
 
+class Published(dict):
+    """Is saved as Python 2 saves an OrderedDict: as a list of pairs."""
+    def __reduce__(self):
+        return collections.OrderedDict, ([list(item) for item in self.items()],)
+
+
 def network():
     """AlexNet and linear layers: weights as `fill` of pipeline.py makes them, those of the linear layers not negative."""
     warnings.simplefilter("ignore")
@@ -84,7 +91,7 @@ def network():
             if name.startswith("lin"):
                 x = linear[name] = x.abs()
             p.copy_(x)
-    torch.save(linear, GOLDEN / "lpips-lin.pth", _use_new_zipfile_serialization=False)
+    torch.save(Published(linear), GOLDEN / "lpips-lin.pth", _use_new_zipfile_serialization=False)
     return model
 
 

@@ -55,6 +55,12 @@ fn nested(depth: usize) -> Vec<u8> {
     [&b"]".repeat(depth)[..], &b"a".repeat(depth - 1), b"cposix\nsystem\n."].concat()
 }
 
+/// A list of a thousand pairs, and a dictionary made of it a hundred thousand times.
+fn pairs() -> Vec<u8> {
+    let list = [&b"\x80\x02]("[..], &b"NN\x86".repeat(1000), b"e\x85q\x000ccollections\nOrderedDict\nq\x010"].concat();
+    [list, b"h\x01h\x00R".repeat(100_000), b".".to_vec()].concat()
+}
+
 /// A dictionary of a thousand dictionaries, all one, of a thousand, and so on: a billion values of a few thousand bytes.
 fn laughs() -> Vec<u8> {
     let mut program = b"\x80\x02}q\x00".to_vec();
@@ -149,6 +155,7 @@ fn files() -> Vec<(&'static str, Vec<u8>, &'static str)> {
         ("values.pth", pickle(&b")".repeat(4 << 20)), "values"),
         ("stack.pth", pickle(&[&b")"[..], &b"2".repeat(4 << 20)].concat()), "values"),
         ("memo.pth", pickle(&[&b")"[..], &b"\x94".repeat(4 << 20)].concat()), "values"),
+        ("pairs.pth", pickle(&pairs()), "values"),
         ("laughs.pth", pickle(&laughs()), "tensors"),
         ("empty_stack.pth", pickle(b"\x80\x02R."), "stack is empty"),
         ("cut.pth", pickle(b"\x80\x02X\xff\xff\xff\xffabc"), "cut short"),

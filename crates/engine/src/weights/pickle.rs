@@ -232,11 +232,13 @@ struct Machine<'a> {
     stack: Vec<Id>,
     values: Vec<Value>,
     memo: BTreeMap<usize, Id>,
+    /// Items of dictionaries that were made of lists, which stay.
+    copied: usize,
 }
 
 impl<'a> Machine<'a> {
     fn new(program: &'a [u8]) -> Self {
-        Machine { program, at: 0, stack: Vec::new(), values: Vec::new(), memo: BTreeMap::new() }
+        Machine { program, at: 0, stack: Vec::new(), values: Vec::new(), memo: BTreeMap::new(), copied: 0 }
     }
 
     /// The tensors under a value, where each storage's bytes lie somewhere.
@@ -426,7 +428,12 @@ impl<'a> Machine<'a> {
             return Err("calls with arguments that are no tuple: refused".to_string());
         };
         match global {
-            Global::OrderedDict => self.push(Value::Dict(Vec::new())),
+            Global::OrderedDict => {
+                let items = arguments.first().map_or(Some(Vec::new()), |&list| self.items(list));
+                let items = items.ok_or("an OrderedDict of something else than pairs: refused")?;
+                self.copied += items.len();
+                self.push(Value::Dict(items))
+            }
             // What they are made from describes them well enough.
             Global::Size | Global::RebuildParameter => {
                 let first = *arguments.first().ok_or("torch.Size or a parameter of nothing")?;
@@ -439,6 +446,18 @@ impl<'a> Machine<'a> {
             }
             Global::Numbers(_) => Err("calls a dtype: refused".to_string()),
         }
+    }
+
+    /// The pairs that Python 2 makes an OrderedDict of.
+    fn items(&self, list: Id) -> Option<Vec<(Id, Id)>> {
+        let Value::List(pairs) = &self.values[list] else { return None };
+        let pair = |&pair: &Id| match &self.values[pair] {
+            Value::List(pair) | Value::Tuple(pair) => {
+                pair.as_slice().try_into().ok().map(|[key, value]: [Id; 2]| (key, value))
+            }
+            _ => None,
+        };
+        pairs.iter().map(pair).collect()
     }
 
     /// From (storage, offset, shape, stride, requires grad, hooks, and perhaps a dtype).
@@ -569,7 +588,7 @@ impl<'a> Machine<'a> {
     }
 
     fn check_size(&self) -> Result<(), String> {
-        if self.values.len().max(self.stack.len()).max(self.memo.len()) > VALUES_MAX {
+        if self.values.len().max(self.stack.len()).max(self.memo.len()).max(self.copied) > VALUES_MAX {
             return Err(format!("more than {VALUES_MAX} values"));
         }
         Ok(())
