@@ -153,13 +153,13 @@ fn weights_of_lpips_in_one_file() {
     let measure = |files: &[PathBuf]| {
         golden.compare(&Meter { lpips: Some(Lpips::open(files).unwrap()), ..Meter::default() }).lpips
     };
-    assert_eq!(measure(&[whole.clone()]), measure(&files));
+    assert_eq!(measure(std::slice::from_ref(&whole)), measure(&files));
 
     let refused = |files: &[PathBuf]| Lpips::open(files).unwrap_err().to_string();
     let [alexnet, linear] = files;
-    let missing = refused(&[alexnet.clone()]);
+    let missing = refused(std::slice::from_ref(&alexnet));
     assert!(missing.contains("lin0.model.1.weight") && missing.contains("weights/v0.1/alex.pth"), "{missing}");
-    assert!(refused(&[linear.clone()]).contains("features.0.weight"));
+    assert!(refused(std::slice::from_ref(&linear)).contains("features.0.weight"));
     assert!(refused(&[whole.clone(), linear]).contains("there already"));
     assert!(refused(&[folder.path().join("none.pth")]).contains("none.pth"));
     let vgg = folder.path().join("vgg.safetensors");

@@ -21,7 +21,8 @@ pub enum Convention {
     /// VideoSys (PAB; NaviCache measures with the same scripts): as `Raw`, but a larger or longer reference is cut to the video, the
     /// middle and the beginning of it; over many videos, the mean of the means of every sixteen.
     VideoSys,
-    /// EasyCache: PSNR of one error over the whole video.
+    /// EasyCache: PSNR of one error over the whole video; at most 100, where the script goes on to infinity. SSIM as torchmetrics had it
+    /// until 1.4; later versions count the edge of the frame too, with its mirror image beyond it.
     EasyCache,
 }
 

@@ -22,34 +22,35 @@ pub fn ssim_of_frames(reference: Frames, video: Frames) -> Result<Vec<f64>> {
             expected: format!("SSIM needs at least {WINDOW}x{WINDOW}"),
         });
     }
-    Ok(reference.pairs(video).map(|(a, b)| similarity(&planes(a, width), &planes(b, width)).whole).collect())
+    let of_frame = |(a, b)| {
+        let channels = planes(a, width).into_iter().zip(planes(b, width));
+        channels.map(|(a, b)| similarity(&a, &b).whole).sum::<f64>() / 3.0
+    };
+    Ok(reference.pairs(video).map(of_frame).collect())
 }
 
-/// How alike two pictures are, and how alike in contrast and structure alone; means over positions and channels.
+/// How alike a channel of two pictures is, and how alike in contrast and structure alone; means over positions.
 pub(super) struct Similarity {
     pub whole: f64,
     pub contrast: f64,
 }
 
-/// Of pictures of one size, channel by channel.
-pub(super) fn similarity(a: &[Plane; 3], b: &[Plane; 3]) -> Similarity {
+/// Of a channel of pictures of one size.
+pub(super) fn similarity(a: &Plane, b: &Plane) -> Similarity {
     let window = gaussian();
-    let of_channel = |a: &Plane, b: &Plane| {
-        let smooth = |f: fn(f64, f64) -> f64| a.with(b, f).smoothed(&window).values;
-        let (mean_a, mean_b) = (smooth(|a, _| a), smooth(|_, b| b));
-        let (square_a, square_b, product) = (smooth(|a, _| a * a), smooth(|_, b| b * b), smooth(|a, b| a * b));
-        let n = mean_a.len() as f64;
-        let sum = (0..mean_a.len()).fold([0.0, 0.0], |[whole, contrast], i| {
-            let (ma, mb) = (mean_a[i], mean_b[i]);
-            let (variance_a, variance_b) = (square_a[i] - ma * ma, square_b[i] - mb * mb);
-            let alike = (2.0 * (product[i] - ma * mb) + C2) / (variance_a + variance_b + C2);
-            [whole + alike * (2.0 * ma * mb + C1) / (ma * ma + mb * mb + C1), contrast + alike]
-        });
-        sum.map(|sum| sum / n)
-    };
-    let channels = a.iter().zip(b).map(|(a, b)| of_channel(a, b));
-    let [whole, contrast] = channels.fold([0.0, 0.0], |sum, [whole, contrast]| [sum[0] + whole, sum[1] + contrast]);
-    Similarity { whole: whole / 3.0, contrast: contrast / 3.0 }
+    let smooth = |f: fn(f64, f64) -> f64| a.with(b, f).smoothed(&window).values;
+    let (mean_a, mean_b) = (smooth(|a, _| a), smooth(|_, b| b));
+    let (square_a, square_b, product) = (smooth(|a, _| a * a), smooth(|_, b| b * b), smooth(|a, b| a * b));
+    let (mut whole, mut contrast) = (0.0, 0.0);
+    for i in 0..mean_a.len() {
+        let (ma, mb) = (mean_a[i], mean_b[i]);
+        let (variance_a, variance_b, covariance) = (square_a[i] - ma * ma, square_b[i] - mb * mb, product[i] - ma * mb);
+        let alike = (2.0 * covariance + C2) / (variance_a + variance_b + C2);
+        whole += alike * (2.0 * ma * mb + C1) / (ma * ma + mb * mb + C1);
+        contrast += alike;
+    }
+    let n = mean_a.len() as f64;
+    Similarity { whole: whole / n, contrast: contrast / n }
 }
 
 /// The channels of a frame, RGB in [0, 1].
