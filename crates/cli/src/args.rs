@@ -7,6 +7,7 @@ use clap::{ArgGroup, Parser, Subcommand};
 use navicache_engine::control::cache::CacheSpec;
 use navicache_engine::control::solver::SolverKind;
 use navicache_engine::control::trace::{LAGS, LAGS_MAX};
+use navicache_engine::metrics::Convention;
 use navicache_engine::{
     Bundle, DeviceChoice, DtypeChoice, Files, LoadOptions, Lora, Request, Result, Tiling, cache_argument,
 };
@@ -36,7 +37,7 @@ pub enum Command {
     Pull(Pull),
     /// Say what a file or folder of weights is, and what it lacks to be run
     Inspect(Inspect),
-    /// Measure a video against a reference: PSNR, SSIM, motion kept
+    /// Measure a video against a reference: PSNR, SSIM, LPIPS, motion kept
     Metrics(Metrics),
     /// List the cache methods, or show one with its options and presets
     Methods(Methods),
@@ -308,13 +309,29 @@ pub struct Inspect {
     pub json: bool,
 }
 
+/// Two folders of videos are compared pairwise, by the names in them; a pair that cannot be compared is named, the others are done, and
+/// the exit code says so. Worst frames and percentiles count from the bad end: for LPIPS, which is a distance, that is the largest.
 #[derive(clap::Args)]
 pub struct Metrics {
-    /// The uncached video: .mp4, .y4m, .safetensors, or a folder of PNG files
+    /// The uncached video: .mp4, .y4m, .safetensors, or a folder of PNG files; or a folder of such videos
     pub reference: PathBuf,
 
-    /// The video to measure, of the same size and number of frames
+    /// The video to measure, of the same size and number of frames; or a folder of them
     pub video: PathBuf,
+
+    /// Whose definitions: raw (frames as they are, PSNR the mean over frames), videosys (PAB and NaviCache: the same, and a larger
+    /// reference is cut), easycache (PSNR of one error over the video)
+    #[arg(long, value_name = "NAME", default_value = "raw")]
+    pub convention: Convention,
+
+    /// Measure LPIPS too, with these weights: a file saved of the lpips package's model (net="alex"), or torchvision's alexnet-owt-*.pth
+    /// and the package's alex.pth
+    #[arg(long, value_name = "FILE[,FILE]", value_delimiter = ',')]
+    pub lpips_weights: Vec<PathBuf>,
+
+    /// Write the values of every frame
+    #[arg(long, value_name = "FILE.csv")]
+    pub csv: Option<PathBuf>,
 
     /// Print JSON, with the values of every frame
     #[arg(long)]

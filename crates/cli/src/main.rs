@@ -1,6 +1,7 @@
 //! The `navicache` command: translates arguments into requests and events into lines of text. It holds no defaults and no maths.
 
 mod args;
+mod measure;
 mod models;
 mod progress;
 mod study;
@@ -11,10 +12,9 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use args::{Args, Command, Generate, Metrics, Trace};
+use args::{Args, Command, Generate, Trace};
 use clap::{CommandFactory, Parser};
 use navicache_engine::control::trace::Recorder;
-use navicache_engine::metrics::{Comparison, Curve};
 use navicache_engine::{Error, Event, Result, WholeFile, decode_latents, generate, trace, video};
 use progress::Progress;
 
@@ -28,7 +28,7 @@ fn main() -> ExitCode {
         Command::Models(options) => models::list(&options),
         Command::Pull(options) => models::pull(&options),
         Command::Inspect(options) => models::inspect(&options),
-        Command::Metrics(options) => measure(&options),
+        Command::Metrics(options) => measure::measure(&options),
         Command::Methods(options) => study::methods(&options),
         Command::Trace(options) => record(&options),
         Command::Replay(options) => study::replay(&options),
@@ -111,39 +111,9 @@ fn record(options: &Trace) -> Result<()> {
     Ok(())
 }
 
-fn measure(options: &Metrics) -> Result<()> {
-    let (reference, video) = (video::read(&options.reference)?, video::read(&options.video)?);
-    let compared = Comparison::new(reference.as_frames()?, video.as_frames()?)?;
-    let text = if options.json { format!("{:#}", serde_json::json!(compared)) } else { table(&compared) };
-    print(&text);
-    Ok(())
-}
-
 /// A line of output. A reader that has seen enough is no reason to panic.
 pub(crate) fn print(text: &str) {
     let _ = writeln!(std::io::stdout(), "{text}");
-}
-
-fn table(compared: &Comparison) -> String {
-    let curve = |name: &str, curve: &Curve, digits: usize| {
-        let Curve { mean, worst, fifth_percentile, frames } = curve;
-        format!(
-            "{name:<20} {mean:>8.digits$}   worst frame {worst:.digits$}, 5th percentile {fifth_percentile:.digits$} of {} frames",
-            frames.len()
-        )
-    };
-    let motion = compared
-        .motion_kept
-        .map_or("       –   the reference stands still".to_string(), |kept| format!("{kept:>8.3}"));
-    let [before, after] = compared.temporal_flickering;
-    [
-        curve("PSNR", &compared.psnr, 2) + ", dB",
-        format!("{:<20} {:>8.2}   one error over the video, dB", "PSNR of the video", compared.psnr_of_video),
-        curve("SSIM", &compared.ssim, 4),
-        format!("{:<20} {motion}", "motion kept"),
-        format!("{:<20} {after:>8.4}   reference {before:.4}", "temporal flickering"),
-    ]
-    .join("\n")
 }
 
 /// The first Ctrl-C asks to stop at the next step, the second stops at once.
