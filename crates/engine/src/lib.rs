@@ -47,6 +47,7 @@ mod spectrum;
 mod store;
 mod tokenizer;
 pub mod trace;
+pub mod vbench;
 pub mod video;
 pub mod weights;
 mod whole_file;
