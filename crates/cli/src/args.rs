@@ -36,6 +36,8 @@ pub enum Command {
     Pull(Pull),
     /// Say what a file or folder of weights is, and what it lacks to be run
     Inspect(Inspect),
+    /// Run methods side by side, and show videos, measurements and what ran on one page
+    Compare(Box<Compare>),
     /// Measure a video against a reference: PSNR, SSIM, motion kept
     Metrics(Metrics),
     /// List the cache methods, or show one with its options and presets
@@ -92,7 +94,7 @@ impl Generate {
         let mut name = self.output.as_os_str().to_owned();
         name.push(".latents.safetensors");
         let path = PathBuf::from(name);
-        let theirs = [&self.save_latents, &self.sampling.latents];
+        let theirs = [&self.save_latents, &self.sampling.settings.latents];
         (!theirs.into_iter().flatten().any(|file| *file == path)).then_some(path)
     }
 }
@@ -104,6 +106,17 @@ pub struct Sampling {
     #[arg(allow_hyphen_values = true)]
     pub prompt: Option<String>,
 
+    /// Seed of the noise
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
+
+    #[command(flatten)]
+    pub settings: Settings,
+}
+
+/// How it is sampled, whatever it is.
+#[derive(clap::Args)]
+pub struct Settings {
     #[command(flatten)]
     pub loading: Loading,
 
@@ -138,10 +151,6 @@ pub struct Sampling {
     /// Denoising steps
     #[arg(long, value_name = "N")]
     pub steps: Option<usize>,
-
-    /// Seed of the noise
-    #[arg(long, value_name = "N")]
-    pub seed: Option<u64>,
 
     /// Most memory that caching may keep, as in 500MB or 2GiB
     #[arg(long, value_name = "SIZE", value_parser = bytes)]
@@ -308,6 +317,44 @@ pub struct Inspect {
     pub json: bool,
 }
 
+/// Every prompt is run with every seed and method, and measured against the uncached video. The page works offline. What was stopped goes
+/// on where it was when it is asked for again; prompts, seeds and methods can be added.
+#[derive(clap::Args)]
+#[command(group(ArgGroup::new("videos of").args(["prompts", "from"]).required(true)))]
+pub struct Compare {
+    /// What the videos show
+    #[arg(value_name = "PROMPT")]
+    pub prompts: Vec<String>,
+
+    /// Methods, as in none,navicache:fast,easycache,navicache,threshold=0.1; may be given again; left out, what the model has presets for.
+    /// The uncached run is always there
+    #[arg(long, value_name = "LIST")]
+    pub methods: Vec<String>,
+
+    /// Seeds of the noise, as in 0,1
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    pub seeds: Vec<u64>,
+
+    /// Folder to write, or to go on with
+    #[arg(short, long, value_name = "DIR", default_value = "compare", conflicts_with = "from")]
+    pub output: PathBuf,
+
+    /// Make the page again from what a folder has, without running anything
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["methods", "seeds"])]
+    pub from: Option<PathBuf>,
+
+    /// Let the page refer to the videos beside it, instead of holding them; beyond 64 MiB it does so by itself
+    #[arg(long)]
+    pub link_videos: bool,
+
+    /// Print plots too
+    #[arg(long)]
+    pub plot: bool,
+
+    #[command(flatten)]
+    pub settings: Settings,
+}
+
 #[derive(clap::Args)]
 pub struct Metrics {
     /// The uncached video: .mp4, .y4m, .safetensors, or a folder of PNG files
@@ -391,8 +438,15 @@ pub struct Tune {
 impl Sampling {
     /// The request as the engine takes it.
     pub fn request(&self) -> Request {
+        let prompt = self.prompt.clone().unwrap_or_default();
+        Request { prompt, seed: self.seed, ..self.settings.request() }
+    }
+}
+
+impl Settings {
+    /// The request as the engine takes it, for no prompt yet.
+    pub fn request(&self) -> Request {
         Request {
-            prompt: self.prompt.clone().unwrap_or_default(),
             negative_prompt: self.negative_prompt.clone(),
             image: self.image.clone(),
             size: self.size,
@@ -405,14 +459,10 @@ impl Sampling {
             shift: self.shift,
             guidance: self.guidance,
             true_guidance: self.true_guidance,
-            seed: self.seed,
-            cache: None,
             max_sequence_length: self.max_sequence_length,
             latents: self.latents.clone(),
-            save_latents: None,
             cache_memory: self.cache_memory,
-            tile: Tiling::default(),
-            rescue: None,
+            ..Request::default()
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The `navicache` command: translates arguments into requests and events into lines of text. It holds no defaults and no maths.
 
 mod args;
+mod compare;
 mod models;
 mod progress;
 mod study;
@@ -28,6 +29,7 @@ fn main() -> ExitCode {
         Command::Models(options) => models::list(&options),
         Command::Pull(options) => models::pull(&options),
         Command::Inspect(options) => models::inspect(&options),
+        Command::Compare(options) => compare::compare(&options),
         Command::Metrics(options) => measure(&options),
         Command::Methods(options) => study::methods(&options),
         Command::Trace(options) => record(&options),
@@ -58,16 +60,16 @@ fn run(options: &Generate) -> Result<()> {
         WholeFile::create(path)?;
     }
     let interrupted = stop_on_ctrl_c();
-    let mut progress = Progress::new(options.sampling.quiet);
-    let bundle = options.sampling.loading.open()?;
+    let mut progress = Progress::new(options.sampling.settings.quiet);
+    let bundle = options.sampling.settings.loading.open()?;
     let mut on_event = |event: Event| {
         progress.show(&event);
         if interrupted.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     };
 
     if let Some(latents) = &options.resume_decode {
-        let clip = decode_latents(&bundle, latents, options.tile, options.sampling.frames, &mut on_event)?;
-        let fps = options.sampling.fps.unwrap_or(bundle.defaults().fps);
+        let clip = decode_latents(&bundle, latents, options.tile, options.sampling.settings.frames, &mut on_event)?;
+        let fps = options.sampling.settings.fps.unwrap_or(bundle.defaults().fps);
         clip.save(&options.output, fps)?;
         progress.close_clip(&options.output, &clip);
         return Ok(());
@@ -99,8 +101,8 @@ fn run(options: &Generate) -> Result<()> {
 fn record(options: &Trace) -> Result<()> {
     WholeFile::create(&options.output)?;
     let interrupted = stop_on_ctrl_c();
-    let mut progress = Progress::new(options.sampling.quiet);
-    let bundle = options.sampling.loading.open()?;
+    let mut progress = Progress::new(options.sampling.settings.quiet);
+    let bundle = options.sampling.settings.loading.open()?;
     let recorder = Recorder { lags: options.lags, ..Recorder::default() };
     let recorded = trace::record(&bundle, &options.sampling.request(), &recorder, &mut |event| {
         progress.show(&event);
