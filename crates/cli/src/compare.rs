@@ -91,22 +91,30 @@ fn closing(page: &Page, asked_to_link: bool, progress: &Progress) -> String {
 fn table(results: &Results) -> String {
     let width = results.methods.iter().map(|m| m.method.chars().count()).max().unwrap_or(0).max("method".len());
     let or_dash = |value: Option<f64>, digits: usize| value.map_or("–".to_string(), |v| format!("{v:.digits$}"));
+    let perceptual = results.methods.iter().any(|m| m.lpips.is_some());
     let line = |m: &Summary| {
+        let lpips = if perceptual { format!(" {:>8}", or_dash(m.lpips, 4)) } else { String::new() };
         format!(
-            "{:<width$} {:>8} {:>5.0} % {:>9.2} {:>8} {:>8} {:>8} {:>8}",
+            "{:<width$} {:>8} {:>5.0} % {:>9.2} {:>8} {:>8}{lpips} {:>8}",
             m.method,
             or_dash(m.speedup, 2),
             100.0 * m.work,
             m.seconds.denoise,
             or_dash(m.psnr, 2),
             or_dash(m.ssim, 4),
-            or_dash(m.lpips, 4),
             or_dash(m.motion_kept, 3),
         )
     };
     let head = format!(
-        "{:<width$} {:>8} {:>7} {:>9} {:>8} {:>8} {:>8} {:>8}",
-        "method", "speed-up", "work", "s denoise", "PSNR", "SSIM", "LPIPS", "motion"
+        "{:<width$} {:>8} {:>7} {:>9} {:>8} {:>8}{} {:>8}",
+        "method",
+        "speed-up",
+        "work",
+        "s denoise",
+        "PSNR",
+        "SSIM",
+        if perceptual { "    LPIPS" } else { "" },
+        "motion"
     );
     [head].into_iter().chain(results.methods.iter().map(line)).collect::<Vec<_>>().join("\n")
 }

@@ -33,7 +33,8 @@ pub struct LoadOptions {
 
 impl LoadOptions {
     fn added(&self) -> Vec<String> {
-        let Files { transformer, text_encoder, text_encoder_2, vae, image_encoder, tokenizer, tokenizer_2 } = &self.files;
+        let Files { transformer, text_encoder, text_encoder_2, vae, image_encoder, tokenizer, tokenizer_2 } =
+            &self.files;
         let files = [
             ("transformer", transformer),
             ("text_encoder", text_encoder),

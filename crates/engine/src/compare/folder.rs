@@ -28,6 +28,8 @@ pub(super) struct Folder {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Saved {
     version: u32,
+    /// What all runs share. Means over different settings would say nothing.
+    settings: Value,
     pub prompts: Vec<String>,
     pub methods: Vec<String>,
     pub seeds: Vec<u64>,
@@ -35,15 +37,19 @@ pub(super) struct Saved {
 
 impl Folder {
     /// Opens a folder, made if it is not there, and adds what is new to its plan.
-    pub fn open(root: &Path, prompts: &[String], methods: &[String], seeds: &[u64]) -> Result<Self> {
+    pub fn open(root: &Path, prompts: &[String], methods: &[String], seeds: &[u64], settings: Value) -> Result<Self> {
         std::fs::create_dir_all(root).map_err(Error::io(root))?;
-        let empty = Saved { version: VERSION, prompts: Vec::new(), methods: Vec::new(), seeds: Vec::new() };
-        let before = if root.join(PLAN).exists() { Folder::read(root)?.plan } else { empty };
-        let mut plan = before.clone();
+        let before = if root.join(PLAN).exists() { Some(Folder::read(root)?.plan) } else { None };
+        if let Some(before) = &before {
+            check_same("", &root.join(PLAN), &before.settings, &settings)?;
+        }
+        let empty =
+            || Saved { version: VERSION, settings, prompts: Vec::new(), methods: Vec::new(), seeds: Vec::new() };
+        let mut plan = before.clone().unwrap_or_else(empty);
         add(&mut plan.prompts, prompts);
         add(&mut plan.methods, methods);
         add(&mut plan.seeds, seeds);
-        if plan != before {
+        if before.as_ref() != Some(&plan) {
             let text = serde_json::to_value(&plan).unwrap_or_default();
             WholeFile::create(&root.join(PLAN))?.finish_with(format!("{text:#}\n").as_bytes())?;
         }
@@ -165,19 +171,24 @@ impl Record {
         }
         let record = self.read()?;
         for (field, expected) in expected.as_object().into_iter().flatten() {
-            if let Some((what, found, expected)) = different(field, &record[field], expected) {
-                let reason = format!(
-                    "was made with {what} {found}, now it is {expected}; give the same settings, or another folder with -o"
-                );
-                return Err(Error::file(self.path(), reason));
-            }
+            check_same(field, &self.path(), &record[field], expected)?;
         }
         Ok(true)
     }
 }
 
+/// Refuses settings that are not those of the file.
+fn check_same(at: &str, path: &Path, found: &Value, expected: &Value) -> Result<()> {
+    let Some((what, found, expected)) = different(at, found, expected) else { return Ok(()) };
+    let what = what.trim_start_matches('.');
+    let reason = format!(
+        "was made with {what} {found}, now it is {expected}; give the same settings, or another folder with -o"
+    );
+    Err(Error::file(path, reason))
+}
+
 /// The first difference of two values: where, and both.
-pub(super) fn different<'a>(at: &str, found: &'a Value, expected: &'a Value) -> Option<(String, &'a Value, &'a Value)> {
+fn different<'a>(at: &str, found: &'a Value, expected: &'a Value) -> Option<(String, &'a Value, &'a Value)> {
     match (found, expected) {
         (Value::Object(a), Value::Object(b)) => {
             let mut keys: Vec<&String> = a.keys().chain(b.keys()).collect();

@@ -85,47 +85,61 @@ pub fn run(
     folder: &Path,
     on_event: &mut dyn FnMut(Event) -> ControlFlow<()>,
 ) -> Result<Results> {
-    // 1. What is meant, and what is there: whatever is wrong shows now
+    // 1. What is meant: whatever is wrong shows now
     let plan = Checked::new(bundle, plan)?;
-    let folder = Folder::open(folder, &plan.prompts, &plan.methods, &plan.seeds)?;
-    let mut left = Vec::new();
+    let mut asked = Vec::new();
     for pair in plan.pairs() {
-        let mut jobs = Vec::new();
         for method in &plan.methods {
             let request = plan.request(pair, method)?;
             let expected = expected(bundle, &request)?;
-            let record = folder.record(pair.0, pair.1, method);
-            if !record.is_done(&expected)? {
-                jobs.push(Job { method, request, record });
-            }
+            asked.push((pair, method.as_str(), request, expected));
+        }
+    }
+
+    // 2. What is there, made with the same settings
+    let settings = asked.first().map(|(.., expected)| in_common(expected)).unwrap_or_default();
+    let folder = Folder::open(folder, &plan.prompts, &plan.methods, &plan.seeds, settings)?;
+    let runs_asked = asked.len();
+    let mut jobs: Vec<Job> = Vec::new();
+    for (pair, method, request, expected) in asked {
+        let record = folder.record(pair.0, pair.1, method);
+        if record.is_done(&expected)? {
+            continue;
         }
         // Without its frames, nothing can be measured against the reference.
         let reference = folder.record(pair.0, pair.1, REFERENCE);
-        if !jobs.is_empty() && jobs.iter().all(|job| job.method != REFERENCE) && !reference.frames().exists() {
-            jobs.insert(0, Job { method: REFERENCE, request: plan.request(pair, REFERENCE)?, record: reference });
+        let is_next = |job: &Job| job.pair == pair && job.method == REFERENCE;
+        if method != REFERENCE && !reference.frames().exists() && !jobs.iter().any(is_next) {
+            let request = plan.request(pair, REFERENCE)?;
+            jobs.push(Job {
+                pair,
+                method: REFERENCE,
+                request,
+                record: reference.clone(),
+                reference: reference.clone(),
+            });
         }
-        left.push((pair, jobs));
+        jobs.push(Job { pair, method, request, record, reference });
     }
-    let runs = left.iter().map(|(_, jobs)| jobs.len()).sum();
-    let all = plan.prompts.len() * plan.seeds.len() * plan.methods.len();
-    let _ = on_event(Event::Planned { runs: all, kept: all.saturating_sub(runs) }); // a wish to stop is heard below
+    let runs = jobs.len();
+    let _ = on_event(Event::Planned { runs: runs_asked, kept: runs_asked.saturating_sub(runs) }); // a wish to stop is heard below
 
-    // 2. What is left, the methods of a pair one after the other: a machine that is busy for a while slows all of them
-    if let Some(job) = left.iter().find_map(|(_, jobs)| jobs.first()) {
+    // 3. What is left, the methods of a pair one after the other: a machine that is busy for a while slows all of them
+    if let Some(job) = jobs.first() {
         let _ = on_event(Event::WarmingUp);
         warm_up(bundle, &job.request, on_event)?;
     }
-    let mut index = 0;
-    for ((prompt, seed), jobs) in left {
-        let mut reference = None;
-        for job in jobs {
-            let _ = on_event(Event::Run { index, runs, prompt, seed, method: job.method });
-            index += 1;
-            reference = Some(job.run(bundle, reference, on_event, &folder.record(prompt, seed, REFERENCE))?);
-            let done = Run::new(prompt, seed, job.method, &job.record)?;
-            if on_event(Event::Done(&done)).is_break() && index < runs {
-                return Err(Error::Cancelled { step: 0, steps: done.steps() });
-            }
+    let mut frames = None;
+    for (index, job) in jobs.iter().enumerate() {
+        let (prompt, seed) = job.pair;
+        let _ = on_event(Event::Run { index, runs, prompt, seed, method: job.method });
+        frames = Some(job.run(bundle, frames, on_event)?);
+        let done = Run::new(prompt, seed, job.method, &job.record)?;
+        if on_event(Event::Done(&done)).is_break() && index + 1 < runs {
+            return Err(Error::Cancelled { step: done.steps(), steps: done.steps() });
+        }
+        if jobs.get(index + 1).is_some_and(|next| next.pair != job.pair) {
+            frames = None;
         }
     }
     Results::of(&folder)
@@ -147,11 +161,13 @@ impl<'a> Checked<'a> {
             false => methods.extend(plan.methods.iter().cloned()),
         }
         let seeds = if plan.seeds.is_empty() { vec![plan.request.seed.unwrap_or(0)] } else { plan.seeds.clone() };
-        let checked =
-            Checked { prompts: once(&plan.prompts), methods: once(&methods), seeds: once(&seeds), request: &plan.request };
-        let refuse = |what, found, expected: &str| {
-            Err(Error::Request { what, found, expected: expected.to_string() })
+        let checked = Checked {
+            prompts: once(&plan.prompts),
+            methods: once(&methods),
+            seeds: once(&seeds),
+            request: &plan.request,
         };
+        let refuse = |what, found, expected: &str| Err(Error::Request { what, found, expected: expected.to_string() });
         if checked.prompts.is_empty() {
             return refuse("prompts", "none".to_string(), "expected at least one");
         }
@@ -209,26 +225,38 @@ fn warm_up(bundle: &Bundle, request: &Request, on_event: &mut dyn FnMut(Event) -
     denoise(bundle, &request, None, Destination::Latents, &mut teller).map(drop)
 }
 
+/// What of it all runs of a folder share.
+fn in_common(expected: &Value) -> Value {
+    let mut settings = expected.clone();
+    for (part, own) in [("request", "prompt"), ("request", "seed")] {
+        settings[part].as_object_mut().map(|fields| fields.remove(own));
+    }
+    settings.as_object_mut().map(|fields| fields.remove("cache"));
+    settings
+}
+
 /// A run that is to be done.
 struct Job<'a> {
+    /// Prompt and seed.
+    pair: (&'a str, u64),
     method: &'a str,
     request: Request,
     record: Record,
+    /// The uncached run of the same pair.
+    reference: Record,
 }
 
 impl Job<'_> {
-    /// Makes the video, measures it, and writes everything; the record comes last. Gives the reference on.
+    /// Makes the video, measures it, and writes everything; the record comes last. Hands the frames of the reference on.
     fn run(
         &self,
         bundle: &Bundle,
         reference: Option<Clip>,
         on_event: &mut dyn FnMut(Event) -> ControlFlow<()>,
-        of_reference: &Record,
     ) -> Result<Clip> {
         let (resolved, _) = resolve(bundle, &self.request)?;
         let watched = Watched::new(resolved.cache.method());
-        let mut video =
-            generate_with(bundle, &self.request, &watched, &mut |event| on_event(Event::Inside(event)))?;
+        let mut video = generate_with(bundle, &self.request, &watched, &mut |event| on_event(Event::Inside(event)))?;
         self.record.make_folder()?;
         video.save(&self.record.video())?;
 
@@ -238,7 +266,7 @@ impl Job<'_> {
         } else {
             let reference = match reference {
                 Some(reference) => reference,
-                None => video::read(&of_reference.frames())?,
+                None => video::read(&self.reference.frames())?,
             };
             // Frames from memory: a video file has lost something already.
             let compared = Comparison::new(reference.as_frames()?, video.as_frames()?)?;

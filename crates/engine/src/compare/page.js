@@ -24,8 +24,11 @@ function drawing(name, attributes = {}, ...children) {
   return node;
 }
 
+/** A method's name; it may break after its parts. */
+const named = (method) => label(methods[method]).split(/(?<=[:,])/).flatMap((part, i) => (i ? [element('wbr'), part] : [part]));
 const number = (value, digits, unit = '') => (value == null ? '–' : value.toFixed(digits) + unit);
 const percent = (value) => number(100 * value, 0, ' %');
+const label = ({ name }) => (name === 'none' ? 'none (uncached)' : name);
 const color = (method) => `var(--m${method % 10})`;
 const dashes = (method) => ['', '7 3', '2 3', '9 3 2 3'][Math.floor(method / 10) % 4];
 
@@ -72,12 +75,13 @@ function load() {
     video.src = sourceOf(run);
     return cell;
   });
+  $('missing').hidden = player.cells.length > 0;
   $('videos').replaceChildren(...player.cells.map(({ run, video }) => {
     const facts = run.compared
       ? `${number(run.speedup, 2, '×')} · ${percent(work(run))} of the work · ${number(run.compared.psnr.mean, 1, ' dB')}`
       : `${number(run.totals.seconds.denoise, 1, ' s')} of denoising`;
     return element('li', {}, element('figure', {}, video, element('figcaption', {},
-      element('strong', {}, chip(run.method), methods[run.method].name), facts)));
+      element('strong', {}, chip(run.method), ...named(run.method)), facts)));
   }));
   if (player.playing) play();
 }
@@ -195,7 +199,7 @@ function stage() {
       ['SSIM', number(run.compared.ssim.mean, 4)], ['motion kept', number(run.compared.motion_kept, 3)]] : []),
     ...Object.entries(options).filter(([key]) => key !== 'method').map(([key, value]) => [key, typeof value === 'object' ? JSON.stringify(value) : String(value)]),
     ...run.warnings.map((warning) => ['warning', warning]),
-  ] : [['', 'not done yet']];
+  ] : [['', 'This video is not done yet.']];
   $('facts').replaceChildren(...facts.flatMap(([key, value]) => [element('dt', {}, key), element('dd', {}, value)]));
   draw();
 }
@@ -204,20 +208,18 @@ function stage() {
 
 const columns = [
   { key: 'name', head: 'method', text: (m) => m.name },
+  { key: 'runs', head: 'videos', text: (m) => String(m.runs) },
   { key: 'speedup', head: 'speed-up', text: (m) => number(m.speedup, 2, '×') },
   { key: 'work', head: 'work', text: (m) => percent(m.work) },
   { key: 'computed', head: 'forwards', of: (m) => m.forwards[0], text: ({ forwards: [all, part, none] }) => `${all}${part ? ` + ${part}` : ''} of ${all + part + none}` },
-  { key: 'text', head: 's text', of: (m) => m.seconds.text, text: (m) => number(m.seconds.text, 2) },
-  { key: 'denoise', head: 's denoise', of: (m) => m.seconds.denoise, text: (m) => number(m.seconds.denoise, 2) },
-  { key: 'decode', head: 's decode', of: (m) => m.seconds.decode, text: (m) => number(m.seconds.decode, 2) },
-  { key: 'total', head: 's total', of: (m) => m.seconds.total, text: (m) => number(m.seconds.total, 2) },
   { key: 'psnr', head: 'PSNR', text: (m) => number(m.psnr, 2) },
-  { key: 'psnr_worst', head: 'worst video', text: (m) => number(m.psnr_worst, 2) },
-  { key: 'psnr_of_video', head: 'of the video', text: (m) => number(m.psnr_of_video, 2) },
+  { key: 'psnr_worst', head: 'worst', text: (m) => number(m.psnr_worst, 2) },
+  { key: 'psnr_of_video', head: 'whole', text: (m) => number(m.psnr_of_video, 2) },
   { key: 'ssim', head: 'SSIM', text: (m) => number(m.ssim, 4) },
   { key: 'lpips', head: 'LPIPS', text: (m) => number(m.lpips, 4) },
   { key: 'motion_kept', head: 'motion', text: (m) => number(m.motion_kept, 3) },
-].filter(({ key }) => key !== 'lpips' || methods.some((m) => m.lpips != null));
+  ...['text', 'denoise', 'decode', 'total'].map((stage) => ({ key: stage, head: `${stage}, s`, of: (m) => m.seconds[stage], text: (m) => number(m.seconds[stage], 2) })),
+].filter(({ key }) => (key !== 'lpips' || methods.some((m) => m.lpips != null)) && (key !== 'runs' || methods.some((m) => m.runs !== methods[0].runs)));
 
 function table() {
   const down = !shown.sort.startsWith('-');
@@ -233,13 +235,13 @@ function table() {
   });
   $('table').tHead.replaceChildren(element('tr', {}, ...head));
   $('table').tBodies[0].replaceChildren(...order.map(([m, i]) => element('tr', {}, ...columns.map((column, c) =>
-    c === 0 ? element('th', { scope: 'row' }, chip(i), m.name) : element('td', {}, column.text(m))))));
+    c === 0 ? element('th', { scope: 'row' }, chip(i), ...named(i)) : element('td', {}, column.text(m))))));
 }
 
 // ---- strips
 
 /** What ran of a step and branch: `S`, `.`, or a character a unit. */
-const ran = (run, step, branch) => run.blocks?.steps[step]?.[branch] ?? run.strip.split('|')[step][branch];
+const ran = (run, step, branch) => run.blocks?.steps[step]?.[branch] ?? run.strip.split('|')[step]?.[branch] ?? '.';
 
 function strip(run) {
   const rows = run.strip.split('|').slice(0, -1);
@@ -266,35 +268,44 @@ function strip(run) {
 
 function strips() {
   $('strips').replaceChildren(...current().map((run) => element('div', { className: 'strip' },
-    element('h3', {}, chip(run.method), methods[run.method].name, element('small', {}, `${percent(work(run))} of the work`)), strip(run))));
+    element('h3', {}, chip(run.method), ...named(run.method), element('small', {}, `${percent(work(run))} of the work`)), strip(run))));
+  const branches = current()[0]?.blocks?.branches ?? [];
+  $('branches').textContent = branches.length > 1 ? `rows of a method: ${branches.join(', ')}` : '';
   const width = Math.max(...methods.map((m) => m.name.length));
   $('text').textContent = current().map((run) => `${methods[run.method].name.padEnd(width)}  ${run.strip}`).join('\n');
 }
 
-/** Compute ratio and skip frequency of every step, over all runs of a method. */
+/** Compute ratio and skip frequency of every step, over all runs of a method: one stands up, the other hangs down. */
 function overSteps(method, index) {
   const mine = runs.filter((run) => run.method === index).map((run) => ({ run, rows: run.strip.split('|').slice(0, -1) }));
-  const count = Math.max(...mine.map(({ rows }) => rows.length));
   const mean = (values) => values.reduce((a, b) => a + b, 0) / values.length;
   const share = (text) => [...text].filter((c) => c === 'S').length / text.length;
-  const ratio = [...Array(count).keys()].map((step) => mean(mine.map(({ run, rows }) => mean([...rows[step]].map((_, branch) => share(ran(run, step, branch)))))));
-  const skipped = [...Array(count).keys()].map((step) => mean(mine.map(({ rows }) => ([...rows[step]].every((c) => c === '.') ? 1 : 0))));
-  const [left, top, width, height] = [34, 6, 320, 90];
-  const x = (step) => left + (step * width) / count;
-  const y = (value) => top + (1 - value) * height;
-  const svg = drawing('svg', { viewBox: `0 0 ${left + width + 6} ${height + 34}`, class: 'plot', role: 'img',
-    'aria-label': `${method.name}: compute ratio by step ${ratio.map((v) => v.toFixed(2)).join(' ')}` });
-  for (const value of [0, 0.5, 1]) {
-    svg.append(drawing('line', { class: 'grid', x1: left, x2: left + width, y1: y(value), y2: y(value) }),
-      drawing('text', { class: 'soft', x: left - 6, y: y(value) + 4, 'text-anchor': 'end' }, `${100 * value}%`));
+  const over = (value) => steps.map((_, step) => mean(mine.map(({ run, rows }) => value(run, [...(rows[step] ?? '')], step))));
+  const ratio = over((run, row, step) => mean(row.map((_, branch) => share(ran(run, step, branch)))));
+  const skipped = over((_, row) => (row.every((c) => c === '.') ? 1 : 0));
+  const [left, top, width, height] = [54, 8, 320, 64];
+  const x = (step) => left + (step * width) / steps.length;
+  const zero = top + height;
+  const bar = (step, from, to, kind) => drawing('rect', { class: kind, x: x(step) + 0.4, y: from, width: Math.max(width / steps.length - 0.8, 0.5), height: to - from });
+  const svg = drawing('svg', { viewBox: `0 0 ${left + width + 8} ${zero + height + 28}`, class: 'plot', role: 'img',
+    'aria-label': `${method.name}: compute ratio by step ${ratio.map((v) => v.toFixed(2)).join(' ')}; skip frequency ${skipped.map((v) => v.toFixed(2)).join(' ')}` });
+  for (const [y, text] of [[top, '100 %'], [zero, '0'], [zero + height, '100 %']]) {
+    svg.append(drawing('line', { class: 'grid', x1: left, x2: left + width, y1: y, y2: y }),
+      drawing('text', { class: 'soft', x: left - 6, y: y + 4, 'text-anchor': 'end' }, text));
   }
-  ratio.forEach((value, step) => svg.append(drawing('rect', { class: 'S', x: x(step) + 0.4, y: y(value), width: Math.max(width / count - 0.8, 0.5), height: value * height },
-    drawing('title', {}, `step ${step + 1}, timestep ${number(steps[step]?.timestep, 0)}: ${percent(value)} computed, ${percent(skipped[step])} of videos skip it`))));
-  svg.append(drawing('path', { class: 'skips', d: skipped.map((value, step) => `${step ? 'L' : 'M'}${x(step)} ${y(value)}L${x(step + 1)} ${y(value)}`).join('') }));
-  for (const step of [0, Math.floor(count / 2), count - 1]) {
-    svg.append(drawing('text', { class: 'soft', x: x(step + 0.5), y: height + 22, 'text-anchor': 'middle' }, String(step + 1)));
+  steps.forEach(({ timestep }, step) => svg.append(drawing('g', {},
+    drawing('title', {}, `step ${step + 1}, timestep ${number(timestep, 0)}: ${percent(ratio[step])} computed, ${percent(skipped[step])} of the videos skip it`),
+    bar(step, zero - ratio[step] * height, zero, 'S'), bar(step, zero, zero + skipped[step] * height, 'skips'))));
+  ticks(svg, steps.length, (step) => x(step + 0.5), zero + height + 20, 'step');
+  return element('li', { className: 'card' }, element('h3', {}, chip(index), ...named(index)), svg);
+}
+
+/** Names the first, the middle and the last of so many. */
+function ticks(svg, count, x, y, noun) {
+  for (const i of new Set([0, Math.floor((count - 1) / 2), count - 1])) {
+    const anchor = i === 0 ? 'start' : i === count - 1 ? 'end' : 'middle';
+    svg.append(drawing('text', { class: 'soft', x: x(i), y, 'text-anchor': anchor }, `${noun} ${i + 1}`));
   }
-  return element('li', { className: 'card' }, element('h3', {}, chip(index), method.name), svg);
 }
 
 // ---- per-frame curves
@@ -311,22 +322,23 @@ function curves() {
 }
 
 function curve(title, digits, series) {
-  const [left, top, width, height] = [52, 8, 500, 190];
+  const [left, top, width, height] = [62, 8, 500, 190];
   const all = series.flatMap(({ values }) => values);
-  const span = Math.max(...all) - Math.min(...all) || Math.abs(all[0]) * 0.01 || 1;
-  const [low, high] = [Math.min(...all) - span * 0.05, Math.max(...all) + span * 0.05];
+  const span = Math.max(...all) - Math.min(...all) || 1;
+  const step = [1, 2, 5, 10].map((n) => n * 10 ** Math.floor(Math.log10(span / 5))).find((n) => n >= span / 5.5); // round numbers
+  const [first, last] = [Math.floor(Math.min(...all) / step), Math.max(Math.ceil(Math.max(...all) / step), Math.floor(Math.min(...all) / step) + 1)];
+  const [low, high] = [first * step, last * step];
+  const places = Math.max(0, -Math.floor(Math.log10(step)));
   const x = (frame) => left + (frames > 1 ? (frame / (frames - 1)) * width : width / 2);
   const y = (value) => top + (1 - (value - low) / (high - low)) * height;
   const svg = drawing('svg', { viewBox: `0 0 ${left + width + 12} ${height + 40}`, class: 'plot', role: 'img',
     'aria-label': `${title} by frame. ${series.map(({ method, values }) => `${methods[method].name}: ${values.map((v) => v.toFixed(digits)).join(' ')}`).join('; ')}` });
-  for (const part of [0, 0.25, 0.5, 0.75, 1]) {
-    const value = low + part * (high - low);
+  for (let i = first; i <= last; i++) {
+    const value = i * step;
     svg.append(drawing('line', { class: 'grid', x1: left, x2: left + width, y1: y(value), y2: y(value) }),
-      drawing('text', { class: 'soft', x: left - 6, y: y(value) + 4, 'text-anchor': 'end' }, value.toFixed(digits)));
+      drawing('text', { class: 'soft', x: left - 6, y: y(value) + 4, 'text-anchor': 'end' }, value.toFixed(places)));
   }
-  for (const frame of new Set([0, Math.floor((frames - 1) / 2), frames - 1])) {
-    svg.append(drawing('text', { class: 'soft', x: x(frame), y: top + height + 20, 'text-anchor': 'middle' }, `frame ${frame + 1}`));
-  }
+  ticks(svg, frames, x, top + height + 20, 'frame');
   for (const { method, values } of series) {
     svg.append(drawing('path', { class: 'curve', stroke: color(method), 'stroke-dasharray': dashes(method),
       d: values.map((value, frame) => `${frame ? 'L' : 'M'}${x(frame).toFixed(1)} ${y(value).toFixed(1)}`).join('') }));
@@ -356,7 +368,7 @@ function curve(title, digits, series) {
 
 function settings() {
   const list = (title, values) => element('div', { className: 'card' }, element('h3', {}, title), element('dl', { className: 'facts' },
-    ...Object.entries(values).flatMap(([key, value]) => [element('dt', {}, key.replaceAll('_', ' ')), element('dd', {}, Array.isArray(value) ? value.join(', ') : String(value))])));
+    ...Object.entries(values).flatMap(([key, value]) => [element('dt', {}, key.replaceAll('_', ' ')), element('dd', {}, Array.isArray(value) ? value.join(', ') : value === '' ? '–' : String(value))])));
   $('settings').replaceChildren(list('Settings', data.settings), list('Machine', data.machine));
 }
 
@@ -390,6 +402,16 @@ function restore() {
   if (against >= 0) shown.against = against;
   if (['wipe', 'difference'].includes(asked.get('view'))) shown.view = asked.get('view');
   if (columns.some(({ key }) => key === asked.get('sort')?.replace(/^-/, ''))) shown.sort = asked.get('sort');
+}
+
+/** The answer in a sentence. */
+function verdict() {
+  const measured = methods.filter((m) => m.psnr != null && m.speedup != null);
+  if (!measured.length) return '';
+  const most = (key) => measured.reduce((a, b) => (b[key] > a[key] ? b : a));
+  const says = (m) => `${m.name}, ${m.psnr >= 100 ? 'equal to the uncached video' : number(m.psnr, 1, ' dB')} at ${number(m.speedup, 2)} times the speed`;
+  const [closest, fastest] = [most('psnr'), most('speedup')];
+  return closest === fastest ? `Closest and fastest: ${says(closest)}.` : `Closest: ${says(closest)}. Fastest: ${says(fastest)}.`;
 }
 
 function begin() {
@@ -429,8 +451,10 @@ function begin() {
   document.body.classList.toggle('tiny', data.width <= 128);
   $('videos').classList.toggle('large', data.width > 256);
   const plural = (count, noun) => `${count} ${noun}${count === 1 ? '' : 's'}`;
-  $('lead').textContent = `${plural(methods.length - 1, 'method')} on ${plural(data.prompts.length, 'prompt')} with ${plural(data.seeds.length, 'seed')}, each against the uncached video of the same seed, by ${data.settings.model}.` + (data.embedded ? '' : ' The videos are files beside this page: keep them together.');
-  $('caption').textContent = `Means over ${plural(runs.filter((run) => run.method === 0).length, 'video')}. Press a heading to sort.`;
+  const { model, steps: count } = data.settings;
+  $('lead').textContent = `${plural(methods.length - 1, 'method')} on ${plural(data.prompts.length, 'prompt')} with ${plural(data.seeds.length, 'seed')}, each against the uncached video of the same seed. Model ${model}: ${plural(count, 'step')}, ${plural(frames, 'frame')} of ${data.width}×${data.height}.` + (data.embedded ? '' : ' The videos are files beside this page: keep them together.');
+  $('verdict').textContent = verdict();
+  $('caption').textContent = `Means over ${plural(methods[0].runs, 'video')}; every video was made once, on this machine. Press a heading to sort.`;
   $('work').replaceChildren(...methods.map((m, i) => [m, i]).filter(([, i]) => i > 0).map(([m, i]) => overSteps(m, i)));
   load();
   stage();

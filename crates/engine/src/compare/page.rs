@@ -75,14 +75,15 @@ fn render(results: &Results, media: Map<String, Value>, videos: Videos) -> Strin
     );
     let prompt = results.prompts.first().map_or("", String::as_str);
     let title = format!("navicache compare: {prompt}");
-    let frontier = plot::frontier(results);
+    let frontier = |size| plot::frontier(results, size);
     // `<` could end the script that holds the data.
     let data = data(results, media, videos).to_string().replace('<', "\\u003c");
     fill(TEMPLATE, &|name| match name {
         "policy" => encode_policy(&policy),
         "title" => encode_safe(&title).into_owned(),
         "style" => style.clone(),
-        "frontier" => frontier.clone(),
+        "frontier" => frontier(plot::WIDE),
+        "frontier-narrow" => frontier(plot::NARROW),
         "data" => data.clone(),
         "script" => SCRIPT.to_string(),
         _ => String::new(),
@@ -123,7 +124,8 @@ fn data(results: &Results, media: Map<String, Value>, videos: Videos) -> Value {
         .map(|summary| {
             let mut method = json!(summary);
             method["name"] = summary.method.clone().into();
-            method["options"] = results.of_method(&summary.method).next().map_or(Value::Null, |run| run.report["cache"].clone());
+            method["options"] =
+                results.of_method(&summary.method).next().map_or(Value::Null, |run| run.report["cache"].clone());
             method
         })
         .collect();

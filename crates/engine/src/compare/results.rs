@@ -150,7 +150,12 @@ impl Results {
         Ok(Results {
             version: folder::VERSION,
             folder: folder.root().to_path_buf(),
-            prompts: plan.prompts.iter().filter(|prompt| runs.iter().any(|run| run.prompt == **prompt)).cloned().collect(),
+            prompts: plan
+                .prompts
+                .iter()
+                .filter(|prompt| runs.iter().any(|run| run.prompt == **prompt))
+                .cloned()
+                .collect(),
             seeds: plan.seeds.iter().filter(|seed| runs.iter().any(|run| run.seed == **seed)).copied().collect(),
             methods,
             runs,
@@ -162,7 +167,7 @@ impl Results {
         let write = |name: &str, text: &str| WholeFile::create(&self.folder.join(name))?.finish_with(text.as_bytes());
         let json = serde_json::to_value(self).unwrap_or_default();
         write("results.json", &format!("{json:#}\n"))?;
-        write("frontier.svg", &plot::whole(&plot::frontier(self)))?;
+        write("frontier.svg", &plot::whole(&plot::frontier(self, plot::WIDE)))?;
         write("strips.svg", &plot::whole(&plot::strips(self)))?;
         page::write(self, &self.folder, videos)
     }

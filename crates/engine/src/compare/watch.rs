@@ -42,8 +42,7 @@ impl<'a> Watched<'a> {
                 symbols.chars().zip(&run.branches).map(of_branch).collect()
             })
             .collect();
-        let units: Vec<Value> =
-            run.units.iter().map(|unit| json!({"block": unit.block, "part": unit.part})).collect();
+        let units: Vec<Value> = run.units.iter().map(|unit| json!({"block": unit.block, "part": unit.part})).collect();
         json!({"branches": run.branches, "units": units, "steps": steps})
     }
 }
