@@ -18,6 +18,9 @@ pub fn compare(options: &Compare) -> Result<()> {
         None => run(options, &mut progress)?,
     };
     let page = results.write(if options.link_videos { Videos::Linked } else { Videos::Embedded })?;
+    for warning in &results.warnings {
+        progress.line(&format!("{} {warning}", progress.paint("33", "warning:")));
+    }
     if !options.settings.quiet {
         print(&table(&results));
     }

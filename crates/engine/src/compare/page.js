@@ -404,14 +404,14 @@ function restore() {
   if (columns.some(({ key }) => key === asked.get('sort')?.replace(/^-/, ''))) shown.sort = asked.get('sort');
 }
 
-/** The answer in a sentence. */
+/** The answer in a sentence. Work, other than time, does not depend on the machine. */
 function verdict() {
-  const measured = methods.filter((m) => m.psnr != null && m.speedup != null);
+  const measured = methods.filter((m) => m.psnr != null);
   if (!measured.length) return '';
-  const most = (key) => measured.reduce((a, b) => (b[key] > a[key] ? b : a));
-  const says = (m) => `${m.name}, ${m.psnr >= 100 ? 'equal to the uncached video' : number(m.psnr, 1, ' dB')} at ${number(m.speedup, 2)} times the speed`;
-  const [closest, fastest] = [most('psnr'), most('speedup')];
-  return closest === fastest ? `Closest and fastest: ${says(closest)}.` : `Closest: ${says(closest)}. Fastest: ${says(fastest)}.`;
+  const most = (value) => measured.reduce((a, b) => (value(b) > value(a) ? b : a));
+  const says = (m) => `${m.name}, ${m.psnr >= 100 ? 'equal to the uncached video' : number(m.psnr, 1, ' dB')} with ${percent(m.work)} of the work, ${number(m.speedup, 2)} times the speed`;
+  const [closest, least] = [most((m) => m.psnr), most((m) => -m.work)];
+  return closest === least ? `Closest, with the least work: ${says(closest)}.` : `Closest: ${says(closest)}. Least work: ${says(least)}.`;
 }
 
 function begin() {
@@ -455,6 +455,7 @@ function begin() {
   $('lead').textContent = `${plural(methods.length - 1, 'method')} on ${plural(data.prompts.length, 'prompt')} with ${plural(data.seeds.length, 'seed')}, each against the uncached video of the same seed. Model ${model}: ${plural(count, 'step')}, ${plural(frames, 'frame')} of ${data.width}×${data.height}.` + (data.embedded ? '' : ' The videos are files beside this page: keep them together.');
   $('verdict').textContent = verdict();
   $('caption').textContent = `Means over ${plural(methods[0].runs, 'video')}; every video was made once, on this machine. Press a heading to sort.`;
+  $('warnings').replaceChildren(...data.warnings.map((text) => element('li', {}, text[0].toUpperCase() + text.slice(1) + '.')));
   $('work').replaceChildren(...methods.map((m, i) => [m, i]).filter(([, i]) => i > 0).map(([m, i]) => overSteps(m, i)));
   load();
   stage();

@@ -157,7 +157,7 @@ fn data(results: &Results, media: Map<String, Value>, videos: Videos) -> Value {
         settings.insert("files".to_string(), first["added"].clone());
     }
     json!({
-        "prompts": results.prompts, "seeds": results.seeds, "methods": methods, "runs": runs, "steps": steps,
+        "prompts": results.prompts, "seeds": results.seeds, "methods": methods, "warnings": results.warnings, "runs": runs, "steps": steps,
         "width": request["width"], "height": request["height"], "frames": request["frames"], "fps": request["fps"],
         "settings": settings, "machine": first["machine"], "embedded": videos == Videos::Embedded, "media": media,
     })

@@ -22,6 +22,8 @@ pub struct Results {
     pub seeds: Vec<u64>,
     /// Of every method, in the order of the plan.
     pub methods: Vec<Summary>,
+    /// What the reader should know of the numbers.
+    pub warnings: Vec<String>,
     /// Every run that is done.
     pub runs: Vec<Run>,
 }
@@ -146,7 +148,7 @@ impl Results {
             let reason = "no run is done yet; `navicache compare` with the same folder goes on".to_string();
             return Err(Error::file(folder.root(), reason));
         }
-        let methods = plan.methods.iter().filter_map(|method| Summary::of(method, &runs)).collect();
+        let methods: Vec<Summary> = plan.methods.iter().filter_map(|method| Summary::of(method, &runs)).collect();
         Ok(Results {
             version: folder::VERSION,
             folder: folder.root().to_path_buf(),
@@ -157,6 +159,7 @@ impl Results {
                 .cloned()
                 .collect(),
             seeds: plan.seeds.iter().filter(|seed| runs.iter().any(|run| run.seed == **seed)).copied().collect(),
+            warnings: disturbed(&methods, &runs),
             methods,
             runs,
         })
@@ -179,7 +182,7 @@ impl Results {
 
     /// How much faster a run was than the uncached one.
     pub fn speedup(&self, run: &Run) -> Option<f64> {
-        speedup(std::slice::from_ref(run), &self.runs)
+        speedup(&[run], &self.runs)
     }
 }
 
@@ -220,7 +223,7 @@ impl Run {
 
 impl Summary {
     fn of(method: &str, all: &[Run]) -> Option<Self> {
-        let runs: Vec<Run> = all.iter().filter(|run| run.method == method).cloned().collect();
+        let runs: Vec<&Run> = all.iter().filter(|run| run.method == method).collect();
         if runs.is_empty() {
             return None;
         }
@@ -254,8 +257,32 @@ impl Summary {
     }
 }
 
+/// How much of a difference of times is chance.
+const CHANCE: f64 = 1.3;
+
+/// Signs that something else kept the machine busy: uncached runs do the same work, and reuse saves no more time than work.
+fn disturbed(methods: &[Summary], runs: &[Run]) -> Vec<String> {
+    let mut warnings = Vec::new();
+    let uncached = || runs.iter().filter(|run| run.method == REFERENCE).map(|run| run.seconds().denoise);
+    let (least, most) = (uncached().fold(f64::INFINITY, f64::min), uncached().fold(0.0, f64::max));
+    if most > CHANCE * least {
+        warnings.push(format!(
+            "the machine was busy: uncached runs of the same work took from {least:.1} to {most:.1} s; trust the share of work more than the speed-ups"
+        ));
+    }
+    for Summary { method, speedup, work, .. } in methods {
+        if let Some(speedup) = speedup.filter(|speedup| speedup * work > CHANCE) {
+            warnings.push(format!(
+                "the machine was busy: {method} computed {:.0} % of the work, which does not explain {speedup:.2} times the speed",
+                100.0 * work
+            ));
+        }
+    }
+    warnings
+}
+
 /// Seconds of denoising, uncached over these, of the videos that have both.
-fn speedup(runs: &[Run], all: &[Run]) -> Option<f64> {
+fn speedup(runs: &[&Run], all: &[Run]) -> Option<f64> {
     let reference = |run: &Run| all.iter().find(|other| other.method == REFERENCE && other.same_video(run));
     let pairs = runs.iter().filter_map(|run| Some((reference(run)?.seconds().denoise, run.seconds().denoise)));
     let (before, after) = pairs.fold((0.0, 0.0), |(a, b), (before, after)| (a + before, b + after));
