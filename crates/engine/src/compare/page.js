@@ -27,7 +27,7 @@ function drawing(name, attributes = {}, ...children) {
 /** A method's name; it may break after its parts. */
 const named = (method) => label(methods[method]).split(/(?<=[:,])/).flatMap((part, i) => (i ? [element('wbr'), part] : [part]));
 const number = (value, digits, unit = '') => (value == null ? '–' : value.toFixed(digits) + unit);
-const percent = (value) => number(100 * value, 0, ' %');
+const percent = (value) => number(100 * value, 0, '\u00a0%');
 const label = ({ name }) => (name === 'none' ? 'none (uncached)' : name);
 const color = (method) => `var(--m${method % 10})`;
 const dashes = (method) => ['', '7 3', '2 3', '9 3 2 3'][Math.floor(method / 10) % 4];
