@@ -509,6 +509,45 @@ fn a_picture_is_refused_where_the_model_takes_none() {
 }
 
 #[test]
+fn methods_side_by_side() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = |args: &[&str]| {
+        let output = navicache(folder.path(), &[&["compare"], args].concat());
+        let out = String::from_utf8_lossy(&output.stdout).into_owned();
+        (output.status.success(), out, stderr(&output))
+    };
+    let small = ["--size", "32x32", "--frames", "5", "--steps", "12", "-o", "out"];
+    let methods = ["a red circle", "--methods", "none,navicache,threshold=0.5,align_steps=4", "--seeds", "7", "--plot"];
+    let (ok, table, said) = run(&[&methods[..], &small].concat());
+    assert!(ok, "{said}");
+    assert_eq!(
+        files(&folder.path().join("out")),
+        ["frontier.svg", "index.html", "plan.json", "results.json", "strips.svg", "videos"]
+    );
+    assert!(said.contains("out: 2 videos") && said.contains("1/2 none, seed 7, a red circle: "), "{said}");
+    assert!(said.lines().last().unwrap().contains("everything is inside"), "{said}");
+    assert!(table.contains("speed-up") && table.contains("navicache,threshold=0.5,align_steps=4 "), "{table}");
+    assert!(table.contains("█ computed") && table.contains('░') && table.contains("A  navicache"), "{table}");
+
+    let (ok, again, said) = run(&["--from", "out", "--link-videos"]);
+    assert!(ok && table.starts_with(&again.trim_end().to_string()) && said.contains("keep them together"), "{said}");
+
+    std::fs::create_dir(folder.path().join("empty")).unwrap();
+    for (args, part) in [
+        (&["--from", "empty"][..], "empty: expected a folder that `navicache compare` made"),
+        (&["--from", "missing"], "missing: expected a folder"),
+        (&[], "<PROMPT|--from <DIR>>"),
+        (&["x", "--methods", "threshold=0.1"], "belongs to no method"),
+        (&["x", "--methods", "navicache:warp"], "fast, mid, slow"),
+        (&["x", "--seeds", "one"], "one"),
+    ] {
+        let (ok, _, error) = run(args);
+        assert!(!ok && error.contains(part), "{args:?}: {error}");
+    }
+    assert_eq!(files(folder.path()), ["empty", "out"]);
+}
+
+#[test]
 fn completions() {
     let output = navicache(Path::new("."), &["completions", "bash"]);
     assert!(String::from_utf8_lossy(&output.stdout).contains("--negative-prompt"));

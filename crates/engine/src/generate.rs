@@ -158,13 +158,6 @@ fn run(
     seconds.total = begun.elapsed().as_secs_f64();
 
     let totals = totals(&sampled, bill, seconds);
-    let machine = Machine {
-        cpu: machine::cpu_name(),
-        threads: machine::threads(),
-        device: device_name(&bundle.family().host().device),
-        dtype: bundle.dtype_name(),
-        navicache: env!("CARGO_PKG_VERSION"),
-    };
     let report = Report {
         version: report::VERSION,
         model: bundle.name().to_string(),
@@ -174,13 +167,24 @@ fn run(
         steps: sampled.steps,
         totals,
         warnings: teller.warnings,
-        machine,
+        machine: machine_of(bundle),
         request: resolved.clone(),
     };
     // What is decoded may be a little smaller than what was asked for, where latents are rounded down.
     let (width, height, _) = bundle.family().sizes().video_shape(&latents::shape_of(&sampled.latents)?);
     let spec = Spec { width, height, fps: resolved.fps, frames };
     Ok(Video { frames: pixels, spec, latents: sampled.latents, report })
+}
+
+/// Where a bundle runs.
+pub(crate) fn machine_of(bundle: &Bundle) -> Machine {
+    Machine {
+        cpu: machine::cpu_name(),
+        threads: machine::threads(),
+        device: device_name(&bundle.family().host().device),
+        dtype: bundle.dtype_name(),
+        navicache: env!("CARGO_PKG_VERSION"),
+    }
 }
 
 /// What the latents are for.
@@ -367,7 +371,8 @@ fn warn_if_inert(method: &dyn Method, sampled: &Sampled, teller: &mut Teller) {
     }
 }
 
-fn described(method: &dyn Method) -> serde_json::Value {
+/// The method with its options, as in reports.
+pub(crate) fn described(method: &dyn Method) -> serde_json::Value {
     let mut options = method.options();
     if let Some(fields) = options.as_object_mut() {
         fields.insert("method".to_string(), method.name().into());

@@ -21,6 +21,7 @@
 mod bundle;
 mod cache_file;
 pub mod catalog;
+pub mod compare;
 mod decode;
 mod demo;
 mod device;
