@@ -9,7 +9,7 @@ use navicache_engine::control::solver::SolverKind;
 use navicache_engine::control::trace::{LAGS, LAGS_MAX};
 use navicache_engine::metrics::Convention;
 use navicache_engine::{
-    Bundle, DeviceChoice, DtypeChoice, Files, LoadOptions, Lora, Request, Result, Tiling, cache_argument,
+    Bundle, DeviceChoice, DtypeChoice, Files, LoadOptions, Lora, Request, Result, Tiling, cache_argument, use_threads,
 };
 
 /// Generates video with diffusion transformers, and computes only the steps that matter.
@@ -240,6 +240,10 @@ pub struct Loading {
     #[arg(long, value_name = "NAME", default_value = "auto")]
     pub dtype: DtypeChoice,
 
+    /// Threads to compute with; left out, those that the machine has
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub threads: Option<u16>,
+
     /// Most memory to use, as in 12GiB; left out, what is free. Larger weights are streamed from disk, and decoding is done in tiles
     #[arg(long, value_name = "SIZE", value_parser = bytes)]
     pub memory: Option<u64>,
@@ -248,6 +252,9 @@ pub struct Loading {
 impl Loading {
     /// Opens the model.
     pub fn open(&self) -> Result<Bundle> {
+        if let Some(threads) = self.threads {
+            use_threads(threads.into())?;
+        }
         Bundle::open(&self.model, &self.options())
     }
 

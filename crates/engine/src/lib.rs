@@ -66,6 +66,7 @@ pub use device::{DeviceChoice, DtypeChoice};
 pub use error::{Error, Result};
 pub use generate::{Event, Stage, Video, generate, generate_with};
 pub use layout::Files;
+pub use machine::use_threads;
 pub use navicache_control as control;
 pub use navicache_models as models;
 pub use report::Report;

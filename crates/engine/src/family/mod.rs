@@ -69,7 +69,9 @@ pub(crate) trait Family: Send + Sync {
     /// What sizes it can make, and what they are as latents.
     fn sizes(&self) -> &dyn Sizes;
     /// Width and height by their names, `None` where the request names none.
-    fn named_size(&self, request: &Request) -> Result<Option<(usize, usize)>>;
+    fn named_size(&self, request: &Request) -> Result<Option<(usize, usize)>> {
+        request.size_by_name(self.defaults(), &self.sizes().limits())
+    }
     /// The solver it was published with.
     fn solver(&self) -> SolverKind;
     /// The shift of the schedule that it was published with, for a size.

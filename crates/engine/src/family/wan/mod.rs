@@ -31,7 +31,7 @@ use crate::request::{Defaults, Resolved};
 use crate::sampler::{Sampled, Start};
 use crate::scheduler::Scheduler;
 use crate::weights::{Component, Tensors};
-use crate::{Error, Request, Result};
+use crate::{Error, Result};
 
 pub(super) const ABOUT: About = About {
     name: "Wan",
@@ -105,10 +105,6 @@ impl Family for Wan {
 
     fn sizes(&self) -> &dyn Sizes {
         &self.sizes
-    }
-
-    fn named_size(&self, request: &Request) -> Result<Option<(usize, usize)>> {
-        request.size_by_name(&self.defaults, &self.sizes.limits())
     }
 
     fn solver(&self) -> SolverKind {
