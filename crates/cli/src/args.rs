@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::builder::ArgPredicate;
 use clap::{ArgGroup, Parser, Subcommand};
+use navicache_engine::bench::Part;
 use navicache_engine::control::cache::CacheSpec;
 use navicache_engine::control::solver::SolverKind;
 use navicache_engine::control::trace::{LAGS, LAGS_MAX};
@@ -43,6 +44,8 @@ pub enum Command {
     Vbench(Box<Vbench>),
     /// Measure a video against a reference: PSNR, SSIM, LPIPS, motion kept
     Metrics(Metrics),
+    /// Time parts of a generation on this machine
+    Bench(Box<Bench>),
     /// List the cache methods, or show one with its options and presets
     Methods(Methods),
     /// Record what a run measures when everything is computed
@@ -250,11 +253,14 @@ pub struct Loading {
 }
 
 impl Loading {
+    /// Takes as many threads as were asked for.
+    pub fn start_threads(&self) -> Result<()> {
+        self.threads.map_or(Ok(()), |threads| use_threads(threads.into()))
+    }
+
     /// Opens the model.
     pub fn open(&self) -> Result<Bundle> {
-        if let Some(threads) = self.threads {
-            use_threads(threads.into())?;
-        }
+        self.start_threads()?;
         Bundle::open(&self.model, &self.options())
     }
 
@@ -433,6 +439,35 @@ pub struct Metrics {
     /// Print JSON, with the values of every frame
     #[arg(long)]
     pub json: bool,
+}
+
+/// matmul, attention, block and forward have the shapes of Wan2.1-1.3B and random weights; vae and end-to-end time a model. One run goes before
+/// those that count.
+#[derive(clap::Args)]
+pub struct Bench {
+    /// matmul, attention, block, forward, vae or end-to-end
+    #[arg(value_name = "PART")]
+    pub part: Part,
+
+    /// Tokens of the video, for the parts without a model
+    #[arg(long, value_name = "N", default_value_t = 1560, value_parser = tokens)]
+    pub tokens: usize,
+
+    /// Runs that count
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    pub runs: u16,
+
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+
+    #[command(flatten)]
+    pub settings: Settings,
+}
+
+/// The largest video that anyone makes has fewer.
+fn tokens(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|tokens| (1..=1_000_000).contains(tokens)).ok_or("expected 1 to 1000000".to_string())
 }
 
 #[derive(clap::Args)]

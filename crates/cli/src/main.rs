@@ -1,6 +1,7 @@
 //! The `navicache` command: translates arguments into requests and events into lines of text. It holds no defaults and no maths.
 
 mod args;
+mod bench;
 mod compare;
 mod measure;
 mod models;
@@ -33,6 +34,7 @@ fn main() -> ExitCode {
         Command::Compare(options) => compare::compare(&options),
         Command::Vbench(options) => vbench(&options),
         Command::Metrics(options) => measure::measure(&options),
+        Command::Bench(options) => bench::bench(&options),
         Command::Methods(options) => study::methods(&options),
         Command::Trace(options) => record(&options),
         Command::Replay(options) => study::replay(&options),

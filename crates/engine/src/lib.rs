@@ -18,6 +18,7 @@
 //! this crate is the only one that knows both.
 #![warn(missing_docs)]
 
+pub mod bench;
 mod bundle;
 mod cache_file;
 pub mod catalog;

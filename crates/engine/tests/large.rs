@@ -15,6 +15,7 @@ use std::path::Path;
 
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{Device, Tensor};
+use navicache_engine::bench::wan_shapes;
 use navicache_engine::models::hunyuan;
 use navicache_engine::models::wan::{Transformer, TransformerConfig};
 use navicache_engine::models::{Denoiser, Weights};
@@ -44,48 +45,7 @@ impl Size {
 
     /// Names and shapes of the weights.
     fn shapes(&self) -> Vec<(String, Vec<usize>)> {
-        let (dim, ffn) = (128 * self.heads, self.ffn);
-        let mut shapes = Vec::new();
-        let mut linear = |name: String, outputs: usize, inputs: usize| {
-            shapes.push((format!("{name}.weight"), vec![outputs, inputs]));
-            shapes.push((format!("{name}.bias"), vec![outputs]));
-        };
-        for (name, outputs, inputs) in [
-            ("time_embedder.linear_1", dim, 256),
-            ("time_embedder.linear_2", dim, dim),
-            ("time_proj", 6 * dim, dim),
-            ("text_embedder.linear_1", dim, TEXT),
-            ("text_embedder.linear_2", dim, dim),
-        ] {
-            linear(format!("condition_embedder.{name}"), outputs, inputs);
-        }
-        linear("proj_out".to_string(), 64, dim);
-        for block in 0..self.layers {
-            for attention in ["attn1", "attn2"] {
-                for layer in ["to_q", "to_k", "to_v", "to_out.0"] {
-                    linear(format!("blocks.{block}.{attention}.{layer}"), dim, dim);
-                }
-            }
-            linear(format!("blocks.{block}.ffn.net.0.proj"), ffn, dim);
-            linear(format!("blocks.{block}.ffn.net.2"), dim, ffn);
-        }
-        for block in 0..self.layers {
-            for norm in [
-                "attn1.norm_q.weight",
-                "attn1.norm_k.weight",
-                "attn2.norm_q.weight",
-                "attn2.norm_k.weight",
-                "norm2.weight",
-                "norm2.bias",
-            ] {
-                shapes.push((format!("blocks.{block}.{norm}"), vec![dim]));
-            }
-            shapes.push((format!("blocks.{block}.scale_shift_table"), vec![1, 6, dim]));
-        }
-        shapes.push(("scale_shift_table".to_string(), vec![1, 2, dim]));
-        shapes.push(("patch_embedding.weight".to_string(), vec![dim, 16, 1, 2, 2]));
-        shapes.push(("patch_embedding.bias".to_string(), vec![dim]));
-        shapes
+        wan_shapes(&self.config()).into_iter().collect()
     }
 }
 

@@ -1,0 +1,366 @@
+//! Benchmarks: the parts of a generation on random numbers of the published shapes, with medians and the share of the machine's peak.
+//!
+//! Machines are shared: medians of several runs are reported, and the peak is measured in the same run, as a large f32 matrix product.
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+use std::time::Instant;
+
+use candle_core::{DType, Device, Tensor};
+use navicache_models::nn::{Linear, attention};
+use navicache_models::wan::{Transformer, TransformerConfig};
+use navicache_models::{Denoiser, Source, Weights};
+use serde::Serialize;
+
+use crate::decode::Tiling;
+use crate::device::{DeviceChoice, DtypeChoice};
+use crate::generate::Teller;
+use crate::{Bundle, Error, Request, Result, generate, latents, machine, noise};
+
+/// What is timed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// A layer of Wan2.1-1.3B's feed-forward network, 1536 to 8960.
+    Matmul,
+    /// Attention of 12 heads of 128 channels among all tokens.
+    Attention,
+    /// A block of Wan2.1-1.3B, 512 text tokens.
+    Block,
+    /// Wan2.1-1.3B, all 30 blocks.
+    Forward,
+    /// Decoding with the VAE of a model.
+    Vae,
+    /// A generation with a model, from prompt to frames.
+    EndToEnd,
+}
+
+impl Part {
+    /// All of them, by name.
+    pub const ALL: [(&'static str, Part); 6] = [
+        ("matmul", Part::Matmul),
+        ("attention", Part::Attention),
+        ("block", Part::Block),
+        ("forward", Part::Forward),
+        ("vae", Part::Vae),
+        ("end-to-end", Part::EndToEnd),
+    ];
+}
+
+impl std::str::FromStr for Part {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let found = Part::ALL.into_iter().find(|(name, _)| *name == text).map(|(_, part)| part);
+        found.ok_or_else(|| Error::Request {
+            what: "bench",
+            found: text.to_string(),
+            expected: format!("expected one of {}", Part::ALL.map(|(name, _)| name).join(", ")),
+        })
+    }
+}
+
+/// What a benchmark found.
+#[derive(Debug, Clone, Serialize)]
+pub struct Timing {
+    /// What was timed, in words.
+    pub what: String,
+    /// Its tokens, where it has any.
+    pub tokens: Option<usize>,
+    /// Format of the weights.
+    pub dtype: String,
+    /// Threads.
+    pub threads: usize,
+    /// Median of the runs.
+    pub median_seconds: f64,
+    /// Every run, in order; one before them does not count.
+    pub runs: Vec<f64>,
+    /// Floating point operations, where they are counted: those of matrix products.
+    pub flop: Option<f64>,
+    /// Of these a second, in units of 10^9.
+    pub gflops: Option<f64>,
+    /// The same of a large f32 matrix product, measured right before and after.
+    pub peak_gflops: Option<f64>,
+    /// One over the other.
+    pub share_of_peak: Option<f64>,
+}
+
+/// How it is timed.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Tokens of the video.
+    pub tokens: usize,
+    /// Format of the weights; f32 if it is left to be chosen.
+    pub dtype: DtypeChoice,
+    /// Runs that count.
+    pub runs: usize,
+    /// Where it runs.
+    pub device: DeviceChoice,
+}
+
+/// The same, decided.
+struct Run {
+    tokens: usize,
+    dtype: DType,
+    runs: usize,
+    device: Device,
+}
+
+/// Text tokens of the published models.
+const TEXT_TOKENS: usize = 512;
+const HEADS: usize = 12;
+const HEAD_DIM: usize = 128;
+const FFN: usize = 8960;
+const LAYERS: usize = 30;
+
+/// Times a part that needs no model.
+pub fn run(part: Part, options: &Options) -> Result<Timing> {
+    let Options { tokens, dtype, device, .. } = options;
+    let (dtype, device) = (&dtype.for_parameters(0).unwrap_or(DType::F32), &device.open()?);
+    let options = &Run { tokens: *tokens, dtype: *dtype, runs: options.runs, device: device.clone() };
+    let (n, dim) = (*tokens as f64, (HEADS * HEAD_DIM) as f64);
+    let zeros = |shape: &[usize]| -> Result<Tensor> { random(1, shape, device) };
+    match part {
+        Part::Matmul => {
+            let weight = random(2, &[FFN, HEADS * HEAD_DIM], device)?.to_dtype(*dtype)?;
+            let layer = Linear::from_tensors(weight, zeros(&[FFN])?);
+            let x = zeros(&[*tokens, HEADS * HEAD_DIM])?;
+            timed("linear 1536 -> 8960", Some(2.0 * n * dim * FFN as f64), options, || Ok(layer.forward(&x)?))
+        }
+        Part::Attention => {
+            let x = zeros(&[HEADS, *tokens, HEAD_DIM])?;
+            let scale = 1.0 / (HEAD_DIM as f64).sqrt();
+            timed("attention, 12 heads of 128", Some(4.0 * n * n * dim), options, || {
+                Ok(attention(&x, &x, &x, scale, None)?)
+            })
+        }
+        Part::Block | Part::Forward => {
+            let layers = if part == Part::Block { 1 } else { LAYERS };
+            let config = config(layers)?;
+            let shapes = Random { shapes: wan_shapes(&config), seed: 3 };
+            let transformer = Transformer::new(&config, Weights::new(&shapes, device, Some(*dtype)))?;
+            let cond = transformer.cond(&zeros(&[1, TEXT_TOKENS, config.text_dim])?)?;
+            let side = (*tokens).div_ceil(2 * grid_rows(*tokens));
+            let latents = zeros(&[1, 16, 2, 2 * grid_rows(*tokens), 2 * side])?;
+            let text = TEXT_TOKENS as f64;
+            let n = (2 * grid_rows(*tokens) * side) as f64;
+            let per_block =
+                12.0 * n * dim * dim + 4.0 * n * dim * FFN as f64 + 4.0 * n * n * dim + 4.0 * n * text * dim;
+            match part {
+                Part::Block => {
+                    let mut state = transformer.begin(&latents, 500.0, &cond)?;
+                    timed("block of Wan2.1-1.3B", Some(per_block), options, || {
+                        let start = transformer.features(&state);
+                        for unit in 0..transformer.units().len() {
+                            transformer.run_unit(unit, &mut state)?;
+                        }
+                        let done = transformer.features(&state).video;
+                        transformer.set_features(&mut state, start);
+                        Ok(done)
+                    })
+                }
+                _ => timed("forward of Wan2.1-1.3B", Some(per_block * LAYERS as f64), options, || {
+                    Ok(transformer.forward(&latents, 500.0, &cond)?)
+                }),
+            }
+        }
+        Part::Vae | Part::EndToEnd => Err(Error::Request {
+            what: "bench",
+            found: "vae and end-to-end".to_string(),
+            expected: "these need a model".to_string(),
+        }),
+    }
+}
+
+/// Times a part of a model.
+pub fn run_on(part: Part, bundle: &Bundle, request: &Request, runs: usize) -> Result<Timing> {
+    let (resolved, _) = crate::generate::resolve(bundle, request)?;
+    let family = bundle.family();
+    let host = family.host();
+    let shape = family.sizes().latents_shape(resolved.width, resolved.height, resolved.frames);
+    let tokens = family.sizes().tokens(&shape);
+    let options = Run { tokens, dtype: DType::F32, runs, device: host.device.clone() };
+    let size = format!("{} frames of {}x{}", resolved.frames, resolved.width, resolved.height);
+    let mut go_on = |_: crate::Event| ControlFlow::Continue(());
+    let mut timing = match part {
+        Part::Vae => {
+            let latents = latents::from_seed(0, &shape, &host.device)?;
+            let what = format!("VAE of {}, {size}", bundle.name());
+            timed(&what, None, &options, || {
+                let mut teller = Teller { on_event: &mut go_on, warnings: Vec::new(), cancelled: false };
+                crate::decode::decode(bundle, &latents, resolved.frames, Tiling::Auto, &mut teller)?;
+                Ok(latents.clone())
+            })?
+        }
+        _ => timed(&format!("{}, {size}, {} steps", bundle.name(), resolved.steps), None, &options, || {
+            Ok(generate(bundle, request, &mut go_on)?.latents)
+        })?,
+    };
+    timing.dtype = bundle.dtype_name();
+    Ok(timing)
+}
+
+/// Tokens as a grid of two frames: rows of it.
+fn grid_rows(tokens: usize) -> usize {
+    ((tokens / 2) as f64).sqrt().floor().max(1.0) as usize
+}
+
+fn config(layers: usize) -> Result<TransformerConfig> {
+    let json = serde_json::json!({"num_attention_heads": HEADS, "num_layers": layers, "ffn_dim": FFN});
+    serde_json::from_value(json).map_err(|e| Error::file("bench", e.to_string()))
+}
+
+/// Runs it once, then several times; a tensor of the result is read back each time, so that nothing is still running.
+fn timed(what: &str, flop: Option<f64>, options: &Run, mut run: impl FnMut() -> Result<Tensor>) -> Result<Timing> {
+    let read = |tensor: Tensor| -> Result<()> {
+        tensor.flatten_all()?.narrow(0, 0, 1)?.to_dtype(DType::F32)?.to_vec1::<f32>()?;
+        Ok(())
+    };
+    read(run()?)?;
+    let before = flop.map(|_| peak_gflops(&options.device)).transpose()?;
+    let mut runs = Vec::with_capacity(options.runs);
+    for _ in 0..options.runs.max(1) {
+        let clock = Instant::now();
+        read(run()?)?;
+        runs.push(clock.elapsed().as_secs_f64());
+    }
+    let after = flop.map(|_| peak_gflops(&options.device)).transpose()?;
+    let median_seconds = median(&runs);
+    let gflops = flop.map(|flop| flop / median_seconds / 1e9);
+    let peak_gflops = before.zip(after).map(|(before, after)| before.max(after));
+    Ok(Timing {
+        what: what.to_string(),
+        tokens: Some(options.tokens),
+        dtype: options.dtype.as_str().to_string(),
+        threads: machine::threads(),
+        median_seconds,
+        runs,
+        flop,
+        gflops,
+        peak_gflops,
+        share_of_peak: gflops.zip(peak_gflops).map(|(gflops, peak)| gflops / peak),
+    })
+}
+
+fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let middle = sorted.len() / 2;
+    if sorted.len() % 2 == 1 { sorted[middle] } else { (sorted[middle - 1] + sorted[middle]) / 2.0 }
+}
+
+/// The best of a few large f32 matrix products.
+fn peak_gflops(device: &Device) -> Result<f64> {
+    const SIDE: usize = 1536;
+    let x = random(4, &[SIDE, SIDE], device)?;
+    let mut best = f64::INFINITY;
+    for _ in 0..4 {
+        let clock = Instant::now();
+        x.matmul(&x)?.flatten_all()?.narrow(0, 0, 1)?.to_vec1::<f32>()?;
+        best = best.min(clock.elapsed().as_secs_f64());
+    }
+    Ok(2.0 * (SIDE * SIDE * SIDE) as f64 / best / 1e9)
+}
+
+fn random(seed: u64, shape: &[usize], device: &Device) -> Result<Tensor> {
+    let values = noise::randn(seed, shape.iter().product());
+    Ok(Tensor::from_vec(values, shape, &Device::Cpu)?.to_device(device)?)
+}
+
+/// Random weights of given shapes, small enough for activations to stay finite.
+struct Random {
+    shapes: BTreeMap<String, Vec<usize>>,
+    seed: u64,
+}
+
+impl Source for Random {
+    fn shape(&self, name: &str) -> Option<Vec<usize>> {
+        self.shapes.get(name).cloned()
+    }
+
+    /// The same numbers over and over, of a few thousand that are drawn: drawing them all would take longer than the benchmark.
+    fn load(&self, name: &str, dtype: Option<DType>, device: &Device) -> navicache_models::Result<Tensor> {
+        const DRAWN: usize = 1 << 14;
+        let shape = self.shape(name).unwrap_or_default();
+        let row: usize = shape.iter().skip(1).product();
+        let scale = 1.0 / (row.max(1) as f32).sqrt();
+        let drawn = noise::randn(self.seed, DRAWN);
+        let values: Vec<f32> = drawn.iter().cycle().take(shape.iter().product()).map(|value| value * scale).collect();
+        let tensor = Tensor::from_vec(values, shape, &Device::Cpu)?;
+        Ok(tensor.to_dtype(dtype.unwrap_or(DType::F32))?.to_device(device)?)
+    }
+
+    fn place(&self, _: &str) -> String {
+        "random weights".to_string()
+    }
+}
+
+/// Names and shapes of a Wan transformer that makes video from text.
+pub fn wan_shapes(config: &TransformerConfig) -> BTreeMap<String, Vec<usize>> {
+    let (dim, ffn) = (config.dim(), config.ffn_dim);
+    let mut shapes = BTreeMap::new();
+    let mut linear = |name: String, outputs: usize, inputs: usize| {
+        shapes.insert(format!("{name}.weight"), vec![outputs, inputs]);
+        shapes.insert(format!("{name}.bias"), vec![outputs]);
+    };
+    for (name, outputs, inputs) in [
+        ("time_embedder.linear_1", dim, config.freq_dim),
+        ("time_embedder.linear_2", dim, dim),
+        ("time_proj", 6 * dim, dim),
+        ("text_embedder.linear_1", dim, config.text_dim),
+        ("text_embedder.linear_2", dim, dim),
+    ] {
+        linear(format!("condition_embedder.{name}"), outputs, inputs);
+    }
+    let volume = config.patch_size.iter().product::<usize>();
+    linear("proj_out".to_string(), config.out_channels * volume, dim);
+    for block in 0..config.num_layers {
+        for (attention, layer) in
+            ["attn1", "attn2"].iter().flat_map(|a| ["to_q", "to_k", "to_v", "to_out.0"].map(|l| (a, l)))
+        {
+            linear(format!("blocks.{block}.{attention}.{layer}"), dim, dim);
+        }
+        linear(format!("blocks.{block}.ffn.net.0.proj"), ffn, dim);
+        linear(format!("blocks.{block}.ffn.net.2"), dim, ffn);
+    }
+    for block in 0..config.num_layers {
+        for norm in ["attn1.norm_q", "attn1.norm_k", "attn2.norm_q", "attn2.norm_k", "norm2"] {
+            shapes.insert(format!("blocks.{block}.{norm}.weight"), vec![dim]);
+        }
+        shapes.insert(format!("blocks.{block}.norm2.bias"), vec![dim]);
+        shapes.insert(format!("blocks.{block}.scale_shift_table"), vec![1, 6, dim]);
+    }
+    let [pf, ph, pw] = config.patch_size;
+    shapes.insert("patch_embedding.weight".to_string(), vec![dim, config.in_channels, pf, ph, pw]);
+    shapes.insert("patch_embedding.bias".to_string(), vec![dim]);
+    shapes.insert("scale_shift_table".to_string(), vec![1, 2, dim]);
+    shapes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::LoadOptions;
+
+    #[test]
+    fn every_part_is_timed_and_says_so() {
+        let options = Options { tokens: 24, dtype: DtypeChoice::Bf16, runs: 2, device: DeviceChoice::Cpu };
+        for part in [Part::Matmul, Part::Attention, Part::Block] {
+            let timing = run(part, &options).unwrap();
+            assert_eq!((timing.runs.len(), timing.dtype.as_str()), (2, "bf16"));
+            assert!(timing.median_seconds > 0.0 && timing.share_of_peak.is_some_and(|share| share > 0.0));
+        }
+        let demo = Bundle::open("demo", &LoadOptions::default()).unwrap();
+        let request = Request { size: Some((16, 16)), frames: Some(1), steps: Some(1), ..Request::new("x") };
+        for part in [Part::Vae, Part::EndToEnd] {
+            let timing = run_on(part, &demo, &request, 1).unwrap();
+            assert!(timing.median_seconds > 0.0 && timing.what.contains("1 frames of 16x16"), "{}", timing.what);
+        }
+        assert!("everything".parse::<Part>().unwrap_err().to_string().contains("matmul, attention"));
+    }
+
+    #[test]
+    fn medians() {
+        assert_eq!(median(&[3.0, 1.0, 2.0]), 2.0);
+        assert_eq!(median(&[4.0, 1.0, 2.0, 3.0]), 2.5);
+    }
+}
