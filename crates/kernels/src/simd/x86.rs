@@ -1,0 +1,142 @@
+//! AVX2 with FMA, and AVX-512.
+
+#![allow(unsafe_code)]
+
+use std::arch::x86_64::*;
+
+use super::Simd;
+use crate::tile::tile;
+
+/// The machine has AVX2 and FMA.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Avx2(());
+
+/// The machine has AVX-512F.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Avx512(());
+
+impl Avx2 {
+    /// If it has.
+    pub(crate) fn detect() -> Option<Self> {
+        (is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")).then_some(Avx2(()))
+    }
+}
+
+impl Avx512 {
+    /// If it has.
+    pub(crate) fn detect() -> Option<Self> {
+        (Avx2::detect().is_some() && is_x86_feature_detected!("avx512f")).then_some(Avx512(()))
+    }
+}
+
+/// Methods that are one instruction. Each is sound because `self` exists only where its instructions do.
+macro_rules! instructions {
+    ($vector:ty: $($name:ident($($argument:ident),*) = $body:expr;)*) => {$(
+        #[inline(always)]
+        fn $name(self, $($argument: $vector),*) -> $vector {
+            // SAFETY: `self` is the proof that the machine has the instruction.
+            unsafe { $body }
+        }
+    )*};
+}
+
+impl Simd for Avx2 {
+    const LANES: usize = 8;
+    const TILE_ROWS: usize = 6;
+    const TILE_COLUMNS: usize = 16;
+    type V = __m256;
+
+    instructions! { __m256:
+        add(a, b) = _mm256_add_ps(a, b);
+        sub(a, b) = _mm256_sub_ps(a, b);
+        mul(a, b) = _mm256_mul_ps(a, b);
+        div(a, b) = _mm256_div_ps(a, b);
+        fma(a, b, c) = _mm256_fmadd_ps(a, b, c);
+        min(a, b) = _mm256_min_ps(a, b);
+        max(a, b) = _mm256_max_ps(a, b);
+        round(a) = _mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(a);
+    }
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> __m256 {
+        // SAFETY: `self` is the proof that the machine has the instruction.
+        unsafe { _mm256_set1_ps(x) }
+    }
+
+    #[inline(always)]
+    fn load(self, from: &[f32]) -> __m256 {
+        let from = &from[..Self::LANES];
+        // SAFETY: the slice has as many numbers as are read; `self` is the proof that the machine has the instruction.
+        unsafe { _mm256_loadu_ps(from.as_ptr()) }
+    }
+
+    #[inline(always)]
+    fn store(self, v: __m256, to: &mut [f32]) {
+        let to = &mut to[..Self::LANES];
+        // SAFETY: the slice has as many numbers as are written; `self` is the proof that the machine has the instruction.
+        unsafe { _mm256_storeu_ps(to.as_mut_ptr(), v) }
+    }
+
+    /// In two steps, so that results below the normal range are right too.
+    #[inline(always)]
+    fn scale_by_power(self, a: __m256, n: __m256) -> __m256 {
+        // SAFETY: `self` is the proof that the machine has the instructions.
+        unsafe {
+            let n = _mm256_cvtps_epi32(n);
+            let half = _mm256_srai_epi32::<1>(n);
+            let power = |n| _mm256_castsi256_ps(_mm256_slli_epi32::<23>(_mm256_add_epi32(n, _mm256_set1_epi32(127))));
+            _mm256_mul_ps(_mm256_mul_ps(a, power(half)), power(_mm256_sub_epi32(n, half)))
+        }
+    }
+
+    /// 12 sums, 2 columns and a row's number make 15 of 16 registers.
+    #[inline(always)]
+    fn tile(self, a: &[f32], stride: usize, panel: &[f32], keep: Option<&[f32]>, c: &mut [f32], width: usize) {
+        tile::<Self, 6, 2>(self, a, stride, panel, keep, c, width);
+    }
+}
+
+impl Simd for Avx512 {
+    const LANES: usize = 16;
+    const TILE_ROWS: usize = 12;
+    const TILE_COLUMNS: usize = 32;
+    type V = __m512;
+
+    instructions! { __m512:
+        add(a, b) = _mm512_add_ps(a, b);
+        sub(a, b) = _mm512_sub_ps(a, b);
+        mul(a, b) = _mm512_mul_ps(a, b);
+        div(a, b) = _mm512_div_ps(a, b);
+        fma(a, b, c) = _mm512_fmadd_ps(a, b, c);
+        min(a, b) = _mm512_min_ps(a, b);
+        max(a, b) = _mm512_max_ps(a, b);
+        round(a) = _mm512_roundscale_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(a);
+        scale_by_power(a, n) = _mm512_scalef_ps(a, n);
+    }
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> __m512 {
+        // SAFETY: `self` is the proof that the machine has the instruction.
+        unsafe { _mm512_set1_ps(x) }
+    }
+
+    #[inline(always)]
+    fn load(self, from: &[f32]) -> __m512 {
+        let from = &from[..Self::LANES];
+        // SAFETY: the slice has as many numbers as are read; `self` is the proof that the machine has the instruction.
+        unsafe { _mm512_loadu_ps(from.as_ptr()) }
+    }
+
+    #[inline(always)]
+    fn store(self, v: __m512, to: &mut [f32]) {
+        let to = &mut to[..Self::LANES];
+        // SAFETY: the slice has as many numbers as are written; `self` is the proof that the machine has the instruction.
+        unsafe { _mm512_storeu_ps(to.as_mut_ptr(), v) }
+    }
+
+    /// 24 sums, 2 columns and a row's number make 27 of 32 registers.
+    #[inline(always)]
+    fn tile(self, a: &[f32], stride: usize, panel: &[f32], keep: Option<&[f32]>, c: &mut [f32], width: usize) {
+        tile::<Self, 12, 2>(self, a, stride, panel, keep, c, width);
+    }
+}
