@@ -14,7 +14,7 @@ use rayon::prelude::*;
 use crate::level::{Kernel, Level};
 use crate::simd::{MAX_ROWS, Simd};
 use crate::softmax::{base, exponentials, greatest, share, softmax_last_dim};
-use crate::storage::fit;
+use crate::storage::{Heads, fit};
 
 /// Keys in a block. A multiple of every tile's columns.
 const KEYS: usize = 256;
@@ -39,8 +39,8 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, scale: f64, bias: Option<&T
     if [q, k, v].into_iter().chain(&bias).any(|tensor| !fit(&[tensor])) {
         return by_matmul(q, k, v, scale, bias.as_ref());
     }
-    let bias = bias.map(rows_in_order).transpose()?;
-    let [q, k, v] = [q, k, v].map(|x| rows_in_order(x.clone()));
+    let bias = bias.as_ref().map(Heads::tensor).transpose()?;
+    let [q, k, v] = [q, k, v].map(Heads::tensor);
     q?.apply_op3_no_bwd(&k?, &v?, &Op { scale: scale as f32, bias, level: Level::current() })
 }
 
@@ -64,38 +64,10 @@ fn by_matmul(q: &Tensor, k: &Tensor, v: &Tensor, scale: f64, bias: Option<&Tenso
     Tensor::cat(&chunks, 0)
 }
 
-/// As it is if the numbers of a row are neighbours, else a copy.
-fn rows_in_order(x: Tensor) -> Result<Tensor> {
-    if x.stride()[2] == 1 || x.dim(2)? == 1 { Ok(x) } else { x.contiguous() }
-}
-
 struct Op {
     scale: f32,
     bias: Option<Tensor>, // (heads, n, m)
     level: Level,
-}
-
-/// Rows of every head, somewhere in a slice.
-#[derive(Clone, Copy)]
-struct Rows<'a> {
-    numbers: &'a [f32],
-    start: usize,
-    strides: [usize; 2], // of heads and of rows
-    width: usize,
-}
-
-impl<'a> Rows<'a> {
-    fn new(storage: &'a CpuStorage, layout: &Layout) -> Result<Self> {
-        let (_, _, width) = layout.shape().dims3()?;
-        let strides = [layout.stride()[0], layout.stride()[1]];
-        Ok(Rows { numbers: storage.as_slice()?, start: layout.start_offset(), strides, width })
-    }
-
-    #[inline(always)]
-    fn row(&self, head: usize, row: usize) -> &'a [f32] {
-        let start = self.start + head * self.strides[0] + row * self.strides[1];
-        &self.numbers[start..start + self.width]
-    }
 }
 
 impl CustomOp3 for Op {
@@ -117,15 +89,15 @@ impl CustomOp3 for Op {
         let bias_storage = self.bias.as_ref().map(Tensor::storage_and_layout);
         let bias = match &bias_storage {
             Some((storage, layout)) => match &**storage {
-                Storage::Cpu(storage) => Some(Rows::new(storage, layout)?),
+                Storage::Cpu(storage) => Some(Heads::new(storage, layout)?),
                 _ => bail!("attention: the bias is on another device"),
             },
             None => None,
         };
         let inputs = Inputs {
-            q: Rows::new(q, q_layout)?,
-            k: Rows::new(k, k_layout)?,
-            v: Rows::new(v, v_layout)?,
+            q: Heads::new(q, q_layout)?,
+            k: Heads::new(k, k_layout)?,
+            v: Heads::new(v, v_layout)?,
             bias,
             scale: self.scale,
             m,
@@ -140,10 +112,10 @@ impl CustomOp3 for Op {
 
 /// Everything that a task reads.
 struct Inputs<'a> {
-    q: Rows<'a>,            // (heads, n, d)
-    k: Rows<'a>,            // (heads, m, d)
-    v: Rows<'a>,            // (heads, m, d)
-    bias: Option<Rows<'a>>, // (heads, n, m)
+    q: Heads<'a>,            // (heads, n, d)
+    k: Heads<'a>,            // (heads, m, d)
+    v: Heads<'a>,            // (heads, m, d)
+    bias: Option<Heads<'a>>, // (heads, n, m)
     scale: f32,
     m: usize,
 }

@@ -60,7 +60,7 @@ pub(crate) fn greatest<S: Simd>(simd: S, x: &[f32]) -> f32 {
         best[1] = simd.max(best[1], simd.load(&pair[S::LANES..]));
     }
     for rest in pairs.remainder().chunks(S::LANES) {
-        let rest = if rest.len() < S::LANES { simd.load_part(rest, f32::NEG_INFINITY) } else { simd.load(rest) };
+        let rest = simd.load_part(rest, f32::NEG_INFINITY);
         best[0] = simd.max(best[0], rest);
     }
     simd.greatest(simd.max(best[0], best[1]))
@@ -80,11 +80,9 @@ pub(crate) fn exponentials<S: Simd>(simd: S, x: &mut [f32], base: f32) -> f32 {
         simd.store(powers[1], right);
     }
     for rest in pairs.into_remainder().chunks_mut(S::LANES) {
-        let full = rest.len() == S::LANES;
-        let loaded = if full { simd.load(rest) } else { simd.load_part(rest, f32::NEG_INFINITY) };
-        let power = exp(simd, simd.sub(loaded, base));
+        let power = exp(simd, simd.sub(simd.load_part(rest, f32::NEG_INFINITY), base));
         sums[0] = simd.add(sums[0], power);
-        if full { simd.store(power, rest) } else { simd.store_part(power, rest) }
+        simd.store_part(power, rest);
     }
     simd.sum(simd.add(sums[0], sums[1]))
 }

@@ -63,7 +63,7 @@ fn size(most: usize) -> impl Strategy<Value = usize> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(96))]
+    #![proptest_config(ProptestConfig { cases: 96, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn activations(n in size(40), width in size(600), seed: u64, size in prop::sample::select(vec![0.01f32, 1.0, 20.0])) {
@@ -127,6 +127,39 @@ proptest! {
             });
         }
     }
+
+    #[test]
+    fn norms(n in size(40), dim in size(600), seed: u64, size in prop::sample::select(vec![0.0f32, 0.01, 1.0, 30.0]), far in -1000f64..1000.0) {
+        let x = numbers(&[n, dim], seed, size);
+        let (scale, shift) = (numbers(&[dim], seed ^ 1, 1.0), numbers(&[dim], seed ^ 2, 1.0));
+        close(|| kernels::layer_norm(&x, &scale, &shift, 1e-6), 1e-5)?;
+        close(|| kernels::modulated_layer_norm(&x, &scale, &shift, 1e-6), 1e-5)?;
+        close(|| kernels::rms_norm(&x, &scale, 1e-6), 1e-5)?;
+        // Far from zero: the mean takes away all but what varies, and a few digits of that.
+        let x = (x + far).unwrap();
+        let tolerance = if size < 1.0 { 2e-2 } else { 1e-3 };
+        close(|| kernels::layer_norm(&x, &scale, &shift, 1e-6), tolerance)?;
+        close(|| kernels::rms_norm(&x, &scale, 1e-6), 1e-5)?;
+    }
+
+    #[test]
+    fn residuals(n in size(40), dim in size(600), seed: u64) {
+        let (x, y, gate) = (numbers(&[n, dim], seed, 1.0), numbers(&[n, dim], seed ^ 1, 1.0), numbers(&[dim], seed ^ 2, 1.0));
+        close(|| kernels::gated_residual(&x, &y, &gate), 1e-6)?;
+        let twisted = numbers(&[dim, n], seed, 1.0);
+        close(|| kernels::gated_residual(&x, &twisted.t()?, &gate), 1e-6)?;
+    }
+
+    #[test]
+    fn rotations(heads in 1usize..4, n in size(60), pairs in size(80), seed: u64) {
+        let x = numbers(&[heads, n, 2 * pairs], seed, 1.0);
+        let (cos, sin) = (numbers(&[n, pairs], seed ^ 1, 1.0), numbers(&[n, pairs], seed ^ 2, 1.0));
+        close(|| kernels::rotate_pairs(&x, &cos, &sin), 1e-6)?;
+        let theirs = candle_nn::rotary_emb::rope_i(&x.unsqueeze(0).unwrap(), &cos, &sin).unwrap().squeeze(0).unwrap();
+        close(|| if Level::current() == Level::PLAIN { Ok(theirs.clone()) } else { kernels::rotate_pairs(&x, &cos, &sin) }, 1e-6)?;
+        let columns = numbers(&[n, heads, 2 * pairs], seed, 1.0).transpose(0, 1).unwrap();
+        close(|| kernels::rotate_pairs(&columns, &cos, &sin), 1e-6)?;
+    }
 }
 
 #[test]
@@ -157,10 +190,21 @@ fn other_types() {
     let narrow =
         |x: Tensor| x.to_dtype(candle_core::DType::F32).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
     let x32 = x.to_dtype(candle_core::DType::F32).unwrap();
+    let (row, row32) = (x.get(0).unwrap().get(0).unwrap(), x32.get(0).unwrap().get(0).unwrap());
+    let half = |x: &Tensor| x.get(0).unwrap().narrow(1, 0, 3).unwrap();
+    let (half, half32) = (half(&x), half(&x32));
     let pairs = [
         (kernels::gelu(&x), kernels::gelu(&x32)),
         (kernels::silu(&x), kernels::silu(&x32)),
         (kernels::softmax_last_dim(&x), kernels::softmax_last_dim(&x32)),
+        (kernels::layer_norm(&x, &row, &row, 1e-6), kernels::layer_norm(&x32, &row32, &row32, 1e-6)),
+        (
+            kernels::modulated_layer_norm(&x, &row, &row, 1e-6),
+            kernels::modulated_layer_norm(&x32, &row32, &row32, 1e-6),
+        ),
+        (kernels::rms_norm(&x, &row, 1e-6), kernels::rms_norm(&x32, &row32, 1e-6)),
+        (kernels::gated_residual(&x, &x, &row), kernels::gated_residual(&x32, &x32, &row32)),
+        (kernels::rotate_pairs(&x, &half, &half), kernels::rotate_pairs(&x32, &half32, &half32)),
         (kernels::attention(&x, &x, &x, 0.5, None), kernels::attention(&x32, &x32, &x32, 0.5, None)),
     ];
     for (wide, ours) in pairs {

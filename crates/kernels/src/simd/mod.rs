@@ -49,24 +49,32 @@ pub(crate) trait Simd: Copy + Send + Sync {
     fn round(self, a: Self::V) -> Self::V;
     /// `a * 2^n` for whole `n` from -150 to 130.
     fn scale_by_power(self, a: Self::V, n: Self::V) -> Self::V;
+    /// Each number changes places with its neighbour: 1, 0, 3, 2, ...
+    fn swap_pairs(self, a: Self::V) -> Self::V;
 
     /// `c = keep * c + a b` on one tile of a matrix product, see [`crate::tile`].
     fn tile(self, a: &[f32], stride: usize, panel: &[f32], keep: Option<&[f32]>, c: &mut [f32], width: usize);
 
-    /// All numbers of a slice shorter than a vector, then `fill`.
+    /// The first numbers of a slice, and `fill` where it has too few.
     #[inline(always)]
     fn load_part(self, from: &[f32], fill: f32) -> Self::V {
+        if from.len() >= Self::LANES {
+            return self.load(from);
+        }
         let mut lanes = [fill; MAX_LANES];
         lanes[..from.len()].copy_from_slice(from);
         self.load(&lanes)
     }
 
-    /// As many as a slice shorter than a vector has room for.
+    /// To the start of a slice, as much as it has room for.
     #[inline(always)]
     fn store_part(self, v: Self::V, to: &mut [f32]) {
+        let room = to.len();
+        if room >= Self::LANES {
+            return self.store(v, to);
+        }
         let mut lanes = [0.0; MAX_LANES];
         self.store(v, &mut lanes);
-        let room = to.len();
         to.copy_from_slice(&lanes[..room]);
     }
 

@@ -44,6 +44,7 @@ impl Simd for Neon {
         min(a, b) = vminq_f32(a, b);
         max(a, b) = vmaxq_f32(a, b);
         round(a) = vrndnq_f32(a);
+        swap_pairs(a) = vrev64q_f32(a);
     }
 
     #[inline(always)]

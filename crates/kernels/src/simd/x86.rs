@@ -55,6 +55,7 @@ impl Simd for Avx2 {
         min(a, b) = _mm256_min_ps(a, b);
         max(a, b) = _mm256_max_ps(a, b);
         round(a) = _mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(a);
+        swap_pairs(a) = _mm256_permute_ps::<0b10_11_00_01>(a);
     }
 
     #[inline(always)]
@@ -112,6 +113,7 @@ impl Simd for Avx512 {
         max(a, b) = _mm512_max_ps(a, b);
         round(a) = _mm512_roundscale_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(a);
         scale_by_power(a, n) = _mm512_scalef_ps(a, n);
+        swap_pairs(a) = _mm512_permute_ps::<0b10_11_00_01>(a);
     }
 
     #[inline(always)]
