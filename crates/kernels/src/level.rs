@@ -5,11 +5,11 @@
 use std::cell::Cell;
 use std::sync::OnceLock;
 
-use crate::simd::Simd;
 #[cfg(target_arch = "aarch64")]
 use crate::simd::neon::Neon;
 #[cfg(target_arch = "x86_64")]
-use crate::simd::x86::{Avx2, Avx512};
+use crate::simd::x86::{Avx2, Avx512, Avx512Bf16};
+use crate::simd::{PairTile, Simd};
 
 /// An instruction set that this machine has. There are no others: what runs is always legal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,6 +22,8 @@ enum Path {
     Avx2(Avx2),
     #[cfg(target_arch = "x86_64")]
     Avx512(Avx512),
+    #[cfg(target_arch = "x86_64")]
+    Avx512Bf16(Avx512Bf16),
     #[cfg(target_arch = "aarch64")]
     Neon(Neon),
 }
@@ -48,7 +50,11 @@ impl Level {
         static LEVELS: OnceLock<Vec<Level>> = OnceLock::new();
         LEVELS.get_or_init(|| {
             #[cfg(target_arch = "x86_64")]
-            let fast = [Avx2::detect().map(Path::Avx2), Avx512::detect().map(Path::Avx512)];
+            let fast = [
+                Avx2::detect().map(Path::Avx2),
+                Avx512::detect().map(Path::Avx512),
+                Avx512Bf16::detect().map(Path::Avx512Bf16),
+            ];
             #[cfg(target_arch = "aarch64")]
             let fast = [Neon::detect().map(Path::Neon)];
             #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
@@ -57,7 +63,7 @@ impl Level {
         })
     }
 
-    /// Its name: `plain`, `avx2`, `avx512` or `neon`.
+    /// Its name: `plain`, `avx2`, `avx512`, `avx512bf16` or `neon`.
     pub fn name(self) -> &'static str {
         match self.0 {
             Path::Plain => "plain",
@@ -65,6 +71,8 @@ impl Level {
             Path::Avx2(_) => "avx2",
             #[cfg(target_arch = "x86_64")]
             Path::Avx512(_) => "avx512",
+            #[cfg(target_arch = "x86_64")]
+            Path::Avx512Bf16(_) => "avx512bf16",
             #[cfg(target_arch = "aarch64")]
             Path::Neon(_) => "neon",
         }
@@ -96,6 +104,15 @@ impl Level {
         })
     }
 
+    /// Its instruction for products of bf16, if it has one.
+    pub(crate) fn pair_tile(self) -> Option<PairTile> {
+        match self.0 {
+            #[cfg(target_arch = "x86_64")]
+            Path::Avx512Bf16(tile) => Some(PairTile::Avx512(tile)),
+            _ => None,
+        }
+    }
+
     /// Runs a kernel.
     pub(crate) fn run<K: Kernel>(self, kernel: K) -> K::Output {
         match self.0 {
@@ -110,7 +127,7 @@ impl Level {
                 unsafe { run(kernel, simd) }
             }
             #[cfg(target_arch = "x86_64")]
-            Path::Avx512(simd) => {
+            Path::Avx512(simd) | Path::Avx512Bf16(Avx512Bf16(simd)) => {
                 #[target_feature(enable = "avx512f,avx2,fma")]
                 fn run<K: Kernel>(kernel: K, simd: Avx512) -> K::Output {
                     kernel.fast(simd)

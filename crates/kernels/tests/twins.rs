@@ -1,6 +1,6 @@
 //! Every kernel at every level of the machine against its plain twin.
 
-use candle_core::{Device, Result, Tensor};
+use candle_core::{DType, Device, Result, Tensor};
 use navicache_kernels::{self as kernels, Level};
 use proptest::prelude::*;
 
@@ -150,6 +150,19 @@ proptest! {
         close(|| kernels::gated_residual(&x, &twisted.t()?, &gate), 1e-6)?;
     }
 
+    /// Both round what they multiply, so that only sums differ.
+    #[test]
+    fn linear(n in size(40), inputs in size(600), outputs in size(300), seed: u64, deep: bool) {
+        let inputs = if deep { inputs + 1300 } else { inputs };
+        let x = numbers(&[n, inputs], seed, 1.0);
+        let w = numbers(&[outputs, inputs], seed ^ 1, 1.0).to_dtype(DType::BF16).unwrap();
+        let bias = numbers(&[outputs], seed ^ 2, 1.0);
+        close(|| kernels::linear_bf16(&x, &w, Some(&bias)), 5e-5)?;
+        close(|| kernels::linear_bf16(&x, &w, None), 5e-5)?;
+        let turned = numbers(&[inputs, outputs], seed ^ 1, 1.0).to_dtype(DType::BF16).unwrap();
+        close(|| kernels::linear_bf16(&x, &turned.t()?, None), 5e-5)?;
+    }
+
     #[test]
     fn rotations(heads in 1usize..4, n in size(60), pairs in size(80), seed: u64) {
         let x = numbers(&[heads, n, 2 * pairs], seed, 1.0);
@@ -159,6 +172,38 @@ proptest! {
         close(|| if Level::current() == Level::PLAIN { Ok(theirs.clone()) } else { kernels::rotate_pairs(&x, &cos, &sin) }, 1e-6)?;
         let columns = numbers(&[n, heads, 2 * pairs], seed, 1.0).transpose(0, 1).unwrap();
         close(|| kernels::rotate_pairs(&columns, &cos, &sin), 1e-6)?;
+    }
+}
+
+/// Neither the number of threads nor a second run changes a bit.
+#[test]
+fn threads() {
+    let (x, row) = (numbers(&[301, 520], 1, 1.0), numbers(&[520], 2, 1.0));
+    let (heads, table) = (x.reshape((301, 4, 130)).unwrap().transpose(0, 1).unwrap(), numbers(&[301, 65], 3, 1.0));
+    let w = numbers(&[700, 520], 4, 1.0).to_dtype(DType::BF16).unwrap();
+    let all = || -> Result<Vec<Tensor>> {
+        Ok(vec![
+            kernels::gelu(&x)?,
+            kernels::silu(&x)?,
+            kernels::softmax_last_dim(&x)?,
+            kernels::layer_norm(&x, &row, &row, 1e-6)?,
+            kernels::rms_norm(&x, &row, 1e-6)?,
+            kernels::gated_residual(&x, &x, &row)?,
+            kernels::rotate_pairs(&heads, &table, &table)?,
+            kernels::attention(&heads, &heads, &heads, 0.1, None)?,
+            kernels::linear_bf16(&x, &w, None)?,
+        ])
+    };
+    for level in Level::available() {
+        let run = |threads: usize| -> Vec<Vec<u32>> {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            let outputs = pool.install(|| level.scope(all)).unwrap();
+            let bits =
+                |x: &Tensor| x.flatten_all().unwrap().to_vec1::<f32>().unwrap().iter().map(|x| x.to_bits()).collect();
+            outputs.iter().map(bits).collect()
+        };
+        let one = run(1);
+        assert!(one == run(3) && one == run(1), "{}", level.name());
     }
 }
 
@@ -175,7 +220,7 @@ fn extreme_values() {
 
 #[test]
 fn nothing_in_nothing_out() {
-    let empty = |shape: &[usize]| Tensor::zeros(shape, candle_core::DType::F32, &Device::Cpu).unwrap();
+    let empty = |shape: &[usize]| Tensor::zeros(shape, DType::F32, &Device::Cpu).unwrap();
     assert_eq!(kernels::gelu(&empty(&[0, 4])).unwrap().dims(), [0, 4]);
     assert_eq!(kernels::softmax_last_dim(&empty(&[4, 0])).unwrap().dims(), [4, 0]);
     let mixed = kernels::attention(&empty(&[2, 3, 4]), &empty(&[2, 0, 4]), &empty(&[2, 0, 4]), 1.0, None).unwrap();
@@ -186,10 +231,9 @@ fn nothing_in_nothing_out() {
 /// Tensors that the kernels are not for are computed by candle.
 #[test]
 fn other_types() {
-    let x = numbers(&[2, 5, 6], 1, 1.0).to_dtype(candle_core::DType::F64).unwrap();
-    let narrow =
-        |x: Tensor| x.to_dtype(candle_core::DType::F32).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
-    let x32 = x.to_dtype(candle_core::DType::F32).unwrap();
+    let x = numbers(&[2, 5, 6], 1, 1.0).to_dtype(DType::F64).unwrap();
+    let narrow = |x: Tensor| x.to_dtype(DType::F32).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    let x32 = x.to_dtype(DType::F32).unwrap();
     let (row, row32) = (x.get(0).unwrap().get(0).unwrap(), x32.get(0).unwrap().get(0).unwrap());
     let half = |x: &Tensor| x.get(0).unwrap().narrow(1, 0, 3).unwrap();
     let (half, half32) = (half(&x), half(&x32));

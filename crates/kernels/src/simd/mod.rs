@@ -14,6 +14,34 @@ pub(crate) const MAX_LANES: usize = 16;
 /// The most rows of any tile, see [`Simd::tile`].
 pub(crate) const MAX_ROWS: usize = 12;
 
+/// Rows of a tile of [`PairTile`].
+pub(crate) const PAIR_ROWS: usize = 12;
+
+/// Columns of a tile of [`PairTile`].
+pub(crate) const PAIR_COLUMNS: usize = 32;
+
+/// An instruction for products of pairs of bf16; like [`Simd`], the proof that the machine has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum PairTile {
+    #[cfg(target_arch = "x86_64")]
+    Avx512(x86::Avx512Bf16),
+}
+
+impl PairTile {
+    /// `c += a b` on one tile of a matrix product of bf16.
+    ///
+    /// * `a` - rows of pairs, `stride` pairs apart
+    /// * `panel` - (depth, columns), pairs
+    /// * `c` - rows, `width` numbers apart
+    #[cfg_attr(not(target_arch = "x86_64"), allow(unused_variables))]
+    pub(crate) fn add(self, a: &[u32], stride: usize, panel: &[u32], c: &mut [f32], width: usize) {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            PairTile::Avx512(tile) => tile.add(a, stride, panel, c, width),
+        }
+    }
+}
+
 /// An instruction set.
 pub(crate) trait Simd: Copy + Send + Sync {
     /// Numbers in a vector.

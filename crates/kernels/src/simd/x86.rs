@@ -1,10 +1,10 @@
-//! AVX2 with FMA, and AVX-512.
+//! AVX2 with FMA, AVX-512 and its products of bf16.
 
 #![allow(unsafe_code)]
 
 use std::arch::x86_64::*;
 
-use super::Simd;
+use super::{PAIR_COLUMNS, PAIR_ROWS, Simd};
 use crate::tile::tile;
 
 /// The machine has AVX2 and FMA.
@@ -140,5 +140,55 @@ impl Simd for Avx512 {
     #[inline(always)]
     fn tile(self, a: &[f32], stride: usize, panel: &[f32], keep: Option<&[f32]>, c: &mut [f32], width: usize) {
         tile::<Self, 12, 2>(self, a, stride, panel, keep, c, width);
+    }
+}
+
+/// The machine has AVX-512 BF16.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Avx512Bf16(pub(crate) Avx512);
+
+impl Avx512Bf16 {
+    /// If it has.
+    pub(crate) fn detect() -> Option<Self> {
+        Avx512::detect().filter(|_| is_x86_feature_detected!("avx512bf16")).map(Avx512Bf16)
+    }
+
+    /// `c += a b` for pairs of bf16 and sums in f32, see [`super::PairTile`].
+    pub(crate) fn add(self, a: &[u32], stride: usize, panel: &[u32], c: &mut [f32], width: usize) {
+        // SAFETY: `self` is the proof that the machine has the instructions.
+        unsafe { tile_of_pairs(self.0, a, stride, panel, c, width) }
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bf16")]
+fn tile_of_pairs(simd: Avx512, a: &[u32], stride: usize, panel: &[u32], c: &mut [f32], width: usize) {
+    const VECTORS: usize = PAIR_COLUMNS / Avx512::LANES;
+    let depth = panel.len() / PAIR_COLUMNS;
+    assert!(depth <= stride && a.len() >= (PAIR_ROWS - 1) * stride + depth);
+    let mut sums = [[simd.splat(0.0); VECTORS]; PAIR_ROWS];
+    for (r, sums) in sums.iter_mut().enumerate() {
+        for (i, sum) in sums.iter_mut().enumerate() {
+            *sum = simd.load(&c[r * width + i * Avx512::LANES..]);
+        }
+    }
+    for (k, pairs) in panel.chunks_exact(PAIR_COLUMNS).enumerate() {
+        // SAFETY: `pairs` are as many as are read, and all bits are a vector.
+        let vectors: [__m512bh; VECTORS] = unsafe { pairs.as_ptr().cast::<[__m512bh; VECTORS]>().read_unaligned() };
+        for (r, sums) in sums.iter_mut().enumerate() {
+            // SAFETY: `k < depth` and `r < PAIR_ROWS`, so that this is at most `(PAIR_ROWS - 1) * stride + depth - 1`, less than the
+            // length, as asserted above; all bits are a vector.
+            let pair: __m512bh = unsafe {
+                let pair = *a.get_unchecked(r * stride + k);
+                std::mem::transmute(_mm512_set1_epi32(pair.cast_signed()))
+            };
+            for (sum, vector) in sums.iter_mut().zip(vectors) {
+                *sum = _mm512_dpbf16_ps(*sum, pair, vector);
+            }
+        }
+    }
+    for (r, sums) in sums.iter().enumerate() {
+        for (i, sum) in sums.iter().enumerate() {
+            simd.store(*sum, &mut c[r * width + i * Avx512::LANES..]);
+        }
     }
 }
