@@ -7,8 +7,9 @@ use clap::{ArgGroup, Parser, Subcommand};
 use navicache_engine::control::cache::CacheSpec;
 use navicache_engine::control::solver::SolverKind;
 use navicache_engine::control::trace::{LAGS, LAGS_MAX};
+use navicache_engine::metrics::Convention;
 use navicache_engine::{
-    Bundle, DeviceChoice, DtypeChoice, Files, LoadOptions, Lora, Request, Result, Tiling, cache_argument,
+    Bundle, DeviceChoice, DtypeChoice, Files, LoadOptions, Lora, Request, Result, Tiling, cache_argument, use_threads,
 };
 
 /// Generates video with diffusion transformers, and computes only the steps that matter.
@@ -36,7 +37,11 @@ pub enum Command {
     Pull(Pull),
     /// Say what a file or folder of weights is, and what it lacks to be run
     Inspect(Inspect),
-    /// Measure a video against a reference: PSNR, SSIM, motion kept
+    /// Run methods side by side, and show videos, measurements and what ran on one page
+    Compare(Box<Compare>),
+    /// Make the videos that VBench judges, in the folder and under the names that it looks for
+    Vbench(Box<Vbench>),
+    /// Measure a video against a reference: PSNR, SSIM, LPIPS, motion kept
     Metrics(Metrics),
     /// List the cache methods, or show one with its options and presets
     Methods(Methods),
@@ -92,7 +97,7 @@ impl Generate {
         let mut name = self.output.as_os_str().to_owned();
         name.push(".latents.safetensors");
         let path = PathBuf::from(name);
-        let theirs = [&self.save_latents, &self.sampling.latents];
+        let theirs = [&self.save_latents, &self.sampling.settings.latents];
         (!theirs.into_iter().flatten().any(|file| *file == path)).then_some(path)
     }
 }
@@ -104,6 +109,17 @@ pub struct Sampling {
     #[arg(allow_hyphen_values = true)]
     pub prompt: Option<String>,
 
+    /// Seed of the noise
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
+
+    #[command(flatten)]
+    pub settings: Settings,
+}
+
+/// How it is sampled, whatever it is.
+#[derive(clap::Args)]
+pub struct Settings {
     #[command(flatten)]
     pub loading: Loading,
 
@@ -138,10 +154,6 @@ pub struct Sampling {
     /// Denoising steps
     #[arg(long, value_name = "N")]
     pub steps: Option<usize>,
-
-    /// Seed of the noise
-    #[arg(long, value_name = "N")]
-    pub seed: Option<u64>,
 
     /// Most memory that caching may keep, as in 500MB or 2GiB
     #[arg(long, value_name = "SIZE", value_parser = bytes)]
@@ -228,6 +240,10 @@ pub struct Loading {
     #[arg(long, value_name = "NAME", default_value = "auto")]
     pub dtype: DtypeChoice,
 
+    /// Threads to compute with; left out, those that the machine has
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub threads: Option<u16>,
+
     /// Most memory to use, as in 12GiB; left out, what is free. Larger weights are streamed from disk, and decoding is done in tiles
     #[arg(long, value_name = "SIZE", value_parser = bytes)]
     pub memory: Option<u64>,
@@ -236,6 +252,9 @@ pub struct Loading {
 impl Loading {
     /// Opens the model.
     pub fn open(&self) -> Result<Bundle> {
+        if let Some(threads) = self.threads {
+            use_threads(threads.into())?;
+        }
         Bundle::open(&self.model, &self.options())
     }
 
@@ -308,13 +327,108 @@ pub struct Inspect {
     pub json: bool,
 }
 
+/// Every prompt is run with every seed and method, and measured against the uncached video. The page works offline. What was stopped goes
+/// on where it was when it is asked for again; prompts, seeds and methods can be added.
+#[derive(clap::Args)]
+#[command(group(ArgGroup::new("videos of").args(["prompts", "from"]).required(true)))]
+pub struct Compare {
+    /// What the videos show
+    #[arg(value_name = "PROMPT")]
+    pub prompts: Vec<String>,
+
+    /// Methods, as in none,navicache:fast,easycache,navicache,threshold=0.1; may be given again; left out, what the model has presets for.
+    /// The uncached run is always there
+    #[arg(long, value_name = "LIST")]
+    pub methods: Vec<String>,
+
+    /// Seeds of the noise, as in 0,1
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    pub seeds: Vec<u64>,
+
+    /// Folder to write, or to go on with
+    #[arg(short, long, value_name = "DIR", default_value = "compare", conflicts_with = "from")]
+    pub output: PathBuf,
+
+    /// Make the page again from what a folder has, without running anything
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["methods", "seeds", "lpips_weights"])]
+    pub from: Option<PathBuf>,
+
+    /// Measure LPIPS too, with these weights: a file saved of the lpips package's model (net="alex"), or torchvision's alexnet-owt-*.pth
+    /// and the package's alex.pth
+    #[arg(long, value_name = "FILE[,FILE]", value_delimiter = ',')]
+    pub lpips_weights: Vec<PathBuf>,
+
+    /// Let the page refer to the videos beside it, instead of holding them; beyond 64 MiB it does so by itself
+    #[arg(long)]
+    pub link_videos: bool,
+
+    /// Print plots too
+    #[arg(long)]
+    pub plot: bool,
+
+    #[command(flatten)]
+    pub settings: Settings,
+}
+
+/// Videos that are there are not made again, so that what was stopped goes on, and several machines can share a folder by --start and --end.
+/// At the end the command for VBench's own evaluation is printed.
+#[derive(clap::Args)]
+pub struct Vbench {
+    /// VBench_full_info.json, or a JSON list of texts
+    #[arg(value_name = "PROMPTS.json")]
+    pub prompts: PathBuf,
+
+    /// Folder for the videos
+    #[arg(short, long, value_name = "DIR")]
+    pub output: PathBuf,
+
+    /// Videos a prompt, with seeds one after the other
+    #[arg(long, value_name = "N", default_value_t = navicache_engine::vbench::SEEDS, value_parser = clap::value_parser!(u64).range(1..=1000))]
+    pub seeds: u64,
+
+    /// Seed of the first video of each prompt
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
+
+    /// First prompt to do, from 0
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub start: usize,
+
+    /// Prompt to stop before; left out, all are done
+    #[arg(long, value_name = "N")]
+    pub end: Option<usize>,
+
+    /// Cache method, as for generate
+    #[arg(long, value_name = "METHOD[:PRESET][,KEY=VALUE...]", value_parser = cache)]
+    pub cache: Option<CacheSpec>,
+
+    #[command(flatten)]
+    pub settings: Settings,
+}
+
+/// Two folders of videos are compared pairwise, by the names in them; a pair that cannot be compared is named, the others are done, and
+/// the exit code says so. Worst frames and percentiles count from the bad end: for LPIPS, which is a distance, that is the largest.
 #[derive(clap::Args)]
 pub struct Metrics {
-    /// The uncached video: .mp4, .y4m, .safetensors, or a folder of PNG files
+    /// The uncached video: .mp4, .y4m, .safetensors, or a folder of PNG files; or a folder of such videos
     pub reference: PathBuf,
 
-    /// The video to measure, of the same size and number of frames
+    /// The video to measure, of the same size and number of frames; or a folder of them
     pub video: PathBuf,
+
+    /// Whose definitions: raw (frames as they are, PSNR the mean over frames), videosys (PAB and NaviCache: the same, and a larger
+    /// reference is cut), easycache (PSNR of one error over the video)
+    #[arg(long, value_name = "NAME", default_value = "raw")]
+    pub convention: Convention,
+
+    /// Measure LPIPS too, with these weights: a file saved of the lpips package's model (net="alex"), or torchvision's alexnet-owt-*.pth
+    /// and the package's alex.pth
+    #[arg(long, value_name = "FILE[,FILE]", value_delimiter = ',')]
+    pub lpips_weights: Vec<PathBuf>,
+
+    /// Write the values of every frame
+    #[arg(long, value_name = "FILE.csv")]
+    pub csv: Option<PathBuf>,
 
     /// Print JSON, with the values of every frame
     #[arg(long)]
@@ -391,8 +505,15 @@ pub struct Tune {
 impl Sampling {
     /// The request as the engine takes it.
     pub fn request(&self) -> Request {
+        let prompt = self.prompt.clone().unwrap_or_default();
+        Request { prompt, seed: self.seed, ..self.settings.request() }
+    }
+}
+
+impl Settings {
+    /// The request as the engine takes it, for no prompt yet.
+    pub fn request(&self) -> Request {
         Request {
-            prompt: self.prompt.clone().unwrap_or_default(),
             negative_prompt: self.negative_prompt.clone(),
             image: self.image.clone(),
             size: self.size,
@@ -405,14 +526,10 @@ impl Sampling {
             shift: self.shift,
             guidance: self.guidance,
             true_guidance: self.true_guidance,
-            seed: self.seed,
-            cache: None,
             max_sequence_length: self.max_sequence_length,
             latents: self.latents.clone(),
-            save_latents: None,
             cache_memory: self.cache_memory,
-            tile: Tiling::default(),
-            rescue: None,
+            ..Request::default()
         }
     }
 }

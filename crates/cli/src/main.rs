@@ -1,6 +1,8 @@
 //! The `navicache` command: translates arguments into requests and events into lines of text. It holds no defaults and no maths.
 
 mod args;
+mod compare;
+mod measure;
 mod models;
 mod progress;
 mod study;
@@ -11,11 +13,11 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use args::{Args, Command, Generate, Metrics, Trace};
+use args::{Args, Command, Generate, Trace, Vbench};
 use clap::{CommandFactory, Parser};
 use navicache_engine::control::trace::Recorder;
-use navicache_engine::metrics::{Comparison, Curve};
-use navicache_engine::{Error, Event, Result, WholeFile, decode_latents, generate, trace, video};
+use navicache_engine::vbench::{self, VbenchEvent};
+use navicache_engine::{Error, Event, Request, Result, WholeFile, decode_latents, generate, trace, video};
 use progress::Progress;
 
 /// Exit code after Ctrl-C, as shells have it.
@@ -28,7 +30,9 @@ fn main() -> ExitCode {
         Command::Models(options) => models::list(&options),
         Command::Pull(options) => models::pull(&options),
         Command::Inspect(options) => models::inspect(&options),
-        Command::Metrics(options) => measure(&options),
+        Command::Compare(options) => compare::compare(&options),
+        Command::Vbench(options) => vbench(&options),
+        Command::Metrics(options) => measure::measure(&options),
         Command::Methods(options) => study::methods(&options),
         Command::Trace(options) => record(&options),
         Command::Replay(options) => study::replay(&options),
@@ -58,16 +62,16 @@ fn run(options: &Generate) -> Result<()> {
         WholeFile::create(path)?;
     }
     let interrupted = stop_on_ctrl_c();
-    let mut progress = Progress::new(options.sampling.quiet);
-    let bundle = options.sampling.loading.open()?;
+    let mut progress = Progress::new(options.sampling.settings.quiet);
+    let bundle = options.sampling.settings.loading.open()?;
     let mut on_event = |event: Event| {
         progress.show(&event);
         if interrupted.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     };
 
     if let Some(latents) = &options.resume_decode {
-        let clip = decode_latents(&bundle, latents, options.tile, options.sampling.frames, &mut on_event)?;
-        let fps = options.sampling.fps.unwrap_or(bundle.defaults().fps);
+        let clip = decode_latents(&bundle, latents, options.tile, options.sampling.settings.frames, &mut on_event)?;
+        let fps = options.sampling.settings.fps.unwrap_or(bundle.defaults().fps);
         clip.save(&options.output, fps)?;
         progress.close_clip(&options.output, &clip);
         return Ok(());
@@ -99,8 +103,8 @@ fn run(options: &Generate) -> Result<()> {
 fn record(options: &Trace) -> Result<()> {
     WholeFile::create(&options.output)?;
     let interrupted = stop_on_ctrl_c();
-    let mut progress = Progress::new(options.sampling.quiet);
-    let bundle = options.sampling.loading.open()?;
+    let mut progress = Progress::new(options.sampling.settings.quiet);
+    let bundle = options.sampling.settings.loading.open()?;
     let recorder = Recorder { lags: options.lags, ..Recorder::default() };
     let recorded = trace::record(&bundle, &options.sampling.request(), &recorder, &mut |event| {
         progress.show(&event);
@@ -111,39 +115,38 @@ fn record(options: &Trace) -> Result<()> {
     Ok(())
 }
 
-fn measure(options: &Metrics) -> Result<()> {
-    let (reference, video) = (video::read(&options.reference)?, video::read(&options.video)?);
-    let compared = Comparison::new(reference.as_frames()?, video.as_frames()?)?;
-    let text = if options.json { format!("{:#}", serde_json::json!(compared)) } else { table(&compared) };
-    print(&text);
+fn vbench(options: &Vbench) -> Result<()> {
+    let prompts = vbench::read(&options.prompts)?;
+    let interrupted = stop_on_ctrl_c();
+    let mut progress = Progress::new(options.settings.quiet);
+    let bundle = options.settings.loading.open()?;
+    let plan = vbench::Plan {
+        range: options.start..options.end.unwrap_or(prompts.len()),
+        prompts,
+        seeds: options.seeds,
+        request: Request { seed: options.seed, cache: options.cache.clone(), ..options.settings.request() },
+        folder: options.output.clone(),
+    };
+    let made = plan.run(&bundle, &mut |event| {
+        match event {
+            VbenchEvent::Video { index, videos, path } => {
+                progress.line(&format!("{}/{videos} {}", index + 1, path.display()));
+            }
+            VbenchEvent::Within(Event::Resolved(_)) => {}
+            VbenchEvent::Within(event @ Event::Warning(_)) => progress.show(event),
+            VbenchEvent::Within(event) if progress.terminal => progress.show(event),
+            _ => {}
+        }
+        if interrupted.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    })?;
+    progress.line(&format!("{} videos made, {} were there. Next:", made.made, made.here));
+    print(&plan.next_command());
     Ok(())
 }
 
 /// A line of output. A reader that has seen enough is no reason to panic.
 pub(crate) fn print(text: &str) {
     let _ = writeln!(std::io::stdout(), "{text}");
-}
-
-fn table(compared: &Comparison) -> String {
-    let curve = |name: &str, curve: &Curve, digits: usize| {
-        let Curve { mean, worst, fifth_percentile, frames } = curve;
-        format!(
-            "{name:<20} {mean:>8.digits$}   worst frame {worst:.digits$}, 5th percentile {fifth_percentile:.digits$} of {} frames",
-            frames.len()
-        )
-    };
-    let motion = compared
-        .motion_kept
-        .map_or("       –   the reference stands still".to_string(), |kept| format!("{kept:>8.3}"));
-    let [before, after] = compared.temporal_flickering;
-    [
-        curve("PSNR", &compared.psnr, 2) + ", dB",
-        format!("{:<20} {:>8.2}   one error over the video, dB", "PSNR of the video", compared.psnr_of_video),
-        curve("SSIM", &compared.ssim, 4),
-        format!("{:<20} {motion}", "motion kept"),
-        format!("{:<20} {after:>8.4}   reference {before:.4}", "temporal flickering"),
-    ]
-    .join("\n")
 }
 
 /// The first Ctrl-C asks to stop at the next step, the second stops at once.

@@ -120,7 +120,7 @@ impl Progress {
         strip.steps()[from..].iter().map(symbol).collect()
     }
 
-    fn paint(&self, code: &str, text: &str) -> String {
+    pub fn paint(&self, code: &str, text: &str) -> String {
         if self.colors { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_string() }
     }
 

@@ -320,6 +320,69 @@ fn metrics_of_two_videos() {
     }
 }
 
+/// Frames of a size as `generate` writes them: a gradient that moves a pixel a frame.
+fn write_frames(path: &Path, frames: usize, width: usize, height: usize) {
+    let value = |frame: usize, y: usize, x: usize| [(3 * (x + frame)) as u8, (5 * y) as u8, 90];
+    let pixels: Vec<u8> =
+        (0..frames * height * width).flat_map(|i| value(i / (height * width), i / width % height, i % width)).collect();
+    let view = safetensors::tensor::TensorView::new(safetensors::Dtype::U8, vec![frames, height, width, 3], &pixels);
+    std::fs::write(path, safetensors::serialize([("frames", view.unwrap())], None).unwrap()).unwrap();
+}
+
+#[test]
+fn metrics_of_folders() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    for name in ["plain", "fast"] {
+        std::fs::create_dir(at(name)).unwrap();
+        write_frames(&at(name).join("good.safetensors"), 3, 40, 36);
+        write_frames(&at(name).join("larger.safetensors"), 3, 40, if name == "fast" { 48 } else { 36 });
+        write_frames(&at(name).join("cut.safetensors"), 3, 40, 36);
+    }
+    let run = |args: &[&str]| {
+        let output = navicache(folder.path(), &[&["metrics", "plain", "fast"], args].concat());
+        (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned(), stderr(&output))
+    };
+    write_frames(&at("plain/missing.safetensors"), 3, 40, 36);
+    let whole = std::fs::read(at("fast/cut.safetensors")).unwrap();
+    std::fs::write(at("fast/cut.safetensors"), &whole[..whole.len() / 2]).unwrap();
+
+    let (code, text, errors) = run(&["--csv", "curves.csv"]);
+    assert_eq!(code, Some(1), "{errors}");
+    let line = |name: &str| text.lines().find(|line| line.starts_with(name)).unwrap_or_default();
+    assert!(line("good.safetensors").contains("100.00") && line("mean of 1").contains("100.00"), "{text}");
+    for (name, reason) in [
+        ("cut", "not a safetensors file"),
+        ("larger", "3 frames of 40x48"),
+        ("missing", "plain/missing.safetensors is there"),
+    ] {
+        assert!(line(name).contains("not compared") && line(name).contains(reason), "{text}");
+        assert!(errors.contains(&format!("{name}.safetensors")) && errors.contains("3 of 4"), "{errors}");
+    }
+    let curves = std::fs::read_to_string(at("curves.csv")).unwrap();
+    assert_eq!((curves.lines().count(), curves.matches("good.safetensors").count()), (4, 3), "{curves}");
+
+    let (code, json, _) = run(&["--json", "--convention", "easycache"]);
+    let all: Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(
+        (code, all["convention"].as_str(), all["mean"]["psnr"].as_f64()),
+        (Some(1), Some("easycache"), Some(100.0))
+    );
+    assert_eq!(all["pairs"][0]["metrics"]["psnr"]["worst_frame"], 0);
+    let failed: Vec<&str> = all["failed"].as_array().unwrap().iter().filter_map(|pair| pair["name"].as_str()).collect();
+    assert_eq!(failed, ["cut.safetensors", "larger.safetensors", "missing.safetensors"]);
+
+    for name in ["cut", "larger", "missing"] {
+        let _ = std::fs::remove_file(at("plain").join(format!("{name}.safetensors")));
+        let _ = std::fs::remove_file(at("fast").join(format!("{name}.safetensors")));
+    }
+    assert_eq!(run(&[]).0, Some(0));
+    let (code, _, errors) = run(&["--lpips-weights", "fast/good.safetensors"]);
+    assert!(code == Some(1) && errors.contains("features.0.weight") && errors.contains("alex.pth"), "{errors}");
+    let (code, _, errors) = run(&["--convention", "vbench"]);
+    assert!(code == Some(2) && errors.contains("raw, videosys or easycache"), "{errors}");
+}
+
 #[test]
 fn methods_are_listed_and_shown() {
     let run = |args: &[&str]| {
@@ -443,6 +506,45 @@ fn a_picture_is_refused_where_the_model_takes_none() {
     let output = navicache(folder.path(), &short(&["--image", "broken.jpg"]));
     assert!(!output.status.success() && stderr(&output).contains("broken.jpg"), "{}", stderr(&output));
     assert_eq!(files(folder.path()), ["broken.jpg"]);
+}
+
+#[test]
+fn methods_side_by_side() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = |args: &[&str]| {
+        let output = navicache(folder.path(), &[&["compare"], args].concat());
+        let out = String::from_utf8_lossy(&output.stdout).into_owned();
+        (output.status.success(), out, stderr(&output))
+    };
+    let small = ["--size", "32x32", "--frames", "5", "--steps", "12", "-o", "out"];
+    let methods = ["a red circle", "--methods", "none,navicache,threshold=0.5,align_steps=4", "--seeds", "7", "--plot"];
+    let (ok, table, said) = run(&[&methods[..], &small].concat());
+    assert!(ok, "{said}");
+    assert_eq!(
+        files(&folder.path().join("out")),
+        ["frontier.svg", "index.html", "plan.json", "results.json", "strips.svg", "videos"]
+    );
+    assert!(said.contains("out: 2 videos") && said.contains("1/2 none, seed 7, a red circle: "), "{said}");
+    assert!(said.lines().last().unwrap().contains("everything is inside"), "{said}");
+    assert!(table.contains("speed-up") && table.contains("navicache,threshold=0.5,align_steps=4 "), "{table}");
+    assert!(table.contains("█ computed") && table.contains('░') && table.contains("A  navicache"), "{table}");
+
+    let (ok, again, said) = run(&["--from", "out", "--link-videos"]);
+    assert!(ok && table.starts_with(&again.trim_end().to_string()) && said.contains("keep them together"), "{said}");
+
+    std::fs::create_dir(folder.path().join("empty")).unwrap();
+    for (args, part) in [
+        (&["--from", "empty"][..], "empty: expected a folder that `navicache compare` made"),
+        (&["--from", "missing"], "missing: expected a folder"),
+        (&[], "<PROMPT|--from <DIR>>"),
+        (&["x", "--methods", "threshold=0.1"], "belongs to no method"),
+        (&["x", "--methods", "navicache:warp"], "fast, mid, slow"),
+        (&["x", "--seeds", "one"], "one"),
+    ] {
+        let (ok, _, error) = run(args);
+        assert!(!ok && error.contains(part), "{args:?}: {error}");
+    }
+    assert_eq!(files(folder.path()), ["empty", "out"]);
 }
 
 #[test]

@@ -31,6 +31,24 @@ pub struct LoadOptions {
     pub memory: Option<u64>,
 }
 
+impl LoadOptions {
+    fn added(&self) -> Vec<String> {
+        let Files { transformer, text_encoder, text_encoder_2, vae, image_encoder, tokenizer, tokenizer_2 } =
+            &self.files;
+        let files = [
+            ("transformer", transformer),
+            ("text_encoder", text_encoder),
+            ("text_encoder_2", text_encoder_2),
+            ("vae", vae),
+            ("image_encoder", image_encoder),
+            ("tokenizer", tokenizer),
+            ("tokenizer_2", tokenizer_2),
+        ];
+        let files = files.into_iter().filter_map(|(name, file)| Some(format!("{name} {}", file.as_ref()?.display())));
+        files.chain(self.loras.iter().map(|lora| format!("lora {} x {}", lora.path.display(), lora.weight))).collect()
+    }
+}
+
 /// A pipeline of some family.
 ///
 /// Opening it reads configurations and checks that every weight file is whole. Weights are read when they are first needed: the
@@ -39,6 +57,7 @@ pub struct Bundle {
     name: String,
     family: Box<dyn Family>,
     warnings: Vec<String>,
+    added: Vec<String>,
 }
 
 impl Bundle {
@@ -69,7 +88,7 @@ impl Bundle {
             }
         }
         decide_residence(&mut *family);
-        Ok(Bundle { name, family, warnings })
+        Ok(Bundle { name, family, warnings, added: options.added() })
     }
 
     /// What it does in its own way.
@@ -85,6 +104,11 @@ impl Bundle {
     /// Name or path, as it was opened.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// The files beside the model that make it what it is, by option: a name alone does not say.
+    pub(crate) fn added(&self) -> &[String] {
+        &self.added
     }
 
     /// What a request leaves open.
@@ -128,7 +152,7 @@ impl Bundle {
 
     /// Tokens of a request's latents.
     pub(crate) fn tokens(&self, request: &Resolved) -> usize {
-        self.family.tokens(&self.family.latents_shape(request.width, request.height, request.frames))
+        self.family.sizes().tokens(&self.family.sizes().latents_shape(request.width, request.height, request.frames))
     }
 
     /// Units of one forward, as policies know them.
@@ -148,8 +172,8 @@ impl Bundle {
     /// What caching will take of memory.
     pub(crate) fn bill(&self, asks: &cache::Asks, run: &cache::Run, request: &Resolved) -> Bill {
         const F32: usize = 4;
-        let shape = self.family.latents_shape(request.width, request.height, request.frames);
-        let features = self.family.tokens(&shape) * self.family.width() * F32;
+        let shape = self.family.sizes().latents_shape(request.width, request.height, request.frames);
+        let features = self.family.sizes().tokens(&shape) * self.family.width() * F32;
         let predictions = match self.family.observed() {
             Observed::Latents => shape.iter().product::<usize>() * F32,
             Observed::Tokens => features,

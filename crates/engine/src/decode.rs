@@ -72,9 +72,9 @@ pub fn decode_latents(
     let mut teller = Teller { on_event, warnings: Vec::new(), cancelled: false };
     let family = bundle.family();
     let Saved { shape: [one, channels, rest @ ..], frames: said } = latents::saved(path)?;
-    let [_, expected, ..] = family.latents_shape(16, 16, 1);
+    let [_, expected, ..] = family.sizes().latents_shape(16, 16, 1);
     let latents = latents::from_file(path, &[one, expected, rest[0], rest[1], rest[2]], &family.host().device)?;
-    let (width, height, most) = family.video_shape(&[one, channels, rest[0], rest[1], rest[2]]);
+    let (width, height, most) = family.sizes().video_shape(&[one, channels, rest[0], rest[1], rest[2]]);
     let frames = frames.or(said).unwrap_or(most);
     if frames == 0 || frames > most {
         return Err(Error::Request {

@@ -76,7 +76,7 @@ const PROBE_TOKENS: usize = 1024;
 pub fn estimate(bundle: &Bundle, request: &Request) -> Result<Estimate> {
     let family = bundle.family();
     let (resolved, _) = resolve(bundle, request)?;
-    let shape = family.latents_shape(resolved.width, resolved.height, resolved.frames);
+    let shape = family.sizes().latents_shape(resolved.width, resolved.height, resolved.frames);
     let branches = family.branches(&resolved);
 
     // Memory
@@ -153,12 +153,12 @@ fn computed_part(resolved: &Resolved, request: &Request) -> Result<f64> {
 /// Seconds of a forward at the size of the video.
 fn forward_seconds(bundle: &Bundle, request: &Resolved, shape: &[usize; 5]) -> Result<f64> {
     let family = bundle.family();
-    let tokens = family.tokens(shape) as f64;
+    let tokens = family.sizes().tokens(shape) as f64;
     if tokens <= 2.0 * PROBE_TOKENS as f64 {
         return Ok(family.probe(request, shape)?.seconds(1.0, tokens));
     }
     let [one, channels, _, rows, columns] = *shape;
-    let [patch_frames, patch_rows, patch_columns] = family.patch();
+    let [patch_frames, patch_rows, patch_columns] = family.sizes().patch();
     let wide = columns.div_ceil(patch_columns);
     let tall = (PROBE_TOKENS / wide).clamp(1, rows.div_ceil(patch_rows));
     // The second one is twice as long in time.

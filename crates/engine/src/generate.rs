@@ -158,13 +158,6 @@ fn run(
     seconds.total = begun.elapsed().as_secs_f64();
 
     let totals = totals(&sampled, bill, seconds);
-    let machine = Machine {
-        cpu: machine::cpu_name(),
-        threads: machine::threads(),
-        device: device_name(&bundle.family().host().device),
-        dtype: bundle.dtype_name(),
-        navicache: env!("CARGO_PKG_VERSION"),
-    };
     let report = Report {
         version: report::VERSION,
         model: bundle.name().to_string(),
@@ -174,13 +167,24 @@ fn run(
         steps: sampled.steps,
         totals,
         warnings: teller.warnings,
-        machine,
+        machine: machine_of(bundle),
         request: resolved.clone(),
     };
     // What is decoded may be a little smaller than what was asked for, where latents are rounded down.
-    let (width, height, _) = bundle.family().video_shape(&latents::shape_of(&sampled.latents)?);
+    let (width, height, _) = bundle.family().sizes().video_shape(&latents::shape_of(&sampled.latents)?);
     let spec = Spec { width, height, fps: resolved.fps, frames };
     Ok(Video { frames: pixels, spec, latents: sampled.latents, report })
+}
+
+/// Where a bundle runs.
+pub(crate) fn machine_of(bundle: &Bundle) -> Machine {
+    Machine {
+        cpu: machine::cpu_name(),
+        threads: machine::threads(),
+        device: device_name(&bundle.family().host().device),
+        dtype: bundle.dtype_name(),
+        navicache: env!("CARGO_PKG_VERSION"),
+    }
 }
 
 /// What the latents are for.
@@ -227,7 +231,7 @@ pub(crate) fn denoise(
     let schedule = family.schedule(&resolved)?;
     let plans = solver::plan(resolved.solver, &schedule);
     let branches = family.branches(&resolved);
-    let (shape, device) = (family.latents_shape(width, height, frames), &family.host().device);
+    let (shape, device) = (family.sizes().latents_shape(width, height, frames), &family.host().device);
     let latents = match &resolved.latents {
         Some(path) => latents::from_file(path, &shape, device)?,
         None => latents::from_seed(resolved.seed, &shape, device)?,
@@ -299,11 +303,11 @@ pub(crate) fn resolve(bundle: &Bundle, request: &Request) -> Result<(Resolved, O
     }
     if let Some(path) = &request.latents {
         let saved = latents::saved(path)?;
-        let (width, height, most) = family.video_shape(&saved.shape);
+        let (width, height, most) = family.sizes().video_shape(&saved.shape);
         request.size.get_or_insert((width, height));
         request.frames.get_or_insert(saved.frames.unwrap_or(most));
     }
-    let (defaults, limits) = (bundle.defaults(), family.limits());
+    let (defaults, limits) = (bundle.defaults(), family.sizes().limits());
     if let Some(picture) = &picture {
         let multiples = (limits.width_multiple, limits.height_multiple);
         request.size.get_or_insert(picture.size_for(defaults.width * defaults.height, multiples));
@@ -367,7 +371,8 @@ fn warn_if_inert(method: &dyn Method, sampled: &Sampled, teller: &mut Teller) {
     }
 }
 
-fn described(method: &dyn Method) -> serde_json::Value {
+/// The method with its options, as in reports.
+pub(crate) fn described(method: &dyn Method) -> serde_json::Value {
     let mut options = method.options();
     if let Some(fields) = options.as_object_mut() {
         fields.insert("method".to_string(), method.name().into());

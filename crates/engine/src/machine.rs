@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use crate::{Error, Result};
+
 /// The processor's name.
 pub(crate) fn cpu_name() -> String {
     std::fs::read_to_string("/proc/cpuinfo")
@@ -15,7 +17,17 @@ pub(crate) fn cpu_name() -> String {
 
 /// Threads that computations use.
 pub(crate) fn threads() -> usize {
-    candle_core::utils::get_num_threads()
+    rayon::current_num_threads()
+}
+
+/// Lets computations use so many threads, all that run in this process. To be called before anything is computed; an error says that
+/// threads were started already.
+pub fn use_threads(threads: usize) -> Result<()> {
+    rayon::ThreadPoolBuilder::new().num_threads(threads).build_global().map_err(|e| Error::Request {
+        what: "--threads",
+        found: threads.to_string(),
+        expected: e.to_string(),
+    })
 }
 
 /// Most memory this process has held resident so far, in bytes.

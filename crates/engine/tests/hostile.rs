@@ -31,6 +31,12 @@ fn pickle(program: &[u8]) -> Vec<u8> {
     archive(&[("a/data.pkl", program), ("a/data/0", &[0; 64])], CompressionMethod::Stored)
 }
 
+/// A file of PyTorch's old kind: what describes tensors, the storages' names, and the storages.
+fn old(properties: &[u8], described: &[u8], names: &[u8], storages: &[u8]) -> Vec<u8> {
+    let head = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.\x80\x02M\xe9\x03.";
+    [head, properties, described, names, storages].concat()
+}
+
 /// A tensor of the storage "0", with a shape and strides as pickled tuples.
 fn described(offset: &[u8], shape: &[u8], strides: &[u8]) -> Vec<u8> {
     let tensor: [&[u8]; 6] = [
@@ -47,6 +53,12 @@ fn described(offset: &[u8], shape: &[u8], strides: &[u8]) -> Vec<u8> {
 /// A list in a list, and so on; then a name that is refused.
 fn nested(depth: usize) -> Vec<u8> {
     [&b"]".repeat(depth)[..], &b"a".repeat(depth - 1), b"cposix\nsystem\n."].concat()
+}
+
+/// A list of a thousand pairs, and a dictionary made of it a hundred thousand times.
+fn pairs() -> Vec<u8> {
+    let list = [&b"\x80\x02]("[..], &b"NN\x86".repeat(1000), b"e\x85q\x000ccollections\nOrderedDict\nq\x010"].concat();
+    [list, b"h\x01h\x00R".repeat(100_000), b".".to_vec()].concat()
 }
 
 /// A dictionary of a thousand dictionaries, all one, of a thousand, and so on: a billion values of a few thousand bytes.
@@ -101,6 +113,12 @@ fn files() -> Vec<(&'static str, Vec<u8>, &'static str)> {
     let system = b"\x80\x02cposix\nsystem\nX\x0c\x00\x00\x00touch PWNED1\x85R.";
     let stack_global = b"\x80\x04\x8c\x02os\x8c\x06system\x93\x8c\x0ctouch PWNED1\x85R.";
     let bomb = vec![0u8; 200 << 20];
+    let little = b"\x80\x02}X\x0d\x00\x00\x00little_endian\x88s.";
+    let big = b"\x80\x02}X\x0d\x00\x00\x00little_endian\x89s.";
+    let four = described(b"K\x00", b"K\x04\x85", b"K\x01\x85");
+    let (zero, none) = (b"\x80\x02]X\x01\x00\x00\x000a.", b"\x80\x02].");
+    let part = four.iter().position(|&byte| byte == b'Q').map(|at| [&four[..at - 1], b")", &four[at - 1..]].concat());
+    let storage = |count: u64| [&count.to_le_bytes()[..], &[0; 12]].concat();
     let text_of = |length: u64| [&length.to_le_bytes()[..], b"x"].concat();
     vec![
         ("overlap.safetensors", safetensors(overlapping, 12), "not a whole safetensors"),
@@ -137,6 +155,7 @@ fn files() -> Vec<(&'static str, Vec<u8>, &'static str)> {
         ("values.pth", pickle(&b")".repeat(4 << 20)), "values"),
         ("stack.pth", pickle(&[&b")"[..], &b"2".repeat(4 << 20)].concat()), "values"),
         ("memo.pth", pickle(&[&b")"[..], &b"\x94".repeat(4 << 20)].concat()), "values"),
+        ("pairs.pth", pickle(&pairs()), "values"),
         ("laughs.pth", pickle(&laughs()), "tensors"),
         ("empty_stack.pth", pickle(b"\x80\x02R."), "stack is empty"),
         ("cut.pth", pickle(b"\x80\x02X\xff\xff\xff\xffabc"), "cut short"),
@@ -157,6 +176,14 @@ fn files() -> Vec<(&'static str, Vec<u8>, &'static str)> {
         ("bomb.pth", archive(&[("a/data.pkl", &bomb)], CompressionMethod::Deflated), "is compressed"),
         ("beyond.pth", beyond(), "beyond the end of the file"),
         ("cut_zip.pth", pickle(system)[..60].to_vec(), "not a whole zip archive"),
+        ("old_system.pth", old(little, system, zero, &[]), "posix.system, which is refused"),
+        ("old_big.pth", old(big, &four, zero, &storage(3)), "big-endian"),
+        ("old_cut.pth", old(little, &four, zero, &storage(4)), "beyond the end of the file"),
+        ("old_vast.pth", old(little, &four, zero, &storage(u64::MAX)), "beyond the end of the file"),
+        ("old_short.pth", old(little, &four, zero, &storage(3)), "does not fit"),
+        ("old_unnamed.pth", old(little, &four, none, &storage(3)), "are not there"),
+        ("old_headless.pth", old(little, &[], &[], &[]), "cut short"),
+        ("old_part.pth", old(little, &part.unwrap(), zero, &storage(3)), "a part of another"),
         ("tensors.gguf", gguf(u64::MAX, 0, &[0; 64]), "cannot be in the 72 bytes"),
         ("pairs.gguf", gguf(0, 1 << 40, &[0; 64]), "cannot be in the 64 bytes"),
         ("text.gguf", gguf(0, 1, &text_of(1 << 62)), "cannot be"),

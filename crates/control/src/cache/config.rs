@@ -181,6 +181,12 @@ pub enum CacheError {
         /// The text.
         found: String,
     },
+    /// A list of methods that begins with an option.
+    #[error("cache option {found:?} belongs to no method: expected one before it, as in \"navicache,threshold=0.05\"")]
+    NoMethod {
+        /// The text.
+        found: String,
+    },
     /// An option is unknown, missing or out of range.
     #[error("cache method {method}: {reason}")]
     Options {
@@ -255,6 +261,22 @@ fn split_outside_brackets(text: &str) -> Vec<&str> {
 }
 
 impl CacheSpec {
+    /// The texts of a list of methods between commas. Options stand between commas too: one belongs to the method before it, so that
+    /// `none,navicache,threshold=0.1` is `none` and `navicache,threshold=0.1`.
+    pub fn list(text: &str) -> Result<Vec<String>, CacheError> {
+        let mut list: Vec<String> = Vec::new();
+        for part in split_outside_brackets(text).into_iter().map(str::trim).filter(|part| !part.is_empty()) {
+            // The name of a file may hold anything.
+            let is_option = part.contains('=') && !part.starts_with('@') && !part.starts_with("schedule:");
+            match list.last_mut() {
+                Some(method) if is_option => *method = format!("{method},{part}"),
+                None if is_option => return Err(CacheError::NoMethod { found: part.to_string() }),
+                _ => list.push(part.to_string()),
+            }
+        }
+        Ok(list)
+    }
+
     /// The options in full: the preset's numbers for a model's preset family (see [`presets`]), then those given one by one.
     pub fn resolve(&self, model: &str) -> Result<CacheConfig, CacheError> {
         let mut options = presets::options(&self.method, model, self.preset.as_deref()).ok_or_else(|| {
@@ -299,6 +321,17 @@ mod tests {
         let text = "teacache:fast,coefficients=[1.0,2.0,3.0,4.0,5.0],reuse=linear";
         assert_eq!(text.parse::<CacheSpec>().unwrap().to_string(), text);
         assert_eq!(resolve("none").unwrap(), CacheConfig::None(super::super::none::Config {}));
+    }
+
+    #[test]
+    fn options_of_a_list_belong_to_the_method_before_them() {
+        let list = CacheSpec::list("none, navicache:fast,easycache,navicache,threshold=0.1,max_run=3,").unwrap();
+        assert_eq!(list, ["none", "navicache:fast", "easycache", "navicache,threshold=0.1,max_run=3"]);
+        let brackets = "teacache,coefficients=[1.0,2.0,3.0,4.0,5.0]";
+        assert_eq!(CacheSpec::list(&format!("@a=b.json,{brackets}")).unwrap(), ["@a=b.json", brackets]);
+        assert!(CacheSpec::list("").unwrap().is_empty());
+        let alone = CacheSpec::list("threshold=0.1,none").unwrap_err().to_string();
+        assert!(alone.contains("\"threshold=0.1\" belongs to no method"), "{alone}");
     }
 
     #[test]

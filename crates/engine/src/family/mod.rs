@@ -66,10 +66,12 @@ pub(crate) trait Family: Send + Sync {
 
     /// What a request leaves open.
     fn defaults(&self) -> &Defaults;
-    /// What sizes it can make.
-    fn limits(&self) -> Limits;
+    /// What sizes it can make, and what they are as latents.
+    fn sizes(&self) -> &dyn Sizes;
     /// Width and height by their names, `None` where the request names none.
-    fn named_size(&self, request: &Request) -> Result<Option<(usize, usize)>>;
+    fn named_size(&self, request: &Request) -> Result<Option<(usize, usize)>> {
+        request.size_by_name(self.defaults(), &self.sizes().limits())
+    }
     /// The solver it was published with.
     fn solver(&self) -> SolverKind;
     /// The shift of the schedule that it was published with, for a size.
@@ -80,14 +82,6 @@ pub(crate) trait Family: Send + Sync {
     fn schedule(&self, request: &Resolved) -> Result<Schedule>;
     /// The branches of a step and their weights.
     fn branches(&self, request: &Resolved) -> Vec<(Branch, f64)>;
-    /// Shape of the latents for a size. // (1, channels, latent frames, height, width)
-    fn latents_shape(&self, width: usize, height: usize, frames: usize) -> [usize; 5];
-    /// Width, height and most frames of latents of a shape.
-    fn video_shape(&self, latents: &[usize; 5]) -> (usize, usize, usize);
-    /// Latents to a token, along time, height and width.
-    fn patch(&self) -> [usize; 3];
-    /// Tokens of latents of a shape.
-    fn tokens(&self, latents: &[usize; 5]) -> usize;
 
     // 2. Conditions
 
@@ -135,6 +129,20 @@ pub(crate) trait Family: Send + Sync {
     fn probe(&self, request: &Resolved, latents: &[usize; 5]) -> Result<Probe>;
     /// Seconds of decoding latents of a shape, from a small part of them.
     fn decode_seconds(&self, latents: &[usize; 5]) -> Result<f64>;
+}
+
+/// Sizes of videos, latents and tokens.
+pub(crate) trait Sizes: Send + Sync {
+    /// What can be made.
+    fn limits(&self) -> Limits;
+    /// Shape of the latents for a size. // (1, channels, latent frames, height, width)
+    fn latents_shape(&self, width: usize, height: usize, frames: usize) -> [usize; 5];
+    /// Width, height and most frames of latents of a shape.
+    fn video_shape(&self, latents: &[usize; 5]) -> (usize, usize, usize);
+    /// Latents to a token, along time, height and width.
+    fn patch(&self) -> [usize; 3];
+    /// Tokens of latents of a shape.
+    fn tokens(&self, latents: &[usize; 5]) -> usize;
 }
 
 /// An encoded prompt.
@@ -291,8 +299,8 @@ pub(crate) struct Causal {
     pub positions: usize,
 }
 
-impl Causal {
-    pub fn limits(&self) -> Limits {
+impl Sizes for Causal {
+    fn limits(&self) -> Limits {
         let Causal { temporal, spatial, patch: [patch_t, patch_h, patch_w], positions, .. } = *self;
         Limits {
             frames: crate::request::Frames::Causal { factor: temporal, latent_multiple: patch_t },
@@ -307,18 +315,22 @@ impl Causal {
         }
     }
 
-    pub fn latents_shape(&self, width: usize, height: usize, frames: usize) -> [usize; 5] {
+    fn latents_shape(&self, width: usize, height: usize, frames: usize) -> [usize; 5] {
         let latent_frames = (frames - 1) / self.temporal + 1;
         [1, self.channels, latent_frames, height / self.spatial, width / self.spatial]
     }
 
-    pub fn video_shape(&self, [_, _, frames, height, width]: &[usize; 5]) -> (usize, usize, usize) {
+    fn video_shape(&self, [_, _, frames, height, width]: &[usize; 5]) -> (usize, usize, usize) {
         (width * self.spatial, height * self.spatial, frames.saturating_sub(1) * self.temporal + 1)
     }
 
-    pub fn tokens(&self, [_, _, frames, height, width]: &[usize; 5]) -> usize {
+    fn tokens(&self, [_, _, frames, height, width]: &[usize; 5]) -> usize {
         let [patch_t, patch_h, patch_w] = self.patch;
         (frames / patch_t) * (height / patch_h) * (width / patch_w)
+    }
+
+    fn patch(&self) -> [usize; 3] {
+        self.patch
     }
 }
 

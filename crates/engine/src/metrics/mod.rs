@@ -1,31 +1,127 @@
 //! How far a video is from a reference: metrics of 8-bit RGB frames, after the definitions that papers of this field use.
 
+mod convention;
+mod curves;
+mod folders;
+mod lpips;
 mod motion;
+mod ms_ssim;
 mod psnr;
 mod ssim;
 
-pub use motion::motion;
+pub use convention::Convention;
+pub use curves::save_curves;
+pub use folders::Pair;
+pub use lpips::Lpips;
+pub use motion::{motion, motion_of_frames};
+pub use ms_ssim::ms_ssim_of_frames;
 pub use psnr::{psnr_of_frames, psnr_of_video};
 pub use ssim::ssim_of_frames;
 
+use std::path::Path;
+
+use rayon::prelude::*;
 use serde::Serialize;
 
 use crate::video::Clip;
-use crate::{Error, Result, Video};
+use crate::{Error, Result, Video, video};
+
+/// What is measured, and by whose definitions.
+#[derive(Debug, Clone, Default)]
+pub struct Meter {
+    /// Whose definitions.
+    pub convention: Convention,
+    /// For LPIPS, which needs weights; without, it is not measured.
+    pub lpips: Option<Lpips>,
+}
+
+impl Meter {
+    /// Measures a video against its reference, of the same number and size of frames, or of what the convention makes the same.
+    pub fn compare(&self, reference: Frames, video: Frames) -> Result<Comparison> {
+        let pixels = self.convention.fit(reference, video);
+        let cut = pixels.len() != reference.pixels.len();
+        let cut_from = cut.then(|| reference.shape());
+        let reference = if cut { Frames::new(&pixels, video.width, video.height)? } else { reference };
+
+        let psnr = Curve::of_likeness(psnr_of_frames(reference, video)?);
+        let psnr_of_video = psnr_of_video(reference, video)?;
+        let ssim = Curve::of_likeness(ssim_of_frames(reference, video)?);
+        let ms_ssim = ms_ssim_of_frames(reference, video)?.map(Curve::of_likeness);
+        let lpips = self.lpips.as_ref().map(|lpips| lpips.of_frames(reference, video)).transpose()?;
+        let lpips = lpips.map(Curve::of_distance);
+        let (before, after) = (motion(reference), motion(video));
+        let scores = Scores {
+            psnr: match self.convention {
+                Convention::Raw | Convention::VideoSys => psnr.mean,
+                Convention::EasyCache => psnr_of_video,
+            },
+            ssim: ssim.mean,
+            ms_ssim: ms_ssim.as_ref().map(|curve| curve.mean),
+            lpips: lpips.as_ref().map(|curve| curve.mean),
+            motion_kept: (before > 0.0).then(|| after / before),
+        };
+        Ok(Comparison {
+            convention: self.convention,
+            scores,
+            cut_from,
+            psnr,
+            psnr_of_video,
+            ssim,
+            ms_ssim,
+            lpips,
+            motion_kept: scores.motion_kept,
+            temporal_flickering: [1.0 - before, 1.0 - after],
+            motion: [motion_of_frames(reference), motion_of_frames(video)],
+        })
+    }
+
+    /// The same of two files, or folders of PNG files.
+    pub fn compare_files(&self, reference: &Path, video: &Path) -> Result<Comparison> {
+        let (before, after) = (video::read(reference)?, video::read(video)?);
+        self.compare(before.as_frames_of(reference)?, after.as_frames_of(video)?)
+    }
+}
 
 /// Everything that is measured of a video against its reference.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Comparison {
-    /// Peak signal to noise ratio of every frame, dB; 100 where it equals the reference (VideoSys and NaviCache take the mean).
+    /// Whose definitions `scores` follow.
+    pub convention: Convention,
+    /// A number for each metric, as papers report them.
+    pub scores: Scores,
+    /// Frames of the reference, where only a part of it was compared.
+    pub cut_from: Option<String>,
+    /// Peak signal to noise ratio of every frame, dB; 100 where it equals the reference.
     pub psnr: Curve,
     /// The same with one error over the whole video (EasyCache).
     pub psnr_of_video: f64,
     /// Structural similarity of every frame.
     pub ssim: Curve,
+    /// Structural similarity over five sizes; absent for frames smaller than 176x176.
+    pub ms_ssim: Option<Curve>,
+    /// Learned perceptual distance of every frame, 0 where it equals the reference; absent without weights.
+    pub lpips: Option<Curve>,
     /// Motion of the video over motion of the reference: below 1, things move less than they did. Absent where nothing moves.
     pub motion_kept: Option<f64>,
     /// Temporal flickering as VBench defines it (Huang et al. 2024), of reference and video: 1 less the motion, so 1 is a still.
     pub temporal_flickering: [f64; 2],
+    /// Motion of reference and video, from each frame to the next: mean absolute difference of RGB in [0, 1].
+    pub motion: [Vec<f64>; 2],
+}
+
+/// A number for each metric.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Scores {
+    /// Peak signal to noise ratio, dB: the mean over frames, or of one error over the video.
+    pub psnr: f64,
+    /// Structural similarity, mean over frames.
+    pub ssim: f64,
+    /// The same over five sizes.
+    pub ms_ssim: Option<f64>,
+    /// Learned perceptual distance, mean over frames.
+    pub lpips: Option<f64>,
+    /// Motion of the video over motion of the reference.
+    pub motion_kept: Option<f64>,
 }
 
 /// A value for every frame.
@@ -33,41 +129,41 @@ pub struct Comparison {
 pub struct Curve {
     /// Over all frames.
     pub mean: f64,
-    /// The worst frame.
+    /// The value of the worst frame: the smallest, or of a distance the largest.
     pub worst: f64,
-    /// Below which one frame of twenty lies.
+    /// Which frame that is, from 0.
+    pub worst_frame: usize,
+    /// What one frame of twenty is worse than: the 5th percentile, of a distance the 95th.
     pub fifth_percentile: f64,
     /// Frame by frame.
     pub frames: Vec<f64>,
 }
 
 impl Curve {
-    fn new(frames: Vec<f64>) -> Self {
-        let mut sorted = frames.clone();
-        sorted.sort_by(f64::total_cmp);
+    /// Of values that are larger where frames are more alike.
+    fn of_likeness(frames: Vec<f64>) -> Self {
+        Self::new(frames, 1.0)
+    }
+
+    /// Of values that are larger where frames are less alike.
+    fn of_distance(frames: Vec<f64>) -> Self {
+        Self::new(frames, -1.0)
+    }
+
+    /// At least one value; `sign` times a value is smaller where it is worse.
+    fn new(frames: Vec<f64>, sign: f64) -> Self {
+        let mut order: Vec<usize> = (0..frames.len()).collect();
+        order.sort_by(|&a, &b| (sign * frames[a]).total_cmp(&(sign * frames[b])));
         // Between the two nearest ranks, in proportion.
-        let rank = 0.05 * (sorted.len() - 1) as f64;
-        let (low, high) = (sorted[rank.floor() as usize], sorted[rank.ceil() as usize]);
+        let rank = 0.05 * (order.len() - 1) as f64;
+        let (low, high) = (frames[order[rank.floor() as usize]], frames[order[rank.ceil() as usize]]);
         Curve {
             mean: frames.iter().sum::<f64>() / frames.len() as f64,
-            worst: sorted[0],
+            worst: frames[order[0]],
+            worst_frame: order[0],
             fifth_percentile: low + (high - low) * rank.fract(),
             frames,
         }
-    }
-}
-
-impl Comparison {
-    /// Measures a video against its reference, of the same number and size of frames.
-    pub fn new(reference: Frames, video: Frames) -> Result<Self> {
-        let (before, after) = (motion(reference), motion(video));
-        Ok(Comparison {
-            psnr: Curve::new(psnr_of_frames(reference, video)?),
-            psnr_of_video: psnr_of_video(reference, video)?,
-            ssim: Curve::new(ssim_of_frames(reference, video)?),
-            motion_kept: (before > 0.0).then(|| after / before),
-            temporal_flickering: [1.0 - before, 1.0 - after],
-        })
     }
 }
 
@@ -97,10 +193,20 @@ impl<'a> Frames<'a> {
         self.pixels.chunks_exact(self.width * self.height * 3)
     }
 
+    /// Frames of both at the same time, on all threads.
+    fn pairs(self, other: Frames<'a>) -> impl IndexedParallelIterator<Item = (&'a [u8], &'a [u8])> {
+        let size = self.width * self.height * 3;
+        self.pixels.par_chunks_exact(size).zip(other.pixels.par_chunks_exact(size))
+    }
+
+    /// In words.
+    fn shape(self) -> String {
+        format!("{} frames of {}x{}", self.frames().len(), self.width, self.height)
+    }
+
     /// Frames can be compared with others of the same number and size only.
     fn check_against(self, other: Frames) -> Result<()> {
-        let shape = |f: Frames| format!("{} frames of {}x{}", f.frames().len(), f.width, f.height);
-        let (here, there) = (shape(self), shape(other));
+        let (here, there) = (self.shape(), other.shape());
         if here == there {
             return Ok(());
         }
@@ -117,6 +223,11 @@ impl Clip {
     pub fn as_frames(&self) -> Result<Frames<'_>> {
         Frames::new(&self.frames, self.width, self.height)
     }
+
+    /// The same of a file; an error names it.
+    fn as_frames_of(&self, path: &Path) -> Result<Frames<'_>> {
+        self.as_frames().map_err(|_| Error::file(path, "expected frames, found none"))
+    }
 }
 
 impl Video {
@@ -129,61 +240,14 @@ impl Video {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::noise;
-
-    #[derive(serde::Deserialize)]
-    struct Golden {
-        name: String,
-        width: usize,
-        height: usize,
-        frames: usize,
-        reference_seed: u64,
-        noise_seed: Option<u64>,
-        amount: f32,
-        psnr: Vec<f64>,
-        psnr_of_video: f64,
-        ssim: Vec<f64>,
-    }
-
-    /// Random frames, the same that `tools/golden/metrics.py` draws.
-    fn clip(golden: &Golden) -> (Vec<u8>, Vec<u8>) {
-        let n = golden.frames * golden.height * golden.width * 3;
-        let reference: Vec<u8> =
-            noise::randn(golden.reference_seed, n).iter().map(|v| (128.0 + 50.0 * v) as u8).collect();
-        let other = match golden.noise_seed {
-            None => reference.clone(),
-            Some(seed) => {
-                let noise = noise::randn(seed, n);
-                reference.iter().zip(noise).map(|(&r, v)| (r as f32 + golden.amount * v) as u8).collect()
-            }
-        };
-        (reference, other)
-    }
-
-    #[test]
-    fn the_definitions_of_the_reference_scripts() {
-        let all: Vec<Golden> = serde_json::from_str(include_str!("../../tests/golden/metrics.json")).unwrap();
-        let close = |found: &[f64], expected: &[f64]| {
-            found.len() == expected.len() && found.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-9)
-        };
-        for golden in all {
-            let (reference, other) = clip(&golden);
-            let frames = |pixels| Frames::new(pixels, golden.width, golden.height).unwrap();
-            let (a, b) = (frames(&reference), frames(&other));
-            let psnr = psnr_of_frames(a, b).unwrap();
-            assert!(close(&psnr, &golden.psnr), "{}: {psnr:?}, expected {:?}", golden.name, golden.psnr);
-            let whole = psnr_of_video(a, b).unwrap();
-            assert!(close(&[whole], &[golden.psnr_of_video]), "{}: {whole}", golden.name);
-            let ssim = ssim_of_frames(a, b).unwrap();
-            assert!(close(&ssim, &golden.ssim), "{}: {ssim:?}, expected {:?}", golden.name, golden.ssim);
-        }
-    }
 
     #[test]
     fn a_curve_in_short() {
-        let curve = Curve::new((0..=100).map(f64::from).rev().collect());
-        assert_eq!((curve.mean, curve.worst, curve.fifth_percentile), (50.0, 0.0, 5.0));
-        assert_eq!(Curve::new(vec![7.0]).fifth_percentile, 7.0);
+        let short = |curve: Curve| (curve.mean, curve.worst, curve.worst_frame, curve.fifth_percentile);
+        let values = || (0..=100).map(f64::from).rev().collect();
+        assert_eq!(short(Curve::of_likeness(values())), (50.0, 0.0, 100, 5.0));
+        assert_eq!(short(Curve::of_distance(values())), (50.0, 100.0, 0, 95.0));
+        assert_eq!(short(Curve::of_likeness(vec![7.0])), (7.0, 7.0, 0, 7.0));
     }
 
     #[test]
@@ -193,10 +257,12 @@ mod tests {
         let moving = [frame(0), frame(51), frame(0)].concat();
         let still = [frame(25), frame(25), frame(25)].concat();
         let frames = |pixels| Frames::new(pixels, width, height).unwrap();
-        let compared = Comparison::new(frames(&moving), frames(&still)).unwrap();
+        let meter = Meter::default();
+        let compared = meter.compare(frames(&moving), frames(&still)).unwrap();
         assert_eq!(compared.motion_kept, Some(0.0));
         assert_eq!(compared.temporal_flickering, [0.8, 1.0]);
-        assert_eq!(Comparison::new(frames(&still), frames(&moving)).unwrap().motion_kept, None);
+        assert_eq!(compared.motion, [[0.2; 2], [0.0; 2]].map(Vec::from));
+        assert_eq!(meter.compare(frames(&still), frames(&moving)).unwrap().motion_kept, None);
     }
 
     #[test]

@@ -2,13 +2,18 @@
 
 use super::Frames;
 
-/// Mean absolute difference of neighbouring frames, of RGB in [0, 1]; 0 for a single frame.
-pub fn motion(video: Frames) -> f64 {
+/// Mean absolute difference of each frame and the one before, of RGB in [0, 1]; one value less than there are frames.
+pub fn motion_of_frames(video: Frames) -> Vec<f64> {
     let frames: Vec<&[u8]> = video.frames().collect();
-    let values = (frames.len() - 1) * frames[0].len();
-    if values == 0 {
-        return 0.0;
-    }
-    let differences = |pair: &[&[u8]]| pair[0].iter().zip(pair[1]).map(|(a, b)| a.abs_diff(*b) as u64).sum::<u64>();
-    frames.windows(2).map(differences).sum::<u64>() as f64 / 255.0 / values as f64
+    let difference = |pair: &[&[u8]]| {
+        let sum: u64 = pair[0].iter().zip(pair[1]).map(|(a, b)| a.abs_diff(*b) as u64).sum();
+        sum as f64 / 255.0 / pair[0].len() as f64
+    };
+    frames.windows(2).map(difference).collect()
+}
+
+/// Its mean over the video; 0 for a single frame.
+pub fn motion(video: Frames) -> f64 {
+    let differences = motion_of_frames(video);
+    differences.iter().sum::<f64>() / differences.len().max(1) as f64
 }

@@ -10,6 +10,8 @@ mod yuv;
 
 use std::path::{Path, PathBuf};
 
+pub(crate) use png::holds_png;
+
 use crate::{Error, Result};
 
 /// What a video file has to know before its first frame.

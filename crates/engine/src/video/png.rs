@@ -99,7 +99,7 @@ pub(super) fn read(folder: &Path) -> Result<Clip> {
     let mut paths = fs::read_dir(folder)
         .and_then(|entries| entries.map(|entry| entry.map(|e| e.path())).collect::<Result<Vec<_>, _>>())
         .map_err(Error::io(folder))?;
-    paths.retain(|path| path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("png")));
+    paths.retain(|path| is_png(path));
     paths.sort();
     let mut clip: Option<Clip> = None;
     for path in paths {
@@ -113,6 +113,16 @@ pub(super) fn read(folder: &Path) -> Result<Clip> {
         clip.frames.extend(pixels);
     }
     clip.ok_or_else(|| Error::file(folder, "expected PNG files, found none"))
+}
+
+fn is_png(path: &Path) -> bool {
+    path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("png"))
+}
+
+/// Whether a folder holds PNG files, so that it is a video.
+pub(crate) fn holds_png(folder: &Path) -> Result<bool> {
+    let entries = fs::read_dir(folder).map_err(Error::io(folder))?;
+    Ok(entries.flatten().any(|entry| is_png(&entry.path())))
 }
 
 /// Width, height and RGB of a picture; transparency is dropped.

@@ -80,7 +80,7 @@ pub enum Meta {
 pub enum Container {
     /// Safetensors.
     Safetensors,
-    /// A zip archive as PyTorch writes it: a pickle that describes tensors, and their bytes.
+    /// As PyTorch writes it: a pickle that describes tensors, and their bytes, in a zip archive; or one after the other, as until 2020.
     Torch,
     /// GGUF.
     Gguf,
@@ -102,6 +102,7 @@ pub fn list(bytes: &[u8]) -> Result<(Container, Listing), String> {
     match bytes {
         [b'G', b'G', b'U', b'F', ..] => Ok((Container::Gguf, gguf::list(bytes)?)),
         [b'P', b'K', 3, 4, ..] => Ok((Container::Torch, pickle::list(bytes)?)),
+        _ if bytes.starts_with(pickle::MAGIC) => Ok((Container::Torch, pickle::list_old(bytes)?)),
         [_, _, _, _, _, _, _, _, b'{', ..] => Ok((Container::Safetensors, safetensors::list(bytes)?)),
         _ => Err(what_else(bytes)),
     }
@@ -119,13 +120,11 @@ fn what_else(bytes: &[u8]) -> String {
         [] => "an empty file; download it again",
         _ if text.starts_with("version https://git-lfs") => "a pointer of Git LFS; run `git lfs pull` in its folder",
         _ if text.starts_with('<') => "a web page; download the file itself",
-        [0x80, 2..=5, ..] => {
-            "a PyTorch file of before 2020, or another pickle; save it again with a newer PyTorch, or as safetensors"
-        }
+        [0x80, 2..=5, ..] => "a pickle that PyTorch did not write; save it again with torch.save, or as safetensors",
         [0, 0, 0, 0, ..] => "a file that begins with zeros; download it again",
         _ => "something else; is it a weight file, and whole?",
     };
-    format!("expected safetensors, a PyTorch archive or GGUF, found {found} ({} bytes)", bytes.len())
+    format!("expected safetensors, a PyTorch file or GGUF, found {found} ({} bytes)", bytes.len())
 }
 
 /// A weight file.
@@ -215,7 +214,7 @@ mod tests {
         assert!(reason(b"").contains("an empty file"));
         assert!(reason(b"<!DOCTYPE html><html>").contains("a web page"));
         assert!(reason(b"version https://git-lfs.github.com/spec/v1\noid sha256:").contains("git lfs pull"));
-        assert!(reason(b"\x80\x02}q\x00.").contains("before 2020"));
+        assert!(reason(b"\x80\x02}q\x00.").contains("a pickle"));
         assert!(reason(&[0; 64]).contains("begins with zeros"));
         assert!(reason(b"hello").contains("something else"));
     }

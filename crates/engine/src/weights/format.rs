@@ -41,6 +41,15 @@ impl Format {
         }
     }
 
+    /// Bytes of one number in PyTorch's files.
+    pub(crate) fn number_bytes(self) -> usize {
+        match self {
+            Format::Other("i64") => 8,
+            Format::Other("i32") => 4,
+            _ => self.block().map_or(1, |(_, size)| size),
+        }
+    }
+
     /// The same as a tensor's dtype, if there is one that is used for weights.
     pub(crate) fn dtype(self) -> Option<DType> {
         match self {

@@ -1,6 +1,7 @@
-//! PyTorch's zip archives (`torch.save`): a pickle that describes tensors, and an entry of plain bytes for each storage.
+//! PyTorch's files (`torch.save`): zip archives with a pickle that describes tensors and an entry of plain bytes for each storage, or,
+//! as it wrote them until version 1.6, five pickles and the storages one after the other.
 //!
-//! The pickle is a program; here it is read by an interpreter that can build containers and describe tensors, and nothing else. Whatever
+//! A pickle is a program; here it is read by an interpreter that can build containers and describe tensors, and nothing else. Whatever
 //! it asks for beyond that is refused by name. Nothing is unpacked: entries have to be stored as they are, as PyTorch writes them.
 
 use std::collections::BTreeMap;
@@ -21,6 +22,10 @@ const NAME_MAX: usize = 512;
 /// Most tensors, and most dimensions of one.
 const TENSORS_MAX: usize = 1 << 16;
 const DIMENSIONS_MAX: usize = 8;
+/// The first bytes of an old file: a number, pickled.
+pub const MAGIC: &[u8] = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.";
+/// The only version of old files.
+const OLD_VERSION: i64 = 1001;
 /// Keys that training scripts put around the weights.
 const AROUND: [&str; 5] = ["module", "state_dict", "model", "model_state_dict", "params"];
 /// Containers around a tensor, as in `{"module": {"blocks.0.weight": ...}}`.
@@ -45,21 +50,54 @@ pub fn list(bytes: &[u8]) -> Result<Listing, String> {
         return Err(format!("data.pkl: expected at most {PICKLE_MAX} bytes, found {}", program.len()));
     }
     let program = bytes.get(program).ok_or("data.pkl is beyond the end of the file")?;
-    let mut machine = Machine { program, at: 0, stack: Vec::new(), values: Vec::new(), memo: BTreeMap::new() };
+    let mut machine = Machine::new(program);
     let root = machine.run().map_err(|reason| format!("data.pkl: {reason}"))?;
+    machine.listing(root, |key| entries.get(&format!("{prefix}data/{key}")))
+}
 
-    let mut found = Found::default();
-    machine.collect(root, "", DEPTH_MAX, &mut found)?;
-    let mut tensors = BTreeMap::new();
-    for (name, tensor) in found.tensors {
-        let storage = entries.get(&format!("{prefix}data/{}", tensor.key));
-        let storage = storage.ok_or_else(|| format!("{name}: its numbers, data/{}, are not there", tensor.key))?;
-        let stored = tensor.stored(storage).map_err(|reason| format!("{name}: {reason}"))?;
-        if tensors.insert(name.clone(), stored).is_some() {
-            return Err(format!("{name}: there twice"));
-        }
+/// Lists the tensors of a file of the old kind: pickles of [`MAGIC`], of a version, of the machine's properties, of the tensors and of the
+/// storages' names; then each storage, its numbers after how many they are.
+pub fn list_old(bytes: &[u8]) -> Result<Listing, String> {
+    let mut at = MAGIC.len();
+    let mut next = |what: &str| {
+        let rest = bytes.get(at..).unwrap_or_default();
+        let mut machine = Machine::new(&rest[..rest.len().min(PICKLE_MAX as usize)]);
+        let root = machine.run().map_err(|reason| format!("{what}: {reason}"))?;
+        at += machine.at;
+        Ok::<_, String>((machine, root))
+    };
+    let (machine, version) = next("the version")?;
+    if !matches!(machine.values[version], Value::Integer(OLD_VERSION)) {
+        return Err(format!(
+            "expected version {OLD_VERSION} of PyTorch's old files, found another; save it again as safetensors"
+        ));
     }
-    Ok(Listing { tensors, metadata: BTreeMap::new() })
+    let (machine, properties) = next("the properties")?;
+    if !matches!(machine.item(properties, "little_endian"), Some(Value::Integer(1))) {
+        return Err("its numbers are big-endian; save it again on a little-endian machine".to_string());
+    }
+    let (described, root) = next("the tensors")?;
+    let (machine, names) = next("the storages' names")?;
+    let Value::List(names) = &machine.values[names] else {
+        return Err("the storages' names: expected a list".to_string());
+    };
+    let sizes = described.storage_sizes();
+    let mut storages = BTreeMap::new();
+    for &name in names {
+        let name = match &machine.values[name] {
+            Value::Text(name) if name.len() <= NAME_MAX => name,
+            _ => return Err(format!("the storages' names: expected text of at most {NAME_MAX} bytes")),
+        };
+        let storage = bytes.get(at..).and_then(|rest| rest.split_first_chunk::<8>()).and_then(|(count, rest)| {
+            let size = usize::try_from(u64::from_le_bytes(*count)).ok()?.checked_mul(*sizes.get(name.as_str())?)?;
+            (size <= rest.len()).then_some(at + 8..at + 8 + size)
+        });
+        let storage =
+            storage.ok_or_else(|| format!("storage {name} is beyond the end of the file; download it again"))?;
+        at = storage.end;
+        storages.insert(name.as_str(), storage);
+    }
+    described.listing(root, |key| storages.get(key))
 }
 
 /// Where every entry's bytes lie, in a file of a length.
@@ -103,7 +141,7 @@ struct Described {
 
 impl Described {
     fn stored(&self, storage: &Range<usize>) -> Result<Stored, String> {
-        let size = self.format.block().map_or(1, |(_, size)| size);
+        let size = self.format.number_bytes();
         let numbers = self.shape.iter().try_fold(1usize, |n, &dim| n.checked_mul(dim));
         let bytes = |numbers: usize| numbers.checked_mul(size);
         let range = numbers.and_then(bytes).zip(bytes(self.offset)).and_then(|(length, offset)| {
@@ -153,7 +191,7 @@ enum Global {
     Numbers(Format),
     /// `collections.OrderedDict`.
     OrderedDict,
-    /// `torch._utils._rebuild_tensor_v2`, and `_v3`, which names the dtype.
+    /// `torch._utils._rebuild_tensor`, `_v2`, and `_v3`, which names the dtype.
     RebuildTensor,
     /// `torch._utils._rebuild_parameter`.
     RebuildParameter,
@@ -166,7 +204,9 @@ impl Global {
         let numbers = |format| Ok(Global::Numbers(format));
         match (module, name) {
             ("collections", "OrderedDict") => Ok(Global::OrderedDict),
-            ("torch._utils", "_rebuild_tensor_v2" | "_rebuild_tensor_v3") => Ok(Global::RebuildTensor),
+            ("torch._utils", "_rebuild_tensor" | "_rebuild_tensor_v2" | "_rebuild_tensor_v3") => {
+                Ok(Global::RebuildTensor)
+            }
             ("torch._utils", "_rebuild_parameter") => Ok(Global::RebuildParameter),
             ("torch", "Size") => Ok(Global::Size),
             ("torch", "DoubleStorage" | "float64") => numbers(Format::F64),
@@ -192,9 +232,47 @@ struct Machine<'a> {
     stack: Vec<Id>,
     values: Vec<Value>,
     memo: BTreeMap<usize, Id>,
+    /// Items of dictionaries that were made of lists, which stay.
+    copied: usize,
 }
 
 impl<'a> Machine<'a> {
+    fn new(program: &'a [u8]) -> Self {
+        Machine { program, at: 0, stack: Vec::new(), values: Vec::new(), memo: BTreeMap::new(), copied: 0 }
+    }
+
+    /// The tensors under a value, where each storage's bytes lie somewhere.
+    fn listing<'s>(&self, root: Id, storage: impl Fn(&str) -> Option<&'s Range<usize>>) -> Result<Listing, String> {
+        let mut found = Found::default();
+        self.collect(root, "", DEPTH_MAX, &mut found)?;
+        let mut tensors = BTreeMap::new();
+        for (name, tensor) in found.tensors {
+            let storage = storage(&tensor.key)
+                .ok_or_else(|| format!("{name}: its numbers, storage {}, are not there", tensor.key))?;
+            let stored = tensor.stored(storage).map_err(|reason| format!("{name}: {reason}"))?;
+            if tensors.insert(name.clone(), stored).is_some() {
+                return Err(format!("{name}: there twice"));
+            }
+        }
+        Ok(Listing { tensors, metadata: BTreeMap::new() })
+    }
+
+    /// An item of a dictionary.
+    fn item(&self, dict: Id, wanted: &str) -> Option<&Value> {
+        let Value::Dict(items) = &self.values[dict] else { return None };
+        let named = |key: Id| matches!(&self.values[key], Value::Text(text) if text == wanted);
+        items.iter().find(|(key, _)| named(*key)).map(|(_, value)| &self.values[*value])
+    }
+
+    /// Bytes of a number of every storage.
+    fn storage_sizes(&self) -> BTreeMap<&str, usize> {
+        let storages = self.values.iter().filter_map(|value| match value {
+            Value::Storage { format, key } => Some((key.as_str(), format.number_bytes())),
+            _ => None,
+        });
+        storages.collect()
+    }
+
     /// Runs to the end and gives the value that is left.
     fn run(&mut self) -> Result<Id, String> {
         loop {
@@ -350,7 +428,12 @@ impl<'a> Machine<'a> {
             return Err("calls with arguments that are no tuple: refused".to_string());
         };
         match global {
-            Global::OrderedDict => self.push(Value::Dict(Vec::new())),
+            Global::OrderedDict => {
+                let items = arguments.first().map_or(Some(Vec::new()), |&list| self.items(list));
+                let items = items.ok_or("an OrderedDict of something else than pairs: refused")?;
+                self.copied += items.len();
+                self.push(Value::Dict(items))
+            }
             // What they are made from describes them well enough.
             Global::Size | Global::RebuildParameter => {
                 let first = *arguments.first().ok_or("torch.Size or a parameter of nothing")?;
@@ -363,6 +446,18 @@ impl<'a> Machine<'a> {
             }
             Global::Numbers(_) => Err("calls a dtype: refused".to_string()),
         }
+    }
+
+    /// The pairs that Python 2 makes an OrderedDict of.
+    fn items(&self, list: Id) -> Option<Vec<(Id, Id)>> {
+        let Value::List(pairs) = &self.values[list] else { return None };
+        let pair = |&pair: &Id| match &self.values[pair] {
+            Value::List(pair) | Value::Tuple(pair) => {
+                pair.as_slice().try_into().ok().map(|[key, value]: [Id; 2]| (key, value))
+            }
+            _ => None,
+        };
+        pairs.iter().map(pair).collect()
     }
 
     /// From (storage, offset, shape, stride, requires grad, hooks, and perhaps a dtype).
@@ -404,10 +499,13 @@ impl<'a> Machine<'a> {
         items.iter().map(integer).collect()
     }
 
-    /// From ("storage", type, key, device, count).
+    /// From ("storage", type, key, device, count), and in old files what it is a part of.
     fn storage(&self, id: Id) -> Result<Value, String> {
         let wrong = || "a persistent object that is no storage: refused".to_string();
         let Value::Tuple(items) = &self.values[id] else { return Err(wrong()) };
+        if items.get(5).is_some_and(|&whole| !matches!(self.values[whole], Value::None)) {
+            return Err("a storage that is a part of another; save it again with a newer PyTorch".to_string());
+        }
         let [kind, format, key, ..] = items[..] else { return Err(wrong()) };
         match (&self.values[kind], &self.values[format], &self.values[key]) {
             (Value::Text(kind), Value::Global(Global::Numbers(format)), Value::Text(key))
@@ -490,7 +588,7 @@ impl<'a> Machine<'a> {
     }
 
     fn check_size(&self) -> Result<(), String> {
-        if self.values.len().max(self.stack.len()).max(self.memo.len()) > VALUES_MAX {
+        if self.values.len().max(self.stack.len()).max(self.memo.len()).max(self.copied) > VALUES_MAX {
             return Err(format!("more than {VALUES_MAX} values"));
         }
         Ok(())

@@ -81,6 +81,19 @@ impl Tensors {
         Found::open(paths).map(|found| (found.recognised, found.tensors))
     }
 
+    /// Opens files under names that `rename` gives; tensors that get none are left out.
+    pub(crate) fn with_names(paths: &[PathBuf], rename: impl Fn(&str) -> Option<String>) -> Result<Self> {
+        let mut tensors = BTreeMap::new();
+        for path in paths {
+            let file = WeightFile::map(path)?;
+            let listed = file.list()?.1.tensors.into_iter();
+            let listed = listed.filter_map(|(name, stored)| Some((rename(&name)?, stored))).collect();
+            add(&mut tensors, &Arc::new(file), listed)?;
+        }
+        let place = paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(" and ");
+        Ok(Self { place, tensors, residence: Residence::Mapped })
+    }
+
     /// Reads a file that is part of the program.
     pub(crate) fn embedded(path: &Path, bytes: &'static [u8]) -> Result<Self> {
         Self::of_files(path.display().to_string(), vec![WeightFile::embedded(path, bytes)])

@@ -1,3 +1,4 @@
-//! Image encoders.
+//! Networks that see pictures: an encoder, and a measure of how much two differ.
 
 pub mod clip;
+pub mod lpips;

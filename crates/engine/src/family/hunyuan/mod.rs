@@ -16,17 +16,17 @@ use navicache_models::text::llama::{self, Llama};
 use navicache_models::{Denoiser, Observed, Unit};
 use tokenizers::Tokenizer;
 
-use super::{About, Causal, Conditions, Family, Host, Kept, Steps, Text};
+use super::{About, Causal, Conditions, Family, Host, Kept, Sizes, Steps, Text};
 use crate::decode::{DecodePlan, Film, Tiling};
 use crate::estimate::{self, Probe};
 use crate::generate::{Stage, Teller};
 use crate::layout::Piece;
 use crate::prompt::tokenize;
-use crate::request::{Defaults, Limits, Resolved};
+use crate::request::{Defaults, Resolved};
 use crate::sampler::{Sampled, Start};
 use crate::scheduler::Scheduler;
 use crate::weights::{Component, Tensors};
-use crate::{Error, Request, Result};
+use crate::{Error, Result};
 
 pub(super) const ABOUT: About = About {
     name: "HunyuanVideo",
@@ -59,6 +59,7 @@ struct Hunyuan {
     host: Host,
     defaults: Defaults,
     scheduler: Scheduler,
+    sizes: Causal,
     tokenizer: Tokenizer,
     tokenizer_2: Tokenizer,
     text_encoder: Piece<llama::Config>,
@@ -70,17 +71,6 @@ struct Hunyuan {
 }
 
 impl Hunyuan {
-    fn sizes(&self) -> Causal {
-        let (transformer, vae) = (&self.transformer.config, &self.vae.config);
-        Causal {
-            channels: transformer.in_channels,
-            temporal: vae.temporal_compression_ratio,
-            spatial: vae.spatial_compression_ratio,
-            patch: transformer.patch(),
-            positions: POSITIONS,
-        }
-    }
-
     fn transformer(&self) -> Result<Arc<Transformer>> {
         let Piece { config, tensors } = &self.transformer;
         self.transformer_model.get(|| Ok(Transformer::new(config, self.host.weights(tensors))?))
@@ -94,7 +84,7 @@ impl Hunyuan {
     /// Bytes of decoding tiles of so many latents each way.
     fn decode_bytes(&self, tile: usize, latents: &[usize; 5]) -> u64 {
         let [_, _, frames, rows, columns] = *latents;
-        let (width, height, count) = self.video_shape(latents);
+        let (width, height, count) = self.sizes.video_shape(latents);
         // Windows of time are blended as f32, whole frames of them.
         let kept = 3 * width * height * (count + 3 * 4 * 17);
         self.vae.config.decode_bytes(rows.min(tile), columns.min(tile), frames) + kept as u64
@@ -133,12 +123,8 @@ impl Family for Hunyuan {
         &self.defaults
     }
 
-    fn limits(&self) -> Limits {
-        self.sizes().limits()
-    }
-
-    fn named_size(&self, request: &Request) -> Result<Option<(usize, usize)>> {
-        request.size_by_name(&self.defaults, &self.limits())
+    fn sizes(&self) -> &dyn Sizes {
+        &self.sizes
     }
 
     fn solver(&self) -> SolverKind {
@@ -175,22 +161,6 @@ impl Family for Hunyuan {
             false => request.guidance,
         };
         Guidance::from_scale(scale).branches()
-    }
-
-    fn latents_shape(&self, width: usize, height: usize, frames: usize) -> [usize; 5] {
-        self.sizes().latents_shape(width, height, frames)
-    }
-
-    fn video_shape(&self, latents: &[usize; 5]) -> (usize, usize, usize) {
-        self.sizes().video_shape(latents)
-    }
-
-    fn patch(&self) -> [usize; 3] {
-        self.sizes().patch
-    }
-
-    fn tokens(&self, latents: &[usize; 5]) -> usize {
-        self.sizes().tokens(latents)
     }
 
     /// LLaMA describes the prompt within a template, token by token; CLIP gives one vector. One encoder is loaded at a time.
@@ -267,7 +237,7 @@ impl Family for Hunyuan {
     /// Whole frames where they fit, else the published tiles, else smaller ones.
     fn decode_plan(&self, latents: &[usize; 5], tiling: Tiling) -> DecodePlan {
         let [_, _, _, rows, columns] = *latents;
-        let (factor, whole, room) = (self.sizes().spatial, rows.max(columns), self.host.room());
+        let (factor, whole, room) = (self.sizes.spatial, rows.max(columns), self.host.room());
         let tile = match tiling {
             Tiling::Off => whole,
             Tiling::Pixels(pixels) => (pixels / factor).max(SMALLEST_TILE),
@@ -283,7 +253,7 @@ impl Family for Hunyuan {
     fn decode(&self, latents: &Tensor, frames: usize, plan: &DecodePlan, teller: &mut Teller) -> Result<Vec<u8>> {
         let vae = self.vae()?;
         let (_, _, _, rows, columns) = latents.dims5()?;
-        let factor = self.sizes().spatial;
+        let factor = self.sizes.spatial;
         let mut film = Film::new(columns * factor, rows * factor, frames, teller);
         let mut decoding = vae.decoder(&vae.denormalize(latents)?, Some(tiles(plan.window)))?;
         while let Some(chunk) = decoding.next_chunk()? {
@@ -311,13 +281,13 @@ impl Family for Hunyuan {
         let pooled = zeros(&[1, config.pooled_projection_dim])?;
         let transformer = self.transformer()?;
         let cond = transformer.cond(&text, &pooled, request.guidance)?;
-        estimate::probe(&*transformer, &cond, latents, self.tokens(latents), &self.host.device)
+        estimate::probe(&*transformer, &cond, latents, self.sizes.tokens(latents), &self.host.device)
     }
 
     /// From a window of time of a small square.
     fn decode_seconds(&self, latents: &[usize; 5]) -> Result<f64> {
         let vae = self.vae()?;
-        let (_, _, frames) = self.video_shape(latents);
+        let (_, _, frames) = self.sizes.video_shape(latents);
         estimate::decode_seconds(latents, frames, 4, &self.host.device, |part, clock| {
             let mut decoding = vae.decoder(&vae.denormalize(part)?, None)?;
             while let Some(chunk) = decoding.next_chunk()? {

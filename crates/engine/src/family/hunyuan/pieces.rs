@@ -9,8 +9,8 @@ use navicache_models::text::llama::{self, Pairs};
 use serde::de::DeserializeOwned;
 use tokenizers::Tokenizer;
 
-use super::Hunyuan;
-use crate::family::{self, Family, Host};
+use super::{Hunyuan, POSITIONS};
+use crate::family::{self, Causal, Family, Host};
 use crate::layout::{DEFAULTS_FILE, Parts, Piece, config, incomplete, missing};
 use crate::request::Defaults;
 use crate::scheduler::Scheduler;
@@ -136,8 +136,16 @@ impl family::Pieces for Pieces {
             return Err(incomplete(place, &missing, &self.unknown));
         };
         family::check_channels(place, transformer.config.in_channels, vae.config.latent_channels)?;
+        let sizes = Causal {
+            channels: transformer.config.in_channels,
+            temporal: vae.config.temporal_compression_ratio,
+            spatial: vae.config.spatial_compression_ratio,
+            patch: transformer.config.patch(),
+            positions: POSITIONS,
+        };
         Ok(Box::new(Hunyuan {
             host,
+            sizes,
             defaults: self.defaults.unwrap_or_else(published),
             scheduler: self.scheduler.unwrap_or_else(|| Scheduler::published(SolverKind::Euler, SHIFT)),
             tokenizer,

@@ -17,7 +17,7 @@ use navicache_models::text::t5::{self, T5};
 use navicache_models::{Denoiser, Observed, Unit};
 use tokenizers::Tokenizer;
 
-use super::{About, Conditions, Family, Host, Kept, Steps, Text, t5_bytes};
+use super::{About, Conditions, Family, Host, Kept, Sizes, Steps, Text, t5_bytes};
 use crate::decode::{DecodePlan, Film, Tiling};
 use crate::estimate::{self, Probe};
 use crate::generate::{Stage, Teller};
@@ -53,6 +53,7 @@ const SHIFT_LATENT_FRAMES: usize = 5;
 struct OpenSora {
     host: Host,
     defaults: Defaults,
+    sizes: Rounded,
     tokenizer: Tokenizer,
     text_encoder: Piece<t5::Config>,
     transformer: Piece<TransformerConfig>,
@@ -76,6 +77,38 @@ impl OpenSora {
     fn told(&self, request: &Resolved) -> VideoSize {
         let fps = if request.frames == 1 { STILL_FPS } else { request.fps as f64 };
         VideoSize { height: request.height, width: request.width, fps }
+    }
+}
+
+/// Latents are rounded down to whole ones, tokens up: any size is taken.
+struct Rounded {
+    channels: usize,
+    patch: [usize; 3],
+    vae: VaeConfig,
+}
+
+impl Sizes for Rounded {
+    fn limits(&self) -> Limits {
+        Limits { width_multiple: 1, height_multiple: 1, frames: Frames::From(FEWEST_FRAMES), largest: LARGEST }
+    }
+
+    fn latents_shape(&self, width: usize, height: usize, frames: usize) -> [usize; 5] {
+        let factor = self.vae.space_factor();
+        [1, self.channels, self.vae.latent_frames(frames), height / factor, width / factor]
+    }
+
+    fn video_shape(&self, [_, _, frames, height, width]: &[usize; 5]) -> (usize, usize, usize) {
+        let factor = self.vae.space_factor();
+        (width * factor, height * factor, self.vae.frames_of(*frames))
+    }
+
+    fn patch(&self) -> [usize; 3] {
+        self.patch
+    }
+
+    fn tokens(&self, [_, _, frames, height, width]: &[usize; 5]) -> usize {
+        let [patch_t, patch_h, patch_w] = self.patch;
+        frames.div_ceil(patch_t) * height.div_ceil(patch_h) * width.div_ceil(patch_w)
     }
 }
 
@@ -104,9 +137,8 @@ impl Family for OpenSora {
         &self.defaults
     }
 
-    /// Latents are rounded down to whole ones, tokens up: any size is taken.
-    fn limits(&self) -> Limits {
-        Limits { width_multiple: 1, height_multiple: 1, frames: Frames::From(FEWEST_FRAMES), largest: LARGEST }
+    fn sizes(&self) -> &dyn Sizes {
+        &self.sizes
     }
 
     fn named_size(&self, request: &Request) -> Result<Option<(usize, usize)>> {
@@ -160,25 +192,6 @@ impl Family for OpenSora {
 
     fn branches(&self, request: &Resolved) -> Vec<(Branch, f64)> {
         Guidance::from_scale(request.guidance).branches()
-    }
-
-    fn latents_shape(&self, width: usize, height: usize, frames: usize) -> [usize; 5] {
-        let (config, factor) = (&self.vae.config, self.vae.config.space_factor());
-        [1, self.transformer.config.in_channels, config.latent_frames(frames), height / factor, width / factor]
-    }
-
-    fn video_shape(&self, [_, _, frames, height, width]: &[usize; 5]) -> (usize, usize, usize) {
-        let factor = self.vae.config.space_factor();
-        (width * factor, height * factor, self.vae.config.frames_of(*frames))
-    }
-
-    fn patch(&self) -> [usize; 3] {
-        self.transformer.config.patch_size
-    }
-
-    fn tokens(&self, [_, _, frames, height, width]: &[usize; 5]) -> usize {
-        let [patch_t, patch_h, patch_w] = self.patch();
-        frames.div_ceil(patch_t) * height.div_ceil(patch_h) * width.div_ceil(patch_w)
     }
 
     /// The prompt's tokens alone, without padding. The other branch has a learned text of as many.
@@ -241,7 +254,7 @@ impl Family for OpenSora {
     /// Whole frames always, one at a time: the VAE's norms look at all of a frame.
     fn decode_plan(&self, latents: &[usize; 5], _: Tiling) -> DecodePlan {
         let [_, _, frames, rows, columns] = *latents;
-        let (width, height, count) = self.video_shape(latents);
+        let (width, height, count) = self.sizes.video_shape(latents);
         let bytes = self.vae.config.decode_bytes(rows, columns, frames) + (3 * width * height * count) as u64;
         DecodePlan::new(rows.max(columns), latents, self.vae.config.space_factor(), bytes)
     }
@@ -269,13 +282,13 @@ impl Family for OpenSora {
     fn probe(&self, request: &Resolved, latents: &[usize; 5]) -> Result<Probe> {
         let transformer = self.transformer()?;
         let cond = transformer.null_cond(request.max_sequence_length, self.told(request))?;
-        estimate::probe(&*transformer, &cond, latents, self.tokens(latents), &self.host.device)
+        estimate::probe(&*transformer, &cond, latents, self.sizes.tokens(latents), &self.host.device)
     }
 
     /// From a chunk of a small square.
     fn decode_seconds(&self, latents: &[usize; 5]) -> Result<f64> {
         let vae = self.vae()?;
-        let (_, _, frames) = self.video_shape(latents);
+        let (_, _, frames) = self.sizes.video_shape(latents);
         let chunk = self.vae.config.micro_latent_frames();
         estimate::decode_seconds(latents, frames, chunk, &self.host.device, |part, clock| {
             let frames = self.vae.config.frames_of(part.dim(2)?);

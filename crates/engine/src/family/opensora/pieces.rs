@@ -4,7 +4,7 @@ use navicache_models::opensora::{TransformerConfig, VaeConfig};
 use navicache_models::text::t5;
 use tokenizers::Tokenizer;
 
-use super::{OpenSora, sizes};
+use super::{OpenSora, Rounded, sizes};
 use crate::family::{self, Family, Host};
 use crate::layout::{Parts, Piece, incomplete, missing};
 use crate::request::Defaults;
@@ -98,8 +98,10 @@ impl family::Pieces for Pieces {
             return Err(incomplete(place, &missing, &unknown));
         };
         family::check_channels(place, transformer.config.in_channels, vae.config.vae_temporal.embed_dim)?;
+        let TransformerConfig { in_channels: channels, patch_size: patch, .. } = transformer.config;
         Ok(Box::new(OpenSora {
             host,
+            sizes: Rounded { channels, patch, vae: vae.config.clone() },
             defaults: published(transformer.config.model_max_length)?,
             tokenizer,
             text_encoder,

@@ -20,18 +20,18 @@ use tokenizers::Tokenizer;
 use self::picture::condition_on;
 use self::pieces::Preprocessor;
 use self::published::Published;
-use super::{About, Causal, Conditions, Family, Host, Kept, Pictured, Steps, Text, t5_bytes};
+use super::{About, Causal, Conditions, Family, Host, Kept, Pictured, Sizes, Steps, Text, t5_bytes};
 use crate::decode::{Blend, DecodePlan, Film, Tiling};
 use crate::estimate::{self, Probe};
 use crate::generate::{Stage, Teller};
 use crate::layout::Piece;
 use crate::picture::Picture;
 use crate::prompt::{self, tokenize};
-use crate::request::{Defaults, Limits, Resolved};
+use crate::request::{Defaults, Resolved};
 use crate::sampler::{Sampled, Start};
 use crate::scheduler::Scheduler;
 use crate::weights::{Component, Tensors};
-use crate::{Error, Request, Result};
+use crate::{Error, Result};
 
 pub(super) const ABOUT: About = About {
     name: "Wan",
@@ -46,6 +46,7 @@ struct Wan {
     published: Published,
     defaults: Defaults,
     scheduler: Scheduler,
+    sizes: Causal,
     tokenizer: Tokenizer,
     text_encoder: Piece<t5::Config>,
     transformer: Piece<TransformerConfig>,
@@ -57,17 +58,6 @@ struct Wan {
 }
 
 impl Wan {
-    fn sizes(&self) -> Causal {
-        let (transformer, vae) = (&self.transformer.config, &self.vae.config);
-        Causal {
-            channels: transformer.out_channels,
-            temporal: vae.scale_factor_temporal(),
-            spatial: vae.scale_factor_spatial(),
-            patch: transformer.patch_size,
-            positions: transformer.rope_max_seq_len,
-        }
-    }
-
     fn transformer(&self) -> Result<Arc<Transformer>> {
         let Piece { config, tensors } = &self.transformer;
         self.transformer_model.get(|| Ok(Transformer::new(config, self.host.weights(tensors))?))
@@ -84,7 +74,7 @@ impl Wan {
         let widest = config.decoder_base_dim.unwrap_or(config.base_dim) * config.dim_mult.last().copied().unwrap_or(1);
         let is_whole = window.rows.len() == *rows && window.columns.len() == *columns;
         let features = if is_whole { 0 } else { 4 * frames * widest * rows * columns };
-        let (width, height, frames) = self.video_shape(&[1, 1, *frames, *rows, *columns]);
+        let (width, height, frames) = self.sizes.video_shape(&[1, 1, *frames, *rows, *columns]);
         let pixels = 3 * width * height * frames;
         config.decode_bytes(window.rows.len(), window.columns.len()) + (features + pixels) as u64
     }
@@ -113,12 +103,8 @@ impl Family for Wan {
         &self.defaults
     }
 
-    fn limits(&self) -> Limits {
-        self.sizes().limits()
-    }
-
-    fn named_size(&self, request: &Request) -> Result<Option<(usize, usize)>> {
-        request.size_by_name(&self.defaults, &self.limits())
+    fn sizes(&self) -> &dyn Sizes {
+        &self.sizes
     }
 
     fn solver(&self) -> SolverKind {
@@ -148,22 +134,6 @@ impl Family for Wan {
 
     fn branches(&self, request: &Resolved) -> Vec<(Branch, f64)> {
         Guidance::from_scale(request.guidance).branches()
-    }
-
-    fn latents_shape(&self, width: usize, height: usize, frames: usize) -> [usize; 5] {
-        self.sizes().latents_shape(width, height, frames)
-    }
-
-    fn video_shape(&self, latents: &[usize; 5]) -> (usize, usize, usize) {
-        self.sizes().video_shape(latents)
-    }
-
-    fn patch(&self) -> [usize; 3] {
-        self.sizes().patch
-    }
-
-    fn tokens(&self, latents: &[usize; 5]) -> usize {
-        self.sizes().tokens(latents)
     }
 
     /// Each text is `max_sequence_length` tokens long, zero beyond its end.
@@ -227,11 +197,11 @@ impl Family for Wan {
         let room = self.host.room();
         let window = match tiling {
             Tiling::Off => rows.max(columns),
-            Tiling::Pixels(pixels) => (pixels / self.sizes().spatial).max(SMALLEST),
+            Tiling::Pixels(pixels) => (pixels / self.sizes.spatial).max(SMALLEST),
             Tiling::Auto => largest_window(rows, columns, |window| self.decode_bytes(window, latents) <= room),
         };
         let largest = windows(rows, columns, window).swap_remove(0);
-        DecodePlan::new(window, latents, self.sizes().spatial, self.decode_bytes(&largest, latents))
+        DecodePlan::new(window, latents, self.sizes.spatial, self.decode_bytes(&largest, latents))
     }
 
     fn decode(&self, latents: &Tensor, frames: usize, plan: &DecodePlan, teller: &mut Teller) -> Result<Vec<u8>> {
@@ -239,7 +209,7 @@ impl Family for Wan {
         let (_, _, _, rows, columns) = latents.dims5()?;
         let windows = windows(rows, columns, plan.window);
         let denormalized = vae.denormalize(latents)?;
-        let factor = self.sizes().spatial;
+        let factor = self.sizes.spatial;
         let mut film = Film::new(columns * factor, rows * factor, frames, teller);
         if windows.len() == 1 {
             let mut decoding = vae.decoder(&denormalized)?;
@@ -268,7 +238,7 @@ impl Family for Wan {
     fn encoding_bytes(&self, stage: Stage, request: &Resolved) -> u64 {
         const F32: usize = 4;
         if stage == Stage::Picture {
-            let [_, _, _, rows, columns] = self.latents_shape(request.width, request.height, request.frames);
+            let [_, _, _, rows, columns] = self.sizes.latents_shape(request.width, request.height, request.frames);
             let encoding = self.vae.config.encode_bytes(rows, columns).min(self.host.room());
             return self.vae.tensors.parameters() * F32 as u64 + encoding;
         }
@@ -288,13 +258,13 @@ impl Family for Wan {
         };
         let transformer = self.transformer()?;
         let cond = transformer.cond_with_picture(&text, &PictureCond { embedding, channels, still_frames: 0 })?;
-        estimate::probe(&*transformer, &cond, latents, self.tokens(latents), &self.host.device)
+        estimate::probe(&*transformer, &cond, latents, self.sizes.tokens(latents), &self.host.device)
     }
 
     /// From a few latent frames of a small square.
     fn decode_seconds(&self, latents: &[usize; 5]) -> Result<f64> {
         let vae = self.vae()?;
-        let (_, _, frames) = self.video_shape(latents);
+        let (_, _, frames) = self.sizes.video_shape(latents);
         estimate::decode_seconds(latents, frames, 3, &self.host.device, |part, clock| {
             let mut decoding = vae.decoder(&vae.denormalize(part)?)?;
             while let Some(chunk) = decoding.next_chunk()? {

@@ -11,7 +11,7 @@ use super::Wan;
 use super::pieces::Preprocessor;
 use super::published::Published;
 use crate::Result;
-use crate::family::{Family, Pictured};
+use crate::family::{Pictured, Sizes};
 use crate::layout::Piece;
 use crate::picture::{Filter, Picture};
 use crate::request::Resolved;
@@ -19,7 +19,7 @@ use crate::request::Resolved;
 /// Encodes the picture that a video starts from. Loads the encoders and frees them.
 pub(super) fn condition_on(wan: &Wan, picture: &Picture, request: &Resolved) -> Result<Pictured> {
     let first = picture.resized(request.width, request.height, Filter::Lanczos).tensor(&wan.host.device)?;
-    let [_, _, frames, ..] = wan.latents_shape(request.width, request.height, request.frames);
+    let [_, _, frames, ..] = wan.sizes.latents_shape(request.width, request.height, request.frames);
     if wan.published == Published::Wan22Ti2v {
         let still = encode_clip(wan, &first, 1)?;
         let cond = PictureCond { still_frames: 1, ..PictureCond::default() };
@@ -42,7 +42,7 @@ fn encode_clip(wan: &Wan, first: &Tensor, latent_frames: usize) -> Result<Tensor
     let config = &wan.vae.config;
     let encoder = VaeEncoder::new(config, wan.host.weights_as_stored(&wan.vae.tensors))?;
     let (_, _, height, width) = first.dims4()?;
-    let factor = wan.sizes().spatial;
+    let factor = wan.sizes.spatial;
     let (rows, columns) = (height / factor, width / factor);
     let room = wan.host.room();
     let window =
@@ -62,7 +62,7 @@ fn encode_features(
     windows: &[Window],
 ) -> Result<Vec<Tensor>> {
     let (_, colors, height, width) = first.dims4()?;
-    let factor = wan.sizes().spatial;
+    let factor = wan.sizes.spatial;
     let ranges = |axis: fn(&Window) -> Range<usize>| windows.iter().map(axis).collect::<Vec<_>>();
     let (rows, columns) = (ranges(|window| window.rows.clone()), ranges(|window| window.columns.clone()));
     let mut whole: Vec<Tensor> = Vec::new();

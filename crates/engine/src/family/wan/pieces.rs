@@ -9,7 +9,7 @@ use tokenizers::Tokenizer;
 
 use super::Wan;
 use super::published::Published;
-use crate::family::{Family, Host};
+use crate::family::{Causal, Family, Host};
 use crate::layout::{DEFAULTS_FILE, Parts, Piece, config, incomplete, missing};
 use crate::request::Defaults;
 use crate::scheduler::Scheduler;
@@ -137,8 +137,16 @@ impl family::Pieces for Pieces {
         family::check_channels(place, transformer.config.out_channels, vae.config.z_dim)?;
         let scheduler = self.scheduler.unwrap_or_else(|| published.scheduler(self.is_720p));
         let layers = transformer.config.num_layers;
+        let sizes = Causal {
+            channels: transformer.config.out_channels,
+            temporal: vae.config.scale_factor_temporal(),
+            spatial: vae.config.scale_factor_spatial(),
+            patch: transformer.config.patch_size,
+            positions: transformer.config.rope_max_seq_len,
+        };
         Ok(Box::new(Wan {
             host,
+            sizes,
             published,
             defaults: self.defaults.unwrap_or_else(|| published.defaults(layers, scheduler.shift)),
             scheduler,
