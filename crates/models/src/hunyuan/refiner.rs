@@ -1,7 +1,7 @@
 //! What prepares the text and the timestep for the transformer.
 
 use candle_core::{Device, Tensor};
-use candle_nn::ops::silu;
+use navicache_kernels::silu;
 
 use super::TransformerConfig;
 use crate::nn::{LayerNorm, Linear, attention, sinusoid, split_heads};

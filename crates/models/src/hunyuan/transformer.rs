@@ -3,8 +3,7 @@
 use std::sync::Arc;
 
 use candle_core::Tensor;
-use candle_nn::ops::silu;
-use candle_nn::rotary_emb::rope_i;
+use navicache_kernels::{gated_residual, gelu, rotate_pairs, silu};
 
 use super::TransformerConfig;
 use super::refiner::{EPSILON, TimeTextEmbedding, TokenRefiner, plain_norm};
@@ -237,8 +236,8 @@ impl Stream {
     fn feed_forward(&self, x: &Tensor, time: &Tensor) -> Result<Tensor> {
         let rows = self.modulation(time)?;
         let h = self.norm.modulated(x, &rows.get(4)?, &rows.get(3)?)?;
-        let h = self.ff[1].forward(&self.ff[0].forward(&h)?.gelu()?)?;
-        Ok((x + h.broadcast_mul(&rows.get(5)?)?)?)
+        let h = self.ff[1].forward(&gelu(&self.ff[0].forward(&h)?)?)?;
+        Ok(gated_residual(x, &h, &rows.get(5)?)?)
     }
 }
 
@@ -301,11 +300,11 @@ impl DoubleBlock {
         let of_video = self.video.queries_keys_values(&state.video, &video)?;
         let of_text = self.text.queries_keys_values(&state.text, &text)?;
         let [mixed_video, mixed_text] = joint_attention(of_video, of_text, &state.rotations)?;
-        let gated = |stream: &Stream, mixed: Tensor, rows: &Tensor| -> Result<Tensor> {
-            Ok(stream.to_out.forward(&mixed)?.broadcast_mul(&rows.get(2)?)?)
+        let add = |x: &Tensor, stream: &Stream, mixed: Tensor, rows: &Tensor| -> Result<Tensor> {
+            Ok(gated_residual(x, &stream.to_out.forward(&mixed)?, &rows.get(2)?)?)
         };
-        state.video = (&state.video + gated(&self.video, mixed_video, &video)?)?;
-        state.text = (&state.text + gated(&self.text, mixed_text, &text)?)?;
+        state.video = add(&state.video, &self.video, mixed_video, &video)?;
+        state.text = add(&state.text, &self.text, mixed_text, &text)?;
         Ok(())
     }
 
@@ -348,8 +347,8 @@ impl SingleBlock {
         let of_video = [part(&q, 0, tokens)?, part(&k, 0, tokens)?, part(&v, 0, tokens)?];
         let of_text = [part(&q, tokens, text)?, part(&k, tokens, text)?, part(&v, tokens, text)?];
         let mixed = joint_attention(of_video, of_text, &state.rotations)?;
-        let mixed = Tensor::cat(&[&Tensor::cat(&mixed, 0)?, &self.proj_mlp.forward(&h)?.gelu()?], 1)?;
-        let both = (both + self.proj_out.forward(&mixed)?.broadcast_mul(&rows.get(2)?)?)?;
+        let mixed = Tensor::cat(&[&Tensor::cat(&mixed, 0)?, &gelu(&self.proj_mlp.forward(&h)?)?], 1)?;
+        let both = gated_residual(&both, &self.proj_out.forward(&mixed)?, &rows.get(2)?)?;
         state.video = both.narrow(0, 0, tokens)?;
         state.text = both.narrow(0, tokens, text)?;
         Ok(())
@@ -359,9 +358,7 @@ impl SingleBlock {
 /// Attention among all tokens of video and text; only the video's have a place. Takes queries, keys and values of each, gives what they
 /// become. // (heads, tokens, head dim) -> (tokens, dim)
 fn joint_attention(video: [Tensor; 3], text: [Tensor; 3], (cos, sin): &(Tensor, Tensor)) -> Result<[Tensor; 2]> {
-    let rotate = |x: &Tensor| -> Result<Tensor> {
-        Ok(rope_i(&x.contiguous()?.unsqueeze(0)?, cos, sin)?.squeeze(0)?) // (heads, tokens, head dim)
-    };
+    let rotate = |x: &Tensor| rotate_pairs(x, cos, sin); // (heads, tokens, head dim)
     let [q, k, v] = video;
     let tokens = q.dim(1)?;
     let both = |video: &Tensor, text: &Tensor| Tensor::cat(&[video, text], 1);

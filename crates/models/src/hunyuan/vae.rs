@@ -4,7 +4,7 @@
 //! latent frames at a time, every three. Where memory is short, windows of space too.
 
 use candle_core::{Device, Tensor};
-use candle_nn::ops::silu;
+use navicache_kernels::silu;
 
 use super::VaeConfig;
 use crate::nn::{CausalConv3d, ConvState, Edge, GroupNorm, Linear, attention};

@@ -1,6 +1,7 @@
 //! Adaptive layer norm: vectors that a learned table and the timestep give to each block.
 
 use candle_core::Tensor;
+use navicache_kernels::gated_residual;
 
 use crate::{Result, Weights};
 
@@ -39,4 +40,24 @@ pub fn by_runs<T>(x: &Tensor, runs: &[(usize, T)], f: impl Fn(&Tensor, &T) -> Re
         first += tokens;
     }
     Ok(Tensor::cat(&parts, 0)?)
+}
+
+/// Adds to runs of tokens what each changes by, weighed by a gate that belongs to the run, (n). // (tokens, n) twice -> (tokens, n)
+pub fn gated_by_runs<T>(
+    x: &Tensor,
+    change: &Tensor,
+    runs: &[(usize, T)],
+    gate: impl Fn(&T) -> Result<Tensor>,
+) -> Result<Tensor> {
+    let mut parts = Vec::with_capacity(runs.len());
+    let mut first = 0;
+    for (tokens, own) in runs {
+        let part = |x: &Tensor| x.narrow(0, first, *tokens);
+        parts.push(gated_residual(&part(x)?, &part(change)?, &gate(own)?)?);
+        first += tokens;
+    }
+    match <[Tensor; 1]>::try_from(parts) {
+        Ok([only]) => Ok(only),
+        Err(parts) => Ok(Tensor::cat(&parts, 0)?),
+    }
 }

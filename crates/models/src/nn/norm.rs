@@ -1,7 +1,7 @@
 //! Normalisation over the last dimension.
 
 use candle_core::{DType, Device, Tensor};
-use candle_nn::ops;
+use navicache_kernels as kernels;
 
 use crate::{Result, Weights};
 
@@ -10,30 +10,30 @@ use crate::{Result, Weights};
 pub struct LayerNorm {
     scale: Tensor,
     shift: Tensor,
-    epsilon: f32,
+    epsilon: f64,
 }
 
 impl LayerNorm {
     /// With scale and shift of its own.
     pub fn affine(dim: usize, epsilon: f64, w: Weights) -> Result<Self> {
-        Ok(LayerNorm { scale: w.f32("weight", &[dim])?, shift: w.f32("bias", &[dim])?, epsilon: epsilon as f32 })
+        Ok(LayerNorm { scale: w.f32("weight", &[dim])?, shift: w.f32("bias", &[dim])?, epsilon })
     }
 
     /// Without.
     pub fn plain(dim: usize, epsilon: f64, device: &Device) -> Result<Self> {
         let scale = Tensor::ones(dim, DType::F32, device)?;
-        Ok(LayerNorm { shift: scale.zeros_like()?, scale, epsilon: epsilon as f32 })
+        Ok(LayerNorm { shift: scale.zeros_like()?, scale, epsilon })
     }
 
     /// (n, dim) -> (n, dim)
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        Ok(ops::layer_norm(x, &self.scale, &self.shift, self.epsilon)?)
+        Ok(kernels::layer_norm(x, &self.scale, &self.shift, self.epsilon)?)
     }
 
     /// Normalises, then `(1 + scale) x + shift` with vectors from elsewhere (adaptive layer norm), in one pass. Its own scale
     /// and shift take no part.
     pub fn modulated(&self, x: &Tensor, scale: &Tensor, shift: &Tensor) -> Result<Tensor> {
-        Ok(ops::layer_norm(x, &(scale + 1.0)?, shift, self.epsilon)?)
+        Ok(kernels::modulated_layer_norm(x, scale, shift, self.epsilon)?)
     }
 }
 
@@ -41,18 +41,18 @@ impl LayerNorm {
 #[derive(Debug, Clone)]
 pub struct RmsNorm {
     scale: Tensor,
-    epsilon: f32,
+    epsilon: f64,
 }
 
 impl RmsNorm {
     /// A norm over `dim` channels.
     pub fn new(dim: usize, epsilon: f64, w: Weights) -> Result<Self> {
-        Ok(RmsNorm { scale: w.f32("weight", &[dim])?, epsilon: epsilon as f32 })
+        Ok(RmsNorm { scale: w.f32("weight", &[dim])?, epsilon })
     }
 
     /// (n, dim) -> (n, dim)
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        Ok(ops::rms_norm(x, &self.scale, self.epsilon)?)
+        Ok(kernels::rms_norm(x, &self.scale, self.epsilon)?)
     }
 }
 

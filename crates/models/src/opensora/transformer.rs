@@ -3,8 +3,7 @@
 use std::sync::Arc;
 
 use candle_core::{D, DType, Device, Tensor};
-use candle_nn::ops::silu;
-use candle_nn::rotary_emb::rope_i;
+use navicache_kernels::{gelu, rotate_pairs, silu};
 
 use super::TransformerConfig;
 use crate::nn::{
@@ -436,7 +435,7 @@ impl SelfAttention {
     fn across_frames(&self, x: &Tensor, frames: usize, (cos, sin): &(Tensor, Tensor)) -> Result<Tensor> {
         let heads = x.dim(0)? / frames * self.heads;
         let split = |x: Tensor| split_heads(&x.reshape((frames, ()))?, heads); // (places * heads, frames, head dim)
-        let rotate = |x: Tensor| -> Result<Tensor> { Ok(rope_i(&x.unsqueeze(0)?, cos, sin)?.squeeze(0)?) };
+        let rotate = |x: Tensor| rotate_pairs(&x, cos, sin);
         let [q, k, v] = self.queries_keys_values(x)?;
         let (q, k) = (rotate(self.q_norm.forward(&split(q)?)?)?, rotate(self.k_norm.forward(&split(k)?)?)?);
         let mixed = self.attend(&q, &k, &split(v)?)?; // (frames, places * dim)
@@ -510,7 +509,7 @@ impl Mlp {
     }
 
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        self.fc2.forward(&self.fc1.forward(x)?.gelu()?)
+        self.fc2.forward(&gelu(&self.fc1.forward(x)?)?)
     }
 }
 

@@ -3,7 +3,7 @@
 //! The norms of the first step look at a whole chunk, and chunks know nothing of each other; the second step knows nothing of other frames.
 
 use candle_core::Tensor;
-use candle_nn::ops::silu;
+use navicache_kernels::silu;
 
 use super::{FrameVaeConfig, TimeVaeConfig, VaeConfig};
 use crate::nn::{CausalConv3d, Conv2d, ConvState, GroupNorm, Linear, attention};

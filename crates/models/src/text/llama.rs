@@ -3,8 +3,8 @@
 //! Names and arithmetic follow transformers `LlamaModel`.
 
 use candle_core::{Device, Tensor};
-use candle_nn::ops::silu;
 use candle_nn::rotary_emb::{rope, rope_i};
+use navicache_kernels::silu;
 use serde::Deserialize;
 
 use super::check_ids;
@@ -212,7 +212,7 @@ impl Layer {
         let h = self.input_layernorm.forward(x)?;
         let split = |layer: &Linear, heads: usize| split_heads(&layer.forward(&h)?, heads);
         let turn = if self.pairs == Pairs::Halves { rope } else { rope_i };
-        let rotate = |x: Tensor| -> Result<Tensor> { Ok(turn(&x.unsqueeze(0)?, cos, sin)?.squeeze(0)?) };
+        let rotate = |x: Tensor| -> Result<Tensor> { Ok(turn(&x.unsqueeze(0)?.contiguous()?, cos, sin)?.squeeze(0)?) };
         // A head of keys and values serves several heads of queries in a row.
         let spread = |x: Tensor| -> Result<Tensor> {
             let times = self.heads / self.key_value_heads;

@@ -3,13 +3,12 @@
 use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
-use candle_nn::ops::silu;
-use candle_nn::rotary_emb::rope_i;
+use navicache_kernels::{gelu, rotate_pairs, silu};
 
 use super::TransformerConfig;
 use crate::nn::{
-    Grid, LayerNorm, Linear, Modulation, RmsNorm, Rope3d, attention, by_runs, patchify, sinusoid, split_heads,
-    unpatchify,
+    Grid, LayerNorm, Linear, Modulation, RmsNorm, Rope3d, attention, by_runs, gated_by_runs, patchify, sinusoid,
+    split_heads, unpatchify,
 };
 use crate::{Denoiser, Error, Features, Part, Result, Signal, Unit, Weights};
 
@@ -207,18 +206,17 @@ impl Denoiser for Transformer {
             })
         };
         let gated =
-            |x: Tensor, row: usize| by_runs(&x, &state.times, |x, time| Ok(x.broadcast_mul(&rows(time)?.get(row)?)?));
-        let change = match part {
+            |change: Tensor, row: usize| gated_by_runs(x, &change, &state.times, |time| Ok(rows(time)?.get(row)?));
+        state.video = match part {
             Part::SelfAttn | Part::SpatialAttn | Part::TemporalAttn => {
                 gated(attn1.to_itself(&modulated(norm1, 0)?, &state.rotations)?, 2)?
             }
             Part::CrossAttn => {
                 let normalized = norm2.as_ref().map(|norm| norm.forward(x)).transpose()?;
-                attn2.to(normalized.as_ref().unwrap_or(x), &state.cond.keys_values[block])?
+                (x + attn2.to(normalized.as_ref().unwrap_or(x), &state.cond.keys_values[block])?)?
             }
             _ => gated(ffn.forward(&modulated(norm3, 3)?)?, 5)?,
         };
-        state.video = (x + change)?;
         Ok(())
     }
 
@@ -311,7 +309,7 @@ impl ConditionEmbedder {
     /// (text tokens, text_dim) -> (text tokens, dim)
     fn text(&self, text: &Tensor) -> Result<Tensor> {
         let [linear_1, linear_2] = &self.text_embedder;
-        linear_2.forward(&linear_1.forward(text)?.gelu()?)
+        linear_2.forward(&gelu(&linear_1.forward(text)?)?)
     }
 }
 
@@ -401,7 +399,7 @@ impl Attention {
     /// Among the video's tokens. // (tokens, dim) -> (tokens, dim)
     fn to_itself(&self, x: &Tensor, rotations: &Rotations) -> Result<Tensor> {
         let rotate = |x: Tensor| -> Result<Tensor> {
-            Ok(rope_i(&x.unsqueeze(0)?, &rotations.cos, &rotations.sin)?.squeeze(0)?) // (heads, tokens, head dim)
+            Ok(rotate_pairs(&x, &rotations.cos, &rotations.sin)?) // (heads, tokens, head dim)
         };
         let q = rotate(self.queries(x)?)?;
         let KeysValues { k, v } = self.keys_values(x)?;
@@ -466,6 +464,6 @@ impl FeedForward {
     }
 
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        self.out.forward(&self.proj.forward(x)?.gelu()?)
+        self.out.forward(&gelu(&self.proj.forward(x)?)?)
     }
 }

@@ -1,7 +1,7 @@
 //! What encoder and decoder are both made of.
 
 use candle_core::{DType, Tensor};
-use candle_nn::ops::silu;
+use navicache_kernels::silu;
 
 use crate::nn::{CausalConv3d, Conv2d, ConvState, attention};
 use crate::{Error, Result, Weights};

@@ -5,7 +5,7 @@
 //! memory does not grow with its length.
 
 use candle_core::Tensor;
-use candle_nn::ops::silu;
+use navicache_kernels::silu;
 
 use super::blocks::{ChannelNorm, Chunk, MidBlock, Resnet, ResnetState};
 use super::statistic;

@@ -4,7 +4,7 @@
 //! time remembers what it needs, so that the result is that of the whole clip.
 
 use candle_core::Tensor;
-use candle_nn::ops::silu;
+use navicache_kernels::silu;
 
 use super::blocks::{ChannelNorm, Chunk, MidBlock, Resnet, ResnetState};
 use super::statistic;

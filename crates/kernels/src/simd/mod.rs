@@ -1,0 +1,137 @@
+//! Vectors of `f32`, one type for each instruction set.
+//!
+//! A value of a type that is [`Simd`] is the proof that the machine has the instructions: it is made by detection alone. So kernels are
+//! safe code, and what is `unsafe` stays in this folder.
+
+#[cfg(target_arch = "aarch64")]
+pub(crate) mod neon;
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod x86;
+
+/// The most lanes of any instruction set.
+pub(crate) const MAX_LANES: usize = 16;
+
+/// The most rows of any tile, see [`Simd::tile`].
+pub(crate) const MAX_ROWS: usize = 12;
+
+/// Rows of a tile of [`PairTile`].
+pub(crate) const PAIR_ROWS: usize = 12;
+
+/// Columns of a tile of [`PairTile`].
+pub(crate) const PAIR_COLUMNS: usize = 32;
+
+/// An instruction for products of pairs of bf16; like [`Simd`], the proof that the machine has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum PairTile {
+    #[cfg(target_arch = "x86_64")]
+    Avx512(x86::Avx512Bf16),
+}
+
+impl PairTile {
+    /// `c += a b` on one tile of a matrix product of bf16.
+    ///
+    /// * `a` - rows of pairs, `stride` pairs apart
+    /// * `panel` - (depth, columns), pairs
+    /// * `c` - rows, `width` numbers apart
+    #[cfg_attr(not(target_arch = "x86_64"), allow(unused_variables))]
+    pub(crate) fn add(self, a: &[u32], stride: usize, panel: &[u32], c: &mut [f32], width: usize) {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            PairTile::Avx512(tile) => tile.add(a, stride, panel, c, width),
+        }
+    }
+}
+
+/// An instruction set.
+pub(crate) trait Simd: Copy + Send + Sync {
+    /// Numbers in a vector.
+    const LANES: usize;
+    /// Rows of a tile of [`Simd::tile`].
+    const TILE_ROWS: usize;
+    /// Columns of a tile of [`Simd::tile`].
+    const TILE_COLUMNS: usize;
+    /// A vector.
+    type V: Copy;
+
+    /// The same number in all lanes.
+    fn splat(self, x: f32) -> Self::V;
+    /// The first numbers of a slice, which has enough.
+    fn load(self, from: &[f32]) -> Self::V;
+    /// To the start of a slice, which has room.
+    fn store(self, v: Self::V, to: &mut [f32]);
+    /// `a + b`
+    fn add(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `a - b`
+    fn sub(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `a * b`
+    fn mul(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `a / b`
+    fn div(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `a * b + c`, rounded once
+    fn fma(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    /// The lesser of each; `b` where `b` is NaN.
+    fn min(self, a: Self::V, b: Self::V) -> Self::V;
+    /// The greater of each; `b` where `b` is NaN.
+    fn max(self, a: Self::V, b: Self::V) -> Self::V;
+    /// The nearest whole numbers.
+    fn round(self, a: Self::V) -> Self::V;
+    /// `a * 2^n` for whole `n` from -150 to 130.
+    fn scale_by_power(self, a: Self::V, n: Self::V) -> Self::V;
+    /// Each number changes places with its neighbour: 1, 0, 3, 2, ...
+    fn swap_pairs(self, a: Self::V) -> Self::V;
+
+    /// `c = keep * c + a b` on one tile of a matrix product, see [`crate::tile`].
+    fn tile(self, a: &[f32], stride: usize, panel: &[f32], keep: Option<&[f32]>, c: &mut [f32], width: usize);
+
+    /// The first numbers of a slice, and `fill` where it has too few.
+    #[inline(always)]
+    fn load_part(self, from: &[f32], fill: f32) -> Self::V {
+        if from.len() >= Self::LANES {
+            return self.load(from);
+        }
+        let mut lanes = [fill; MAX_LANES];
+        lanes[..from.len()].copy_from_slice(from);
+        self.load(&lanes)
+    }
+
+    /// To the start of a slice, as much as it has room for.
+    #[inline(always)]
+    fn store_part(self, v: Self::V, to: &mut [f32]) {
+        let room = to.len();
+        if room >= Self::LANES {
+            return self.store(v, to);
+        }
+        let mut lanes = [0.0; MAX_LANES];
+        self.store(v, &mut lanes);
+        to.copy_from_slice(&lanes[..room]);
+    }
+
+    /// The sum of all lanes.
+    #[inline(always)]
+    fn sum(self, v: Self::V) -> f32 {
+        let mut lanes = [0.0; MAX_LANES];
+        self.store(v, &mut lanes);
+        fold(&mut lanes[..Self::LANES], |a, b| a + b)
+    }
+
+    /// The greatest of all lanes.
+    #[inline(always)]
+    fn greatest(self, v: Self::V) -> f32 {
+        let mut lanes = [0.0; MAX_LANES];
+        self.store(v, &mut lanes);
+        fold(&mut lanes[..Self::LANES], f32::max)
+    }
+}
+
+/// Halves onto each other until one number is left.
+#[inline(always)]
+fn fold(lanes: &mut [f32], f: impl Fn(f32, f32) -> f32) -> f32 {
+    let mut half = lanes.len() / 2;
+    while half > 0 {
+        for i in 0..half {
+            lanes[i] = f(lanes[i], lanes[i + half]);
+        }
+        half /= 2;
+    }
+    lanes[0]
+}

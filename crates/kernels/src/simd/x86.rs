@@ -1,0 +1,194 @@
+//! AVX2 with FMA, AVX-512 and its products of bf16.
+
+#![allow(unsafe_code)]
+
+use std::arch::x86_64::*;
+
+use super::{PAIR_COLUMNS, PAIR_ROWS, Simd};
+use crate::tile::tile;
+
+/// The machine has AVX2 and FMA.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Avx2(());
+
+/// The machine has AVX-512F.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Avx512(());
+
+impl Avx2 {
+    /// If it has.
+    pub(crate) fn detect() -> Option<Self> {
+        (is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")).then_some(Avx2(()))
+    }
+}
+
+impl Avx512 {
+    /// If it has.
+    pub(crate) fn detect() -> Option<Self> {
+        (Avx2::detect().is_some() && is_x86_feature_detected!("avx512f")).then_some(Avx512(()))
+    }
+}
+
+/// Methods that are one instruction. Each is sound because `self` exists only where its instructions do.
+macro_rules! instructions {
+    ($vector:ty: $($name:ident($($argument:ident),*) = $body:expr;)*) => {$(
+        #[inline(always)]
+        fn $name(self, $($argument: $vector),*) -> $vector {
+            // SAFETY: `self` is the proof that the machine has the instruction.
+            unsafe { $body }
+        }
+    )*};
+}
+
+impl Simd for Avx2 {
+    const LANES: usize = 8;
+    const TILE_ROWS: usize = 6;
+    const TILE_COLUMNS: usize = 16;
+    type V = __m256;
+
+    instructions! { __m256:
+        add(a, b) = _mm256_add_ps(a, b);
+        sub(a, b) = _mm256_sub_ps(a, b);
+        mul(a, b) = _mm256_mul_ps(a, b);
+        div(a, b) = _mm256_div_ps(a, b);
+        fma(a, b, c) = _mm256_fmadd_ps(a, b, c);
+        min(a, b) = _mm256_min_ps(a, b);
+        max(a, b) = _mm256_max_ps(a, b);
+        round(a) = _mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(a);
+        swap_pairs(a) = _mm256_permute_ps::<0b10_11_00_01>(a);
+    }
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> __m256 {
+        // SAFETY: `self` is the proof that the machine has the instruction.
+        unsafe { _mm256_set1_ps(x) }
+    }
+
+    #[inline(always)]
+    fn load(self, from: &[f32]) -> __m256 {
+        let from = &from[..Self::LANES];
+        // SAFETY: the slice has as many numbers as are read; `self` is the proof that the machine has the instruction.
+        unsafe { _mm256_loadu_ps(from.as_ptr()) }
+    }
+
+    #[inline(always)]
+    fn store(self, v: __m256, to: &mut [f32]) {
+        let to = &mut to[..Self::LANES];
+        // SAFETY: the slice has as many numbers as are written; `self` is the proof that the machine has the instruction.
+        unsafe { _mm256_storeu_ps(to.as_mut_ptr(), v) }
+    }
+
+    /// In two steps, so that results below the normal range are right too.
+    #[inline(always)]
+    fn scale_by_power(self, a: __m256, n: __m256) -> __m256 {
+        // SAFETY: `self` is the proof that the machine has the instructions.
+        unsafe {
+            let n = _mm256_cvtps_epi32(n);
+            let half = _mm256_srai_epi32::<1>(n);
+            let power = |n| _mm256_castsi256_ps(_mm256_slli_epi32::<23>(_mm256_add_epi32(n, _mm256_set1_epi32(127))));
+            _mm256_mul_ps(_mm256_mul_ps(a, power(half)), power(_mm256_sub_epi32(n, half)))
+        }
+    }
+
+    /// 12 sums, 2 columns and a row's number make 15 of 16 registers.
+    #[inline(always)]
+    fn tile(self, a: &[f32], stride: usize, panel: &[f32], keep: Option<&[f32]>, c: &mut [f32], width: usize) {
+        tile::<Self, 6, 2>(self, a, stride, panel, keep, c, width);
+    }
+}
+
+impl Simd for Avx512 {
+    const LANES: usize = 16;
+    const TILE_ROWS: usize = 12;
+    const TILE_COLUMNS: usize = 32;
+    type V = __m512;
+
+    instructions! { __m512:
+        add(a, b) = _mm512_add_ps(a, b);
+        sub(a, b) = _mm512_sub_ps(a, b);
+        mul(a, b) = _mm512_mul_ps(a, b);
+        div(a, b) = _mm512_div_ps(a, b);
+        fma(a, b, c) = _mm512_fmadd_ps(a, b, c);
+        min(a, b) = _mm512_min_ps(a, b);
+        max(a, b) = _mm512_max_ps(a, b);
+        round(a) = _mm512_roundscale_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(a);
+        scale_by_power(a, n) = _mm512_scalef_ps(a, n);
+        swap_pairs(a) = _mm512_permute_ps::<0b10_11_00_01>(a);
+    }
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> __m512 {
+        // SAFETY: `self` is the proof that the machine has the instruction.
+        unsafe { _mm512_set1_ps(x) }
+    }
+
+    #[inline(always)]
+    fn load(self, from: &[f32]) -> __m512 {
+        let from = &from[..Self::LANES];
+        // SAFETY: the slice has as many numbers as are read; `self` is the proof that the machine has the instruction.
+        unsafe { _mm512_loadu_ps(from.as_ptr()) }
+    }
+
+    #[inline(always)]
+    fn store(self, v: __m512, to: &mut [f32]) {
+        let to = &mut to[..Self::LANES];
+        // SAFETY: the slice has as many numbers as are written; `self` is the proof that the machine has the instruction.
+        unsafe { _mm512_storeu_ps(to.as_mut_ptr(), v) }
+    }
+
+    /// 24 sums, 2 columns and a row's number make 27 of 32 registers.
+    #[inline(always)]
+    fn tile(self, a: &[f32], stride: usize, panel: &[f32], keep: Option<&[f32]>, c: &mut [f32], width: usize) {
+        tile::<Self, 12, 2>(self, a, stride, panel, keep, c, width);
+    }
+}
+
+/// The machine has AVX-512 BF16.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Avx512Bf16(pub(crate) Avx512);
+
+impl Avx512Bf16 {
+    /// If it has.
+    pub(crate) fn detect() -> Option<Self> {
+        Avx512::detect().filter(|_| is_x86_feature_detected!("avx512bf16")).map(Avx512Bf16)
+    }
+
+    /// `c += a b` for pairs of bf16 and sums in f32, see [`super::PairTile`].
+    pub(crate) fn add(self, a: &[u32], stride: usize, panel: &[u32], c: &mut [f32], width: usize) {
+        // SAFETY: `self` is the proof that the machine has the instructions.
+        unsafe { tile_of_pairs(self.0, a, stride, panel, c, width) }
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bf16")]
+fn tile_of_pairs(simd: Avx512, a: &[u32], stride: usize, panel: &[u32], c: &mut [f32], width: usize) {
+    const VECTORS: usize = PAIR_COLUMNS / Avx512::LANES;
+    let depth = panel.len() / PAIR_COLUMNS;
+    assert!(depth <= stride && a.len() >= (PAIR_ROWS - 1) * stride + depth);
+    let mut sums = [[simd.splat(0.0); VECTORS]; PAIR_ROWS];
+    for (r, sums) in sums.iter_mut().enumerate() {
+        for (i, sum) in sums.iter_mut().enumerate() {
+            *sum = simd.load(&c[r * width + i * Avx512::LANES..]);
+        }
+    }
+    for (k, pairs) in panel.chunks_exact(PAIR_COLUMNS).enumerate() {
+        // SAFETY: `pairs` are as many as are read, and all bits are a vector.
+        let vectors: [__m512bh; VECTORS] = unsafe { pairs.as_ptr().cast::<[__m512bh; VECTORS]>().read_unaligned() };
+        for (r, sums) in sums.iter_mut().enumerate() {
+            // SAFETY: `k < depth` and `r < PAIR_ROWS`, so that this is at most `(PAIR_ROWS - 1) * stride + depth - 1`, less than the
+            // length, as asserted above; all bits are a vector.
+            let pair: __m512bh = unsafe {
+                let pair = *a.get_unchecked(r * stride + k);
+                std::mem::transmute(_mm512_set1_epi32(pair.cast_signed()))
+            };
+            for (sum, vector) in sums.iter_mut().zip(vectors) {
+                *sum = _mm512_dpbf16_ps(*sum, pair, vector);
+            }
+        }
+    }
+    for (r, sums) in sums.iter().enumerate() {
+        for (i, sum) in sums.iter().enumerate() {
+            simd.store(*sum, &mut c[r * width + i * Avx512::LANES..]);
+        }
+    }
+}

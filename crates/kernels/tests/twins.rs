@@ -1,0 +1,259 @@
+//! Every kernel at every level of the machine against its plain twin.
+
+use candle_core::{DType, Device, Result, Tensor};
+use navicache_kernels::{self as kernels, Level};
+use proptest::prelude::*;
+
+/// What `f` gives at each fast level, beside what it gives without vectors.
+fn twins(f: impl Fn() -> Result<Tensor>) -> Vec<(Level, Tensor, Tensor)> {
+    let fast = Level::available().iter().filter(|level| **level != Level::PLAIN);
+    fast.map(|level| (*level, level.scope(&f).unwrap(), Level::PLAIN.scope(&f).unwrap())).collect()
+}
+
+/// Whether numbers are as close as `tolerance`, relative to one or to the numbers if they are greater. NaN is NaN.
+fn close(f: impl Fn() -> Result<Tensor>, tolerance: f32) -> std::result::Result<(), TestCaseError> {
+    for (level, fast, plain) in twins(f) {
+        prop_assert_eq!(fast.dims(), plain.dims());
+        let numbers = |x: &Tensor| x.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        for (i, (fast, plain)) in numbers(&fast).into_iter().zip(numbers(&plain)).enumerate() {
+            let same = fast == plain || (fast.is_nan() && plain.is_nan());
+            let near = (fast - plain).abs() <= tolerance * plain.abs().max(1.0);
+            prop_assert!(same || near, "{}: {} instead of {} at {}", level.name(), fast, plain, i);
+        }
+    }
+    Ok(())
+}
+
+/// Numbers that follow from a seed, about `size` large, now and then 0 or a thousand times larger.
+fn numbers(shape: &[usize], seed: u64, size: f32) -> Tensor {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state
+    };
+    let count = shape.iter().product();
+    let numbers = (0..count).map(|_| {
+        let x = (next() >> 40) as f32 / (1 << 23) as f32 - 1.0;
+        match next() % 64 {
+            0 => 0.0,
+            1 if size > 1.0 => x * size * 1000.0,
+            _ => x * size,
+        }
+    });
+    Tensor::from_vec(numbers.collect::<Vec<f32>>(), shape, &Device::Cpu).unwrap()
+}
+
+/// Some entries are hidden, and of some rows all.
+fn hidden(shape: &[usize], seed: u64) -> Tensor {
+    let width = *shape.last().unwrap();
+    let mut x: Vec<f32> = numbers(shape, seed, 1.0).flatten_all().unwrap().to_vec1().unwrap();
+    for (i, row) in x.chunks_mut(width.max(1)).enumerate() {
+        let all = (i as u64 + seed).is_multiple_of(5);
+        row.iter_mut().filter(|x| all || **x < -0.2).for_each(|x| *x = f32::NEG_INFINITY);
+    }
+    Tensor::from_vec(x, shape, &Device::Cpu).unwrap()
+}
+
+/// Sizes about the edges of vectors and blocks, and others.
+fn size(most: usize) -> impl Strategy<Value = usize> {
+    let edges = [1, 7, 8, 9, 15, 16, 17, 31, 32, 33, 255, 256, 257, 512].into_iter().filter(|&n| n <= most);
+    prop_oneof![1..=most, prop::sample::select(edges.collect::<Vec<_>>())]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 96, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn activations(n in size(40), width in size(600), seed: u64, size in prop::sample::select(vec![0.01f32, 1.0, 20.0])) {
+        let x = numbers(&[n, width], seed, size);
+        close(|| kernels::gelu(&x), 1e-6)?;
+        close(|| kernels::silu(&x), 1e-6)?;
+        let turned = x.t().unwrap();
+        close(|| kernels::gelu(&turned), 1e-6)?;
+    }
+
+    #[test]
+    fn softmax(n in size(40), width in size(600), seed: u64, size in prop::sample::select(vec![0.0f32, 1.0, 50.0])) {
+        let x = numbers(&[n, width], seed, size);
+        close(|| kernels::softmax_last_dim(&x), 2e-6)?;
+        close(|| kernels::softmax_last_dim(&hidden(&[n, width], seed)), 2e-6)?;
+        close(|| kernels::softmax_last_dim(&x.t()?), 2e-6)?;
+    }
+
+    #[test]
+    fn attention(
+        heads in 1usize..4, n in size(110), m in size(600), d in size(160), seed: u64, size in prop::sample::select(vec![0.0f32, 1.0, 30.0])
+    ) {
+        let (q, k, v) = (numbers(&[heads, n, d], seed, size), numbers(&[heads, m, d], seed ^ 1, 1.0), numbers(&[heads, m, d], seed ^ 2, 1.0));
+        let scale = 1.0 / (d as f64).sqrt();
+        // Scores of some thousands are known to some ten-thousandths, and so are their exponentials.
+        let tolerance = if size > 1.0 { 1e-2 } else { 2e-5 };
+        close(|| kernels::attention(&q, &k, &v, scale, None), tolerance)?;
+        let biases = [hidden(&[heads, n, m], seed ^ 3), hidden(&[1, n, m], seed ^ 4), hidden(&[heads, m, n], seed ^ 5).transpose(1, 2).unwrap()];
+        for bias in biases {
+            close(|| kernels::attention(&q, &k, &v, scale, Some(&bias)), tolerance)?;
+        }
+    }
+
+    /// Heads that are columns of the same rows, as projections give them, and parts of longer tensors.
+    #[test]
+    fn strides(heads in 1usize..4, n in size(40), m in size(40), d in size(40), seed: u64) {
+        let split = |tokens: usize, seed: u64| {
+            let x = numbers(&[tokens + 2, heads * d], seed, 1.0).narrow(0, 1, tokens).unwrap();
+            x.reshape((tokens, heads, d)).unwrap().transpose(0, 1).unwrap()
+        };
+        let (q, k, v) = (split(n, seed), split(m, seed ^ 1), split(m, seed ^ 2));
+        close(|| kernels::attention(&q, &k, &v, 0.3, None), 1e-5)?;
+        for level in Level::available() {
+            let run = |q: &Tensor, k: &Tensor, v: &Tensor| level.scope(|| kernels::attention(q, k, v, 0.3, None)).unwrap();
+            let there = run(&q, &k, &v).to_vec2::<f32>().unwrap();
+            let copied = run(&q.contiguous().unwrap(), &k.contiguous().unwrap(), &v.contiguous().unwrap());
+            prop_assert_eq!(there, copied.to_vec2::<f32>().unwrap());
+        }
+    }
+
+    /// A query's result is the same bits whatever other queries there are.
+    #[test]
+    fn queries_alone(n in 2usize..230, m in size(300), d in size(70), seed: u64, at: prop::sample::Index) {
+        let (q, k, v) = (numbers(&[2, n, d], seed, 1.0), numbers(&[2, m, d], seed ^ 1, 1.0), numbers(&[2, m, d], seed ^ 2, 1.0));
+        let at = at.index(n);
+        for level in Level::available() {
+            level.scope(|| {
+                let all = kernels::attention(&q, &k, &v, 0.2, None).unwrap().narrow(0, at, 1).unwrap();
+                let one = kernels::attention(&q.narrow(1, at, 1).unwrap(), &k, &v, 0.2, None).unwrap();
+                assert_eq!(all.to_vec2::<f32>().unwrap(), one.to_vec2::<f32>().unwrap());
+            });
+        }
+    }
+
+    #[test]
+    fn norms(n in size(40), dim in size(600), seed: u64, size in prop::sample::select(vec![0.0f32, 0.01, 1.0, 30.0]), far in -1000f64..1000.0) {
+        let x = numbers(&[n, dim], seed, size);
+        let (scale, shift) = (numbers(&[dim], seed ^ 1, 1.0), numbers(&[dim], seed ^ 2, 1.0));
+        close(|| kernels::layer_norm(&x, &scale, &shift, 1e-6), 1e-5)?;
+        close(|| kernels::modulated_layer_norm(&x, &scale, &shift, 1e-6), 1e-5)?;
+        close(|| kernels::rms_norm(&x, &scale, 1e-6), 1e-5)?;
+        // Far from zero: the mean takes away all but what varies, and a few digits of that.
+        let x = (x + far).unwrap();
+        let tolerance = if size < 1.0 { 2e-2 } else { 1e-3 };
+        close(|| kernels::layer_norm(&x, &scale, &shift, 1e-6), tolerance)?;
+        close(|| kernels::rms_norm(&x, &scale, 1e-6), 1e-5)?;
+    }
+
+    #[test]
+    fn residuals(n in size(40), dim in size(600), seed: u64) {
+        let (x, y, gate) = (numbers(&[n, dim], seed, 1.0), numbers(&[n, dim], seed ^ 1, 1.0), numbers(&[dim], seed ^ 2, 1.0));
+        close(|| kernels::gated_residual(&x, &y, &gate), 1e-6)?;
+        let twisted = numbers(&[dim, n], seed, 1.0);
+        close(|| kernels::gated_residual(&x, &twisted.t()?, &gate), 1e-6)?;
+    }
+
+    /// Both round what they multiply, so that only sums differ.
+    #[test]
+    fn linear(n in size(40), inputs in size(600), outputs in size(300), seed: u64, deep: bool) {
+        let inputs = if deep { inputs + 1300 } else { inputs };
+        let x = numbers(&[n, inputs], seed, 1.0);
+        let w = numbers(&[outputs, inputs], seed ^ 1, 1.0).to_dtype(DType::BF16).unwrap();
+        let bias = numbers(&[outputs], seed ^ 2, 1.0);
+        close(|| kernels::linear_bf16(&x, &w, Some(&bias)), 5e-5)?;
+        close(|| kernels::linear_bf16(&x, &w, None), 5e-5)?;
+        let turned = numbers(&[inputs, outputs], seed ^ 1, 1.0).to_dtype(DType::BF16).unwrap();
+        close(|| kernels::linear_bf16(&x, &turned.t()?, None), 5e-5)?;
+    }
+
+    #[test]
+    fn rotations(heads in 1usize..4, n in size(60), pairs in size(80), seed: u64) {
+        let x = numbers(&[heads, n, 2 * pairs], seed, 1.0);
+        let (cos, sin) = (numbers(&[n, pairs], seed ^ 1, 1.0), numbers(&[n, pairs], seed ^ 2, 1.0));
+        close(|| kernels::rotate_pairs(&x, &cos, &sin), 1e-6)?;
+        let theirs = candle_nn::rotary_emb::rope_i(&x.unsqueeze(0).unwrap(), &cos, &sin).unwrap().squeeze(0).unwrap();
+        close(|| if Level::current() == Level::PLAIN { Ok(theirs.clone()) } else { kernels::rotate_pairs(&x, &cos, &sin) }, 1e-6)?;
+        let columns = numbers(&[n, heads, 2 * pairs], seed, 1.0).transpose(0, 1).unwrap();
+        close(|| kernels::rotate_pairs(&columns, &cos, &sin), 1e-6)?;
+    }
+}
+
+/// Neither the number of threads nor a second run changes a bit.
+#[test]
+fn threads() {
+    let (x, row) = (numbers(&[301, 520], 1, 1.0), numbers(&[520], 2, 1.0));
+    let (heads, table) = (x.reshape((301, 4, 130)).unwrap().transpose(0, 1).unwrap(), numbers(&[301, 65], 3, 1.0));
+    let w = numbers(&[700, 520], 4, 1.0).to_dtype(DType::BF16).unwrap();
+    let all = || -> Result<Vec<Tensor>> {
+        Ok(vec![
+            kernels::gelu(&x)?,
+            kernels::silu(&x)?,
+            kernels::softmax_last_dim(&x)?,
+            kernels::layer_norm(&x, &row, &row, 1e-6)?,
+            kernels::rms_norm(&x, &row, 1e-6)?,
+            kernels::gated_residual(&x, &x, &row)?,
+            kernels::rotate_pairs(&heads, &table, &table)?,
+            kernels::attention(&heads, &heads, &heads, 0.1, None)?,
+            kernels::linear_bf16(&x, &w, None)?,
+        ])
+    };
+    for level in Level::available() {
+        let run = |threads: usize| -> Vec<Vec<u32>> {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            let outputs = pool.install(|| level.scope(all)).unwrap();
+            let bits =
+                |x: &Tensor| x.flatten_all().unwrap().to_vec1::<f32>().unwrap().iter().map(|x| x.to_bits()).collect();
+            outputs.iter().map(bits).collect()
+        };
+        let one = run(1);
+        assert!(one == run(3) && one == run(1), "{}", level.name());
+    }
+}
+
+#[test]
+fn extreme_values() {
+    let x =
+        [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, f32::MAX, f32::MIN, 0.0, -0.0, 1e-40, 88.7, -88.0, -103.0, 1e10];
+    let x = Tensor::new(&x, &Device::Cpu).unwrap();
+    close(|| kernels::gelu(&x), 1e-6).unwrap();
+    close(|| kernels::silu(&x), 1e-6).unwrap();
+    close(|| kernels::softmax_last_dim(&x.narrow(0, 3, 9)?), 1e-6).unwrap();
+    close(|| kernels::softmax_last_dim(&x), 1e-6).unwrap();
+}
+
+#[test]
+fn nothing_in_nothing_out() {
+    let empty = |shape: &[usize]| Tensor::zeros(shape, DType::F32, &Device::Cpu).unwrap();
+    assert_eq!(kernels::gelu(&empty(&[0, 4])).unwrap().dims(), [0, 4]);
+    assert_eq!(kernels::softmax_last_dim(&empty(&[4, 0])).unwrap().dims(), [4, 0]);
+    let mixed = kernels::attention(&empty(&[2, 3, 4]), &empty(&[2, 0, 4]), &empty(&[2, 0, 4]), 1.0, None).unwrap();
+    assert_eq!(mixed.to_vec2::<f32>().unwrap(), [[0.0; 8]; 3]);
+    assert!(kernels::attention(&empty(&[2, 3, 4]), &empty(&[2, 5, 4]), &empty(&[2, 6, 4]), 1.0, None).is_err());
+}
+
+/// Tensors that the kernels are not for are computed by candle.
+#[test]
+fn other_types() {
+    let x = numbers(&[2, 5, 6], 1, 1.0).to_dtype(DType::F64).unwrap();
+    let narrow = |x: Tensor| x.to_dtype(DType::F32).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    let x32 = x.to_dtype(DType::F32).unwrap();
+    let (row, row32) = (x.get(0).unwrap().get(0).unwrap(), x32.get(0).unwrap().get(0).unwrap());
+    let half = |x: &Tensor| x.get(0).unwrap().narrow(1, 0, 3).unwrap();
+    let (half, half32) = (half(&x), half(&x32));
+    let pairs = [
+        (kernels::gelu(&x), kernels::gelu(&x32)),
+        (kernels::silu(&x), kernels::silu(&x32)),
+        (kernels::softmax_last_dim(&x), kernels::softmax_last_dim(&x32)),
+        (kernels::layer_norm(&x, &row, &row, 1e-6), kernels::layer_norm(&x32, &row32, &row32, 1e-6)),
+        (
+            kernels::modulated_layer_norm(&x, &row, &row, 1e-6),
+            kernels::modulated_layer_norm(&x32, &row32, &row32, 1e-6),
+        ),
+        (kernels::rms_norm(&x, &row, 1e-6), kernels::rms_norm(&x32, &row32, 1e-6)),
+        (kernels::gated_residual(&x, &x, &row), kernels::gated_residual(&x32, &x32, &row32)),
+        (kernels::rotate_pairs(&x, &half, &half), kernels::rotate_pairs(&x32, &half32, &half32)),
+        (kernels::attention(&x, &x, &x, 0.5, None), kernels::attention(&x32, &x32, &x32, 0.5, None)),
+    ];
+    for (wide, ours) in pairs {
+        for (wide, ours) in narrow(wide.unwrap()).into_iter().zip(narrow(ours.unwrap())) {
+            assert!((wide - ours).abs() < 1e-5, "{wide} {ours}");
+        }
+    }
+}
