@@ -1,7 +1,7 @@
 //! Fast CPU operations on candle tensors, each with a plain reference beside it.
 //!
-//! Every operation is a [`Kernel`](level::Kernel): the same thing twice, as the simplest loop that computes it and as vector code that is
-//! generic over the instruction set ([`simd`]). Which of the two runs, and for which instruction set, is a [`Level`], chosen when
+//! Every operation is a `Kernel`: the same thing twice, as the simplest loop that computes it and as vector code that is
+//! generic over the instruction set (`simd`). Which of the two runs, and for which instruction set, is a [`Level`], chosen when
 //! the program runs. Tensors that the vector code is not for (on other devices, of other types) go to candle's own operations.
 //!
 //! Results depend on the level only: not on the number of threads, nor on what other rows a tensor has.
