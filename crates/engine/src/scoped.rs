@@ -179,14 +179,16 @@ impl<'a, D: Denoiser> Scoped<'a, D> {
         Ok(Predicted { seen: seen_by_name, ..self.finished(state, ran, computed)? })
     }
 
-    /// What goes into a forward, as policies see it.
+    /// What goes into a forward, as policies see it. Where none has a question about a step or a branch nobody looks, and nothing is embedded
+    /// for it.
     fn entry(&self, x: &Tensor, at: At, input: &BranchInput<D::Cond>) -> Result<Tensor> {
+        let looked_at = self.asks.step.is_some() || self.asks.branch.is_some();
         Ok(match self.denoiser.observed() {
-            Observed::Latents => x.clone(),
-            Observed::Tokens => {
+            Observed::Tokens if looked_at => {
                 let state = self.denoiser.begin(x, at.timestep.0, &input.cond)?;
                 self.denoiser.features(&state).video
             }
+            Observed::Latents | Observed::Tokens => x.clone(),
         })
     }
 
