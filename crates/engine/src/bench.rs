@@ -139,10 +139,12 @@ pub fn run(part: Part, options: &Options) -> Result<Timing> {
             let shapes = Random { shapes: wan_shapes(&config), seed: 3 };
             let transformer = Transformer::new(&config, Weights::new(&shapes, device, Some(*dtype)))?;
             let cond = transformer.cond(&zeros(&[1, TEXT_TOKENS, config.text_dim])?)?;
-            let side = (*tokens).div_ceil(2 * grid_rows(*tokens));
-            let latents = zeros(&[1, 16, 2, 2 * grid_rows(*tokens), 2 * side])?;
-            let text = TEXT_TOKENS as f64;
-            let n = (2 * grid_rows(*tokens) * side) as f64;
+            // Two frames, nearly square: the next grid that has as many tokens or a few more.
+            let rows = grid_rows(*tokens);
+            let columns = tokens.div_ceil(2 * rows);
+            let options = &Run { tokens: 2 * rows * columns, device: device.clone(), ..*options };
+            let latents = zeros(&[1, 16, 2, 2 * rows, 2 * columns])?;
+            let (n, text) = (options.tokens as f64, TEXT_TOKENS as f64);
             let per_block =
                 12.0 * n * dim * dim + 4.0 * n * dim * FFN as f64 + 4.0 * n * n * dim + 4.0 * n * text * dim;
             match part {
