@@ -13,6 +13,7 @@ pub use convention::Convention;
 pub use curves::save_curves;
 pub use folders::Pair;
 pub use lpips::Lpips;
+use motion::mean as mean_motion;
 pub use motion::{motion, motion_of_frames};
 pub use ms_ssim::ms_ssim_of_frames;
 pub use psnr::{psnr_of_frames, psnr_of_video};
@@ -49,7 +50,8 @@ impl Meter {
         let ms_ssim = ms_ssim_of_frames(reference, video)?.map(Curve::of_likeness);
         let lpips = self.lpips.as_ref().map(|lpips| lpips.of_frames(reference, video)).transpose()?;
         let lpips = lpips.map(Curve::of_distance);
-        let (before, after) = (motion(reference), motion(video));
+        let motion = [motion_of_frames(reference), motion_of_frames(video)];
+        let [before, after] = [&motion[0], &motion[1]].map(|differences| mean_motion(differences));
         let scores = Scores {
             psnr: match self.convention {
                 Convention::Raw | Convention::VideoSys => psnr.mean,
@@ -71,7 +73,7 @@ impl Meter {
             lpips,
             motion_kept: scores.motion_kept,
             temporal_flickering: [1.0 - before, 1.0 - after],
-            motion: [motion_of_frames(reference), motion_of_frames(video)],
+            motion,
         })
     }
 

@@ -14,6 +14,10 @@ pub fn motion_of_frames(video: Frames) -> Vec<f64> {
 
 /// Its mean over the video; 0 for a single frame.
 pub fn motion(video: Frames) -> f64 {
-    let differences = motion_of_frames(video);
+    mean(&motion_of_frames(video))
+}
+
+/// Of the differences from frame to frame.
+pub(super) fn mean(differences: &[f64]) -> f64 {
     differences.iter().sum::<f64>() / differences.len().max(1) as f64
 }
