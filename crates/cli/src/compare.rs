@@ -1,8 +1,5 @@
 //! `navicache compare`: methods side by side.
 
-use std::ops::ControlFlow;
-use std::sync::atomic::Ordering;
-
 use navicache_engine::compare::{self, Event, Page, Plan, Results, Run, Summary, Videos};
 use navicache_engine::control::cache::CacheSpec;
 use navicache_engine::metrics::Lpips;
@@ -10,7 +7,7 @@ use navicache_engine::{Error, Result};
 
 use crate::args::Compare;
 use crate::progress::Progress;
-use crate::{print, stop_on_ctrl_c};
+use crate::{go_on_unless, print, stop_on_ctrl_c};
 
 pub fn compare(options: &Compare) -> Result<()> {
     let mut progress = Progress::new(options.settings.quiet);
@@ -59,14 +56,11 @@ fn run(options: &Compare, progress: &mut Progress) -> Result<Results> {
                 place = format!("{}/{runs} {method}, seed {seed}, {prompt}", index + 1);
                 progress.status(&place);
             }
-            // The line of every step would be many lines where they cannot be drawn over.
-            Event::Inside(navicache_engine::Event::Resolved(_)) => {}
-            Event::Inside(event @ navicache_engine::Event::Warning(_)) => progress.show(&event),
-            Event::Inside(event) if progress.terminal => progress.show(&event),
+            Event::Inside(event) => progress.show_one_of_many(&event),
             Event::Done(run) => progress.line(&format!("{place}: {}", described(run))),
             _ => {}
         }
-        if interrupted.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        go_on_unless(&interrupted)
     });
     if let Err(Error::Cancelled { .. } | Error::DecodingCancelled) = &made {
         progress.line("The videos that are done are kept; the same command goes on.");

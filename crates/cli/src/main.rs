@@ -68,7 +68,7 @@ fn run(options: &Generate) -> Result<()> {
     let bundle = options.sampling.settings.loading.open()?;
     let mut on_event = |event: Event| {
         progress.show(&event);
-        if interrupted.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        go_on_unless(&interrupted)
     };
 
     if let Some(latents) = &options.resume_decode {
@@ -110,7 +110,7 @@ fn record(options: &Trace) -> Result<()> {
     let recorder = Recorder { lags: options.lags, ..Recorder::default() };
     let recorded = trace::record(&bundle, &options.sampling.request(), &recorder, &mut |event| {
         progress.show(&event);
-        if interrupted.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        go_on_unless(&interrupted)
     })?;
     trace::save(&recorded, &options.output)?;
     progress.close_trace(&options.output, recorded.steps.len());
@@ -134,12 +134,10 @@ fn vbench(options: &Vbench) -> Result<()> {
             VbenchEvent::Video { index, videos, path } => {
                 progress.line(&format!("{}/{videos} {}", index + 1, path.display()));
             }
-            VbenchEvent::Within(Event::Resolved(_)) => {}
-            VbenchEvent::Within(event @ Event::Warning(_)) => progress.show(event),
-            VbenchEvent::Within(event) if progress.terminal => progress.show(event),
+            VbenchEvent::Within(event) => progress.show_one_of_many(event),
             _ => {}
         }
-        if interrupted.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        go_on_unless(&interrupted)
     })?;
     progress.line(&format!("{} videos made, {} were there. Next:", made.made, made.here));
     print(&plan.next_command());
@@ -149,6 +147,11 @@ fn vbench(options: &Vbench) -> Result<()> {
 /// A line of output. A reader that has seen enough is no reason to panic.
 pub(crate) fn print(text: &str) {
     let _ = writeln!(std::io::stdout(), "{text}");
+}
+
+/// The answer to an event: stop, if it was asked for.
+pub(crate) fn go_on_unless(interrupted: &AtomicBool) -> ControlFlow<()> {
+    if interrupted.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
 }
 
 /// The first Ctrl-C asks to stop at the next step, the second stops at once.

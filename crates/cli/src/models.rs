@@ -1,8 +1,6 @@
 //! `models`, `pull`, `inspect` and `estimate`: what there is to run, how it gets here, and what it will take.
 
-use std::ops::ControlFlow;
 use std::path::Path;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use navicache_engine::catalog::Model;
@@ -13,7 +11,7 @@ use navicache_engine::{Error, Request, Result, catalog};
 
 use crate::args::{self, Inspect, Models, Pull};
 use crate::progress::Progress;
-use crate::{print, stop_on_ctrl_c};
+use crate::{go_on_unless, print, stop_on_ctrl_c};
 
 /// Lines while a file comes, where they cannot be drawn over.
 const BETWEEN_LINES: Duration = Duration::from_secs(10);
@@ -73,7 +71,7 @@ pub fn pull(options: &Pull) -> Result<()> {
         let mut progress = Downloading::new(options.quiet);
         let path = hub.pull(repository, &options.only, &mut |event| {
             progress.show(&event);
-            if interrupted.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            go_on_unless(&interrupted)
         })?;
         progress.close();
         print(&path.display().to_string());

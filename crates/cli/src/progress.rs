@@ -26,6 +26,17 @@ impl Progress {
         Progress { quiet, terminal, colors, denoising_since: Instant::now() }
     }
 
+    /// The same of one video among many: what it is was said before, and where lines cannot be drawn over, those of every step would be too
+    /// many.
+    pub fn show_one_of_many(&mut self, event: &Event) {
+        match event {
+            Event::Resolved(_) => {}
+            Event::Warning(_) => self.show(event),
+            _ if self.terminal => self.show(event),
+            _ => {}
+        }
+    }
+
     /// Shows an event.
     pub fn show(&mut self, event: &Event) {
         match event {

@@ -149,15 +149,12 @@ impl Parts {
         read.map(Some).map_err(|reason| Error::file(folder.path(file), reason))
     }
 
-    /// Folders of weights that were found, with their `config.json`, for configurations that stand beside them.
+    /// The `config.json` beside the weights for a role, if there is one.
     pub fn config_beside<T: DeserializeOwned>(&self, role: Role) -> Result<Option<T>> {
+        const FILE: &str = "config.json";
         let Some(found) = self.found.get(&role) else { return Ok(None) };
-        let path = crate::whole_file::folder_of(&found.file.path).join("config.json");
-        if !path.exists() {
-            return Ok(None);
-        }
-        let text = std::fs::read(&path).map_err(Error::io(&path))?;
-        serde_json::from_slice(&text).map(Some).map_err(|e| Error::file(path, e.to_string()))
+        let folder = Folder::Disk(crate::whole_file::folder_of(&found.file.path).to_path_buf());
+        folder.contains(FILE).then(|| folder.json(FILE)).transpose()
     }
 }
 
