@@ -6,7 +6,10 @@ use std::hint::black_box;
 use std::time::Instant;
 
 use candle_core::{DType, Device, Result, Tensor};
-use navicache_kernels::{self as kernels, Level};
+use navicache_kernels::{self as kernels, HugePages, Level, Precision, dense};
+
+#[global_allocator]
+static MEMORY: HugePages = HugePages;
 
 type Case<'a> = (&'a str, Box<dyn Fn() -> Result<Tensor> + 'a>);
 
@@ -57,10 +60,13 @@ fn main() -> Result<()> {
             let theirs: Case = ("candle, f32", Box::new(|| x.matmul(&w.t()?)?.broadcast_add(&bias)));
             let widened = || x.matmul(&narrow.to_dtype(DType::F32)?.t()?)?.broadcast_add(&bias);
             let widened: Case = ("candle, widened", Box::new(widened));
-            let ours = || kernels::linear_bf16(&x, &narrow, Some(&bias));
-            let name = format!("linear, bf16, {n} x {inputs} -> {outputs}");
             let flops = 2.0 * (n * inputs * outputs) as f64;
-            report(&name, (flops, "GFLOP/s"), rounds, vec![theirs, widened], &ours)?;
+            let name = format!("linear, f32, {n} x {inputs} -> {outputs}");
+            let ours = || kernels::linear(&x, &dense(&w)?, Some(&bias), Precision::F32);
+            report(&name, (flops, "GFLOP/s"), rounds, vec![theirs], &ours)?;
+            let name = format!("linear, bf16, {n} x {inputs} -> {outputs}");
+            let ours = || kernels::linear(&x, &dense(&narrow)?, Some(&bias), Precision::Bf16);
+            report(&name, (flops, "GFLOP/s"), rounds, vec![widened], &ours)?;
         }
     }
     for (n, m) in [(1560, 1560), (1560, 512), (4096, 4096)] {

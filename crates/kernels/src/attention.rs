@@ -15,6 +15,7 @@ use crate::level::{Kernel, Level};
 use crate::simd::{MAX_ROWS, Simd};
 use crate::softmax::{base, exponentials, greatest, share, softmax_last_dim};
 use crate::storage::{Heads, fit};
+use crate::tile::Onto;
 
 /// Keys in a block. A multiple of every tile's columns.
 const KEYS: usize = 256;
@@ -244,7 +245,7 @@ impl Kernel for Task<'_, '_> {
             for i in (0..height).step_by(rows) {
                 let panels = packed.keys[block * d..].chunks_exact(d * columns);
                 for (p, panel) in panels.take(keys.div_ceil(columns)).enumerate() {
-                    simd.tile(&queries[i * d..], d, panel, None, &mut scores[p * columns..], KEYS);
+                    simd.tile(&queries[i * d..], d, panel, Onto::Nothing, &mut scores[p * columns..], KEYS);
                 }
                 let mut keep = [1.0; MAX_ROWS];
                 for r in 0..rows.min(y.len() - i) {
@@ -256,7 +257,7 @@ impl Kernel for Task<'_, '_> {
                 }
                 for (p, panel) in packed.values.chunks_exact(m * columns).enumerate() {
                     let panel = &panel[block * columns..(block + keys) * columns];
-                    simd.tile(&scores, KEYS, panel, Some(&keep), &mut mixed[i * width + p * columns..], width);
+                    simd.tile(&scores, KEYS, panel, Onto::Scaled(&keep), &mut mixed[i * width + p * columns..], width);
                 }
             }
         }

@@ -113,6 +113,24 @@ impl Level {
         }
     }
 
+    /// Columns of a tile of f32; one without vectors.
+    pub(crate) fn tile_columns(self) -> usize {
+        struct Columns;
+        impl Kernel for Columns {
+            type Output = usize;
+
+            fn plain(self) -> usize {
+                1
+            }
+
+            #[inline(always)]
+            fn fast<S: Simd>(self, _: S) -> usize {
+                S::TILE_COLUMNS
+            }
+        }
+        self.run(Columns)
+    }
+
     /// Runs a kernel.
     pub(crate) fn run<K: Kernel>(self, kernel: K) -> K::Output {
         match self.0 {

@@ -1,141 +1,399 @@
-//! Product with a matrix of bf16.
+//! Product with a matrix of weights, in f32 or with what is multiplied rounded to bf16.
 //!
-//! AVX-512 BF16 multiplies two pairs of bf16 and adds both products to an f32 in one instruction, twice the work of f32's, so the activations
-//! are rounded to bf16 too. Groups of the matrix' rows are packed in panels as they are needed: a group stays in the second cache
-//! while all activations pass by. Without the instruction, the same numbers are widened and multiplied in f32: results differ by the
-//! rounding of sums only.
+//! Rows of the matrix are read as they are needed, from whatever they are kept in, and packed in panels of a tile's columns. Then blocks
+//! of activations meet groups of panels: the block stays in the second cache while a piece of a panel passes by, the sums of a tile in
+//! registers (Goto and van de Geijn 2008, doi 10.1145/1356052.1356053). AVX-512 BF16 multiplies two pairs of bf16 and adds both products
+//! to an f32 in one instruction, twice the work of f32's; without it, the rounded numbers are multiplied in f32, so that results differ
+//! by the rounding of sums only.
+//!
+//! Each sum is one chain over the inputs, whatever block or group it falls into.
 
-use candle_core::{CpuStorage, CustomOp2, DType, Layout, Result, Shape, Tensor, bail};
-use half::bf16;
+use std::borrow::Cow;
+use std::ops::Deref;
+
+use candle_core::backend::BackendStorage;
+use candle_core::{CpuStorage, CustomOp1, DType, Layout, Result, Shape, Storage, Tensor, WithDType, bail};
+use half::slice::HalfFloatSliceExt;
+use half::{bf16, f16};
 use rayon::prelude::*;
 
-use crate::level::Level;
-use crate::simd::{PAIR_COLUMNS, PAIR_ROWS, PairTile};
-use crate::storage::{contiguous, fit};
+use crate::level::{Kernel, Level};
+use crate::simd::{MAX_ROWS, PAIR_COLUMNS, Simd};
+use crate::storage::contiguous;
+use crate::tile::{F32, Onto, Products};
 
-/// Rows of the matrix in a group, columns of the result.
-const GROUP: usize = 4 * PAIR_COLUMNS;
-/// Pairs of inputs in a block.
-const DEPTH: usize = 768;
+/// Rows of activations in a block: a multiple of every tile's rows.
+const BLOCK: usize = 96;
+/// Columns of the result in a group: a multiple of every tile's columns.
+const GROUP: usize = 256;
+/// Numbers of a panel's column in a piece, which a block meets at a time: 32 KiB of the panel on AVX-512.
+const DEPTH: usize = 256;
+/// Below so many multiplications, threads are not worth it.
+const SMALL: usize = 1 << 20;
 
-/// `bf16(x) w^T + bias`, (n, in) -> (n, out), with sums in f32.
+/// What is multiplied; sums are always f32.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Precision {
+    /// f32.
+    #[default]
+    F32,
+    /// Both sides rounded to bf16.
+    Bf16,
+}
+
+/// A matrix of weights whose rows are read when they are needed.
+pub trait Rows: Sync {
+    /// Rows and columns: outputs and inputs of the layer.
+    fn dims(&self) -> (usize, usize);
+
+    /// Rows from the first one on, as many as there is room for. // (n, in)
+    fn read(&self, first: usize, to: &mut [f32]) -> Result<()>;
+
+    /// The same rounded to bf16. // (n, in)
+    fn read_bf16(&self, first: usize, to: &mut [bf16]) -> Result<()> {
+        let mut wide = vec![0.0; to.len()];
+        self.read(first, &mut wide)?;
+        to.convert_from_f32_slice(&wide);
+        Ok(())
+    }
+}
+
+/// `x w^T + bias`, (n, in) -> (n, out). All is in main memory.
 ///
-/// * `w` - (out, in), bf16
+/// * `x` - (n, in), f32
 /// * `bias` - (out)
-pub fn linear_bf16(x: &Tensor, w: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
-    let ((_, inputs), (outputs, wide)) = (x.dims2()?, w.dims2()?);
-    if inputs != wide || w.dtype() != DType::BF16 || bias.is_some_and(|bias| bias.dims() != [outputs]) {
-        bail!("linear: x {:?}, w {:?} {:?}, bias {:?}", x.dims(), w.dtype(), w.dims(), bias.map(Tensor::dims));
+pub fn linear(x: &Tensor, w: &dyn Rows, bias: Option<&Tensor>, precision: Precision) -> Result<Tensor> {
+    let ((_, inputs), (outputs, wide)) = (x.dims2()?, w.dims());
+    if inputs != wide || bias.is_some_and(|bias| bias.dims() != [outputs]) {
+        bail!("linear: x {:?}, w {:?}, bias {:?}", x.dims(), w.dims(), bias.map(Tensor::dims));
     }
-    if let (Some(tile), true, true) = (Level::current().pair_tile(), fit(&[x]), w.device().is_cpu()) {
-        let bias = match bias {
-            Some(bias) => bias.to_dtype(DType::F32)?.to_vec1()?,
-            None => vec![0.0; outputs],
-        };
-        return x.contiguous()?.apply_op2_no_bwd(&w.contiguous()?, &Op { tile, bias });
-    }
-    let y = x.to_dtype(DType::BF16)?.to_dtype(x.dtype())?.matmul(&w.to_dtype(x.dtype())?.t()?)?;
-    match bias {
-        Some(bias) => y.broadcast_add(bias),
-        None => Ok(y),
-    }
+    let bias = match bias {
+        Some(bias) => bias.to_dtype(DType::F32)?.to_vec1()?,
+        None => vec![0.0; outputs],
+    };
+    x.contiguous()?.apply_op1_no_bwd(&Op { w, bias, precision, level: Level::current() })
 }
 
-struct Op {
-    tile: PairTile,
+struct Op<'a> {
+    w: &'a dyn Rows,
     bias: Vec<f32>,
+    precision: Precision,
+    level: Level,
 }
 
-impl CustomOp2 for Op {
+impl CustomOp1 for Op<'_> {
     fn name(&self) -> &'static str {
-        "linear-bf16"
+        "linear"
     }
 
-    fn cpu_fwd(
-        &self,
-        x: &CpuStorage,
-        layout: &Layout,
-        w: &CpuStorage,
-        w_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let ((n, inputs), outputs) = (layout.shape().dims2()?, self.bias.len());
-        let Some((first, end)) = w_layout.contiguous_offsets() else { bail!("the matrix is not contiguous") };
-        let w = &w.as_slice::<bf16>()?[first..end];
-        let mut y = vec![0.0; n * outputs];
-        if !y.is_empty() && inputs > 0 {
-            self.run(&pairs(contiguous(x, layout)?, inputs), w, inputs, &mut y);
-        } else {
-            y.chunks_exact_mut(outputs.max(1)).for_each(|y| y.copy_from_slice(&self.bias));
+    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let Op { w, bias, precision, level } = self;
+        let ((n, inputs), x) = (layout.shape().dims2()?, contiguous(x, layout)?);
+        let mut y = vec![0.0; n * bias.len()];
+        if inputs == 0 {
+            y.chunks_exact_mut(bias.len().max(1)).for_each(|y| y.copy_from_slice(bias));
+        } else if !y.is_empty() {
+            match (precision, level.pair_tile()) {
+                (Precision::F32, _) => product_f32(*level, x, *w, inputs, bias, &mut y)?,
+                (Precision::Bf16, None) => {
+                    product_f32(*level, &rounded(x), &Rounded(*w), inputs, bias, &mut y)?;
+                }
+                (Precision::Bf16, Some(tile)) => {
+                    let panels = panels::<Pair>(*w, PAIR_COLUMNS)?;
+                    let (x, depth) = (pairs(x, inputs), inputs.div_ceil(2));
+                    product(&x, &panels, PAIR_COLUMNS, depth, bias, &mut y, |task| task.run(tile));
+                }
+            }
         }
-        Ok((CpuStorage::F32(y), (n, outputs).into()))
+        Ok((CpuStorage::F32(y), (n, bias.len()).into()))
     }
 }
 
-/// Rows rounded to bf16, in pairs; filled up with zeros to full pairs and full tiles.
-fn pairs(x: &[f32], inputs: usize) -> Vec<u32> {
-    let depth = inputs.div_ceil(2);
-    let mut pairs = vec![0; (x.len() / inputs).next_multiple_of(PAIR_ROWS) * depth];
-    pairs.par_chunks_mut(depth).zip(x.par_chunks_exact(inputs)).for_each(|(pairs, x)| {
-        for (pair, x) in pairs.iter_mut().zip(x.chunks(2)) {
-            *pair = packed(bf16::from_f32(x[0]), x.get(1).map_or(bf16::ZERO, |x| bf16::from_f32(*x)));
+/// Two bf16, the first in the lower half.
+type Pair = u32;
+
+/// What a column of a panel holds.
+trait Number: Copy + Default + Send + Sync {
+    /// So many of them are a row of so many inputs.
+    fn row(inputs: usize) -> usize;
+    /// Rows of a matrix.
+    fn read(w: &dyn Rows, first: usize, to: &mut [Self]) -> Result<()>;
+}
+
+impl Number for f32 {
+    fn row(inputs: usize) -> usize {
+        inputs
+    }
+
+    fn read(w: &dyn Rows, first: usize, to: &mut [f32]) -> Result<()> {
+        w.read(first, to)
+    }
+}
+
+impl Number for Pair {
+    fn row(inputs: usize) -> usize {
+        inputs.div_ceil(2)
+    }
+
+    fn read(w: &dyn Rows, first: usize, to: &mut [Pair]) -> Result<()> {
+        let inputs = w.dims().1;
+        let mut rows = vec![bf16::ZERO; to.len() / inputs.div_ceil(2) * inputs];
+        w.read_bf16(first, &mut rows)?;
+        for (to, row) in to.chunks_exact_mut(inputs.div_ceil(2)).zip(rows.chunks_exact(inputs)) {
+            pair_up(row, to);
         }
-    });
+        Ok(())
+    }
+}
+
+/// A zero is the other half of a last one.
+fn pair_up(row: &[bf16], to: &mut [Pair]) {
+    let packed = |a: bf16, b: bf16| u32::from(a.to_bits()) | u32::from(b.to_bits()) << 16;
+    let (whole, rest) = row.as_chunks::<2>();
+    for (to, [a, b]) in to.iter_mut().zip(whole) {
+        *to = packed(*a, *b);
+    }
+    if let ([last], Some(to)) = (rest, to.last_mut()) {
+        *to = packed(*last, bf16::ZERO);
+    }
+}
+
+/// All rows of a matrix, in panels, filled up with zeros. // (panels, row, columns)
+fn panels<N: Number>(w: &dyn Rows, columns: usize) -> Result<Vec<N>> {
+    let (outputs, inputs) = w.dims();
+    let depth = N::row(inputs);
+    let mut panels = vec![N::default(); outputs.next_multiple_of(columns) * depth];
+    let pack = |(p, panel): (usize, &mut [N])| -> Result<()> {
+        let mut rows = vec![N::default(); columns.min(outputs - p * columns) * depth];
+        N::read(w, p * columns, &mut rows)?;
+        turn(&rows, depth, panel, columns);
+        Ok(())
+    };
+    if outputs * inputs <= SMALL {
+        panels.chunks_mut(columns * depth).enumerate().try_for_each(pack)?;
+    } else {
+        panels.par_chunks_mut(columns * depth).enumerate().try_for_each(pack)?;
+    }
+    Ok(panels)
+}
+
+/// Writes rows as columns, a small square at a time so that both sides stay in the cache.
+fn turn<N: Copy>(rows: &[N], depth: usize, panel: &mut [N], columns: usize) {
+    const SIDE: usize = 16;
+    for (j, rows) in rows.chunks(SIDE * depth).enumerate() {
+        for k in (0..depth).step_by(SIDE) {
+            let side = SIDE.min(depth - k);
+            for (i, row) in rows.chunks_exact(depth).enumerate() {
+                let to = panel[k * columns + j * SIDE + i..].iter_mut().step_by(columns);
+                to.zip(&row[k..k + side]).for_each(|(to, number)| *to = *number);
+            }
+        }
+    }
+}
+
+/// Rows rounded to bf16, in pairs. // (n, pairs)
+fn pairs(x: &[f32], inputs: usize) -> Vec<Pair> {
+    let depth = inputs.div_ceil(2);
+    let mut pairs = vec![0; x.len() / inputs * depth];
+    let round = |(pairs, x): (&mut [Pair], &[f32])| {
+        let mut narrow = vec![bf16::ZERO; x.len()];
+        narrow.convert_from_f32_slice(x);
+        for (pairs, row) in pairs.chunks_exact_mut(depth).zip(narrow.chunks_exact(inputs)) {
+            pair_up(row, pairs);
+        }
+    };
+    const ROWS: usize = 8;
+    if x.len() <= SMALL / 16 {
+        round((&mut pairs, x));
+    } else {
+        pairs.par_chunks_mut(ROWS * depth).zip(x.par_chunks(ROWS * inputs)).for_each(round);
+    }
     pairs
 }
 
-/// The first in the lower half.
-fn packed(a: bf16, b: bf16) -> u32 {
-    u32::from(a.to_bits()) | u32::from(b.to_bits()) << 16
+/// Rounded to bf16 and back.
+fn rounded(x: &[f32]) -> Vec<f32> {
+    x.iter().map(|x| bf16::from_f32(*x).to_f32()).collect()
 }
 
-impl Op {
-    /// * `x` - (rows of full tiles, pairs)
-    /// * `w` - (out, in)
-    /// * `y` - (n, out)
-    fn run(&self, x: &[u32], w: &[bf16], inputs: usize, y: &mut [f32]) {
-        let (outputs, stride) = (self.bias.len(), inputs.div_ceil(2));
+/// A matrix rounded to bf16.
+struct Rounded<'a>(&'a dyn Rows);
+
+impl Rows for Rounded<'_> {
+    fn dims(&self) -> (usize, usize) {
+        self.0.dims()
+    }
+
+    fn read(&self, first: usize, to: &mut [f32]) -> Result<()> {
+        let mut narrow = vec![bf16::ZERO; to.len()];
+        self.0.read_bf16(first, &mut narrow)?;
+        narrow.convert_to_f32_slice(to);
+        Ok(())
+    }
+}
+
+/// Products in f32. // x (n, in), y (n, out)
+fn product_f32(level: Level, x: &[f32], w: &dyn Rows, inputs: usize, bias: &[f32], y: &mut [f32]) -> Result<()> {
+    let columns = level.tile_columns();
+    product(x, &panels::<f32>(w, columns)?, columns, inputs, bias, y, |task| level.run(task));
+    Ok(())
+}
+
+/// Shares the work out: blocks of rows, of each the groups of columns.
+fn product<N: Number>(
+    x: &[N],
+    panels: &[N],
+    columns: usize,
+    depth: usize,
+    bias: &[f32],
+    y: &mut [f32],
+    run: impl Fn(Task<N>) + Sync,
+) {
+    let outputs = bias.len();
+    let work = x.len() * outputs;
+    let block = |(x, y): (&[N], &mut [f32])| {
+        let x = &*whole_tiles(x, depth);
         // What is written by whom: for each group, its columns of every row.
-        let mut groups: Vec<Vec<&mut [f32]>> = (0..outputs.div_ceil(GROUP)).map(|_| Vec::new()).collect();
+        let mut groups: Vec<Vec<&mut [f32]>> =
+            (0..outputs.div_ceil(GROUP)).map(|_| Vec::with_capacity(BLOCK)).collect();
         for row in y.chunks_exact_mut(outputs) {
             for (group, part) in groups.iter_mut().zip(row.chunks_mut(GROUP)) {
                 group.push(part);
             }
         }
-        groups.into_par_iter().enumerate().for_each(|(g, mut y)| {
-            let width = y[0].len();
-            let (w, bias) = (&w[g * GROUP * inputs..][..width * inputs], &self.bias[g * GROUP..][..width]);
-            let mut panels = vec![0; GROUP * DEPTH.min(stride)];
-            for first in (0..stride).step_by(DEPTH) {
-                let depth = DEPTH.min(stride - first);
-                let panels = &mut panels[..GROUP * depth];
-                pack(w, inputs, first, panels);
-                for (i, y) in y.chunks_mut(PAIR_ROWS).enumerate() {
-                    let mut sums = [0.0; PAIR_ROWS * GROUP];
-                    for (sums, y) in sums.chunks_exact_mut(GROUP).zip(y.iter()) {
-                        sums[..width].copy_from_slice(if first == 0 { bias } else { y });
-                    }
-                    let x = &x[i * PAIR_ROWS * stride + first..];
-                    let used = panels.chunks_exact(PAIR_COLUMNS * depth).take(width.div_ceil(PAIR_COLUMNS));
-                    for (p, panel) in used.enumerate() {
-                        self.tile.add(x, stride, panel, &mut sums[p * PAIR_COLUMNS..], GROUP);
-                    }
-                    for (sums, y) in sums.chunks_exact(GROUP).zip(y) {
-                        y.copy_from_slice(&sums[..width]);
-                    }
-                }
-            }
-        });
+        let task = |(g, y): (usize, Vec<&mut [f32]>)| {
+            let bias = &bias[g * GROUP..][..y[0].len()];
+            let panels = &panels[g * GROUP * depth..][..bias.len().next_multiple_of(columns) * depth];
+            run(Task { x, panels, depth, bias, y });
+        };
+        if work <= SMALL {
+            groups.into_iter().enumerate().for_each(task);
+        } else {
+            groups.into_par_iter().enumerate().for_each(task);
+        }
+    };
+    if work <= SMALL {
+        x.chunks(BLOCK * depth).zip(y.chunks_mut(BLOCK * outputs)).for_each(block);
+    } else {
+        x.par_chunks(BLOCK * depth).zip(y.par_chunks_mut(BLOCK * outputs)).for_each(block);
     }
 }
 
-/// A block of pairs from the first one on of some rows of the matrix, in panels. // (panels, depth, columns)
-fn pack(w: &[bf16], inputs: usize, first: usize, panels: &mut [u32]) {
-    let depth = panels.len() / GROUP;
-    for (j, row) in w.chunks_exact(inputs).enumerate() {
-        let panel = &mut panels[j / PAIR_COLUMNS * PAIR_COLUMNS * depth + j % PAIR_COLUMNS..];
-        let row = row[2 * first..].chunks(2);
-        for (to, pair) in panel.iter_mut().step_by(PAIR_COLUMNS).take(depth).zip(row) {
-            *to = packed(pair[0], pair.get(1).copied().unwrap_or(bf16::ZERO));
+/// Rows filled up with zeros to whole tiles of any kind.
+fn whole_tiles<N: Number>(x: &[N], depth: usize) -> Cow<'_, [N]> {
+    let rows = x.len() / depth;
+    if rows.is_multiple_of(MAX_ROWS) {
+        return Cow::Borrowed(x);
+    }
+    let mut filled = vec![N::default(); rows.next_multiple_of(MAX_ROWS) * depth];
+    filled[..x.len()].copy_from_slice(x);
+    Cow::Owned(filled)
+}
+
+/// A block of rows times a group of columns.
+struct Task<'a, 'y, N> {
+    x: &'a [N],      // (rows of whole tiles, depth)
+    panels: &'a [N], // (panels, depth, columns)
+    depth: usize,
+    bias: &'a [f32],
+    y: Vec<&'y mut [f32]>,
+}
+
+impl Kernel for Task<'_, '_, f32> {
+    type Output = ();
+
+    fn plain(self) {
+        let Task { x, panels, depth, bias, y, .. } = self;
+        for (x, y) in x.chunks_exact(depth).zip(y) {
+            for ((y, bias), w) in y.iter_mut().zip(bias).zip(panels.chunks_exact(depth)) {
+                *y = x.iter().zip(w).fold(*bias, |sum, (x, w)| sum + x * w);
+            }
         }
+    }
+
+    #[inline(always)]
+    fn fast<S: Simd>(self, simd: S) {
+        self.run(F32(simd));
+    }
+}
+
+impl<N: Number> Task<'_, '_, N> {
+    /// * `products` - the kind that the panels are made for
+    #[inline(always)]
+    fn run<P: Products<Number = N>>(self, products: P) {
+        let (Task { x, panels, depth, bias, y }, columns) = (self, P::COLUMNS);
+        let width = bias.len().next_multiple_of(columns);
+        let mut sums = vec![0.0; y.len().next_multiple_of(P::ROWS) * width];
+        for sums in sums.chunks_exact_mut(width).take(y.len()) {
+            sums[..bias.len()].copy_from_slice(bias);
+        }
+        for first in (0..depth).step_by(DEPTH) {
+            let piece = first..depth.min(first + DEPTH);
+            for (p, panel) in panels.chunks_exact(columns * depth).enumerate() {
+                let panel = &panel[piece.start * columns..piece.end * columns];
+                for i in (0..y.len()).step_by(P::ROWS) {
+                    let sums = &mut sums[i * width + p * columns..];
+                    products.tile(&x[i * depth + piece.start..], depth, panel, Onto::Sums, sums, width);
+                }
+            }
+        }
+        for (y, sums) in y.into_iter().zip(sums.chunks_exact(width)) {
+            y.copy_from_slice(&sums[..y.len()]);
+        }
+    }
+}
+
+/// A contiguous tensor (out, in) in main memory, f32, bf16 or f16, as the rows of a matrix.
+pub fn dense(w: &Tensor) -> Result<impl Rows + '_> {
+    let (storage, layout) = w.storage_and_layout();
+    let known = matches!(w.dtype(), DType::F32 | DType::BF16 | DType::F16);
+    if !layout.is_contiguous() || !w.device().is_cpu() || !known {
+        bail!("linear: w {:?} {:?} {layout:?}", w.dtype(), w.device());
+    }
+    Ok(Dense { storage, layout, dims: w.dims2()? })
+}
+
+struct Dense<'a, S> {
+    storage: S,
+    layout: &'a Layout,
+    dims: (usize, usize),
+}
+
+impl<S: Deref<Target = Storage>> Dense<'_, S> {
+    fn part<T: WithDType>(&self, first: usize, count: usize) -> Result<Option<&[T]>> {
+        let Storage::Cpu(storage) = &*self.storage else { bail!("linear: w is on another device") };
+        let start = self.layout.start_offset() + first * self.dims.1;
+        match T::DTYPE == storage.dtype() {
+            true => Ok(Some(&storage.as_slice::<T>()?[start..start + count])),
+            false => Ok(None),
+        }
+    }
+}
+
+impl<S: Deref<Target = Storage> + Sync> Rows for Dense<'_, S> {
+    fn dims(&self) -> (usize, usize) {
+        self.dims
+    }
+
+    fn read(&self, first: usize, to: &mut [f32]) -> Result<()> {
+        if let Some(rows) = self.part::<f32>(first, to.len())? {
+            to.copy_from_slice(rows);
+        } else if let Some(rows) = self.part::<bf16>(first, to.len())? {
+            rows.convert_to_f32_slice(to);
+        } else if let Some(rows) = self.part::<f16>(first, to.len())? {
+            rows.convert_to_f32_slice(to);
+        }
+        Ok(())
+    }
+
+    fn read_bf16(&self, first: usize, to: &mut [bf16]) -> Result<()> {
+        if let Some(rows) = self.part::<bf16>(first, to.len())? {
+            to.copy_from_slice(rows);
+            return Ok(());
+        }
+        let mut wide = vec![0.0; to.len()];
+        self.read(first, &mut wide)?;
+        to.convert_from_f32_slice(&wide);
+        Ok(())
     }
 }

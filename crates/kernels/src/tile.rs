@@ -10,34 +10,64 @@
 
 use crate::simd::Simd;
 
-/// `c = keep * c + a b` for `R` rows and `C` vectors of columns; without `keep`, `c = a b`.
-///
-/// * `a` - `R` rows, `stride` numbers apart
-/// * `panel` - (depth, columns)
-/// * `keep` - a factor for each row
-/// * `c` - `R` rows, `width` numbers apart
+/// What the products of a tile are added to.
+#[derive(Clone, Copy)]
+pub(crate) enum Onto<'a> {
+    /// Nothing: what was there is overwritten.
+    Nothing,
+    /// The sums that are there.
+    Sums,
+    /// The sums that are there, times a factor for each row.
+    Scaled(&'a [f32]),
+}
+
+/// What is multiplied in a tile.
+pub(crate) trait Products: Copy + Send + Sync {
+    /// A number of either side: one f32, or two bf16.
+    type Number: Copy + Default + Send + Sync;
+    /// Rows of a tile.
+    const ROWS: usize;
+    /// Columns of a tile.
+    const COLUMNS: usize;
+
+    /// `c = onto + a b` on one tile.
+    ///
+    /// * `a` - rows, `stride` numbers apart
+    /// * `panel` - (depth, columns)
+    /// * `c` - rows, `width` numbers apart
+    fn tile(self, a: &[Self::Number], stride: usize, panel: &[Self::Number], onto: Onto, c: &mut [f32], width: usize);
+}
+
+/// Products in f32.
+#[derive(Clone, Copy)]
+pub(crate) struct F32<S>(pub S);
+
+impl<S: Simd> Products for F32<S> {
+    type Number = f32;
+    const ROWS: usize = S::TILE_ROWS;
+    const COLUMNS: usize = S::TILE_COLUMNS;
+
+    #[inline(always)]
+    fn tile(self, a: &[f32], stride: usize, panel: &[f32], onto: Onto, c: &mut [f32], width: usize) {
+        self.0.tile(a, stride, panel, onto, c, width);
+    }
+}
+
+/// `c = onto + a b` for `R` rows and `C` vectors of columns, see [`Products::tile`].
 #[inline(always)]
 pub(crate) fn tile<S: Simd, const R: usize, const C: usize>(
     simd: S,
     a: &[f32],
     stride: usize,
     panel: &[f32],
-    keep: Option<&[f32]>,
+    onto: Onto,
     c: &mut [f32],
     width: usize,
 ) {
     let columns = C * S::LANES;
     let depth = panel.len() / columns;
     assert!(depth > 0 && depth <= stride && a.len() >= (R - 1) * stride + depth);
-    let mut sums = [[simd.splat(0.0); C]; R];
-    if let Some(keep) = keep {
-        for (r, sums) in sums.iter_mut().enumerate() {
-            let keep = simd.splat(keep[r]);
-            for (i, sum) in sums.iter_mut().enumerate() {
-                *sum = simd.mul(keep, simd.load(&c[r * width + i * S::LANES..]));
-            }
-        }
-    }
+    let mut sums: [[_; C]; R] = started(simd, onto, c, width);
     for (k, b) in panel.chunks_exact(columns).enumerate() {
         let mut vectors = [simd.splat(0.0); C];
         for (i, vector) in vectors.iter_mut().enumerate() {
@@ -57,4 +87,29 @@ pub(crate) fn tile<S: Simd, const R: usize, const C: usize>(
             simd.store(*sum, &mut c[r * width + i * S::LANES..]);
         }
     }
+}
+
+/// What the sums of a tile begin with.
+#[inline(always)]
+pub(crate) fn started<S: Simd, const R: usize, const C: usize>(
+    simd: S,
+    onto: Onto,
+    c: &[f32],
+    width: usize,
+) -> [[S::V; C]; R] {
+    let mut sums = [[simd.splat(0.0); C]; R];
+    if !matches!(onto, Onto::Nothing) {
+        for (r, sums) in sums.iter_mut().enumerate() {
+            for (i, sum) in sums.iter_mut().enumerate() {
+                *sum = simd.load(&c[r * width + i * S::LANES..]);
+            }
+        }
+    }
+    if let Onto::Scaled(factors) = onto {
+        for (sums, factor) in sums.iter_mut().zip(factors) {
+            let factor = simd.splat(*factor);
+            sums.iter_mut().for_each(|sum| *sum = simd.mul(factor, *sum));
+        }
+    }
+    sums
 }

@@ -1,7 +1,7 @@
 //! Every kernel at every level of the machine against its plain twin.
 
 use candle_core::{DType, Device, Result, Tensor};
-use navicache_kernels::{self as kernels, Level};
+use navicache_kernels::{self as kernels, Level, Precision, dense};
 use proptest::prelude::*;
 
 /// What `f` gives at each fast level, beside what it gives without vectors.
@@ -155,12 +155,14 @@ proptest! {
     fn linear(n in size(40), inputs in size(600), outputs in size(300), seed: u64, deep: bool) {
         let inputs = if deep { inputs + 1300 } else { inputs };
         let x = numbers(&[n, inputs], seed, 1.0);
-        let w = numbers(&[outputs, inputs], seed ^ 1, 1.0).to_dtype(DType::BF16).unwrap();
+        let wide = numbers(&[outputs, inputs], seed ^ 1, 1.0);
+        let w = wide.to_dtype(DType::BF16).unwrap();
         let bias = numbers(&[outputs], seed ^ 2, 1.0);
-        close(|| kernels::linear_bf16(&x, &w, Some(&bias)), 5e-5)?;
-        close(|| kernels::linear_bf16(&x, &w, None), 5e-5)?;
-        let turned = numbers(&[inputs, outputs], seed ^ 1, 1.0).to_dtype(DType::BF16).unwrap();
-        close(|| kernels::linear_bf16(&x, &turned.t()?, None), 5e-5)?;
+        for (w, precision) in [(&w, Precision::Bf16), (&wide, Precision::F32), (&wide, Precision::Bf16), (&w, Precision::F32)] {
+            let w = dense(w).unwrap();
+            close(|| kernels::linear(&x, &w, Some(&bias), precision), 5e-5)?;
+            close(|| kernels::linear(&x, &w, None, precision), 5e-5)?;
+        }
     }
 
     #[test]
@@ -191,7 +193,8 @@ fn threads() {
             kernels::gated_residual(&x, &x, &row)?,
             kernels::rotate_pairs(&heads, &table, &table)?,
             kernels::attention(&heads, &heads, &heads, 0.1, None)?,
-            kernels::linear_bf16(&x, &w, None)?,
+            kernels::linear(&x, &dense(&w)?, None, Precision::Bf16)?,
+            kernels::linear(&x, &dense(&w)?, None, Precision::F32)?,
         ])
     };
     for level in Level::available() {

@@ -8,6 +8,8 @@ pub(crate) mod neon;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod x86;
 
+use crate::tile::{Onto, Products};
+
 /// The most lanes of any instruction set.
 pub(crate) const MAX_LANES: usize = 16;
 
@@ -27,17 +29,16 @@ pub(crate) enum PairTile {
     Avx512(x86::Avx512Bf16),
 }
 
-impl PairTile {
-    /// `c += a b` on one tile of a matrix product of bf16.
-    ///
-    /// * `a` - rows of pairs, `stride` pairs apart
-    /// * `panel` - (depth, columns), pairs
-    /// * `c` - rows, `width` numbers apart
+impl Products for PairTile {
+    type Number = u32;
+    const ROWS: usize = PAIR_ROWS;
+    const COLUMNS: usize = PAIR_COLUMNS;
+
     #[cfg_attr(not(target_arch = "x86_64"), allow(unused_variables))]
-    pub(crate) fn add(self, a: &[u32], stride: usize, panel: &[u32], c: &mut [f32], width: usize) {
+    fn tile(self, a: &[u32], stride: usize, panel: &[u32], onto: Onto, c: &mut [f32], width: usize) {
         match self {
             #[cfg(target_arch = "x86_64")]
-            PairTile::Avx512(tile) => tile.add(a, stride, panel, c, width),
+            PairTile::Avx512(tile) => tile.pairs(a, stride, panel, onto, c, width),
         }
     }
 }
@@ -80,8 +81,8 @@ pub(crate) trait Simd: Copy + Send + Sync {
     /// Each number changes places with its neighbour: 1, 0, 3, 2, ...
     fn swap_pairs(self, a: Self::V) -> Self::V;
 
-    /// `c = keep * c + a b` on one tile of a matrix product, see [`crate::tile`].
-    fn tile(self, a: &[f32], stride: usize, panel: &[f32], keep: Option<&[f32]>, c: &mut [f32], width: usize);
+    /// `c = onto + a b` on one tile of a matrix product, see [`crate::tile`].
+    fn tile(self, a: &[f32], stride: usize, panel: &[f32], onto: Onto, c: &mut [f32], width: usize);
 
     /// The first numbers of a slice, and `fill` where it has too few.
     #[inline(always)]

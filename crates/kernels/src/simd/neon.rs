@@ -5,7 +5,7 @@
 use std::arch::aarch64::*;
 
 use super::Simd;
-use crate::tile::tile;
+use crate::tile::{Onto, tile};
 
 /// The machine has NEON.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,7 +81,7 @@ impl Simd for Neon {
 
     /// 24 sums, 4 columns and a row's number make 29 of 32 registers.
     #[inline(always)]
-    fn tile(self, a: &[f32], stride: usize, panel: &[f32], keep: Option<&[f32]>, c: &mut [f32], width: usize) {
-        tile::<Self, 6, 4>(self, a, stride, panel, keep, c, width);
+    fn tile(self, a: &[f32], stride: usize, panel: &[f32], onto: Onto, c: &mut [f32], width: usize) {
+        tile::<Self, 6, 4>(self, a, stride, panel, onto, c, width);
     }
 }

@@ -5,7 +5,7 @@
 use std::arch::x86_64::*;
 
 use super::{PAIR_COLUMNS, PAIR_ROWS, Simd};
-use crate::tile::tile;
+use crate::tile::{Onto, started, tile};
 
 /// The machine has AVX2 and FMA.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,8 +92,8 @@ impl Simd for Avx2 {
 
     /// 12 sums, 2 columns and a row's number make 15 of 16 registers.
     #[inline(always)]
-    fn tile(self, a: &[f32], stride: usize, panel: &[f32], keep: Option<&[f32]>, c: &mut [f32], width: usize) {
-        tile::<Self, 6, 2>(self, a, stride, panel, keep, c, width);
+    fn tile(self, a: &[f32], stride: usize, panel: &[f32], onto: Onto, c: &mut [f32], width: usize) {
+        tile::<Self, 6, 2>(self, a, stride, panel, onto, c, width);
     }
 }
 
@@ -138,8 +138,8 @@ impl Simd for Avx512 {
 
     /// 24 sums, 2 columns and a row's number make 27 of 32 registers.
     #[inline(always)]
-    fn tile(self, a: &[f32], stride: usize, panel: &[f32], keep: Option<&[f32]>, c: &mut [f32], width: usize) {
-        tile::<Self, 12, 2>(self, a, stride, panel, keep, c, width);
+    fn tile(self, a: &[f32], stride: usize, panel: &[f32], onto: Onto, c: &mut [f32], width: usize) {
+        tile::<Self, 12, 2>(self, a, stride, panel, onto, c, width);
     }
 }
 
@@ -153,24 +153,19 @@ impl Avx512Bf16 {
         Avx512::detect().filter(|_| is_x86_feature_detected!("avx512bf16")).map(Avx512Bf16)
     }
 
-    /// `c += a b` for pairs of bf16 and sums in f32, see [`super::PairTile`].
-    pub(crate) fn add(self, a: &[u32], stride: usize, panel: &[u32], c: &mut [f32], width: usize) {
+    /// `c = onto + a b` for pairs of bf16 and sums in f32, see [`super::PairTile`].
+    pub(crate) fn pairs(self, a: &[u32], stride: usize, panel: &[u32], onto: Onto, c: &mut [f32], width: usize) {
         // SAFETY: `self` is the proof that the machine has the instructions.
-        unsafe { tile_of_pairs(self.0, a, stride, panel, c, width) }
+        unsafe { tile_of_pairs(self.0, a, stride, panel, onto, c, width) }
     }
 }
 
 #[target_feature(enable = "avx512f,avx512bf16")]
-fn tile_of_pairs(simd: Avx512, a: &[u32], stride: usize, panel: &[u32], c: &mut [f32], width: usize) {
+fn tile_of_pairs(simd: Avx512, a: &[u32], stride: usize, panel: &[u32], onto: Onto, c: &mut [f32], width: usize) {
     const VECTORS: usize = PAIR_COLUMNS / Avx512::LANES;
     let depth = panel.len() / PAIR_COLUMNS;
     assert!(depth <= stride && a.len() >= (PAIR_ROWS - 1) * stride + depth);
-    let mut sums = [[simd.splat(0.0); VECTORS]; PAIR_ROWS];
-    for (r, sums) in sums.iter_mut().enumerate() {
-        for (i, sum) in sums.iter_mut().enumerate() {
-            *sum = simd.load(&c[r * width + i * Avx512::LANES..]);
-        }
-    }
+    let mut sums: [[_; VECTORS]; PAIR_ROWS] = started(simd, onto, c, width);
     for (k, pairs) in panel.chunks_exact(PAIR_COLUMNS).enumerate() {
         // SAFETY: `pairs` are as many as are read, and all bits are a vector.
         let vectors: [__m512bh; VECTORS] = unsafe { pairs.as_ptr().cast::<[__m512bh; VECTORS]>().read_unaligned() };
