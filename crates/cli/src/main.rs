@@ -17,12 +17,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use args::{Args, Command, Generate, Trace, Vbench};
 use clap::{CommandFactory, Parser};
 use navicache_engine::control::trace::Recorder;
+use navicache_engine::models::HugePages;
 use navicache_engine::vbench::{self, VbenchEvent};
 use navicache_engine::{Error, Event, Request, Result, WholeFile, decode_latents, generate, trace, video};
 use progress::Progress;
 
 /// Exit code after Ctrl-C, as shells have it.
 const INTERRUPTED: u8 = 130;
+
+#[global_allocator]
+static MEMORY: HugePages = HugePages;
 
 fn main() -> ExitCode {
     let result = match Args::parse().command {

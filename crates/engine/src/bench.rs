@@ -115,35 +115,38 @@ const LAYERS: usize = 30;
 /// Times a part that needs no model.
 pub fn run(part: Part, options: &Options) -> Result<Timing> {
     let Options { tokens, dtype, device, .. } = options;
-    let (dtype, device) = (&dtype.for_parameters(0).unwrap_or(DType::F32), &device.open()?);
-    let options = &Run { tokens: *tokens, dtype: *dtype, runs: options.runs, device: device.clone() };
+    let (kept, device) = (dtype.for_parameters(0).unwrap_or(DType::F32), &device.open()?);
+    let precision = dtype.precision(Some(kept), None);
+    let options = &Run { tokens: *tokens, dtype: kept, runs: options.runs, device: device.clone() };
     let (n, dim) = (*tokens as f64, (HEADS * HEAD_DIM) as f64);
-    let zeros = |shape: &[usize]| -> Result<Tensor> { random(1, shape, device) };
+    let drawn = |shape: &[usize]| -> Result<Tensor> { random(1, shape, device) };
+    let weights = |source| Weights::new(source, device, Some(options.dtype)).with_precision(precision);
     match part {
         Part::Matmul => {
-            let weight = random(2, &[FFN, HEADS * HEAD_DIM], device)?.to_dtype(*dtype)?;
-            let layer = Linear::from_tensors(weight, zeros(&[FFN])?);
-            let x = zeros(&[*tokens, HEADS * HEAD_DIM])?;
+            let shapes = [("weight", vec![FFN, HEADS * HEAD_DIM]), ("bias", vec![FFN])];
+            let shapes = Random { shapes: shapes.map(|(name, shape)| (name.to_string(), shape)).into(), seed: 2 };
+            let layer = Linear::new(HEADS * HEAD_DIM, FFN, weights(&shapes))?;
+            let x = drawn(&[*tokens, HEADS * HEAD_DIM])?;
             timed("linear 1536 -> 8960", Some(2.0 * n * dim * FFN as f64), options, || Ok(layer.forward(&x)?))
         }
         Part::Attention => {
-            let x = zeros(&[HEADS, *tokens, HEAD_DIM])?;
+            let x = drawn(&[HEADS, *tokens, HEAD_DIM])?;
             let scale = 1.0 / (HEAD_DIM as f64).sqrt();
             timed("attention, 12 heads of 128", Some(4.0 * n * n * dim), options, || {
-                Ok(attention(&x, &x, &x, scale, None)?)
+                Ok(attention(&x, &x, &x, scale, None, precision)?)
             })
         }
         Part::Block | Part::Forward => {
             let layers = if part == Part::Block { 1 } else { LAYERS };
             let config = config(layers)?;
             let shapes = Random { shapes: wan_shapes(&config), seed: 3 };
-            let transformer = Transformer::new(&config, Weights::new(&shapes, device, Some(*dtype)))?;
-            let cond = transformer.cond(&zeros(&[1, TEXT_TOKENS, config.text_dim])?)?;
+            let transformer = Transformer::new(&config, weights(&shapes))?;
+            let cond = transformer.cond(&drawn(&[1, TEXT_TOKENS, config.text_dim])?)?;
             // Two frames, nearly square: the next grid that has as many tokens or a few more.
             let rows = grid_rows(*tokens);
             let columns = tokens.div_ceil(2 * rows);
             let options = &Run { tokens: 2 * rows * columns, device: device.clone(), ..*options };
-            let latents = zeros(&[1, 16, 2, 2 * rows, 2 * columns])?;
+            let latents = drawn(&[1, 16, 2, 2 * rows, 2 * columns])?;
             let (n, text) = (options.tokens as f64, TEXT_TOKENS as f64);
             let per_block =
                 12.0 * n * dim * dim + 4.0 * n * dim * FFN as f64 + 4.0 * n * n * dim + 4.0 * n * text * dim;

@@ -4,6 +4,9 @@ use std::str::FromStr;
 
 use candle_core::{DType, Device};
 
+use navicache_models::Precision;
+
+use crate::weights::Format;
 use crate::{Error, Result};
 
 /// The device that was asked for.
@@ -77,18 +80,19 @@ pub(crate) fn device_name(device: &Device) -> String {
     }
 }
 
-/// In which format matrices are kept. Activations are f32 on the CPU whatever the choice, so between a file's own format and
-/// f32 the choice changes memory and speed, not the video.
+/// In which format matrices are kept, and which numbers are multiplied. On the CPU, activations are kept in f32 and summed up in f32
+/// whatever the choice.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum DtypeChoice {
-    /// f32 for models under 1 GiB in f32, else as stored.
+    /// f32 for models under 1 GiB in f32; others as stored, and what is stored in bf16 or less is multiplied in bf16, as the published
+    /// pipelines do.
     #[default]
     Auto,
     /// 32-bit floats.
     F32,
-    /// bfloat16.
+    /// bfloat16. Products and attention round what they multiply.
     Bf16,
-    /// 16-bit floats.
+    /// 16-bit floats, multiplied in f32.
     F16,
 }
 
@@ -121,6 +125,16 @@ impl DtypeChoice {
             DtypeChoice::F32 => Some(DType::F32),
             DtypeChoice::Bf16 => Some(DType::BF16),
             DtypeChoice::F16 => Some(DType::F16),
+        }
+    }
+
+    /// What is multiplied with matrices kept in `kept` (`None`: as stored) that are stored in `format`.
+    pub(crate) fn precision(self, kept: Option<DType>, format: Option<Format>) -> Precision {
+        let narrow = format.is_some_and(|format| format == Format::Bf16 || format.is_packed());
+        match (self, kept) {
+            (DtypeChoice::Bf16, _) => Precision::Bf16,
+            (DtypeChoice::Auto, None) if narrow => Precision::Bf16,
+            _ => Precision::F32,
         }
     }
 }

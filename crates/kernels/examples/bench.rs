@@ -81,7 +81,10 @@ fn main() -> Result<()> {
         };
         let theirs: Case = ("candle, two products and softmax", Box::new(matmuls));
         let name = format!("attention 12 x {n} x {m} x 128");
-        report(&name, (flops, "GFLOP/s"), rounds, vec![theirs], &|| kernels::attention(&q, &k, &v, 0.088, None))?;
+        let ours = || kernels::attention(&q, &k, &v, 0.088, None, Precision::F32);
+        report(&format!("{name}, f32"), (flops, "GFLOP/s"), rounds, vec![theirs], &ours)?;
+        let ours = || kernels::attention(&q, &k, &v, 0.088, None, Precision::Bf16);
+        report(&format!("{name}, bf16"), (flops, "GFLOP/s"), rounds, vec![], &ours)?;
     }
     Ok(())
 }

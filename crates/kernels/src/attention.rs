@@ -9,13 +9,16 @@
 //! Queries are computed independently of each other, in the same order whatever task they fall into.
 
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Storage, Tensor, bail};
+use half::bf16;
 use rayon::prelude::*;
 
 use crate::level::{Kernel, Level};
-use crate::simd::{MAX_ROWS, Simd};
+use crate::linear::Precision;
+use crate::panel::{Number, Pair, turn};
+use crate::simd::{MAX_ROWS, PAIR_COLUMNS, PairTile, Simd};
 use crate::softmax::{base, exponentials, greatest, share, softmax_last_dim};
 use crate::storage::{Heads, fit};
-use crate::tile::Onto;
+use crate::tile::{F32, Onto, Products};
 
 /// Keys in a block. A multiple of every tile's columns.
 const KEYS: usize = 256;
@@ -30,7 +33,15 @@ const SMALL: usize = 1 << 20;
 /// * `bias` - broadcast to (heads, n, m), may hold `-inf`
 ///
 /// Returns (n, heads * d), ready for the output projection. A query that may attend to nothing gets zeros.
-pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, scale: f64, bias: Option<&Tensor>) -> Result<Tensor> {
+/// With [`Precision::Bf16`], what is multiplied is rounded: queries times `scale`, keys, values, and the weights of the values.
+pub fn attention(
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    scale: f64,
+    bias: Option<&Tensor>,
+    precision: Precision,
+) -> Result<Tensor> {
     let (heads, n, d) = q.dims3()?;
     let m = k.dim(1)?;
     if k.dims() != [heads, m, d] || v.dims() != [heads, m, d] {
@@ -42,7 +53,7 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, scale: f64, bias: Option<&T
     }
     let bias = bias.as_ref().map(Heads::tensor).transpose()?;
     let [q, k, v] = [q, k, v].map(Heads::tensor);
-    q?.apply_op3_no_bwd(&k?, &v?, &Op { scale: scale as f32, bias, level: Level::current() })
+    q?.apply_op3_no_bwd(&k?, &v?, &Op { scale: scale as f32, bias, precision, level: Level::current() })
 }
 
 /// For tensors that are not f32 in main memory.
@@ -68,6 +79,7 @@ fn by_matmul(q: &Tensor, k: &Tensor, v: &Tensor, scale: f64, bias: Option<&Tenso
 struct Op {
     scale: f32,
     bias: Option<Tensor>, // (heads, n, m)
+    precision: Precision,
     level: Level,
 }
 
@@ -102,10 +114,30 @@ impl CustomOp3 for Op {
             bias,
             scale: self.scale,
             m,
+            precision: self.precision,
         };
         let mut y = vec![0.0; n * heads * d];
         if m > 0 && !y.is_empty() {
-            run(self.level, &inputs, &mut y, [heads, n, d]);
+            let level = self.level;
+            match level.pair_tile().filter(|_| self.precision == Precision::Bf16) {
+                Some(tile) => run(
+                    &inputs,
+                    &mut y,
+                    [heads, n, d],
+                    |head| pack(&inputs, head, PAIR_COLUMNS, |row, to| tile.round(row, to), pairs),
+                    |task| level.run(OfPairs(task, tile)),
+                ),
+                None => run(
+                    &inputs,
+                    &mut y,
+                    [heads, n, d],
+                    |head| {
+                        let convert = |row: &[f32], to: &mut [f32]| copy(self.precision, row, to);
+                        pack(&inputs, head, level.tile_columns(), convert, |row, _, to| convert(row, to))
+                    },
+                    |task| level.run(task),
+                ),
+            }
         }
         Ok((CpuStorage::F32(y), (n, heads * d).into()))
     }
@@ -119,10 +151,17 @@ struct Inputs<'a> {
     bias: Option<Heads<'a>>, // (heads, n, m)
     scale: f32,
     m: usize,
+    precision: Precision,
 }
 
 /// Shares the work out: first the packing of each head, then the queries of a head in tasks.
-fn run(level: Level, inputs: &Inputs, y: &mut [f32], [heads, n, d]: [usize; 3]) {
+fn run<N: Number>(
+    inputs: &Inputs,
+    y: &mut [f32],
+    [heads, n, d]: [usize; 3],
+    pack: impl Fn(usize) -> Packed<N> + Sync,
+    run: impl Fn(Task<N>) + Sync,
+) {
     // What is written by whom: for each head, its columns of every row.
     let mut columns: Vec<Vec<&mut [f32]>> = (0..heads).map(|_| Vec::with_capacity(n)).collect();
     for row in y.chunks_exact_mut(heads * d) {
@@ -131,9 +170,9 @@ fn run(level: Level, inputs: &Inputs, y: &mut [f32], [heads, n, d]: [usize; 3]) 
         }
     }
     let head = |(head, mut columns): (usize, Vec<&mut [f32]>), threads: bool| {
-        let packed = level.run(Pack { inputs, head, d });
+        let packed = pack(head);
         let task = |(i, y): (usize, &mut [&mut [f32]])| {
-            level.run(Task { inputs, packed: &packed, head, first: i * QUERIES, y });
+            run(Task { inputs, packed: &packed, head, first: i * QUERIES, y });
         };
         if threads {
             columns.par_chunks_mut(QUERIES).enumerate().for_each(task);
@@ -150,75 +189,99 @@ fn run(level: Level, inputs: &Inputs, y: &mut [f32], [heads, n, d]: [usize; 3]) 
 }
 
 /// Keys and values of a head, in panels of a tile's columns; filled up with zeros.
-struct Packed {
-    keys: Vec<f32>,   // (keys / columns, d, columns)
-    values: Vec<f32>, // (d / columns, keys, columns)
+struct Packed<N> {
+    keys: Vec<N>,   // (keys / columns, numbers of d, columns)
+    values: Vec<N>, // (d / columns, numbers of all keys, columns)
 }
 
-struct Pack<'a> {
-    inputs: &'a Inputs<'a>,
+/// * `convert` - a row of f32 to what is multiplied
+/// * `weave` - the same of a column, for many columns: from a row and the one below it, of which f32 need the first alone
+fn pack<N: Number>(
+    inputs: &Inputs,
     head: usize,
-    d: usize,
+    columns: usize,
+    convert: impl Fn(&[f32], &mut [N]),
+    weave: impl Fn(&[f32], Option<&[f32]>, &mut [N]),
+) -> Packed<N> {
+    let Inputs { k, v, m, .. } = inputs;
+    let (d, depth, height) = (k.width, N::row(k.width), N::row(*m));
+    let mut keys = vec![N::default(); m.next_multiple_of(columns) * depth];
+    let mut rows = vec![N::default(); columns * depth];
+    for (p, panel) in keys.chunks_exact_mut(columns * depth).enumerate() {
+        let count = columns.min(m - p * columns);
+        for (j, row) in rows.chunks_exact_mut(depth).take(count).enumerate() {
+            convert(k.row(head, p * columns + j), row);
+        }
+        turn(&rows[..count * depth], depth, panel, columns);
+    }
+    let mut values = vec![N::default(); d.next_multiple_of(columns) * height];
+    let each = m.div_ceil(height);
+    for (p, panel) in values.chunks_exact_mut(columns * height).enumerate() {
+        let channels = p * columns..d.min((p + 1) * columns);
+        for (j, to) in panel.chunks_exact_mut(columns).enumerate() {
+            let row = |j: usize| (j < *m).then(|| &v.row(head, j)[channels.clone()]);
+            weave(row(each * j).unwrap_or_default(), row(each * j + 1), &mut to[..channels.len()]);
+        }
+    }
+    Packed { keys, values }
 }
 
-impl Kernel for Pack<'_> {
-    type Output = Packed;
-
-    /// Plain code reads keys and values where they are.
-    fn plain(self) -> Packed {
-        Packed { keys: Vec::new(), values: Vec::new() }
+/// Pairs of one row and the one below it, or zeros.
+fn pairs(first: &[f32], second: Option<&[f32]>, to: &mut [Pair]) {
+    for (to, x) in to.iter_mut().zip(first) {
+        *to = u32::from(bf16::from_f32(*x).to_bits());
     }
+    for (to, x) in to.iter_mut().zip(second.unwrap_or_default()) {
+        *to |= u32::from(bf16::from_f32(*x).to_bits()) << 16;
+    }
+}
 
-    #[inline(always)]
-    fn fast<S: Simd>(self, _: S) -> Packed {
-        let Pack { inputs: Inputs { k, v, m, .. }, head, d } = self;
-        let (m, columns) = (*m, S::TILE_COLUMNS);
-        let mut keys = vec![0.0; m.next_multiple_of(columns) * d];
-        for (p, panel) in keys.chunks_exact_mut(d * columns).enumerate() {
-            for j in 0..columns.min(m - p * columns) {
-                for (i, number) in k.row(head, p * columns + j).iter().enumerate() {
-                    panel[i * columns + j] = *number;
-                }
-            }
-        }
-        let mut values = vec![0.0; d.next_multiple_of(columns) * m];
-        for (p, panel) in values.chunks_exact_mut(m * columns).enumerate() {
-            let width = columns.min(d - p * columns);
-            for (j, row) in panel.chunks_exact_mut(columns).enumerate() {
-                row[..width].copy_from_slice(&v.row(head, j)[p * columns..p * columns + width]);
-            }
-        }
-        Packed { keys, values }
+/// The same numbers, rounded to bf16 if that is the precision.
+#[inline(always)]
+fn copy(precision: Precision, from: &[f32], to: &mut [f32]) {
+    to.copy_from_slice(from);
+    round(precision, to);
+}
+
+#[inline(always)]
+fn round(precision: Precision, x: &mut [f32]) {
+    if precision == Precision::Bf16 {
+        x.iter_mut().for_each(|x| *x = bf16::from_f32(*x).to_f32());
     }
 }
 
 /// Some queries of a head, from the first one.
-struct Task<'a, 'y> {
+struct Task<'a, 'y, N> {
     inputs: &'a Inputs<'a>,
-    packed: &'a Packed,
+    packed: &'a Packed<N>,
     head: usize,
     first: usize,
     y: &'a mut [&'y mut [f32]], // (queries, d)
 }
 
-impl Kernel for Task<'_, '_> {
+impl Kernel for Task<'_, '_, f32> {
     type Output = ();
 
     fn plain(self) {
-        let Task { inputs: Inputs { q, k, v, bias, scale, m }, head, first, y, .. } = self;
+        let Task { inputs: Inputs { q, k, v, bias, scale, m, precision }, head, first, y, .. } = self;
+        let rounded = |row: &[f32]| {
+            let mut row = row.to_vec();
+            round(*precision, &mut row);
+            row
+        };
         for (i, y) in (first..).zip(y) {
-            let q = q.row(head, i);
+            let q = rounded(&q.row(head, i).iter().map(|q| q * scale).collect::<Vec<_>>());
             let mut scores: Vec<f32> = (0..*m)
                 .map(|j| {
-                    let score = q.iter().zip(k.row(head, j)).map(|(q, k)| q * scale * k).sum::<f32>();
+                    let score = q.iter().zip(rounded(k.row(head, j))).map(|(q, k)| q * k).sum::<f32>();
                     score + bias.map_or(0.0, |bias| bias.row(head, i)[j])
                 })
                 .collect();
             let base = base(scores.iter().copied().fold(f32::NEG_INFINITY, f32::max));
             scores.iter_mut().for_each(|score| *score = (*score - base).exp());
             let share = share(scores.iter().sum());
-            for (j, score) in scores.iter().enumerate() {
-                for (y, v) in y.iter_mut().zip(v.row(head, j)) {
+            for (j, score) in rounded(&scores).iter().enumerate() {
+                for (y, v) in y.iter_mut().zip(rounded(v.row(head, j))) {
                     *y += score * share * v;
                 }
             }
@@ -227,25 +290,54 @@ impl Kernel for Task<'_, '_> {
 
     #[inline(always)]
     fn fast<S: Simd>(self, simd: S) {
+        let precision = self.inputs.precision;
+        let convert = |row: &[f32], to: &mut [f32]| copy(precision, row, to);
+        self.run(simd, F32(simd), convert);
+    }
+}
+
+/// The same with products of pairs.
+struct OfPairs<'a, 'y>(Task<'a, 'y, Pair>, PairTile);
+
+impl Kernel for OfPairs<'_, '_> {
+    type Output = ();
+
+    /// Without vectors there are no pairs either.
+    fn plain(self) {}
+
+    #[inline(always)]
+    fn fast<S: Simd>(self, simd: S) {
+        let OfPairs(task, tile) = self;
+        task.run(simd, tile, |row, to| tile.round(row, to));
+    }
+}
+
+impl<N: Number> Task<'_, '_, N> {
+    /// * `convert` - a row of f32 to what is multiplied
+    #[inline(always)]
+    fn run<S: Simd, P: Products<Number = N>>(self, simd: S, products: P, convert: impl Fn(&[f32], &mut [N])) {
         let Task { inputs: Inputs { q, bias, scale, m, .. }, packed, head, first, y } = self;
-        let (rows, columns, m, d) = (S::TILE_ROWS, S::TILE_COLUMNS, *m, q.width);
-        let width = d.next_multiple_of(columns);
-        let height = y.len().next_multiple_of(rows);
-        let mut queries = vec![0.0; height * d];
-        for (i, to) in queries.chunks_exact_mut(d).take(y.len()).enumerate() {
-            for (to, from) in to.iter_mut().zip(q.row(head, first + i)) {
-                *to = from * scale;
-            }
+        let (rows, columns, m, d) = (P::ROWS, P::COLUMNS, *m, q.width);
+        let (depth, height) = (N::row(d), N::row(m));
+        let (width, count) = (d.next_multiple_of(columns), y.len().next_multiple_of(rows));
+        let mut queries = vec![N::default(); count * depth];
+        let mut scaled = vec![0.0; d];
+        for (i, to) in queries.chunks_exact_mut(depth).take(y.len()).enumerate() {
+            scaled.iter_mut().zip(q.row(head, first + i)).for_each(|(to, from)| *to = from * scale);
+            convert(&scaled, to);
         }
-        let mut sums = vec![Online { greatest: f32::NEG_INFINITY, sum: 0.0 }; height];
-        let mut mixed = vec![0.0; height * width];
+        let mut sums = vec![Online { greatest: f32::NEG_INFINITY, sum: 0.0 }; count];
+        let mut mixed = vec![0.0; count * width];
         let mut scores = [0.0; MAX_ROWS * KEYS];
+        let mut weights = [N::default(); MAX_ROWS * KEYS];
         for block in (0..m).step_by(KEYS) {
             let keys = KEYS.min(m - block);
-            for i in (0..height).step_by(rows) {
-                let panels = packed.keys[block * d..].chunks_exact(d * columns);
+            let used = N::row(keys);
+            for i in (0..count).step_by(rows) {
+                let panels = packed.keys[block * depth..].chunks_exact(depth * columns);
                 for (p, panel) in panels.take(keys.div_ceil(columns)).enumerate() {
-                    simd.tile(&queries[i * d..], d, panel, Onto::Nothing, &mut scores[p * columns..], KEYS);
+                    let scores = &mut scores[p * columns..];
+                    products.tile(&queries[i * depth..], depth, panel, Onto::Nothing, scores, KEYS);
                 }
                 let mut keep = [1.0; MAX_ROWS];
                 for r in 0..rows.min(y.len() - i) {
@@ -254,10 +346,13 @@ impl Kernel for Task<'_, '_> {
                         add(simd, scores, &bias.row(head, first + i + r)[block..block + keys]);
                     }
                     keep[r] = sums[i + r].add(simd, scores);
+                    convert(scores, &mut weights[r * KEYS..r * KEYS + used]);
                 }
-                for (p, panel) in packed.values.chunks_exact(m * columns).enumerate() {
-                    let panel = &panel[block * columns..(block + keys) * columns];
-                    simd.tile(&scores, KEYS, panel, Onto::Scaled(&keep), &mut mixed[i * width + p * columns..], width);
+                for (p, panel) in packed.values.chunks_exact(height * columns).enumerate() {
+                    let first = N::row(block);
+                    let panel = &panel[first * columns..(first + used) * columns];
+                    let mixed = &mut mixed[i * width + p * columns..];
+                    products.tile(&weights, KEYS, panel, Onto::Scaled(&keep), mixed, width);
                 }
             }
         }

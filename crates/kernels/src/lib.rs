@@ -13,6 +13,7 @@ mod level;
 mod linear;
 mod memory;
 mod norm;
+mod panel;
 mod parallel;
 mod residual;
 mod rope;

@@ -18,7 +18,8 @@ use half::{bf16, f16};
 use rayon::prelude::*;
 
 use crate::level::{Kernel, Level};
-use crate::simd::{MAX_ROWS, PAIR_COLUMNS, Simd};
+use crate::panel::{Number, Pair, turn};
+use crate::simd::{MAX_ROWS, PAIR_COLUMNS, PairTile, Simd};
 use crate::storage::contiguous;
 use crate::tile::{F32, Onto, Products};
 
@@ -100,7 +101,7 @@ impl CustomOp1 for Op<'_> {
                 }
                 (Precision::Bf16, Some(tile)) => {
                     let panels = panels::<Pair>(*w, PAIR_COLUMNS)?;
-                    let (x, depth) = (pairs(x, inputs), inputs.div_ceil(2));
+                    let (x, depth) = (pairs(tile, x, inputs), Pair::row(inputs));
                     product(&x, &panels, PAIR_COLUMNS, depth, bias, &mut y, |task| task.run(tile));
                 }
             }
@@ -109,57 +110,36 @@ impl CustomOp1 for Op<'_> {
     }
 }
 
-/// Two bf16, the first in the lower half.
-type Pair = u32;
-
-/// What a column of a panel holds.
-trait Number: Copy + Default + Send + Sync {
-    /// So many of them are a row of so many inputs.
-    fn row(inputs: usize) -> usize;
+/// What a panel of weights is made of.
+trait Weight: Number {
     /// Rows of a matrix.
     fn read(w: &dyn Rows, first: usize, to: &mut [Self]) -> Result<()>;
 }
 
-impl Number for f32 {
-    fn row(inputs: usize) -> usize {
-        inputs
-    }
-
+impl Weight for f32 {
     fn read(w: &dyn Rows, first: usize, to: &mut [f32]) -> Result<()> {
         w.read(first, to)
     }
 }
 
-impl Number for Pair {
-    fn row(inputs: usize) -> usize {
-        inputs.div_ceil(2)
-    }
-
+impl Weight for Pair {
     fn read(w: &dyn Rows, first: usize, to: &mut [Pair]) -> Result<()> {
         let inputs = w.dims().1;
-        let mut rows = vec![bf16::ZERO; to.len() / inputs.div_ceil(2) * inputs];
+        let mut rows = vec![bf16::ZERO; to.len() / Pair::row(inputs) * inputs];
         w.read_bf16(first, &mut rows)?;
-        for (to, row) in to.chunks_exact_mut(inputs.div_ceil(2)).zip(rows.chunks_exact(inputs)) {
-            pair_up(row, to);
+        for (to, row) in to.chunks_exact_mut(Pair::row(inputs)).zip(rows.chunks_exact(inputs)) {
+            let (whole, last) = row.as_chunks::<2>();
+            let halves = whole.iter().copied().chain(last.iter().map(|last| [*last, bf16::ZERO]));
+            for (to, [a, b]) in to.iter_mut().zip(halves) {
+                *to = u32::from(a.to_bits()) | u32::from(b.to_bits()) << 16;
+            }
         }
         Ok(())
     }
 }
 
-/// A zero is the other half of a last one.
-fn pair_up(row: &[bf16], to: &mut [Pair]) {
-    let packed = |a: bf16, b: bf16| u32::from(a.to_bits()) | u32::from(b.to_bits()) << 16;
-    let (whole, rest) = row.as_chunks::<2>();
-    for (to, [a, b]) in to.iter_mut().zip(whole) {
-        *to = packed(*a, *b);
-    }
-    if let ([last], Some(to)) = (rest, to.last_mut()) {
-        *to = packed(*last, bf16::ZERO);
-    }
-}
-
 /// All rows of a matrix, in panels, filled up with zeros. // (panels, row, columns)
-fn panels<N: Number>(w: &dyn Rows, columns: usize) -> Result<Vec<N>> {
+fn panels<N: Weight>(w: &dyn Rows, columns: usize) -> Result<Vec<N>> {
     let (outputs, inputs) = w.dims();
     let depth = N::row(inputs);
     let mut panels = vec![N::default(); outputs.next_multiple_of(columns) * depth];
@@ -177,32 +157,16 @@ fn panels<N: Number>(w: &dyn Rows, columns: usize) -> Result<Vec<N>> {
     Ok(panels)
 }
 
-/// Writes rows as columns, a small square at a time so that both sides stay in the cache.
-fn turn<N: Copy>(rows: &[N], depth: usize, panel: &mut [N], columns: usize) {
-    const SIDE: usize = 16;
-    for (j, rows) in rows.chunks(SIDE * depth).enumerate() {
-        for k in (0..depth).step_by(SIDE) {
-            let side = SIDE.min(depth - k);
-            for (i, row) in rows.chunks_exact(depth).enumerate() {
-                let to = panel[k * columns + j * SIDE + i..].iter_mut().step_by(columns);
-                to.zip(&row[k..k + side]).for_each(|(to, number)| *to = *number);
-            }
-        }
-    }
-}
-
 /// Rows rounded to bf16, in pairs. // (n, pairs)
-fn pairs(x: &[f32], inputs: usize) -> Vec<Pair> {
-    let depth = inputs.div_ceil(2);
+fn pairs(tile: PairTile, x: &[f32], inputs: usize) -> Vec<Pair> {
+    const ROWS: usize = 8;
+    let depth = Pair::row(inputs);
     let mut pairs = vec![0; x.len() / inputs * depth];
     let round = |(pairs, x): (&mut [Pair], &[f32])| {
-        let mut narrow = vec![bf16::ZERO; x.len()];
-        narrow.convert_from_f32_slice(x);
-        for (pairs, row) in pairs.chunks_exact_mut(depth).zip(narrow.chunks_exact(inputs)) {
-            pair_up(row, pairs);
+        for (pairs, row) in pairs.chunks_exact_mut(depth).zip(x.chunks_exact(inputs)) {
+            tile.round(row, pairs);
         }
     };
-    const ROWS: usize = 8;
     if x.len() <= SMALL / 16 {
         round((&mut pairs, x));
     } else {

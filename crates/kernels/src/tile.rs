@@ -8,6 +8,7 @@
 
 #![allow(unsafe_code)]
 
+use crate::panel::Number;
 use crate::simd::Simd;
 
 /// What the products of a tile are added to.
@@ -24,7 +25,7 @@ pub(crate) enum Onto<'a> {
 /// What is multiplied in a tile.
 pub(crate) trait Products: Copy + Send + Sync {
     /// A number of either side: one f32, or two bf16.
-    type Number: Copy + Default + Send + Sync;
+    type Number: Number;
     /// Rows of a tile.
     const ROWS: usize;
     /// Columns of a tile.

@@ -3,15 +3,14 @@
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
+use navicache_kernels::{Precision, Rows};
 
 use crate::{Error, Result};
 
 /// A matrix that is not kept as a tensor: quantised, 8 bits wide, or on disk. Who reads files knows how; a model only uses it.
 pub trait Packed: std::fmt::Debug + Send + Sync {
-    /// All of it, f32. // (out, in)
-    fn widened(&self) -> Result<Tensor>;
-    /// Some of its rows, f32. // (n, in)
-    fn rows(&self, indices: &[u32]) -> Result<Tensor>;
+    /// Its rows, to be read for one use of the matrix.
+    fn open(&self) -> Result<Box<dyn Rows + '_>>;
 }
 
 /// A matrix of weights.
@@ -19,7 +18,7 @@ pub trait Packed: std::fmt::Debug + Send + Sync {
 pub enum Matrix {
     /// A tensor, in the format that weights are kept in. // (out, in)
     Dense(Tensor),
-    /// Widened at every use.
+    /// Read at every use.
     Packed(Arc<dyn Packed>),
 }
 
@@ -28,7 +27,13 @@ impl Matrix {
     pub fn widened(&self, dtype: DType) -> Result<Tensor> {
         Ok(match self {
             Matrix::Dense(tensor) => tensor.to_dtype(dtype)?,
-            Matrix::Packed(packed) => packed.widened()?.to_dtype(dtype)?,
+            Matrix::Packed(packed) => {
+                let rows = packed.open()?;
+                let (outputs, inputs) = rows.dims();
+                let mut values = vec![0.0; outputs * inputs];
+                rows.read(0, &mut values)?;
+                Tensor::from_vec(values, (outputs, inputs), &Device::Cpu)?.to_dtype(dtype)?
+            }
         })
     }
 
@@ -38,7 +43,22 @@ impl Matrix {
             Matrix::Dense(tensor) => {
                 tensor.index_select(&Tensor::new(indices, tensor.device())?, 0)?.to_dtype(DType::F32)?
             }
-            Matrix::Packed(packed) => packed.rows(indices)?,
+            Matrix::Packed(packed) => {
+                let rows = packed.open()?;
+                let (outputs, inputs) = rows.dims();
+                if let Some(&index) = indices.iter().find(|&&index| index as usize >= outputs) {
+                    return Err(Error::Input {
+                        what: "row of a matrix",
+                        expected: format!("less than {outputs}"),
+                        found: index.to_string(),
+                    });
+                }
+                let mut values = vec![0.0; indices.len() * inputs];
+                for (&index, row) in indices.iter().zip(values.chunks_exact_mut(inputs.max(1))) {
+                    rows.read(index as usize, row)?;
+                }
+                Tensor::from_vec(values, (indices.len(), inputs), &Device::Cpu)?
+            }
         })
     }
 }
@@ -75,19 +95,30 @@ pub(crate) fn count(source: &dyn Source, name: impl Fn(usize) -> String) -> usiz
     (0..).take_while(|&i| source.shape(&name(i)).is_some()).count()
 }
 
-/// A cursor into a [`Source`]: a prefix, the device, and the dtype that matrices are kept in.
+/// A cursor into a [`Source`]: a prefix, the device, the dtype that matrices are kept in, and how they are multiplied.
 #[derive(Clone)]
 pub struct Weights<'a> {
     source: &'a dyn Source,
     prefix: String,
     device: Device,
     dtype: Option<DType>,
+    precision: Precision,
 }
 
 impl<'a> Weights<'a> {
-    /// The root of `source`. `dtype`: what matrices are kept in, `None` for as stored.
+    /// The root of `source`. `dtype`: what matrices are kept in, `None` for as stored. Products are in f32.
     pub fn new(source: &'a dyn Source, device: &Device, dtype: Option<DType>) -> Self {
-        Self { source, prefix: String::new(), device: device.clone(), dtype }
+        Self { source, prefix: String::new(), device: device.clone(), dtype, precision: Precision::F32 }
+    }
+
+    /// The same with another precision of products and attention.
+    pub fn with_precision(self, precision: Precision) -> Self {
+        Self { precision, ..self }
+    }
+
+    /// What products and attention multiply.
+    pub fn precision(&self) -> Precision {
+        self.precision
     }
 
     /// One step down the path: `w.pp("blocks").pp(3)` is `blocks.3`.

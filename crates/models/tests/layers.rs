@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use candle_core::{DType, Device, Tensor};
 use navicache_models::nn::{CausalConv3d, Conv2d, ConvState, Grid, Rope3d, attention, patchify, unpatchify};
-use navicache_models::{Result, Source, Weights};
+use navicache_models::{Precision, Result, Source, Weights};
 use proptest::prelude::*;
 
 /// Tensors by name.
@@ -124,7 +124,7 @@ proptest! {
     fn attention_of_every_head((heads, n, m, d) in (1usize..4, 1usize..7, 1usize..7, 1usize..5), biased: bool, seed: u32) {
         let (q, k, v) = (tensor(&[heads, n, d], seed), tensor(&[heads, m, d], seed ^ 1), tensor(&[heads, m, d], seed ^ 2));
         let bias = biased.then(|| tensor(&[heads, n, m], seed ^ 3));
-        let found = values(&attention(&q, &k, &v, 0.7, bias.as_ref()).unwrap());
+        let found = values(&attention(&q, &k, &v, 0.7, bias.as_ref(), Precision::F32).unwrap());
         let (q, k, v) = (values(&q), values(&k), values(&v));
         let bias = bias.map_or(vec![0.0; heads * n * m], |b| values(&b));
         let mut expected = vec![0.0; n * heads * d];

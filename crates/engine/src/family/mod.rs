@@ -15,7 +15,7 @@ use navicache_control::guidance::Branch;
 use navicache_control::schedule::Schedule;
 use navicache_control::solver::{SolverKind, StepPlan};
 use navicache_models::text::t5;
-use navicache_models::{Denoiser, Observed, Unit};
+use navicache_models::{Denoiser, Observed, Precision, Unit};
 
 use crate::decode::{DecodePlan, Tiling};
 use crate::device::DtypeChoice;
@@ -210,9 +210,15 @@ impl Host {
         self.dtype.for_parameters(tensors.parameters())
     }
 
+    /// What their products multiply.
+    pub fn precision_of(&self, tensors: &Tensors) -> Precision {
+        self.dtype.precision(self.dtype_of(tensors), tensors.main_format())
+    }
+
     /// The weights of a component, for a model to read.
     pub fn weights<'a>(&self, tensors: &'a Tensors) -> navicache_models::Weights<'a> {
-        navicache_models::Weights::new(tensors, &self.device, self.dtype_of(tensors))
+        let weights = navicache_models::Weights::new(tensors, &self.device, self.dtype_of(tensors));
+        weights.with_precision(self.precision_of(tensors))
     }
 
     /// The same, every matrix as it is stored.

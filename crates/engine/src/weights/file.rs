@@ -177,7 +177,8 @@ impl WeightFile {
 
     /// A tensor's numbers, f32; `None` for what is no weight.
     pub fn numbers_of(&self, stored: &Stored) -> Option<Vec<f32>> {
-        to_f32(self.bytes_of(stored), stored.format).filter(|numbers| numbers.len() == stored.numbers())
+        let mut numbers = vec![0.0; stored.numbers()];
+        to_f32(self.bytes_of(stored), stored.format, &mut numbers).map(|()| numbers)
     }
 
     /// The texts that a [`Meta::Texts`] points at.

@@ -102,16 +102,15 @@ fn quantized_name(dtype: GgmlDType) -> &'static str {
 /// Numbers that one thread reads at a time; a multiple of every block.
 const CHUNK: usize = 1 << 16;
 
-/// Reads a tensor's bytes, whole blocks, as f32, on all threads. `None` for what is no weight, or bytes that do not fit.
-pub(crate) fn to_f32(bytes: &[u8], format: Format) -> Option<Vec<f32>> {
+/// Reads a tensor's bytes, whole blocks, as f32, on all threads. `None` for what is no weight, or bytes that are not as many numbers as
+/// there is room for.
+pub(crate) fn to_f32(bytes: &[u8], format: Format, values: &mut [f32]) -> Option<()> {
     let (numbers, size) = format.block()?;
-    if !bytes.len().is_multiple_of(size) {
+    if !bytes.len().is_multiple_of(size) || bytes.len() / size * numbers != values.len() {
         return None;
     }
-    let mut values = vec![0f32; bytes.len() / size * numbers];
     let chunks = values.par_chunks_mut(CHUNK).zip(bytes.par_chunks(CHUNK / numbers * size));
-    chunks.map(|(values, bytes)| read(bytes, format, values)).collect::<Option<()>>()?;
-    Some(values)
+    chunks.map(|(values, bytes)| read(bytes, format, values)).collect()
 }
 
 fn read(bytes: &[u8], format: Format, values: &mut [f32]) -> Option<()> {
@@ -163,7 +162,11 @@ mod tests {
     #[test]
     fn eight_bits() {
         // Values of ml_dtypes 0.5, float8_e4m3fn and float8_e5m2.
-        let read = |format, bytes: &[u8]| to_f32(bytes, format).unwrap();
+        let read = |format, bytes: &[u8]| {
+            let mut values = vec![0.0; bytes.len()];
+            to_f32(bytes, format, &mut values).unwrap();
+            values
+        };
         assert_eq!(
             read(Format::F8E4m3, &[0x00, 0x01, 0x07, 0x08, 0x38, 0x7e, 0xb9, 0x80]),
             [0.0, 0.001953125, 0.013671875, 0.015625, 1.0, 448.0, -1.125, -0.0]
@@ -176,7 +179,10 @@ mod tests {
     fn more_than_a_chunk() {
         let numbers: Vec<f32> = (0..CHUNK * 2 + 17).map(|i| i as f32 - 5.0).collect();
         let bytes: Vec<u8> = numbers.iter().flat_map(|v| v.to_le_bytes()).collect();
-        assert_eq!(to_f32(&bytes, Format::F32).unwrap(), numbers);
-        assert!(to_f32(&bytes[1..], Format::F32).is_none());
+        let mut values = vec![0.0; numbers.len()];
+        to_f32(&bytes, Format::F32, &mut values).unwrap();
+        assert_eq!(values, numbers);
+        assert!(to_f32(&bytes[1..], Format::F32, &mut values).is_none());
+        assert!(to_f32(&bytes[4..], Format::F32, &mut values).is_none());
     }
 }

@@ -5,10 +5,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
-use navicache_models::{Matrix, Packed, Source};
+use half::slice::HalfFloatSliceExt;
+use half::{bf16, f16};
+use navicache_models::{Matrix, Packed, Rows, Source};
 
 use super::file::{Listing, Meta, Stored, WeightFile};
-use super::format::Format;
+use super::format::{Format, to_f32};
 use super::lora::Change;
 use super::names::{Recognised, recognise};
 use crate::{Error, Result};
@@ -44,22 +46,22 @@ pub(super) struct Entry {
 impl Entry {
     /// All numbers, f32, in their order.
     fn values(&self) -> Result<Vec<f32>, String> {
-        let mut values = self.plain(&self.stored)?;
+        let mut values = vec![0.0; self.stored.numbers()];
+        self.read(&self.stored, &mut values)?;
         for change in &self.changes {
             change.add_to(&mut values)?;
         }
         Ok(values)
     }
 
-    /// A part of them, without changes.
-    fn plain(&self, part: &Stored) -> Result<Vec<f32>, String> {
-        let values = self.file.numbers_of(part);
-        let mut values = values
+    /// Reads a part of them, without changes.
+    fn read(&self, part: &Stored, to: &mut [f32]) -> Result<(), String> {
+        to_f32(self.file.bytes_of(part), part.format, to)
             .ok_or_else(|| format!("expected f32, f16, bf16, fp8 or a quantised format, found {}", part.format))?;
         if self.scale != 1.0 {
-            values.iter_mut().for_each(|value| *value *= self.scale);
+            to.iter_mut().for_each(|value| *value *= self.scale);
         }
-        Ok(values)
+        Ok(())
     }
 
     fn tensor(&self) -> Result<Tensor, String> {
@@ -358,47 +360,91 @@ struct InFile {
     residence: Residence,
 }
 
-impl InFile {
-    fn read(&self, tensor: Result<Tensor, String>, part: &Stored) -> navicache_models::Result<Tensor> {
-        let tensor = tensor.map_err(|reason| navicache_models::Error::UnreadableWeight {
-            name: self.name.clone(),
-            reason,
-            place: self.entry.file.path.display().to_string(),
-        })?;
-        if self.residence == Residence::Streamed {
-            self.entry.file.release(part);
+impl Packed for InFile {
+    /// What changes them has to be added to all rows at once.
+    fn open(&self) -> navicache_models::Result<Box<dyn Rows + '_>> {
+        let stored = &self.entry.stored;
+        let &[outputs, inputs] = stored.shape.as_slice() else {
+            return Err(self.unreadable(format!("expected a matrix, found {:?}", stored.shape)));
+        };
+        if self.entry.changes.is_empty() && stored.rows(0, outputs).is_some() {
+            return Ok(Box::new(Opened { matrix: self, outputs, inputs, changed: None }));
         }
-        Ok(match self.rounded {
-            Some(dtype) => tensor.to_dtype(dtype)?.to_dtype(DType::F32)?,
-            None => tensor,
-        })
+        let values = self.entry.values().map_err(|reason| self.unreadable(reason))?;
+        Ok(Box::new(Opened { matrix: self, outputs, inputs, changed: Some(values) }))
     }
 }
 
-impl Packed for InFile {
-    fn widened(&self) -> navicache_models::Result<Tensor> {
-        self.read(self.entry.tensor(), &self.entry.stored)
+impl InFile {
+    fn unreadable(&self, reason: String) -> navicache_models::Error {
+        let place = self.entry.file.path.display().to_string();
+        navicache_models::Error::UnreadableWeight { name: self.name.clone(), reason, place }
+    }
+}
+
+/// A matrix in a file that is being used.
+struct Opened<'a> {
+    matrix: &'a InFile,
+    outputs: usize,
+    inputs: usize,
+    /// All its numbers, where rows cannot be read alone.
+    changed: Option<Vec<f32>>,
+}
+
+impl Opened<'_> {
+    /// The rows that `count` numbers are, from the first one on.
+    fn rows(&self, first: usize, count: usize) -> candle_core::Result<Stored> {
+        let rows = self.matrix.entry.stored.rows(first, count / self.inputs.max(1));
+        rows.ok_or_else(|| {
+            self.error(format!("expected at most {} rows, found {first} and {count} numbers", self.outputs))
+        })
     }
 
-    fn rows(&self, indices: &[u32]) -> navicache_models::Result<Tensor> {
-        if !self.entry.changes.is_empty() {
-            let all = self.widened()?;
-            return Ok(all.index_select(&Tensor::new(indices, all.device())?, 0)?);
+    fn error(&self, reason: String) -> candle_core::Error {
+        candle_core::Error::wrap(self.matrix.unreadable(reason))
+    }
+}
+
+impl Rows for Opened<'_> {
+    fn dims(&self) -> (usize, usize) {
+        (self.outputs, self.inputs)
+    }
+
+    fn read(&self, first: usize, to: &mut [f32]) -> candle_core::Result<()> {
+        let InFile { entry, rounded, residence, .. } = self.matrix;
+        let rows = self.rows(first, to.len())?;
+        match &self.changed {
+            Some(values) => to.copy_from_slice(&values[first * self.inputs..][..to.len()]),
+            None => entry.read(&rows, to).map_err(|reason| self.error(reason))?,
         }
-        let stored = &self.entry.stored;
-        let count = stored.shape.first().copied().unwrap_or(0);
-        let mut values = Vec::new();
-        for &index in indices {
-            let row = ((index as usize) < count).then(|| stored.rows(index as usize, 1)).flatten();
-            let row = row.ok_or_else(|| format!("row {index} of {count}")).and_then(|row| self.entry.plain(&row));
-            match row {
-                Ok(row) => values.extend(row),
-                Err(reason) => return self.read(Err(reason), stored),
+        match rounded {
+            Some(DType::BF16) => to.iter_mut().for_each(|x| *x = bf16::from_f32(*x).to_f32()),
+            Some(DType::F16) => to.iter_mut().for_each(|x| *x = f16::from_f32(*x).to_f32()),
+            _ => {}
+        }
+        if *residence == Residence::Streamed {
+            entry.file.release(&rows);
+        }
+        Ok(())
+    }
+
+    /// Numbers that are bf16 already are copied.
+    fn read_bf16(&self, first: usize, to: &mut [bf16]) -> candle_core::Result<()> {
+        let InFile { entry, residence, .. } = self.matrix;
+        if entry.stored.format == Format::Bf16 && self.changed.is_none() && entry.scale == 1.0 {
+            let rows = self.rows(first, to.len())?;
+            for (to, bytes) in to.iter_mut().zip(entry.file.bytes_of(&rows).as_chunks().0) {
+                *to = bf16::from_le_bytes(*bytes);
             }
+            if *residence == Residence::Streamed {
+                entry.file.release(&rows);
+            }
+            return Ok(());
         }
-        let width = values.len() / indices.len().max(1);
-        let tensor = Tensor::from_vec(values, (indices.len(), width), &Device::Cpu).map_err(|e| e.to_string());
-        self.read(tensor, stored)
+        let mut wide = vec![0.0; to.len()];
+        self.read(first, &mut wide)?;
+        to.convert_from_f32_slice(&wide);
+        Ok(())
     }
 }
 

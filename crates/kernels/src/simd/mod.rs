@@ -8,6 +8,7 @@ pub(crate) mod neon;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod x86;
 
+use crate::panel::Pair;
 use crate::tile::{Onto, Products};
 
 /// The most lanes of any instruction set.
@@ -22,20 +23,31 @@ pub(crate) const PAIR_ROWS: usize = 12;
 /// Columns of a tile of [`PairTile`].
 pub(crate) const PAIR_COLUMNS: usize = 32;
 
-/// An instruction for products of pairs of bf16; like [`Simd`], the proof that the machine has it.
+/// Instructions for products of pairs of bf16; like [`Simd`], the proof that the machine has it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum PairTile {
     #[cfg(target_arch = "x86_64")]
     Avx512(x86::Avx512Bf16),
 }
 
+impl PairTile {
+    /// Rounds a row to bf16, in pairs.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(unused_variables))]
+    pub(crate) fn round(self, row: &[f32], to: &mut [Pair]) {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            PairTile::Avx512(tile) => tile.round(row, to),
+        }
+    }
+}
+
 impl Products for PairTile {
-    type Number = u32;
+    type Number = Pair;
     const ROWS: usize = PAIR_ROWS;
     const COLUMNS: usize = PAIR_COLUMNS;
 
     #[cfg_attr(not(target_arch = "x86_64"), allow(unused_variables))]
-    fn tile(self, a: &[u32], stride: usize, panel: &[u32], onto: Onto, c: &mut [f32], width: usize) {
+    fn tile(self, a: &[Pair], stride: usize, panel: &[Pair], onto: Onto, c: &mut [f32], width: usize) {
         match self {
             #[cfg(target_arch = "x86_64")]
             PairTile::Avx512(tile) => tile.pairs(a, stride, panel, onto, c, width),

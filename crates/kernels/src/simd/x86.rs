@@ -5,6 +5,7 @@
 use std::arch::x86_64::*;
 
 use super::{PAIR_COLUMNS, PAIR_ROWS, Simd};
+use crate::panel::Pair;
 use crate::tile::{Onto, started, tile};
 
 /// The machine has AVX2 and FMA.
@@ -153,15 +154,34 @@ impl Avx512Bf16 {
         Avx512::detect().filter(|_| is_x86_feature_detected!("avx512bf16")).map(Avx512Bf16)
     }
 
+    /// Rounds to bf16, see [`super::PairTile::round`].
+    pub(crate) fn round(self, row: &[f32], to: &mut [Pair]) {
+        // SAFETY: `self` is the proof that the machine has the instructions.
+        unsafe { round_pairs(self.0, row, to) }
+    }
+
     /// `c = onto + a b` for pairs of bf16 and sums in f32, see [`super::PairTile`].
-    pub(crate) fn pairs(self, a: &[u32], stride: usize, panel: &[u32], onto: Onto, c: &mut [f32], width: usize) {
+    pub(crate) fn pairs(self, a: &[Pair], stride: usize, panel: &[Pair], onto: Onto, c: &mut [f32], width: usize) {
         // SAFETY: `self` is the proof that the machine has the instructions.
         unsafe { tile_of_pairs(self.0, a, stride, panel, onto, c, width) }
     }
 }
 
 #[target_feature(enable = "avx512f,avx512bf16")]
-fn tile_of_pairs(simd: Avx512, a: &[u32], stride: usize, panel: &[u32], onto: Onto, c: &mut [f32], width: usize) {
+fn round_pairs(simd: Avx512, row: &[f32], to: &mut [Pair]) {
+    const PAIRS: usize = Avx512::LANES / 2;
+    assert!(to.len() == row.len().div_ceil(2));
+    let narrow = |x: __m512| -> [Pair; PAIRS] {
+        // SAFETY: both are 256 bits, of which all are numbers.
+        unsafe { std::mem::transmute(_mm512_cvtneps_pbh(x)) }
+    };
+    for (x, to) in row.chunks(Avx512::LANES).zip(to.chunks_mut(PAIRS)) {
+        to.copy_from_slice(&narrow(simd.load_part(x, 0.0))[..to.len()]);
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bf16")]
+fn tile_of_pairs(simd: Avx512, a: &[Pair], stride: usize, panel: &[Pair], onto: Onto, c: &mut [f32], width: usize) {
     const VECTORS: usize = PAIR_COLUMNS / Avx512::LANES;
     let depth = panel.len() / PAIR_COLUMNS;
     assert!(depth <= stride && a.len() >= (PAIR_ROWS - 1) * stride + depth);

@@ -129,7 +129,8 @@ impl Block {
         let h = self.norm1.forward(x)?;
         let [q, k, v] = [&self.to_q, &self.to_k, &self.to_v].map(|layer| split_heads(&layer.forward(&h)?, self.heads));
         let (q, k, v) = (q?, k?, v?);
-        let mixed = self.to_out.forward(&attention(&q, &k, &v, 1.0 / (q.dim(2)? as f64).sqrt(), None)?)?;
+        let scale = 1.0 / (q.dim(2)? as f64).sqrt();
+        let mixed = self.to_out.forward(&attention(&q, &k, &v, scale, None, self.to_out.precision())?)?;
         let x = (x + mixed.broadcast_mul(&gates[0])?)?;
         let h = self.ff[1].forward(&silu(&self.ff[0].forward(&self.norm2.forward(&x)?)?)?)?;
         Ok((x + h.broadcast_mul(&gates[1])?)?)

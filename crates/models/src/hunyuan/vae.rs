@@ -8,7 +8,7 @@ use navicache_kernels::silu;
 
 use super::VaeConfig;
 use crate::nn::{CausalConv3d, ConvState, Edge, GroupNorm, Linear, attention};
-use crate::{Error, Result, Weights};
+use crate::{Error, Precision, Result, Weights};
 
 /// Epsilon of the norms, which no configuration names.
 const EPSILON: f64 = 1e-6;
@@ -282,7 +282,7 @@ impl ClipAttention {
         let mixed = (0..frames).map(|frame| {
             let seen = (frame + 1) * pixels;
             let (k, v) = (k.narrow(1, 0, seen)?.contiguous()?, v.narrow(1, 0, seen)?.contiguous()?);
-            attention(&q.narrow(1, frame * pixels, pixels)?.contiguous()?, &k, &v, scale, None)
+            attention(&q.narrow(1, frame * pixels, pixels)?.contiguous()?, &k, &v, scale, None, Precision::F32)
         });
         let mixed = Tensor::cat(&mixed.collect::<Result<Vec<_>>>()?, 0)?; // (tokens, dim)
         let out = self.to_out.forward(&mixed)?.reshape((frames, height, width, dim))?.permute((0, 3, 1, 2))?;

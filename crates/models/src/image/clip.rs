@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use crate::nn::{LayerNorm, Linear, attention, split_heads};
 use crate::weights::{count, dims};
-use crate::{Error, Result, Source, Weights};
+use crate::{Error, Precision, Result, Source, Weights};
 
 /// `image_encoder/config.json`. A field that is missing has the value of the class.
 #[derive(Debug, Clone, Deserialize)]
@@ -204,7 +204,7 @@ impl Layer {
             [&self.q_proj, &self.k_proj, &self.v_proj].map(|layer| split_heads(&layer.forward(&h)?, self.heads));
         let (q, k, v) = (q?, k?, v?);
         let scale = 1.0 / (q.dim(2)? as f64).sqrt();
-        let x = (x + self.out_proj.forward(&attention(&q, &k, &v, scale, mask)?)?)?;
+        let x = (x + self.out_proj.forward(&attention(&q, &k, &v, scale, mask, Precision::F32)?)?)?;
         let h = self.fc1.forward(&self.layer_norm2.forward(&x)?)?;
         let h = match self.activation {
             Activation::Gelu => h.gelu_erf()?,

@@ -1,6 +1,7 @@
 //! Scaled dot-product attention.
 
 use candle_core::{Device, Tensor};
+use navicache_kernels::Precision;
 
 use crate::Result;
 
@@ -10,8 +11,15 @@ use crate::Result;
 /// * `bias` - (heads, n, m), or what can be broadcast to it
 ///
 /// Returns (n, heads * d), ready for the output projection.
-pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, scale: f64, bias: Option<&Tensor>) -> Result<Tensor> {
-    Ok(navicache_kernels::attention(q, k, v, scale, bias)?)
+pub fn attention(
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    scale: f64,
+    bias: Option<&Tensor>,
+    precision: Precision,
+) -> Result<Tensor> {
+    Ok(navicache_kernels::attention(q, k, v, scale, bias, precision)?)
 }
 
 /// Channels as heads, without moving anything: (n, heads * d) -> (heads, n, d).

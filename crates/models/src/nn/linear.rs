@@ -1,46 +1,58 @@
 //! Fully connected layer.
 
 use candle_core::Tensor;
+use navicache_kernels::{Precision, dense, linear};
 
 use crate::{Matrix, Result, Weights};
 
 /// `x W^T + b`.
 ///
-/// The matrix may be kept in a narrower format than the activations, or on disk; it is then widened at every use, which costs about
-/// a twentieth of the product and changes nothing of the result.
+/// The matrix may be kept in another format than the activations, or on disk. On the CPU it is converted row by row as it is used, so
+/// that no copy of it is ever whole in memory.
 #[derive(Debug, Clone)]
 pub struct Linear {
     weight: Matrix, // (out, in)
     bias: Option<Tensor>,
+    precision: Precision,
 }
 
 impl Linear {
     /// A layer with a bias.
     pub fn new(inputs: usize, outputs: usize, w: Weights) -> Result<Self> {
-        Ok(Linear { weight: w.matrix("weight", &[outputs, inputs])?, bias: Some(w.f32("bias", &[outputs])?) })
+        let layer = Self::without_bias(inputs, outputs, w.clone())?;
+        Ok(Linear { bias: Some(w.f32("bias", &[outputs])?), ..layer })
     }
 
     /// A layer without.
     pub fn without_bias(inputs: usize, outputs: usize, w: Weights) -> Result<Self> {
-        Ok(Linear { weight: w.matrix("weight", &[outputs, inputs])?, bias: None })
+        Ok(Linear { weight: w.matrix("weight", &[outputs, inputs])?, bias: None, precision: w.precision() })
     }
 
-    /// A layer whose matrix stays f32 whatever the weights are kept in, as the reference does for a few small ones.
+    /// A layer that is f32 whatever the weights are kept in and multiplied as, as the reference does for a few small ones.
     pub fn in_f32(inputs: usize, outputs: usize, w: Weights) -> Result<Self> {
         Ok(Linear::from_tensors(w.f32("weight", &[outputs, inputs])?, w.f32("bias", &[outputs])?))
     }
 
-    /// From a matrix (out, in) and a bias (out).
+    /// From a matrix (out, in) and a bias (out), multiplied in f32.
     pub fn from_tensors(weight: Tensor, bias: Tensor) -> Self {
-        Linear { weight: Matrix::Dense(weight), bias: Some(bias) }
+        Linear { weight: Matrix::Dense(weight), bias: Some(bias), precision: Precision::F32 }
+    }
+
+    /// What it multiplies.
+    pub fn precision(&self) -> Precision {
+        self.precision
     }
 
     /// (n, in) -> (n, out)
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let y = x.matmul(&self.weight.widened(x.dtype())?.t()?)?;
-        Ok(match &self.bias {
-            Some(bias) => y.broadcast_add(bias)?,
-            None => y,
+        let bias = self.bias.as_ref();
+        Ok(match &self.weight {
+            Matrix::Packed(packed) => linear(x, &*packed.open()?, bias, self.precision)?,
+            Matrix::Dense(weight) if weight.device().is_cpu() => linear(x, &dense(weight)?, bias, self.precision)?,
+            Matrix::Dense(weight) => {
+                let y = x.matmul(&weight.to_dtype(x.dtype())?.t()?)?;
+                bias.map_or(Ok(y.clone()), |bias| y.broadcast_add(bias))?
+            }
         })
     }
 }

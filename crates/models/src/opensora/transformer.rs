@@ -461,7 +461,7 @@ impl SelfAttention {
     }
 
     fn attend(&self, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
-        attention(q, k, v, 1.0 / (q.dim(D::Minus1)? as f64).sqrt(), None)
+        attention(q, k, v, 1.0 / (q.dim(D::Minus1)? as f64).sqrt(), None, self.proj.precision())
     }
 }
 
@@ -494,7 +494,8 @@ impl CrossAttention {
     /// (tokens, dim) -> (tokens, dim)
     fn to(&self, x: &Tensor, KeysValues { k, v }: &KeysValues) -> Result<Tensor> {
         let q = split_heads(&self.q_linear.forward(x)?, self.heads)?;
-        self.proj.forward(&attention(&q, k, v, 1.0 / (q.dim(2)? as f64).sqrt(), None)?)
+        let scale = 1.0 / (q.dim(2)? as f64).sqrt();
+        self.proj.forward(&attention(&q, k, v, scale, None, self.proj.precision())?)
     }
 }
 

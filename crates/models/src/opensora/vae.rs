@@ -7,7 +7,7 @@ use navicache_kernels::silu;
 
 use super::{FrameVaeConfig, TimeVaeConfig, VaeConfig};
 use crate::nn::{CausalConv3d, Conv2d, ConvState, GroupNorm, Linear, attention};
-use crate::{Error, Result, Weights};
+use crate::{Error, Precision, Result, Weights};
 
 /// What latents of single frames are multiplied by before the autoencoder over time, whatever the configurations say.
 const FRAME_SCALE: f64 = 0.18215;
@@ -318,7 +318,7 @@ impl FrameAttention {
         let pixels = self.group_norm.forward(x)?.permute((0, 2, 3, 1))?.reshape((height * width, dim))?;
         let [q, k, v] =
             [&self.to_q, &self.to_k, &self.to_v].map(|layer| layer.forward(&pixels)?.unsqueeze(0).map_err(Error::from));
-        let mixed = attention(&q?, &k?, &v?, 1.0 / (dim as f64).sqrt(), None)?; // (pixels, dim)
+        let mixed = attention(&q?, &k?, &v?, 1.0 / (dim as f64).sqrt(), None, Precision::F32)?; // (pixels, dim)
         let out = self.to_out.forward(&mixed)?.reshape((1, height, width, dim))?.permute((0, 3, 1, 2))?;
         Ok((x + out)?)
     }

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use super::check_ids;
 use crate::nn::{Linear, RmsNorm, attention, causal_mask, split_heads};
 use crate::weights::{count, dims};
-use crate::{Error, Matrix, Result, Source, Weights};
+use crate::{Error, Matrix, Precision, Result, Source, Weights};
 
 const PLACE: &str = "text_encoder/config.json";
 
@@ -223,7 +223,7 @@ impl Layer {
         let k = spread(rotate(split(&self.k_proj, self.key_value_heads)?)?)?;
         let v = spread(split(&self.v_proj, self.key_value_heads)?)?;
         let scale = 1.0 / (self.head_dim as f64).sqrt();
-        let x = (x + self.o_proj.forward(&attention(&q, &k, &v, scale, Some(mask))?)?)?;
+        let x = (x + self.o_proj.forward(&attention(&q, &k, &v, scale, Some(mask), Precision::F32)?)?)?;
         let h = self.post_attention_layernorm.forward(&x)?;
         let h = (silu(&self.gate_proj.forward(&h)?)? * self.up_proj.forward(&h)?)?;
         Ok((x + self.down_proj.forward(&h)?)?)

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use super::check_ids;
 use crate::nn::{Linear, RmsNorm, attention, split_heads};
 use crate::weights::{count, dims};
-use crate::{Error, Matrix, Result, Source, Weights};
+use crate::{Error, Matrix, Precision, Result, Source, Weights};
 
 const PLACE: &str = "text_encoder/config.json";
 
@@ -235,7 +235,7 @@ impl SelfAttention {
         let bias = self.relative_attention_bias.index_select(buckets, 0)?; // (n * n, heads)
         let bias = bias.t()?.reshape((self.heads, n, n))?;
         let [q, k, v] = [&self.q, &self.k, &self.v].map(|layer| split_heads(&layer.forward(x)?, self.heads));
-        self.o.forward(&attention(&q?, &k?, &v?, 1.0, Some(&bias))?)
+        self.o.forward(&attention(&q?, &k?, &v?, 1.0, Some(&bias), Precision::F32)?)
     }
 }
 

@@ -4,7 +4,7 @@ use candle_core::{DType, Tensor};
 use navicache_kernels::silu;
 
 use crate::nn::{CausalConv3d, Conv2d, ConvState, attention};
-use crate::{Error, Result, Weights};
+use crate::{Error, Precision, Result, Weights};
 
 /// The first latent frame stands for one frame; every later one for several.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,7 +97,7 @@ impl FrameAttention {
         let scale = 1.0 / (dim as f64).sqrt();
         let mixed = (0..frames).map(|frame| {
             let tokens = |i: usize| qkv.get(frame)?.narrow(0, i, 1)?.transpose(1, 2)?.contiguous(); // (1, pixels, dim)
-            attention(&tokens(0)?, &tokens(1)?, &tokens(2)?, scale, None)?
+            attention(&tokens(0)?, &tokens(1)?, &tokens(2)?, scale, None, Precision::F32)?
                 .t()?
                 .reshape((dim, h, w))
                 .map_err(Error::from)
