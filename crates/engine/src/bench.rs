@@ -66,6 +66,8 @@ pub struct Timing {
     pub what: String,
     /// Its tokens, where it has any.
     pub tokens: Option<usize>,
+    /// The same as frames, rows and columns, where they have a place.
+    pub grid: Option<[usize; 3]>,
     /// Format of the weights.
     pub dtype: String,
     /// Threads.
@@ -142,15 +144,13 @@ pub fn run(part: Part, options: &Options) -> Result<Timing> {
             let shapes = Random { shapes: wan_shapes(&config), seed: 3 };
             let transformer = Transformer::new(&config, weights(&shapes))?;
             let cond = transformer.cond(&drawn(&[1, TEXT_TOKENS, config.text_dim])?)?;
-            // Two frames, nearly square: the next grid that has as many tokens or a few more.
-            let rows = grid_rows(*tokens);
-            let columns = tokens.div_ceil(2 * rows);
-            let options = &Run { tokens: 2 * rows * columns, device: device.clone(), ..*options };
-            let latents = drawn(&[1, 16, 2, 2 * rows, 2 * columns])?;
+            let places @ [frames, rows, columns] = grid(*tokens);
+            let options = &Run { tokens: frames * rows * columns, device: device.clone(), ..*options };
+            let latents = drawn(&[1, 16, frames, 2 * rows, 2 * columns])?;
             let (n, text) = (options.tokens as f64, TEXT_TOKENS as f64);
             let per_block =
                 12.0 * n * dim * dim + 4.0 * n * dim * FFN as f64 + 4.0 * n * n * dim + 4.0 * n * text * dim;
-            match part {
+            let timing = match part {
                 Part::Block => {
                     let mut state = transformer.begin(&latents, 500.0, &cond)?;
                     timed("block of Wan2.1-1.3B", Some(per_block), options, || {
@@ -166,7 +166,8 @@ pub fn run(part: Part, options: &Options) -> Result<Timing> {
                 _ => timed("forward of Wan2.1-1.3B", Some(per_block * LAYERS as f64), options, || {
                     Ok(transformer.forward(&latents, 500.0, &cond)?)
                 }),
-            }
+            };
+            timing.map(|timing| Timing { grid: Some(places), ..timing })
         }
         Part::Vae | Part::EndToEnd => Err(Error::Request {
             what: "bench",
@@ -204,9 +205,17 @@ pub fn run_on(part: Part, bundle: &Bundle, request: &Request, runs: usize) -> Re
     Ok(timing)
 }
 
-/// Tokens as a grid of two frames: rows of it.
-fn grid_rows(tokens: usize) -> usize {
-    ((tokens / 2) as f64).sqrt().floor().max(1.0) as usize
+/// Tokens as frames of rows and columns, no frame more than twice as wide as it is high: as many, or a few more where they do not divide
+/// so.
+fn grid(tokens: usize) -> [usize; 3] {
+    const MOST_FRAMES: usize = 32;
+    let of = |tokens: usize, frames: usize| {
+        let places = tokens / frames;
+        let rows = (1..=places.isqrt()).rev().find(|rows| places.is_multiple_of(*rows))?;
+        (frames * places == tokens && places / rows <= 2 * rows).then_some([frames, rows, places / rows])
+    };
+    let grids = (tokens.max(1)..).flat_map(|tokens| (1..=MOST_FRAMES).filter_map(move |frames| of(tokens, frames)));
+    grids.into_iter().next().unwrap_or([1, 1, tokens.max(1)])
 }
 
 fn config(layers: usize) -> Result<TransformerConfig> {
@@ -235,6 +244,7 @@ fn timed(what: &str, flop: Option<f64>, options: &Run, mut run: impl FnMut() -> 
     Ok(Timing {
         what: what.to_string(),
         tokens: Some(options.tokens),
+        grid: None,
         dtype: options.dtype.as_str().to_string(),
         threads: machine::threads(),
         median_seconds,
@@ -361,6 +371,21 @@ mod tests {
             assert!(timing.median_seconds > 0.0 && timing.what.contains("1 frames of 16x16"), "{}", timing.what);
         }
         assert!("everything".parse::<Part>().unwrap_err().to_string().contains("matmul, attention"));
+    }
+
+    #[test]
+    fn grids_have_as_many_tokens_or_a_few_more() {
+        for (tokens, expected) in [
+            (1560, [1, 39, 40]),
+            (1755, [1, 39, 45]),
+            (32760, [1, 180, 182]),
+            (7, [7, 1, 1]),
+            (1, [1, 1, 1]),
+            (0, [1, 1, 1]),
+            (1571, [11, 11, 13]),
+        ] {
+            assert_eq!(grid(tokens), expected, "{tokens}");
+        }
     }
 
     #[test]

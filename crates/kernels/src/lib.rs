@@ -28,6 +28,6 @@ pub use level::Level;
 pub use linear::{Precision, Rows, dense, linear};
 pub use memory::HugePages;
 pub use norm::{layer_norm, modulated_layer_norm, rms_norm};
-pub use residual::gated_residual;
+pub use residual::{gated_residual, residual};
 pub use rope::rotate_pairs;
 pub use softmax::softmax_last_dim;

@@ -1,11 +1,19 @@
-//! Gated residual: what a layer gives, weighed channel by channel, is added to what it was given. One pass over memory instead of two.
+//! Residuals: what a layer gives, perhaps weighed channel by channel, is added to what it was given. One pass over memory.
 
-use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
+use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, bail};
 
 use crate::level::{Kernel, Level};
 use crate::parallel::by_rows;
 use crate::simd::Simd;
 use crate::storage::{contiguous, fit};
+
+/// `x + y`, of one shape.
+pub fn residual(x: &Tensor, y: &Tensor) -> Result<Tensor> {
+    if fit(&[x, y]) && x.dims() == y.dims() {
+        return x.contiguous()?.apply_op2_no_bwd(&y.contiguous()?, &Sum(Level::current()));
+    }
+    x + y
+}
 
 /// `x + y * gate`, (.., dim) -> (.., dim).
 ///
@@ -18,6 +26,53 @@ pub fn gated_residual(x: &Tensor, y: &Tensor, gate: &Tensor) -> Result<Tensor> {
         return x.contiguous()?.apply_op3_no_bwd(&y.contiguous()?, &gate.contiguous()?, &Op(Level::current()));
     }
     x + y.broadcast_mul(gate)?
+}
+
+struct Sum(Level);
+
+impl CustomOp2 for Sum {
+    fn name(&self) -> &'static str {
+        "residual"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        layout: &Layout,
+        y: &CpuStorage,
+        y_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let [x, y] = [contiguous(x, layout)?, contiguous(y, y_layout)?];
+        let mut out = vec![0.0; x.len()];
+        by_rows(&mut out, 1, |first, out| {
+            let part = first..first + out.len();
+            self.0.run(Add { x: &x[part.clone()], y: &y[part], out });
+        });
+        Ok((CpuStorage::F32(out), layout.shape().clone()))
+    }
+}
+
+/// `out = x + y`
+struct Add<'a> {
+    x: &'a [f32],
+    y: &'a [f32],
+    out: &'a mut [f32],
+}
+
+impl Kernel for Add<'_> {
+    type Output = ();
+
+    fn plain(self) {
+        self.out.iter_mut().zip(self.x.iter().zip(self.y)).for_each(|(out, (x, y))| *out = x + y);
+    }
+
+    #[inline(always)]
+    fn fast<S: Simd>(self, simd: S) {
+        let both = self.x.chunks(S::LANES).zip(self.y.chunks(S::LANES));
+        for (out, (x, y)) in self.out.chunks_mut(S::LANES).zip(both) {
+            simd.store_part(simd.add(simd.load_part(x, 0.0), simd.load_part(y, 0.0)), out);
+        }
+    }
 }
 
 struct Op(Level);

@@ -151,7 +151,9 @@ proptest! {
     fn residuals(n in size(40), dim in size(600), seed: u64) {
         let (x, y, gate) = (numbers(&[n, dim], seed, 1.0), numbers(&[n, dim], seed ^ 1, 1.0), numbers(&[dim], seed ^ 2, 1.0));
         close(|| kernels::gated_residual(&x, &y, &gate), 1e-6)?;
+        close(|| kernels::residual(&x, &y), 0.0)?;
         let twisted = numbers(&[dim, n], seed, 1.0);
+        close(|| kernels::residual(&x, &twisted.t()?), 0.0)?;
         close(|| kernels::gated_residual(&x, &twisted.t()?, &gate), 1e-6)?;
     }
 
@@ -195,6 +197,7 @@ fn threads() {
             kernels::softmax_last_dim(&x)?,
             kernels::layer_norm(&x, &row, &row, 1e-6)?,
             kernels::rms_norm(&x, &row, 1e-6)?,
+            kernels::residual(&x, &x)?,
             kernels::gated_residual(&x, &x, &row)?,
             kernels::rotate_pairs(&heads, &table, &table)?,
             kernels::attention(&heads, &heads, &heads, 0.1, None, Precision::F32)?,
@@ -236,10 +239,46 @@ fn nothing_in_nothing_out() {
         kernels::attention(&empty(&[2, 3, 4]), &empty(&[2, 0, 4]), &empty(&[2, 0, 4]), 1.0, None, Precision::F32)
             .unwrap();
     assert_eq!(mixed.to_vec2::<f32>().unwrap(), [[0.0; 8]; 3]);
+    let bias = numbers(&[3], 1, 1.0);
+    for precision in [Precision::F32, Precision::Bf16] {
+        let linear = |x: &[usize], w: &[usize], bias: Option<&Tensor>| {
+            kernels::linear(&empty(x), &dense(&empty(w)).unwrap(), bias, precision)
+        };
+        assert_eq!(linear(&[0, 5], &[3, 5], None).unwrap().dims(), [0, 3]);
+        assert_eq!(linear(&[2, 5], &[0, 5], None).unwrap().dims(), [2, 0]);
+        let rows = linear(&[2, 0], &[3, 0], Some(&bias)).unwrap().to_vec2::<f32>().unwrap();
+        assert_eq!(rows, [bias.to_vec1::<f32>().unwrap(), bias.to_vec1().unwrap()]);
+        assert!(linear(&[2, 5], &[3, 6], None).is_err() && linear(&[2, 5], &[4, 5], Some(&bias)).is_err());
+    }
     assert!(
         kernels::attention(&empty(&[2, 3, 4]), &empty(&[2, 5, 4]), &empty(&[2, 6, 4]), 1.0, None, Precision::F32)
             .is_err()
     );
+}
+
+/// The errors of a product and of attention against f64: those of sums in f32, and of rounding both sides to bf16.
+#[test]
+fn errors_are_those_of_the_format() {
+    let (n, inputs, outputs) = (37, 1536, 65);
+    let (x, w) = (numbers(&[n, inputs], 1, 1.0), numbers(&[outputs, inputs], 2, 1.0));
+    let wide = |x: &Tensor| x.to_dtype(DType::F64).unwrap();
+    let off = |found: &Tensor, exact: &Tensor| {
+        let norm = |x: &Tensor| x.sqr().unwrap().sum_all().unwrap().to_scalar::<f64>().unwrap().sqrt();
+        norm(&(wide(found) - exact).unwrap()) / norm(exact)
+    };
+    let product = wide(&x).matmul(&wide(&w).t().unwrap()).unwrap();
+    let heads = x.reshape((n, 12, 128)).unwrap().transpose(0, 1).unwrap();
+    let exact = kernels::attention(&wide(&heads), &wide(&heads), &wide(&heads), 0.3, None, Precision::F32).unwrap();
+    for level in Level::available() {
+        for (precision, of_product, of_attention) in [(Precision::F32, 2e-6, 2e-6), (Precision::Bf16, 3e-3, 5e-3)] {
+            let found = level.scope(|| kernels::linear(&x, &dense(&w).unwrap(), None, precision)).unwrap();
+            let found = off(&found, &product);
+            assert!(found < of_product, "{} {precision:?}: {found:.1e}", level.name());
+            let found = level.scope(|| kernels::attention(&heads, &heads, &heads, 0.3, None, precision)).unwrap();
+            let found = off(&found, &exact);
+            assert!(found < of_attention, "{} {precision:?}: {found:.1e}", level.name());
+        }
+    }
 }
 
 /// Tensors that the kernels are not for are computed by candle.
@@ -261,6 +300,7 @@ fn other_types() {
             kernels::modulated_layer_norm(&x32, &row32, &row32, 1e-6),
         ),
         (kernels::rms_norm(&x, &row, 1e-6), kernels::rms_norm(&x32, &row32, 1e-6)),
+        (kernels::residual(&x, &x), kernels::residual(&x32, &x32)),
         (kernels::gated_residual(&x, &x, &row), kernels::gated_residual(&x32, &x32, &row32)),
         (kernels::rotate_pairs(&x, &half, &half), kernels::rotate_pairs(&x32, &half32, &half32)),
         (

@@ -4,6 +4,7 @@
 //! Names and arithmetic follow transformers `CLIPVisionModel`.
 
 use candle_core::Tensor;
+use navicache_kernels::residual;
 use serde::Deserialize;
 
 use crate::nn::{LayerNorm, Linear, attention, split_heads};
@@ -204,12 +205,13 @@ impl Layer {
             [&self.q_proj, &self.k_proj, &self.v_proj].map(|layer| split_heads(&layer.forward(&h)?, self.heads));
         let (q, k, v) = (q?, k?, v?);
         let scale = 1.0 / (q.dim(2)? as f64).sqrt();
-        let x = (x + self.out_proj.forward(&attention(&q, &k, &v, scale, mask, Precision::F32)?)?)?;
+        let mixed = attention(&q, &k, &v, scale, mask, Precision::F32)?;
+        let x = residual(x, &self.out_proj.forward(&mixed)?)?;
         let h = self.fc1.forward(&self.layer_norm2.forward(&x)?)?;
         let h = match self.activation {
             Activation::Gelu => h.gelu_erf()?,
             Activation::QuickGelu => (&h * candle_nn::ops::sigmoid(&(&h * 1.702)?)?)?,
         };
-        Ok((x + self.fc2.forward(&h)?)?)
+        Ok(residual(&x, &self.fc2.forward(&h)?)?)
     }
 }

@@ -4,7 +4,7 @@
 
 use candle_core::{Device, Tensor};
 use candle_nn::rotary_emb::{rope, rope_i};
-use navicache_kernels::silu;
+use navicache_kernels::{residual, silu};
 use serde::Deserialize;
 
 use super::check_ids;
@@ -223,9 +223,10 @@ impl Layer {
         let k = spread(rotate(split(&self.k_proj, self.key_value_heads)?)?)?;
         let v = spread(split(&self.v_proj, self.key_value_heads)?)?;
         let scale = 1.0 / (self.head_dim as f64).sqrt();
-        let x = (x + self.o_proj.forward(&attention(&q, &k, &v, scale, Some(mask), Precision::F32)?)?)?;
+        let mixed = attention(&q, &k, &v, scale, Some(mask), Precision::F32)?;
+        let x = residual(x, &self.o_proj.forward(&mixed)?)?;
         let h = self.post_attention_layernorm.forward(&x)?;
         let h = (silu(&self.gate_proj.forward(&h)?)? * self.up_proj.forward(&h)?)?;
-        Ok((x + self.down_proj.forward(&h)?)?)
+        Ok(residual(&x, &self.down_proj.forward(&h)?)?)
     }
 }

@@ -4,7 +4,7 @@
 //! Names and arithmetic follow transformers `T5EncoderModel` and `UMT5EncoderModel`.
 
 use candle_core::{Device, Tensor};
-use navicache_kernels::gelu;
+use navicache_kernels::{gelu, residual};
 use serde::Deserialize;
 
 use super::check_ids;
@@ -206,8 +206,8 @@ impl Block {
     }
 
     fn forward(&self, x: &Tensor, buckets: &Tensor) -> Result<Tensor> {
-        let x = (x + self.attention.forward(&self.attention_norm.forward(x)?, buckets)?)?;
-        Ok((&x + self.feed_forward.forward(&self.feed_forward_norm.forward(&x)?)?)?)
+        let x = residual(x, &self.attention.forward(&self.attention_norm.forward(x)?, buckets)?)?;
+        Ok(residual(&x, &self.feed_forward.forward(&self.feed_forward_norm.forward(&x)?)?)?)
     }
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
-use navicache_kernels::{gelu, rotate_pairs, silu};
+use navicache_kernels::{gelu, residual, rotate_pairs, silu};
 
 use super::TransformerConfig;
 use crate::nn::{
@@ -213,7 +213,7 @@ impl Denoiser for Transformer {
             }
             Part::CrossAttn => {
                 let normalized = norm2.as_ref().map(|norm| norm.forward(x)).transpose()?;
-                (x + attn2.to(normalized.as_ref().unwrap_or(x), &state.cond.keys_values[block])?)?
+                residual(x, &attn2.to(normalized.as_ref().unwrap_or(x), &state.cond.keys_values[block])?)?
             }
             _ => gated(ffn.forward(&modulated(norm3, 3)?)?, 5)?,
         };
