@@ -6,7 +6,7 @@ use std::hint::black_box;
 use std::time::Instant;
 
 use candle_core::{DType, Device, Result, Tensor};
-use navicache_kernels::{self as kernels, HugePages, Level, Precision, dense};
+use navicache_kernels::{self as kernels, Activation, HugePages, Level, Precision, dense};
 
 #[global_allocator]
 static MEMORY: HugePages = HugePages;
@@ -62,10 +62,10 @@ fn main() -> Result<()> {
             let widened: Case = ("candle, widened", Box::new(widened));
             let flops = 2.0 * (n * inputs * outputs) as f64;
             let name = format!("linear, f32, {n} x {inputs} -> {outputs}");
-            let ours = || kernels::linear(&x, &dense(&w)?, Some(&bias), Precision::F32);
+            let ours = || kernels::linear(&x, &dense(&w)?, Some(&bias), Activation::None, Precision::F32);
             report(&name, (flops, "GFLOP/s"), rounds, vec![theirs], &ours)?;
             let name = format!("linear, bf16, {n} x {inputs} -> {outputs}");
-            let ours = || kernels::linear(&x, &dense(&narrow)?, Some(&bias), Precision::Bf16);
+            let ours = || kernels::linear(&x, &dense(&narrow)?, Some(&bias), Activation::None, Precision::Bf16);
             report(&name, (flops, "GFLOP/s"), rounds, vec![widened], &ours)?;
         }
     }

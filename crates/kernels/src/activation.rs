@@ -21,6 +21,35 @@ pub fn silu(x: &Tensor) -> Result<Tensor> {
     if fit(&[x]) { x.contiguous()?.apply_op1_no_bwd(&Op(Silu, Level::current())) } else { x.silu() }
 }
 
+/// What becomes of a layer's outputs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Activation {
+    /// Nothing.
+    #[default]
+    None,
+    /// As [`gelu`] gives.
+    Gelu,
+}
+
+impl Activation {
+    /// Of slices of the same length.
+    pub(crate) fn plain(self, x: &[f32], y: &mut [f32]) {
+        match self {
+            Activation::None => y.copy_from_slice(x),
+            Activation::Gelu => Map { function: Gelu, x, y }.plain(),
+        }
+    }
+
+    /// The same in vectors.
+    #[inline(always)]
+    pub(crate) fn fast<S: Simd>(self, simd: S, x: &[f32], y: &mut [f32]) {
+        match self {
+            Activation::None => y.copy_from_slice(x),
+            Activation::Gelu => Map { function: Gelu, x, y }.fast(simd),
+        }
+    }
+}
+
 /// A function of one number.
 trait Function: Copy + Sync {
     const NAME: &'static str;

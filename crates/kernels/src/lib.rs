@@ -22,7 +22,7 @@ mod softmax;
 mod storage;
 mod tile;
 
-pub use activation::{gelu, silu};
+pub use activation::{Activation, gelu, silu};
 pub use attention::attention;
 pub use level::Level;
 pub use linear::{Precision, Rows, dense, linear};

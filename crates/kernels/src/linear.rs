@@ -17,6 +17,7 @@ use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use rayon::prelude::*;
 
+use crate::activation::Activation;
 use crate::level::{Kernel, Level};
 use crate::panel::{Number, Pair, turn};
 use crate::simd::{MAX_ROWS, PAIR_COLUMNS, PairTile, Simd};
@@ -59,11 +60,17 @@ pub trait Rows: Sync {
     }
 }
 
-/// `x w^T + bias`, (n, in) -> (n, out). All is in main memory.
+/// `then(x w^T + bias)`, (n, in) -> (n, out). All is in main memory.
 ///
 /// * `x` - (n, in), f32
 /// * `bias` - (out)
-pub fn linear(x: &Tensor, w: &dyn Rows, bias: Option<&Tensor>, precision: Precision) -> Result<Tensor> {
+pub fn linear(
+    x: &Tensor,
+    w: &dyn Rows,
+    bias: Option<&Tensor>,
+    then: Activation,
+    precision: Precision,
+) -> Result<Tensor> {
     let ((_, inputs), (outputs, wide)) = (x.dims2()?, w.dims());
     if inputs != wide || bias.is_some_and(|bias| bias.dims() != [outputs]) {
         bail!("linear: x {:?}, w {:?}, bias {:?}", x.dims(), w.dims(), bias.map(Tensor::dims));
@@ -72,14 +79,20 @@ pub fn linear(x: &Tensor, w: &dyn Rows, bias: Option<&Tensor>, precision: Precis
         Some(bias) => bias.to_dtype(DType::F32)?.to_vec1()?,
         None => vec![0.0; outputs],
     };
-    x.contiguous()?.apply_op1_no_bwd(&Op { w, bias, precision, level: Level::current() })
+    x.contiguous()?.apply_op1_no_bwd(&Op { w, layer: Layer { bias, then }, precision, level: Level::current() })
 }
 
 struct Op<'a> {
     w: &'a dyn Rows,
-    bias: Vec<f32>,
+    layer: Layer,
     precision: Precision,
     level: Level,
+}
+
+/// What is done beside the product.
+struct Layer {
+    bias: Vec<f32>,
+    then: Activation,
 }
 
 impl CustomOp1 for Op<'_> {
@@ -88,25 +101,23 @@ impl CustomOp1 for Op<'_> {
     }
 
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let Op { w, bias, precision, level } = self;
-        let ((n, inputs), x) = (layout.shape().dims2()?, contiguous(x, layout)?);
-        let mut y = vec![0.0; n * bias.len()];
+        let Op { w, layer, precision, level } = self;
+        let ((n, inputs), x, outputs) = (layout.shape().dims2()?, contiguous(x, layout)?, layer.bias.len());
+        let mut y = vec![0.0; n * outputs];
         if inputs == 0 {
-            y.chunks_exact_mut(bias.len().max(1)).for_each(|y| y.copy_from_slice(bias));
+            y.chunks_exact_mut(outputs.max(1)).for_each(|y| layer.then.plain(&layer.bias, y));
         } else if !y.is_empty() {
             match (precision, level.pair_tile()) {
-                (Precision::F32, _) => product_f32(*level, x, *w, inputs, bias, &mut y)?,
-                (Precision::Bf16, None) => {
-                    product_f32(*level, &rounded(x), &Rounded(*w), inputs, bias, &mut y)?;
-                }
+                (Precision::F32, _) => product_f32(*level, x, *w, layer, &mut y)?,
+                (Precision::Bf16, None) => product_f32(*level, &rounded(x), &Rounded(*w), layer, &mut y)?,
                 (Precision::Bf16, Some(tile)) => {
                     let panels = panels::<Pair>(*w, PAIR_COLUMNS)?;
                     let (x, depth) = (pairs(tile, x, inputs), Pair::row(inputs));
-                    product(&x, &panels, PAIR_COLUMNS, depth, bias, &mut y, |task| task.run(tile));
+                    product(&x, &panels, PAIR_COLUMNS, depth, layer, &mut y, |task| level.run(OfPairs(task, tile)));
                 }
             }
         }
-        Ok((CpuStorage::F32(y), (n, bias.len()).into()))
+        Ok((CpuStorage::F32(y), (n, outputs).into()))
     }
 }
 
@@ -197,9 +208,9 @@ impl Rows for Rounded<'_> {
 }
 
 /// Products in f32. // x (n, in), y (n, out)
-fn product_f32(level: Level, x: &[f32], w: &dyn Rows, inputs: usize, bias: &[f32], y: &mut [f32]) -> Result<()> {
+fn product_f32(level: Level, x: &[f32], w: &dyn Rows, layer: &Layer, y: &mut [f32]) -> Result<()> {
     let columns = level.tile_columns();
-    product(x, &panels::<f32>(w, columns)?, columns, inputs, bias, y, |task| level.run(task));
+    product(x, &panels::<f32>(w, columns)?, columns, w.dims().1, layer, y, |task| level.run(task));
     Ok(())
 }
 
@@ -209,11 +220,11 @@ fn product<N: Number>(
     panels: &[N],
     columns: usize,
     depth: usize,
-    bias: &[f32],
+    layer: &Layer,
     y: &mut [f32],
     run: impl Fn(Task<N>) + Sync,
 ) {
-    let outputs = bias.len();
+    let outputs = layer.bias.len();
     let work = x.len() * outputs;
     let block = |(x, y): (&[N], &mut [f32])| {
         let x = &*whole_tiles(x, depth);
@@ -226,9 +237,9 @@ fn product<N: Number>(
             }
         }
         let task = |(g, y): (usize, Vec<&mut [f32]>)| {
-            let bias = &bias[g * GROUP..][..y[0].len()];
+            let bias = &layer.bias[g * GROUP..][..y[0].len()];
             let panels = &panels[g * GROUP * depth..][..bias.len().next_multiple_of(columns) * depth];
-            run(Task { x, panels, depth, bias, y });
+            run(Task { x, panels, depth, bias, then: layer.then, y });
         };
         if work <= SMALL {
             groups.into_iter().enumerate().for_each(task);
@@ -260,6 +271,7 @@ struct Task<'a, 'y, N> {
     panels: &'a [N], // (panels, depth, columns)
     depth: usize,
     bias: &'a [f32],
+    then: Activation,
     y: Vec<&'y mut [f32]>,
 }
 
@@ -267,25 +279,41 @@ impl Kernel for Task<'_, '_, f32> {
     type Output = ();
 
     fn plain(self) {
-        let Task { x, panels, depth, bias, y, .. } = self;
+        let Task { x, panels, depth, bias, then, y } = self;
         for (x, y) in x.chunks_exact(depth).zip(y) {
-            for ((y, bias), w) in y.iter_mut().zip(bias).zip(panels.chunks_exact(depth)) {
-                *y = x.iter().zip(w).fold(*bias, |sum, (x, w)| sum + x * w);
-            }
+            let sum = |(bias, w): (&f32, &[f32])| x.iter().zip(w).fold(*bias, |sum, (x, w)| sum + x * w);
+            let sums: Vec<f32> = bias.iter().zip(panels.chunks_exact(depth)).map(sum).collect();
+            then.plain(&sums, y);
         }
     }
 
     #[inline(always)]
     fn fast<S: Simd>(self, simd: S) {
-        self.run(F32(simd));
+        self.run(simd, F32(simd));
+    }
+}
+
+/// The same with products of pairs.
+struct OfPairs<'a, 'y>(Task<'a, 'y, Pair>, PairTile);
+
+impl Kernel for OfPairs<'_, '_> {
+    type Output = ();
+
+    /// Without vectors there are no pairs either.
+    fn plain(self) {}
+
+    #[inline(always)]
+    fn fast<S: Simd>(self, simd: S) {
+        let OfPairs(task, tile) = self;
+        task.run(simd, tile);
     }
 }
 
 impl<N: Number> Task<'_, '_, N> {
     /// * `products` - the kind that the panels are made for
     #[inline(always)]
-    fn run<P: Products<Number = N>>(self, products: P) {
-        let (Task { x, panels, depth, bias, y }, columns) = (self, P::COLUMNS);
+    fn run<S: Simd, P: Products<Number = N>>(self, simd: S, products: P) {
+        let (Task { x, panels, depth, bias, then, y }, columns) = (self, P::COLUMNS);
         let width = bias.len().next_multiple_of(columns);
         let mut sums = vec![0.0; y.len().next_multiple_of(P::ROWS) * width];
         for sums in sums.chunks_exact_mut(width).take(y.len()) {
@@ -302,7 +330,7 @@ impl<N: Number> Task<'_, '_, N> {
             }
         }
         for (y, sums) in y.into_iter().zip(sums.chunks_exact(width)) {
-            y.copy_from_slice(&sums[..y.len()]);
+            then.fast(simd, &sums[..y.len()], y);
         }
     }
 }

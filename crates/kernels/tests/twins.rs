@@ -1,7 +1,7 @@
 //! Every kernel at every level of the machine against its plain twin.
 
 use candle_core::{DType, Device, Result, Tensor};
-use navicache_kernels::{self as kernels, Level, Precision, dense};
+use navicache_kernels::{self as kernels, Activation, Level, Precision, dense};
 use proptest::prelude::*;
 
 /// What `f` gives at each fast level, beside what it gives without vectors.
@@ -167,8 +167,13 @@ proptest! {
         let bias = numbers(&[outputs], seed ^ 2, 1.0);
         for (w, precision) in [(&w, Precision::Bf16), (&wide, Precision::F32), (&wide, Precision::Bf16), (&w, Precision::F32)] {
             let w = dense(w).unwrap();
-            close(|| kernels::linear(&x, &w, Some(&bias), precision), 5e-5)?;
-            close(|| kernels::linear(&x, &w, None, precision), 5e-5)?;
+            close(|| kernels::linear(&x, &w, Some(&bias), Activation::None, precision), 5e-5)?;
+            close(|| kernels::linear(&x, &w, None, Activation::None, precision), 5e-5)?;
+            close(|| kernels::linear(&x, &w, Some(&bias), Activation::Gelu, precision), 5e-5)?;
+            // The same bits as one after the other.
+            let together = kernels::linear(&x, &w, None, Activation::Gelu, precision).unwrap();
+            let apart = kernels::gelu(&kernels::linear(&x, &w, None, Activation::None, precision).unwrap()).unwrap();
+            prop_assert_eq!(together.to_vec2::<f32>().unwrap(), apart.to_vec2::<f32>().unwrap());
         }
     }
 
@@ -202,8 +207,8 @@ fn threads() {
             kernels::rotate_pairs(&heads, &table, &table)?,
             kernels::attention(&heads, &heads, &heads, 0.1, None, Precision::F32)?,
             kernels::attention(&heads, &heads, &heads, 0.1, None, Precision::Bf16)?,
-            kernels::linear(&x, &dense(&w)?, None, Precision::Bf16)?,
-            kernels::linear(&x, &dense(&w)?, None, Precision::F32)?,
+            kernels::linear(&x, &dense(&w)?, None, Activation::None, Precision::Bf16)?,
+            kernels::linear(&x, &dense(&w)?, None, Activation::None, Precision::F32)?,
         ])
     };
     for level in Level::available() {
@@ -242,7 +247,7 @@ fn nothing_in_nothing_out() {
     let bias = numbers(&[3], 1, 1.0);
     for precision in [Precision::F32, Precision::Bf16] {
         let linear = |x: &[usize], w: &[usize], bias: Option<&Tensor>| {
-            kernels::linear(&empty(x), &dense(&empty(w)).unwrap(), bias, precision)
+            kernels::linear(&empty(x), &dense(&empty(w)).unwrap(), bias, Activation::None, precision)
         };
         assert_eq!(linear(&[0, 5], &[3, 5], None).unwrap().dims(), [0, 3]);
         assert_eq!(linear(&[2, 5], &[0, 5], None).unwrap().dims(), [2, 0]);
@@ -271,7 +276,8 @@ fn errors_are_those_of_the_format() {
     let exact = kernels::attention(&wide(&heads), &wide(&heads), &wide(&heads), 0.3, None, Precision::F32).unwrap();
     for level in Level::available() {
         for (precision, of_product, of_attention) in [(Precision::F32, 2e-6, 2e-6), (Precision::Bf16, 3e-3, 5e-3)] {
-            let found = level.scope(|| kernels::linear(&x, &dense(&w).unwrap(), None, precision)).unwrap();
+            let found =
+                level.scope(|| kernels::linear(&x, &dense(&w).unwrap(), None, Activation::None, precision)).unwrap();
             let found = off(&found, &product);
             assert!(found < of_product, "{} {precision:?}: {found:.1e}", level.name());
             let found = level.scope(|| kernels::attention(&heads, &heads, &heads, 0.3, None, precision)).unwrap();

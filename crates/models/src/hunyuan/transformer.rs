@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use candle_core::Tensor;
-use navicache_kernels::{gated_residual, gelu, rotate_pairs, silu};
+use navicache_kernels::{gated_residual, rotate_pairs, silu};
 
 use super::TransformerConfig;
 use super::refiner::{EPSILON, TimeTextEmbedding, TokenRefiner, plain_norm};
@@ -236,7 +236,7 @@ impl Stream {
     fn feed_forward(&self, x: &Tensor, time: &Tensor) -> Result<Tensor> {
         let rows = self.modulation(time)?;
         let h = self.norm.modulated(x, &rows.get(4)?, &rows.get(3)?)?;
-        let h = self.ff[1].forward(&gelu(&self.ff[0].forward(&h)?)?)?;
+        let h = self.ff[1].forward(&self.ff[0].forward_gelu(&h)?)?;
         Ok(gated_residual(x, &h, &rows.get(5)?)?)
     }
 }
@@ -348,7 +348,7 @@ impl SingleBlock {
         let of_video = [part(&q, 0, tokens)?, part(&k, 0, tokens)?, part(&v, 0, tokens)?];
         let of_text = [part(&q, tokens, text)?, part(&k, tokens, text)?, part(&v, tokens, text)?];
         let mixed = joint_attention(of_video, of_text, &state.rotations, self.proj_out.precision())?;
-        let mixed = Tensor::cat(&[&Tensor::cat(&mixed, 0)?, &gelu(&self.proj_mlp.forward(&h)?)?], 1)?;
+        let mixed = Tensor::cat(&[&Tensor::cat(&mixed, 0)?, &self.proj_mlp.forward_gelu(&h)?], 1)?;
         let both = gated_residual(&both, &self.proj_out.forward(&mixed)?, &rows.get(2)?)?;
         state.video = both.narrow(0, 0, tokens)?;
         state.text = both.narrow(0, tokens, text)?;

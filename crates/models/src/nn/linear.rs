@@ -1,7 +1,7 @@
 //! Fully connected layer.
 
 use candle_core::Tensor;
-use navicache_kernels::{Precision, dense, linear};
+use navicache_kernels::{Activation, Precision, dense, gelu, linear};
 
 use crate::{Matrix, Result, Weights};
 
@@ -45,13 +45,26 @@ impl Linear {
 
     /// (n, in) -> (n, out)
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let bias = self.bias.as_ref();
+        self.run(x, Activation::None)
+    }
+
+    /// GELU of it, in the same pass. // (n, in) -> (n, out)
+    pub fn forward_gelu(&self, x: &Tensor) -> Result<Tensor> {
+        self.run(x, Activation::Gelu)
+    }
+
+    fn run(&self, x: &Tensor, then: Activation) -> Result<Tensor> {
+        let (bias, precision) = (self.bias.as_ref(), self.precision);
         Ok(match &self.weight {
-            Matrix::Packed(packed) => linear(x, &*packed.open()?, bias, self.precision)?,
-            Matrix::Dense(weight) if weight.device().is_cpu() => linear(x, &dense(weight)?, bias, self.precision)?,
+            Matrix::Packed(packed) => linear(x, &*packed.open()?, bias, then, precision)?,
+            Matrix::Dense(weight) if weight.device().is_cpu() => linear(x, &dense(weight)?, bias, then, precision)?,
             Matrix::Dense(weight) => {
                 let y = x.matmul(&weight.to_dtype(x.dtype())?.t()?)?;
-                bias.map_or(Ok(y.clone()), |bias| y.broadcast_add(bias))?
+                let y = bias.map_or(Ok(y.clone()), |bias| y.broadcast_add(bias))?;
+                match then {
+                    Activation::None => y,
+                    Activation::Gelu => gelu(&y)?,
+                }
             }
         })
     }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use candle_core::{D, DType, Device, Tensor};
-use navicache_kernels::{gelu, rotate_pairs, silu};
+use navicache_kernels::{rotate_pairs, silu};
 
 use super::TransformerConfig;
 use crate::nn::{
@@ -510,7 +510,7 @@ impl Mlp {
     }
 
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        self.fc2.forward(&gelu(&self.fc1.forward(x)?)?)
+        self.fc2.forward(&self.fc1.forward_gelu(x)?)
     }
 }
 

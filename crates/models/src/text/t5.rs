@@ -4,7 +4,7 @@
 //! Names and arithmetic follow transformers `T5EncoderModel` and `UMT5EncoderModel`.
 
 use candle_core::{Device, Tensor};
-use navicache_kernels::{gelu, residual};
+use navicache_kernels::residual;
 use serde::Deserialize;
 
 use super::check_ids;
@@ -249,7 +249,7 @@ impl FeedForward {
     }
 
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        self.wo.forward(&(gelu(&self.wi_0.forward(x)?)? * self.wi_1.forward(x)?)?)
+        self.wo.forward(&(self.wi_0.forward_gelu(x)? * self.wi_1.forward(x)?)?)
     }
 }
 

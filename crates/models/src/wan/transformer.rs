@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
-use navicache_kernels::{gelu, residual, rotate_pairs, silu};
+use navicache_kernels::{residual, rotate_pairs, silu};
 
 use super::TransformerConfig;
 use crate::nn::{
@@ -309,7 +309,7 @@ impl ConditionEmbedder {
     /// (text tokens, text_dim) -> (text tokens, dim)
     fn text(&self, text: &Tensor) -> Result<Tensor> {
         let [linear_1, linear_2] = &self.text_embedder;
-        linear_2.forward(&gelu(&linear_1.forward(text)?)?)
+        linear_2.forward(&linear_1.forward_gelu(text)?)
     }
 }
 
@@ -469,6 +469,6 @@ impl FeedForward {
     }
 
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        self.out.forward(&gelu(&self.proj.forward(x)?)?)
+        self.out.forward(&self.proj.forward_gelu(x)?)
     }
 }
