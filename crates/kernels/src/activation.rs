@@ -32,20 +32,24 @@ pub enum Activation {
 }
 
 impl Activation {
-    /// Of slices of the same length.
-    pub(crate) fn plain(self, x: &[f32], y: &mut [f32]) {
+    /// Of numbers in place.
+    pub(crate) fn plain(self, x: &mut [f32]) {
         match self {
-            Activation::None => y.copy_from_slice(x),
-            Activation::Gelu => Map { function: Gelu, x, y }.plain(),
+            Activation::None => {}
+            Activation::Gelu => x.iter_mut().for_each(|x| *x = Gelu.plain(*x)),
         }
     }
 
     /// The same in vectors.
     #[inline(always)]
-    pub(crate) fn fast<S: Simd>(self, simd: S, x: &[f32], y: &mut [f32]) {
+    pub(crate) fn fast<S: Simd>(self, simd: S, x: &mut [f32]) {
         match self {
-            Activation::None => y.copy_from_slice(x),
-            Activation::Gelu => Map { function: Gelu, x, y }.fast(simd),
+            Activation::None => {}
+            Activation::Gelu => {
+                for x in x.chunks_mut(S::LANES) {
+                    simd.store_part(Gelu.fast(simd, simd.load_part(x, 0.0)), x);
+                }
+            }
         }
     }
 }

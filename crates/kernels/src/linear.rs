@@ -9,6 +9,7 @@
 //! Each sum is one chain over the inputs, whatever block or group it falls into.
 
 use std::borrow::Cow;
+use std::mem::MaybeUninit;
 use std::ops::Deref;
 
 use candle_core::backend::BackendStorage;
@@ -103,20 +104,20 @@ impl CustomOp1 for Op<'_> {
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let Op { w, layer, precision, level } = self;
         let ((n, inputs), x, outputs) = (layout.shape().dims2()?, contiguous(x, layout)?, layer.bias.len());
-        let mut y = vec![0.0; n * outputs];
-        if inputs == 0 {
-            y.chunks_exact_mut(outputs.max(1)).for_each(|y| layer.then.plain(&layer.bias, y));
-        } else if !y.is_empty() {
-            match (precision, level.pair_tile()) {
-                (Precision::F32, _) => product_f32(*level, x, *w, layer, &mut y)?,
-                (Precision::Bf16, None) => product_f32(*level, &rounded(x), &Rounded(*w), layer, &mut y)?,
-                (Precision::Bf16, Some(tile)) => {
-                    let panels = panels::<Pair>(*w, PAIR_COLUMNS)?;
-                    let (x, depth) = (pairs(tile, x, inputs), Pair::row(inputs));
-                    product(&x, &panels, PAIR_COLUMNS, depth, layer, &mut y, |task| level.run(OfPairs(task, tile)));
-                }
+        let y = match (precision, level.pair_tile()) {
+            _ if inputs == 0 || outputs == 0 || n == 0 => {
+                let mut row = layer.bias.clone();
+                layer.then.plain(&mut row);
+                row.repeat(n)
             }
-        }
+            (Precision::F32, _) => product_f32(*level, x, *w, layer)?,
+            (Precision::Bf16, None) => product_f32(*level, &rounded(x), &Rounded(*w), layer)?,
+            (Precision::Bf16, Some(tile)) => {
+                let panels = panels::<Pair>(*w, PAIR_COLUMNS)?;
+                let (x, depth) = (pairs(tile, x, inputs), Pair::row(inputs));
+                product(&x, &panels, PAIR_COLUMNS, depth, layer, |task| level.run(OfPairs(task, tile)))
+            }
+        };
         Ok((CpuStorage::F32(y), (n, outputs).into()))
     }
 }
@@ -136,17 +137,23 @@ impl Weight for f32 {
 impl Weight for Pair {
     fn read(w: &dyn Rows, first: usize, to: &mut [Pair]) -> Result<()> {
         let inputs = w.dims().1;
+        if inputs.is_multiple_of(2) {
+            return w.read_bf16(first, halves(to));
+        }
         let mut rows = vec![bf16::ZERO; to.len() / Pair::row(inputs) * inputs];
         w.read_bf16(first, &mut rows)?;
-        for (to, row) in to.chunks_exact_mut(Pair::row(inputs)).zip(rows.chunks_exact(inputs)) {
-            let (whole, last) = row.as_chunks::<2>();
-            let halves = whole.iter().copied().chain(last.iter().map(|last| [*last, bf16::ZERO]));
-            for (to, [a, b]) in to.iter_mut().zip(halves) {
-                *to = u32::from(a.to_bits()) | u32::from(b.to_bits()) << 16;
-            }
+        for (to, row) in halves(to).chunks_exact_mut(inputs + 1).zip(rows.chunks_exact(inputs)) {
+            to[..inputs].copy_from_slice(row);
         }
         Ok(())
     }
+}
+
+/// Pairs as single numbers. Where there are pairs, the lower half of a word comes first.
+#[allow(unsafe_code)]
+fn halves(pairs: &mut [Pair]) -> &mut [bf16] {
+    // SAFETY: the same bytes: a pair has the size of two bf16 and is aligned more strictly, and all bits are a number of either.
+    unsafe { std::slice::from_raw_parts_mut(pairs.as_mut_ptr().cast(), 2 * pairs.len()) }
 }
 
 /// All rows of a matrix, in panels, filled up with zeros. // (panels, row, columns)
@@ -207,36 +214,38 @@ impl Rows for Rounded<'_> {
     }
 }
 
-/// Products in f32. // x (n, in), y (n, out)
-fn product_f32(level: Level, x: &[f32], w: &dyn Rows, layer: &Layer, y: &mut [f32]) -> Result<()> {
+/// Products in f32. // (n, in) -> (n, out)
+fn product_f32(level: Level, x: &[f32], w: &dyn Rows, layer: &Layer) -> Result<Vec<f32>> {
     let columns = level.tile_columns();
-    product(x, &panels::<f32>(w, columns)?, columns, w.dims().1, layer, y, |task| level.run(task));
-    Ok(())
+    Ok(product(x, &panels::<f32>(w, columns)?, columns, w.dims().1, layer, |task| level.run(task)))
 }
 
-/// Shares the work out: blocks of rows, of each the groups of columns.
+/// Shares the work out: blocks of rows, of each the groups of columns. // (n, depth) -> (n, out)
+#[allow(unsafe_code)]
 fn product<N: Number>(
     x: &[N],
     panels: &[N],
     columns: usize,
     depth: usize,
     layer: &Layer,
-    y: &mut [f32],
     run: impl Fn(Task<N>) + Sync,
-) {
+) -> Vec<f32> {
     let outputs = layer.bias.len();
+    // Large and written once: filling it with zeros first would cost a pass over memory.
+    let mut y: Vec<f32> = Vec::with_capacity(x.len() / depth * outputs);
+    let to = &mut y.spare_capacity_mut()[..x.len() / depth * outputs];
     let work = x.len() * outputs;
-    let block = |(x, y): (&[N], &mut [f32])| {
+    let block = |(x, y): (&[N], &mut [MaybeUninit<f32>])| {
         let x = &*whole_tiles(x, depth);
         // What is written by whom: for each group, its columns of every row.
-        let mut groups: Vec<Vec<&mut [f32]>> =
+        let mut groups: Vec<Vec<&mut [MaybeUninit<f32>]>> =
             (0..outputs.div_ceil(GROUP)).map(|_| Vec::with_capacity(BLOCK)).collect();
         for row in y.chunks_exact_mut(outputs) {
             for (group, part) in groups.iter_mut().zip(row.chunks_mut(GROUP)) {
                 group.push(part);
             }
         }
-        let task = |(g, y): (usize, Vec<&mut [f32]>)| {
+        let task = |(g, y): (usize, Vec<&mut [MaybeUninit<f32>]>)| {
             let bias = &layer.bias[g * GROUP..][..y[0].len()];
             let panels = &panels[g * GROUP * depth..][..bias.len().next_multiple_of(columns) * depth];
             run(Task { x, panels, depth, bias, then: layer.then, y });
@@ -248,10 +257,13 @@ fn product<N: Number>(
         }
     };
     if work <= SMALL {
-        x.chunks(BLOCK * depth).zip(y.chunks_mut(BLOCK * outputs)).for_each(block);
+        x.chunks(BLOCK * depth).zip(to.chunks_mut(BLOCK * outputs)).for_each(block);
     } else {
-        x.par_chunks(BLOCK * depth).zip(y.par_chunks_mut(BLOCK * outputs)).for_each(block);
+        x.par_chunks(BLOCK * depth).zip(to.par_chunks_mut(BLOCK * outputs)).for_each(block);
     }
+    // SAFETY: there is room for all rows, and every task has written all of its columns of all of its rows; together these are all.
+    unsafe { y.set_len(x.len() / depth * outputs) };
+    y
 }
 
 /// Rows filled up with zeros to whole tiles of any kind.
@@ -272,7 +284,7 @@ struct Task<'a, 'y, N> {
     depth: usize,
     bias: &'a [f32],
     then: Activation,
-    y: Vec<&'y mut [f32]>,
+    y: Vec<&'y mut [MaybeUninit<f32>]>,
 }
 
 impl Kernel for Task<'_, '_, f32> {
@@ -282,8 +294,9 @@ impl Kernel for Task<'_, '_, f32> {
         let Task { x, panels, depth, bias, then, y } = self;
         for (x, y) in x.chunks_exact(depth).zip(y) {
             let sum = |(bias, w): (&f32, &[f32])| x.iter().zip(w).fold(*bias, |sum, (x, w)| sum + x * w);
-            let sums: Vec<f32> = bias.iter().zip(panels.chunks_exact(depth)).map(sum).collect();
-            then.plain(&sums, y);
+            let mut sums: Vec<f32> = bias.iter().zip(panels.chunks_exact(depth)).map(sum).collect();
+            then.plain(&mut sums);
+            write(&sums, y);
         }
     }
 
@@ -329,10 +342,20 @@ impl<N: Number> Task<'_, '_, N> {
                 }
             }
         }
-        for (y, sums) in y.into_iter().zip(sums.chunks_exact(width)) {
-            then.fast(simd, &sums[..y.len()], y);
+        for (y, sums) in y.into_iter().zip(sums.chunks_exact_mut(width)) {
+            then.fast(simd, &mut sums[..y.len()]);
+            write(&sums[..y.len()], y);
         }
     }
+}
+
+/// All of a row.
+#[inline(always)]
+fn write(from: &[f32], to: &mut [MaybeUninit<f32>]) {
+    assert_eq!(from.len(), to.len());
+    to.iter_mut().zip(from).for_each(|(to, from)| {
+        to.write(*from);
+    });
 }
 
 /// A contiguous tensor (out, in) in main memory, f32, bf16 or f16, as the rows of a matrix.
