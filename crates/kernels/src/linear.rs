@@ -29,8 +29,9 @@ use crate::tile::{F32, Onto, Products};
 const BLOCK: usize = 96;
 /// Columns of the result in a group: a multiple of every tile's columns.
 const GROUP: usize = 256;
-/// Numbers of a panel's column in a piece, which a block meets at a time: 32 KiB of the panel on AVX-512.
-const DEPTH: usize = 256;
+/// Numbers of a panel's column in a piece, which a block meets at a time. Shorter ones would stay in the first cache, but putting a
+/// tile's sums away and fetching them again costs more than that gains.
+const DEPTH: usize = 768;
 /// Below so many multiplications, threads are not worth it.
 const SMALL: usize = 1 << 20;
 

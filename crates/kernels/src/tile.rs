@@ -83,11 +83,7 @@ pub(crate) fn tile<S: Simd, const R: usize, const C: usize>(
             }
         }
     }
-    for (r, sums) in sums.iter().enumerate() {
-        for (i, sum) in sums.iter().enumerate() {
-            simd.store(*sum, &mut c[r * width + i * S::LANES..]);
-        }
-    }
+    finished(simd, &sums, c, width);
 }
 
 /// What the sums of a tile begin with.
@@ -101,9 +97,8 @@ pub(crate) fn started<S: Simd, const R: usize, const C: usize>(
     let mut sums = [[simd.splat(0.0); C]; R];
     if !matches!(onto, Onto::Nothing) {
         for (r, sums) in sums.iter_mut().enumerate() {
-            for (i, sum) in sums.iter_mut().enumerate() {
-                *sum = simd.load(&c[r * width + i * S::LANES..]);
-            }
+            let row = c[r * width..][..C * S::LANES].chunks_exact(S::LANES);
+            sums.iter_mut().zip(row).for_each(|(sum, c)| *sum = simd.load(c));
         }
     }
     if let Onto::Scaled(factors) = onto {
@@ -113,4 +108,18 @@ pub(crate) fn started<S: Simd, const R: usize, const C: usize>(
         }
     }
     sums
+}
+
+/// Writes the sums of a tile.
+#[inline(always)]
+pub(crate) fn finished<S: Simd, const R: usize, const C: usize>(
+    simd: S,
+    sums: &[[S::V; C]; R],
+    c: &mut [f32],
+    width: usize,
+) {
+    for (r, sums) in sums.iter().enumerate() {
+        let row = c[r * width..][..C * S::LANES].chunks_exact_mut(S::LANES);
+        sums.iter().zip(row).for_each(|(sum, c)| simd.store(*sum, c));
+    }
 }

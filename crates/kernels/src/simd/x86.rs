@@ -6,7 +6,7 @@ use std::arch::x86_64::*;
 
 use super::{PAIR_COLUMNS, PAIR_ROWS, Simd};
 use crate::panel::Pair;
-use crate::tile::{Onto, started, tile};
+use crate::tile::{Onto, finished, started, tile};
 
 /// The machine has AVX2 and FMA.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -201,9 +201,5 @@ fn tile_of_pairs(simd: Avx512, a: &[Pair], stride: usize, panel: &[Pair], onto: 
             }
         }
     }
-    for (r, sums) in sums.iter().enumerate() {
-        for (i, sum) in sums.iter().enumerate() {
-            simd.store(*sum, &mut c[r * width + i * Avx512::LANES..]);
-        }
-    }
+    finished(simd, &sums, c, width);
 }
