@@ -8,6 +8,7 @@
 
 mod activation;
 mod attention;
+mod convolution;
 mod exp;
 mod level;
 mod linear;
@@ -22,6 +23,7 @@ mod tile;
 
 pub use activation::{gelu, silu};
 pub use attention::attention;
+pub use convolution::{Convolution, Edge, Resize};
 pub use level::Level;
 pub use linear::linear_bf16;
 pub use norm::{layer_norm, modulated_layer_norm, rms_norm};

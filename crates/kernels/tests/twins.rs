@@ -1,7 +1,7 @@
 //! Every kernel at every level of the machine against its plain twin.
 
 use candle_core::{DType, Device, Result, Tensor};
-use navicache_kernels::{self as kernels, Level};
+use navicache_kernels::{self as kernels, Convolution, Edge, Level, Resize};
 use proptest::prelude::*;
 
 /// What `f` gives at each fast level, beside what it gives without vectors.
@@ -163,6 +163,55 @@ proptest! {
         close(|| kernels::linear_bf16(&x, &turned.t()?, None), 5e-5)?;
     }
 
+    /// Weights are packed for a level, so that they are so inside of it.
+    #[test]
+    fn convolutions(
+        (inputs, outputs) in (size(40), size(40)), time in 1usize..4, size in prop::sample::select(vec![1usize, 3, 5]), (h, w) in (size(12), size(40)),
+        frames in 1usize..4, memory in 0usize..3, is_repeated: bool, resize in prop::sample::select(vec![Resize::Same, Resize::Doubled, Resize::Halved]),
+        is_plain: bool, seed: u64,
+    ) {
+        let edge = if is_repeated { Edge::Repeated } else { Edge::Zeros };
+        let (h, w) = if resize == Resize::Halved { (h + size, w + size) } else { (h, w) };
+        let weight = numbers(&[outputs, inputs, time, size, size], seed, 1.0);
+        let x = numbers(&[memory.min(time - 1) + frames, inputs, h, w], seed ^ 1, 1.0);
+        let (before, x) = (x.narrow(0, 0, memory.min(time - 1)).unwrap(), x.narrow(0, memory.min(time - 1), frames).unwrap());
+        let (bias, before) = (numbers(&[outputs], seed ^ 2, 1.0), (memory > 0).then_some(&before));
+        if is_plain {
+            close(|| Convolution::new(&weight, None, edge, resize)?.forward(&x, before, None), 3e-5)?;
+        } else {
+            let conv = || Convolution::new(&weight, Some(&bias), edge, resize);
+            let shape = Level::PLAIN.scope(|| conv()?.forward(&x, before, None)).unwrap().dims().to_vec();
+            let residual = numbers(&shape, seed ^ 3, 1.0);
+            close(|| conv()?.forward(&x, before, Some(&residual)), 3e-5)?;
+        }
+    }
+
+    /// However a clip is cut, its frames are the same bits.
+    #[test]
+    fn convolutions_of_chunks(
+        (inputs, outputs) in (size(20), size(20)), time in 1usize..4, size in prop::sample::select(vec![1usize, 3]), (h, w) in (size(9), size(9)),
+        chunks in prop::collection::vec(1usize..4, 1..4), is_repeated: bool, seed: u64,
+    ) {
+        let edge = if is_repeated { Edge::Repeated } else { Edge::Zeros };
+        let weight = numbers(&[outputs, inputs, time, size, size], seed, 1.0);
+        let x = numbers(&[chunks.iter().sum(), inputs, h, w], seed ^ 1, 1.0);
+        for level in Level::available() {
+            level.scope(|| {
+                let conv = Convolution::new(&weight, None, edge, Resize::Same).unwrap();
+                let whole = conv.forward(&x, None, None).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+                let (mut first, mut parts) = (0, Vec::new());
+                for chunk in &chunks {
+                    let memory = first.min(time - 1);
+                    let before = x.narrow(0, first - memory, memory).unwrap();
+                    let part = conv.forward(&x.narrow(0, first, *chunk).unwrap(), Some(&before), None).unwrap();
+                    parts.extend(part.flatten_all().unwrap().to_vec1::<f32>().unwrap());
+                    first += chunk;
+                }
+                assert_eq!(whole, parts, "{}", level.name());
+            });
+        }
+    }
+
     #[test]
     fn rotations(heads in 1usize..4, n in size(60), pairs in size(80), seed: u64) {
         let x = numbers(&[heads, n, 2 * pairs], seed, 1.0);
@@ -181,6 +230,7 @@ fn threads() {
     let (x, row) = (numbers(&[301, 520], 1, 1.0), numbers(&[520], 2, 1.0));
     let (heads, table) = (x.reshape((301, 4, 130)).unwrap().transpose(0, 1).unwrap(), numbers(&[301, 65], 3, 1.0));
     let w = numbers(&[700, 520], 4, 1.0).to_dtype(DType::BF16).unwrap();
+    let (kernel, frames) = (numbers(&[30, 17, 2, 3, 3], 5, 1.0), numbers(&[3, 17, 40, 52], 6, 1.0));
     let all = || -> Result<Vec<Tensor>> {
         Ok(vec![
             kernels::gelu(&x)?,
@@ -192,6 +242,7 @@ fn threads() {
             kernels::rotate_pairs(&heads, &table, &table)?,
             kernels::attention(&heads, &heads, &heads, 0.1, None)?,
             kernels::linear_bf16(&x, &w, None)?,
+            Convolution::new(&kernel, None, Edge::Zeros, Resize::Same)?.forward(&frames, None, None)?,
         ])
     };
     for level in Level::available() {
@@ -226,6 +277,40 @@ fn nothing_in_nothing_out() {
     let mixed = kernels::attention(&empty(&[2, 3, 4]), &empty(&[2, 0, 4]), &empty(&[2, 0, 4]), 1.0, None).unwrap();
     assert_eq!(mixed.to_vec2::<f32>().unwrap(), [[0.0; 8]; 3]);
     assert!(kernels::attention(&empty(&[2, 3, 4]), &empty(&[2, 5, 4]), &empty(&[2, 6, 4]), 1.0, None).is_err());
+}
+
+/// Of as many inputs and taps as the widest layers have: products of transformed numbers are as exact as those of pixels.
+#[test]
+fn convolution_is_exact() {
+    let (inputs, outputs, side) = (384, 4, 10);
+    let (weight, x) = (numbers(&[outputs, inputs, 3, 3, 3], 1, 1.0), numbers(&[3, inputs, side, side], 2, 1.0));
+    let values = |x: &Tensor| x.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    let (weights, pixels) = (values(&weight), values(&x));
+    let exact = |output: usize, row: usize, column: usize| -> f64 {
+        let mut sum = 0.0;
+        for (k, plane) in pixels.chunks(side * side).enumerate() {
+            let weights = &weights[((output * inputs + k % inputs) * 3 + k / inputs) * 9..][..9];
+            for (dy, dx) in (0..3).flat_map(|dy| (0..3).map(move |dx| (dy, dx))) {
+                sum += f64::from(weights[3 * dy + dx]) * f64::from(plane[(row + dy - 1) * side + column + dx - 1]);
+            }
+        }
+        sum
+    };
+    for level in Level::available() {
+        let conv = || Convolution::new(&weight, None, Edge::Zeros, Resize::Same)?.forward(&x, None, None)?.get(2);
+        let found = values(&level.scope(conv).unwrap());
+        let (mut error, mut size) = (0.0, 0.0);
+        for (at, found) in found.iter().enumerate() {
+            let (output, row, column) = (at / (side * side), at / side % side, at % side);
+            if (1..side - 1).contains(&row) && (1..side - 1).contains(&column) {
+                let exact = exact(output, row, column);
+                error += (f64::from(*found) - exact).powi(2);
+                size += exact.powi(2);
+            }
+        }
+        let relative = (error / size).sqrt();
+        assert!(relative < 2e-6, "{}: {relative:e}", level.name());
+    }
 }
 
 /// Tensors that the kernels are not for are computed by candle.
