@@ -21,6 +21,40 @@ pub fn silu(x: &Tensor) -> Result<Tensor> {
     if fit(&[x]) { x.contiguous()?.apply_op1_no_bwd(&Op(Silu, Level::current())) } else { x.silu() }
 }
 
+/// What a norm does to its results.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Activation {
+    /// Nothing.
+    None,
+    /// SiLU.
+    Silu,
+}
+
+impl Activation {
+    /// For tensors that the kernels are not for.
+    pub(crate) fn apply(self, x: &Tensor) -> Result<Tensor> {
+        match self {
+            Activation::None => Ok(x.clone()),
+            Activation::Silu => x.silu(),
+        }
+    }
+
+    pub(crate) fn plain(self, x: f32) -> f32 {
+        match self {
+            Activation::None => x,
+            Activation::Silu => Silu.plain(x),
+        }
+    }
+
+    #[inline(always)]
+    pub(crate) fn fast<S: Simd>(self, simd: S, x: S::V) -> S::V {
+        match self {
+            Activation::None => x,
+            Activation::Silu => Silu.fast(simd, x),
+        }
+    }
+}
+
 /// A function of one number.
 trait Function: Copy + Sync {
     const NAME: &'static str;

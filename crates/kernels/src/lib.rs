@@ -8,8 +8,10 @@
 
 mod activation;
 mod attention;
+mod channel_norm;
 mod convolution;
 mod exp;
+mod group_norm;
 mod level;
 mod linear;
 mod norm;
@@ -21,9 +23,11 @@ mod softmax;
 mod storage;
 mod tile;
 
-pub use activation::{gelu, silu};
+pub use activation::{Activation, gelu, silu};
 pub use attention::attention;
+pub use channel_norm::channel_rms_norm;
 pub use convolution::{Convolution, Edge, Resize};
+pub use group_norm::group_norm;
 pub use level::Level;
 pub use linear::linear_bf16;
 pub use norm::{layer_norm, modulated_layer_norm, rms_norm};

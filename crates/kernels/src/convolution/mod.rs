@@ -1,13 +1,14 @@
 //! Convolution over frames and time.
 //!
-//! A frame is computed in bands of rows, each in three steps: what the kernel looks at is *gathered* into panels, one matrix product or
-//! several with the kernel follow, with tiles of sums in registers ([`crate::tile`]), and the sums are *scattered* over the rows of all
-//! outputs, with bias and residual on the way. What is gathered and what the sums stand for is the form's:
+//! A frame is computed in bands of rows, in three steps: what the kernel looks at is *gathered* into panels, matrix products with the
+//! kernel follow, with tiles of sums in registers ([`crate::tile`]), and the sums are *scattered* over the rows of all outputs, with
+//! bias and residual on the way. What is gathered, what the sums stand for, and how many passes of the three steps that takes is
+//! the form's:
 //!
 //! - [`columns`]: pixels as the kernel sees them, in one product. Any kernel.
-//! - [`winograd`]: tiles of pixels, transformed, in 16 small products that need 2.25 times fewer multiplications. Kernels of 3x3.
+//! - [`winograd`]: tiles of pixels, transformed, in small products that need 2.25 times fewer multiplications. Kernels of 3x3.
 //!
-//! No tensor of columns is made: a band's panels stay in the outer caches. Time and inputs are one depth of the products; frames that are
+//! No tensor of columns is made: a band's panels stay in the caches. Time and inputs are one depth of the products; frames that are
 //! not there are left out of it.
 
 mod columns;
@@ -17,8 +18,11 @@ use candle_core::{DType, Result, Tensor, bail};
 use rayon::prelude::*;
 
 use crate::level::{Kernel, Level};
-use crate::simd::{MAX_ROWS, Simd};
+use crate::simd::{MAX_LANES, MAX_ROWS, Simd};
 use crate::storage::{fit, with_numbers};
+
+/// Numbers in a line of the caches.
+const LINE: usize = 16;
 
 /// What a kernel sees beyond the edge of a frame, and before the first one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -192,19 +196,27 @@ impl Shape {
 
     fn form(self) -> Form {
         match self.resize {
-            Resize::Same if self.size == 3 => Form { products: 16, depth: 1 },
-            // Of a picture whose pixels come twice, one transformed row and one column are always zero.
-            Resize::Doubled if self.size == 3 => Form { products: 9, depth: 1 },
-            _ => Form { products: 1, depth: self.size * self.size },
+            Resize::Same if self.size == 3 => Form::Winograd { across: 4 },
+            Resize::Doubled if self.size == 3 => Form::Winograd { across: 3 },
+            _ => Form::Columns,
+        }
+    }
+
+    /// Depth of the products for each tap and input.
+    fn depth(self) -> usize {
+        match self.form() {
+            Form::Columns => self.size * self.size,
+            Form::Winograd { .. } => 1,
         }
     }
 }
 
-/// What becomes of the `size * size` weights between an input and an output: number `j` is at depth `j % depth` of product `j / depth`.
-#[derive(Debug, Clone, Copy)]
-struct Form {
-    products: usize,
-    depth: usize,
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Form {
+    /// One product in one pass.
+    Columns,
+    /// As many products, and as many passes.
+    Winograd { across: usize },
 }
 
 struct Pack<'a> {
@@ -219,24 +231,29 @@ impl Kernel for Pack<'_> {
         self.weight.to_vec()
     }
 
-    /// // (products, groups of a tile's rows, depth, rows); filled up with zeros
+    /// // (products of all passes, groups of a tile's rows, depth, rows); filled up with zeros
     #[inline(always)]
     fn fast<S: Simd>(self, _: S) -> Vec<f32> {
         let Pack { shape, weight } = self;
-        let (Form { products, depth: each }, area) = (shape.form(), shape.size * shape.size);
-        let (rows, depth) = (S::TILE_ROWS, shape.time * shape.inputs * each);
-        let height = shape.outputs.next_multiple_of(rows);
+        let (rows, area) = (S::TILE_ROWS, shape.size * shape.size);
+        let (products, each) = match shape.form() {
+            Form::Columns => (1, area),
+            Form::Winograd { across } => (across * across, 1),
+        };
+        let (height, depth) = (shape.outputs.next_multiple_of(rows), shape.time * shape.inputs * each);
         let mut packed = vec![0.0; products * height * depth];
         for (output, weight) in weight.chunks_exact(shape.time * shape.inputs * area).enumerate() {
-            for (k, weight) in weight.chunks_exact(area).enumerate() {
-                let mut transformed = [0.0; 16];
-                let numbers = match products {
-                    1 => weight,
-                    _ => winograd::kernel(weight, &mut transformed[..products]),
+            for (input, weight) in weight.chunks_exact(area).enumerate() {
+                let mut put = |product: usize, k: usize, number: f32| {
+                    let at = output / rows * depth + input * each + k;
+                    packed[product * height * depth + at * rows + output % rows] = number;
                 };
-                for (j, number) in numbers.iter().enumerate() {
-                    let (product, k) = (j / each, k * each + j % each);
-                    packed[product * height * depth + (output / rows * depth + k) * rows + output % rows] = *number;
+                match shape.form() {
+                    Form::Columns => weight.iter().enumerate().for_each(|(k, number)| put(0, k, *number)),
+                    Form::Winograd { across } => {
+                        let points = winograd::kernel(weight, across);
+                        (0..products).for_each(|product| put(product, 0, points[product]));
+                    }
                 }
             }
         }
@@ -314,10 +331,10 @@ impl<'a> Clip<'a> {
     /// Rows of a band: as many columns of the products as fill panels well, few enough to keep all threads busy.
     fn band_rows(&self, frames: usize) -> usize {
         /// Columns of the products that the outer caches have room for.
-        const COLUMNS: usize = 192;
+        const COLUMNS: usize = 128;
         /// A multiple of every level's panel.
         const PANEL: usize = 32;
-        let step = if self.shape.form().products > 1 { 2 } else { 1 };
+        let step = if self.shape.form() == Form::Columns { 1 } else { 2 };
         let [height, width] = self.size.map(|length| self.shape.length(length).div_ceil(step));
         let most = (frames * height * width / rayon::current_num_threads()).min(COLUMNS) / width;
         let padded = |rows: usize| {
@@ -363,11 +380,11 @@ struct Scratch {
     lines: Vec<f32>,
 }
 
-/// Panels of all products.
+/// What is gathered for the products of a pass.
 struct Panels<'a> {
-    numbers: &'a mut [f32], // (products, panels, depth, columns)
-    panels: usize,
-    depth: usize,
+    numbers: &'a mut [f32], // (products, panels, depth, columns), and a line after each panel
+    panel_len: usize,
+    product_len: usize,
 }
 
 impl Panels<'_> {
@@ -375,31 +392,31 @@ impl Panels<'_> {
     #[inline(always)]
     fn put<S: Simd>(&mut self, simd: S, product: usize, k: usize, at: usize, v: S::V) {
         let (panel, column) = (at / S::TILE_COLUMNS, at % S::TILE_COLUMNS);
-        let start = ((product * self.panels + panel) * self.depth + k) * S::TILE_COLUMNS;
+        let panels = &mut self.numbers[product * self.product_len..][..self.product_len];
+        let start = panel * self.panel_len + k * S::TILE_COLUMNS;
         if column + S::LANES <= S::TILE_COLUMNS {
-            return simd.store(v, &mut self.numbers[start + column..]);
+            return simd.store(v, &mut panels[start + column..]);
         }
-        let (mut lanes, room) = ([0.0; crate::simd::MAX_LANES], S::TILE_COLUMNS - column);
+        let (mut lanes, room) = ([0.0; MAX_LANES], S::TILE_COLUMNS - column);
         simd.store(v, &mut lanes);
-        self.numbers[start + column..start + S::TILE_COLUMNS].copy_from_slice(&lanes[..room]);
-        if panel + 1 < self.panels {
-            let next = start + self.depth * S::TILE_COLUMNS;
-            self.numbers[next..next + S::LANES - room].copy_from_slice(&lanes[room..S::LANES]);
+        panels[start + column..start + S::TILE_COLUMNS].copy_from_slice(&lanes[..room]);
+        if let Some(next) = panels.get_mut(start + self.panel_len..start + self.panel_len + S::LANES - room) {
+            next.copy_from_slice(&lanes[room..S::LANES]);
         }
     }
 }
 
-/// Sums of all products.
+/// Sums of the products of a pass.
 struct Sums<'a> {
-    numbers: &'a [f32], // (products, outputs and more, columns), and a vector more
-    height: usize,
+    numbers: &'a [f32], // (products, outputs and more, columns), and a line after each product
+    len: usize,
     width: usize,
 }
 
 impl Sums<'_> {
     #[inline(always)]
     fn row(&self, product: usize, output: usize) -> &[f32] {
-        &self.numbers[(product * self.height + output) * self.width..]
+        &self.numbers[product * self.len + output * self.width..]
     }
 }
 
@@ -435,74 +452,97 @@ impl Kernel for Task<'_, '_> {
     }
 
     #[inline(always)]
-    fn fast<S: Simd>(self, simd: S) {
-        let Task { band, y, scratch } = self;
-        let (shape, packed) = (band.clip.shape, band.clip.packed);
-        let Form { products, depth: each } = shape.form();
-        let columns = match products {
-            1 => band.rows * band.output[1],
-            _ => winograd::tiles(&band),
-        };
-        // A product: (height, depth) by (depth, width)
-        let height = shape.outputs.next_multiple_of(S::TILE_ROWS);
-        let width = columns.next_multiple_of(S::TILE_COLUMNS);
-        let (first, all) = (band.first_tap * shape.inputs * each, shape.time * shape.inputs * each);
-        let depth = all - first;
-        let panels = reserved(&mut scratch.panels, products * depth * width);
-        let sums = reserved(&mut scratch.sums, products * height * width + S::LANES);
-
-        let mut gathered = Panels { numbers: panels, panels: width / S::TILE_COLUMNS, depth };
-        match products {
-            1 => columns::gather::<S>(&band, &mut gathered, &mut scratch.lines),
-            16 => winograd::gather::<S, 4>(simd, &band, &mut gathered, &mut scratch.lines),
-            _ => winograd::gather::<S, 3>(simd, &band, &mut gathered, &mut scratch.lines),
-        }
-        for product in 0..products {
-            let weights = &packed[product * height * all..][..height * all];
-            let panels = &gathered.numbers[product * depth * width..][..depth * width];
-            let sums = &mut sums[product * height * width..][..height * width];
-            multiply(simd, weights, [first, all], panels, depth, sums, width);
-        }
-        let sums = Sums { numbers: sums, height, width };
-        match products {
-            1 => columns::scatter(&band, &sums, y),
-            16 => winograd::scatter::<S, 4>(simd, &band, &sums, y),
-            _ => winograd::scatter::<S, 3>(simd, &band, &sums, y),
+    fn fast<S: Simd>(mut self, simd: S) {
+        match self.band.clip.shape.form() {
+            Form::Columns => self.pass(simd, 0, columns::Pass),
+            Form::Winograd { across: 3 } => {
+                for i in 0..3 {
+                    self.pass(simd, i, winograd::Pass::<3>(i));
+                }
+            }
+            Form::Winograd { .. } => {
+                for i in 0..4 {
+                    self.pass(simd, i, winograd::Pass::<4>(i));
+                }
+            }
         }
     }
 }
 
-/// The start of a vector that has at least so many numbers from then on.
-fn reserved(numbers: &mut Vec<f32>, len: usize) -> &mut [f32] {
-    if numbers.len() < len {
-        numbers.resize(len, 0.0);
+/// A pass of a form.
+trait Pass {
+    /// How many products it takes.
+    const PRODUCTS: usize;
+
+    /// Columns of the products that a band has.
+    fn columns(&self, band: &Band) -> usize;
+
+    /// Puts what the kernel sees into panels, which have room for all.
+    fn gather<S: Simd>(&self, simd: S, band: &Band, panels: &mut Panels, lines: &mut Vec<f32>);
+
+    /// Makes outputs of sums. // y: (outputs, rows * width)
+    fn scatter<S: Simd>(&self, simd: S, band: &Band, sums: &Sums, y: &mut [&mut [f32]]);
+}
+
+impl Task<'_, '_> {
+    /// Gathers, multiplies and scatters.
+    #[inline(always)]
+    fn pass<S: Simd, P: Pass>(&mut self, simd: S, index: usize, pass: P) {
+        let Task { band, y, scratch } = self;
+        let (products, columns) = (P::PRODUCTS, pass.columns(band));
+        let Clip { shape, packed, .. } = band.clip;
+        // A product: (height, depth) by (depth, width); of the depth of all taps, from the first that sees a frame on.
+        let (height, width) = (shape.outputs.next_multiple_of(S::TILE_ROWS), columns.next_multiple_of(S::TILE_COLUMNS));
+        let (first, all) = (band.first_tap * shape.inputs * shape.depth(), shape.time * shape.inputs * shape.depth());
+        let depth = all - first;
+        // A line more each, so that the same places of neighbours do not compete for the same place of a cache.
+        let (panel_len, sums_len) = (depth * S::TILE_COLUMNS + LINE, height * width + LINE);
+        let product_len = width / S::TILE_COLUMNS * panel_len;
+        let mut panels =
+            Panels { numbers: aligned(&mut scratch.panels, products * product_len), panel_len, product_len };
+        let sums = aligned(&mut scratch.sums, products * sums_len);
+
+        pass.gather(simd, band, &mut panels, &mut scratch.lines);
+        for product in 0..products {
+            let weights = &packed[(index * products + product) * height * all..][..height * all];
+            let panels = panels.numbers[product * product_len..][..product_len].chunks_exact(panel_len);
+            multiply(simd, weights, [first, all], panels, &mut sums[product * sums_len..], width);
+        }
+        pass.scatter(simd, band, &Sums { numbers: sums, len: sums_len, width }, y);
     }
-    &mut numbers[..len]
+}
+
+/// So many numbers from the first of a cache line on, of a vector that has them from then on.
+fn aligned(numbers: &mut Vec<f32>, len: usize) -> &mut [f32] {
+    if numbers.len() < len + LINE {
+        numbers.resize(len + LINE, 0.0);
+    }
+    let start = numbers.as_ptr().align_offset(LINE * size_of::<f32>()).min(LINE);
+    &mut numbers[start..start + len]
 }
 
 /// `sums = weights panels`
 ///
 /// * `weights` - (groups of a tile's rows, all the depth, rows), used from the `first` depth on
-/// * `panels` - (panels, depth, columns)
+/// * `panels` - (depth, columns) each, and a line after them
 /// * `sums` - (rows, width)
 #[inline(always)]
-fn multiply<S: Simd>(
+fn multiply<'a, S: Simd>(
     simd: S,
     weights: &[f32],
     [first, all]: [usize; 2],
-    panels: &[f32],
-    depth: usize,
+    panels: impl Iterator<Item = &'a [f32]> + Clone,
     sums: &mut [f32],
     width: usize,
 ) {
     /// So much of a panel's depth at a time stays in the innermost cache while all weights pass by.
     const DEPTH: usize = 192;
-    let (rows, columns) = (S::TILE_ROWS, S::TILE_COLUMNS);
-    let block = depth.div_ceil(depth.div_ceil(DEPTH).max(1));
-    for begun in (0..depth).step_by(block.max(1)) {
+    let (rows, columns, depth) = (S::TILE_ROWS, S::TILE_COLUMNS, all - first);
+    let block = depth.div_ceil(depth.div_ceil(DEPTH));
+    for begun in (0..depth).step_by(block) {
         let block = block.min(depth - begun);
         let keep = (begun > 0).then_some([1.0; MAX_ROWS]);
-        for (p, panel) in panels.chunks_exact(depth * columns).enumerate() {
+        for (p, panel) in panels.clone().enumerate() {
             let panel = &panel[begun * columns..][..block * columns];
             for (g, weights) in weights.chunks_exact(all * rows).enumerate() {
                 let weights = &weights[(first + begun) * rows..][..block * rows];
