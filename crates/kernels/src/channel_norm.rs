@@ -33,11 +33,14 @@ pub fn channel_rms_norm(x: &Tensor, scale: &Tensor, activation: Activation) -> R
     }
     let (level, pixels) = (Level::current(), h * w);
     let mut y = vec![0.0; x.elem_count()];
-    let block = (BLOCK / channels.max(1)).next_multiple_of(PIXELS);
+    if y.is_empty() {
+        return Ok(x.clone());
+    }
+    let block = (BLOCK / channels).next_multiple_of(PIXELS);
     with_numbers(&[&x.contiguous()?, &scale.contiguous()?], |[x, scale]| {
         // What is written by whom: for each block, its pixels of every channel.
         let mut blocks: Vec<Vec<&mut [f32]>> = (0..frames * pixels.div_ceil(block)).map(|_| Vec::new()).collect();
-        for (plane, y) in y.chunks_exact_mut(pixels.max(1)).enumerate() {
+        for (plane, y) in y.chunks_exact_mut(pixels).enumerate() {
             let first = plane / channels * pixels.div_ceil(block);
             y.chunks_mut(block).zip(&mut blocks[first..]).for_each(|(y, block)| block.push(y));
         }
