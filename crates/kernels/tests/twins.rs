@@ -1,7 +1,7 @@
 //! Every kernel at every level of the machine against its plain twin.
 
 use candle_core::{DType, Device, Result, Tensor};
-use navicache_kernels::{self as kernels, Convolution, Edge, Level, Resize};
+use navicache_kernels::{self as kernels, Activation, Convolution, Edge, Level, Resize};
 use proptest::prelude::*;
 
 /// What `f` gives at each fast level, beside what it gives without vectors.
@@ -143,6 +143,24 @@ proptest! {
     }
 
     #[test]
+    fn norms_of_pictures(
+        frames in 1usize..4, (groups, each) in (1usize..6, 1usize..8), (h, w) in (size(20), size(40)), seed: u64,
+        size in prop::sample::select(vec![0.0f32, 0.01, 1.0, 30.0]), far in -1000f64..1000.0, is_silu: bool,
+    ) {
+        let activation = if is_silu { Activation::Silu } else { Activation::None };
+        let x = numbers(&[frames, groups * each, h, w], seed, size);
+        let (scale, shift) = (numbers(&[groups * each], seed ^ 1, 1.0), numbers(&[groups * each], seed ^ 2, 1.0));
+        close(|| kernels::channel_rms_norm(&x, &scale, activation), 1e-5)?;
+        close(|| kernels::group_norm(&x, &scale, &shift, groups, 1e-6, activation), 1e-5)?;
+        let x = (x + far).unwrap();
+        let tolerance = if size < 1.0 { 2e-2 } else { 1e-3 };
+        close(|| kernels::channel_rms_norm(&x, &scale, activation), 1e-5)?;
+        close(|| kernels::group_norm(&x, &scale, &shift, groups, 1e-6, activation), tolerance)?;
+        let turned = x.transpose(2, 3).unwrap();
+        close(|| kernels::channel_rms_norm(&turned, &scale, activation), 1e-5)?;
+    }
+
+    #[test]
     fn residuals(n in size(40), dim in size(600), seed: u64) {
         let (x, y, gate) = (numbers(&[n, dim], seed, 1.0), numbers(&[n, dim], seed ^ 1, 1.0), numbers(&[dim], seed ^ 2, 1.0));
         close(|| kernels::gated_residual(&x, &y, &gate), 1e-6)?;
@@ -231,6 +249,7 @@ fn threads() {
     let (heads, table) = (x.reshape((301, 4, 130)).unwrap().transpose(0, 1).unwrap(), numbers(&[301, 65], 3, 1.0));
     let w = numbers(&[700, 520], 4, 1.0).to_dtype(DType::BF16).unwrap();
     let (kernel, frames) = (numbers(&[30, 17, 2, 3, 3], 5, 1.0), numbers(&[3, 17, 40, 52], 6, 1.0));
+    let channels = row.narrow(0, 0, 17).unwrap();
     let all = || -> Result<Vec<Tensor>> {
         Ok(vec![
             kernels::gelu(&x)?,
@@ -242,6 +261,8 @@ fn threads() {
             kernels::rotate_pairs(&heads, &table, &table)?,
             kernels::attention(&heads, &heads, &heads, 0.1, None)?,
             kernels::linear_bf16(&x, &w, None)?,
+            kernels::channel_rms_norm(&frames, &channels, Activation::Silu)?,
+            kernels::group_norm(&frames, &channels, &channels, 17, 1e-6, Activation::Silu)?,
             Convolution::new(&kernel, None, Edge::Zeros, Resize::Same)?.forward(&frames, None, None)?,
         ])
     };
@@ -274,6 +295,19 @@ fn nothing_in_nothing_out() {
     let empty = |shape: &[usize]| Tensor::zeros(shape, DType::F32, &Device::Cpu).unwrap();
     assert_eq!(kernels::gelu(&empty(&[0, 4])).unwrap().dims(), [0, 4]);
     assert_eq!(kernels::softmax_last_dim(&empty(&[4, 0])).unwrap().dims(), [4, 0]);
+    let (scale, none) = (empty(&[3]), Activation::None);
+    for shape in [[0, 3, 2, 2], [1, 3, 0, 2]] {
+        assert_eq!(kernels::channel_rms_norm(&empty(&shape), &scale, none).unwrap().dims(), shape);
+        assert_eq!(kernels::group_norm(&empty(&shape), &scale, &scale, 3, 1e-6, none).unwrap().dims(), shape);
+        let conv = Convolution::new(&empty(&[2, 3, 1, 3, 3]), None, Edge::Zeros, Resize::Same).unwrap();
+        assert_eq!(conv.forward(&empty(&shape), None, None).unwrap().dims(), [shape[0], 2, shape[2], shape[3]]);
+    }
+    let conv = Convolution::new(&empty(&[2, 3, 2, 3, 3]), None, Edge::Zeros, Resize::Same).unwrap();
+    assert!(conv.forward(&empty(&[1, 4, 2, 2]), None, None).is_err());
+    assert!(conv.forward(&empty(&[1, 3, 2, 2]), Some(&empty(&[2, 3, 2, 2])), None).is_err());
+    assert!(conv.forward(&empty(&[1, 3, 2, 2]), None, Some(&empty(&[1, 3, 2, 2]))).is_err());
+    assert!(Convolution::new(&empty(&[2, 3, 1, 2, 2]), None, Edge::Zeros, Resize::Same).is_err());
+    assert!(kernels::group_norm(&empty(&[1, 3, 1, 1]), &scale, &scale, 2, 1e-6, none).is_err());
     let mixed = kernels::attention(&empty(&[2, 3, 4]), &empty(&[2, 0, 4]), &empty(&[2, 0, 4]), 1.0, None).unwrap();
     assert_eq!(mixed.to_vec2::<f32>().unwrap(), [[0.0; 8]; 3]);
     assert!(kernels::attention(&empty(&[2, 3, 4]), &empty(&[2, 5, 4]), &empty(&[2, 6, 4]), 1.0, None).is_err());
@@ -322,6 +356,9 @@ fn other_types() {
     let (row, row32) = (x.get(0).unwrap().get(0).unwrap(), x32.get(0).unwrap().get(0).unwrap());
     let half = |x: &Tensor| x.get(0).unwrap().narrow(1, 0, 3).unwrap();
     let (half, half32) = (half(&x), half(&x32));
+    let (frames, channels) = (numbers(&[2, 4, 6, 8], 2, 1.0), numbers(&[4], 3, 1.0));
+    let wide = (frames.to_dtype(DType::F64).unwrap(), channels.to_dtype(DType::F64).unwrap());
+    let pictures = |f: &dyn Fn(&Tensor, &Tensor) -> Result<Tensor>| (f(&wide.0, &wide.1), f(&frames, &channels));
     let pairs = [
         (kernels::gelu(&x), kernels::gelu(&x32)),
         (kernels::silu(&x), kernels::silu(&x32)),
@@ -335,8 +372,25 @@ fn other_types() {
         (kernels::gated_residual(&x, &x, &row), kernels::gated_residual(&x32, &x32, &row32)),
         (kernels::rotate_pairs(&x, &half, &half), kernels::rotate_pairs(&x32, &half32, &half32)),
         (kernels::attention(&x, &x, &x, 0.5, None), kernels::attention(&x32, &x32, &x32, 0.5, None)),
+        pictures(&|x, scale| kernels::channel_rms_norm(x, scale, Activation::Silu)),
+        pictures(&|x, scale| kernels::group_norm(x, scale, scale, 2, 1e-6, Activation::Silu)),
     ];
-    for (wide, ours) in pairs {
+    let convolutions = [
+        (3, Edge::Zeros, Resize::Same),
+        (3, Edge::Repeated, Resize::Doubled),
+        (3, Edge::Zeros, Resize::Halved),
+        (1, Edge::Repeated, Resize::Same),
+        (5, Edge::Zeros, Resize::Doubled),
+    ];
+    let convolutions = convolutions.map(|(size, edge, resize)| {
+        let weight = numbers(&[4, 4, 3, size, size], 3, 1.0);
+        pictures(&|x, bias| {
+            let conv = Convolution::new(&weight.to_dtype(x.dtype())?, Some(bias), edge, resize)?;
+            let y = conv.forward(x, Some(&x.narrow(0, 0, 1)?), None)?;
+            conv.forward(x, None, Some(&y))
+        })
+    });
+    for (wide, ours) in pairs.into_iter().chain(convolutions) {
         for (wide, ours) in narrow(wide.unwrap()).into_iter().zip(narrow(ours.unwrap())) {
             assert!((wide - ours).abs() < 1e-5, "{wide} {ours}");
         }
