@@ -1,8 +1,9 @@
 """Times the same shapes here and in PyTorch, alternating in one run, and prints the medians, the median ratio and the peaks of memory.
 
-    pip install torch==2.11.0 diffusers==0.42.1 && cargo build --release && python tools/bench/alternate.py [--rounds 5] [--threads 2] [PART ...]
+    pip install torch==2.11.0 diffusers==0.42.1 transformers==5.23.0
+    cargo build --release && python tools/bench/alternate.py [--rounds 5] [--threads 2] [PART ...]
 
-A part is one of those below, alone (f32) or with -bf16. Each side is a process of its own in every round; of its runs the median counts. A
+A part is one of those below, alone (f32) or with -bf16; the VAE's, Wan2.1's with random weights, are f32 only. Each side is a process of its own in every round; of its runs the median counts. A
 ratio below 1: navicache is faster. Where stable-diffusion.cpp's `sd` is on the PATH, --sd "ARGUMENTS" times its sampling too, once a round:
 say which models and size, and --steps, as one would to it.
 """
@@ -16,15 +17,19 @@ import shutil
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 
-NAVICACHE = pathlib.Path(__file__).parents[2] / "target/release/navicache"
-PARTS = {  # what `navicache bench` calls it, tokens, runs that count
+ROOT = pathlib.Path(__file__).parents[2]
+NAVICACHE = ROOT / "target/release/navicache"
+PARTS = {  # what `navicache bench` calls it, tokens or frames, height and width of latents, runs that count
     "matmul": ("matmul", 1560, 5),
     "attention": ("attention", 1560, 5),
     "attention-4096": ("attention", 4096, 3),
     "block": ("block", 1560, 3),
     "forward": ("forward", 1755, 1),
+    "vae-small": ("vae", (3, 16, 16), 1),
+    "vae": ("vae", (5, 32, 32), 1),
 }
 DIM, HEADS, FFN, TEXT, TEXT_DIM = 1536, 12, 8960, 512, 4096
 
@@ -35,6 +40,11 @@ def torch_side(part, tokens, grid, dtype):
 
     torch.manual_seed(0)
     torch.set_grad_enabled(False)
+    if part == "vae":
+        from diffusers import AutoencoderKLWan
+
+        vae, latents = AutoencoderKLWan().eval(), torch.randn(1, 16, *grid)
+        return lambda: vae.decode(latents, return_dict=False)
     if part == "matmul":
         x, layer = torch.randn(tokens, DIM).to(dtype), torch.nn.Linear(DIM, FFN).to(dtype)
         return lambda: layer(x)
@@ -59,6 +69,20 @@ def torch_side(part, tokens, grid, dtype):
     return lambda: model(x, torch.tensor([500]), text, return_dict=False)[0]
 
 
+def save_pipeline(folder):
+    """Wan2.1's VAE, as part of a pipeline that is tiny otherwise."""
+    from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanPipeline, WanTransformer3DModel
+    from transformers import UMT5Config, UMT5EncoderModel
+
+    sys.path.insert(0, str(ROOT / "tools/demo"))
+    from train import make_tokenizer
+
+    text = UMT5EncoderModel(UMT5Config(vocab_size=128, d_model=24, d_kv=8, d_ff=40, num_layers=1, num_heads=2, feed_forward_proj="gated-gelu"))
+    transformer = WanTransformer3DModel(num_attention_heads=2, attention_head_dim=20, text_dim=24, freq_dim=16, ffn_dim=56, num_layers=1)
+    scheduler = UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0)
+    WanPipeline(tokenizer=make_tokenizer(), text_encoder=text, vae=AutoencoderKLWan(), transformer=transformer, scheduler=scheduler).save_pretrained(folder)
+
+
 def keep_in_f32(module, model):
     """What `from_pretrained` keeps in f32 whatever the dtype."""
     for name, parameter in module.named_parameters():
@@ -71,7 +95,7 @@ def time_torch(options):
     import torch
 
     torch.set_num_threads(options.threads)
-    run = torch_side(options.torch, options.tokens, options.grid, getattr(torch, options.dtype))
+    run = torch_side(options.torch, options.tokens, options.grid, {"bf16": torch.bfloat16, "f32": torch.float32}[options.dtype])
     run()
     runs = []
     for _ in range(options.runs):
@@ -104,17 +128,24 @@ def main():
     if options.torch:
         return time_torch(options)
     for name in options.parts or [*PARTS, "matmul-bf16", "attention-bf16", "attention-4096-bf16", "block-bf16", "forward-bf16"]:
-        (part, tokens, runs), dtype = PARTS[name.removesuffix("-bf16")], "bf16" if name.endswith("-bf16") else "f32"
+        (part, size, runs), dtype = PARTS[name.removesuffix("-bf16")], "bf16" if name.endswith("-bf16") else "f32"
         sides = {"navicache": [], "PyTorch": []}
-        for _ in range(options.rounds):
-            common = ["--tokens", tokens, "--dtype", dtype, "--runs", runs, "--threads", options.threads]
-            printed, peak = measured([NAVICACHE, "bench", part, *common, "--json"])
-            timing = json.loads(printed)
-            sides["navicache"].append((timing["median_seconds"], peak))
-            common[3] = {"bf16": "bfloat16", "f32": "float32"}[dtype]
-            common[1] = timing["tokens"]
-            printed, peak = measured([sys.executable, __file__, "--torch", part, *common, "--grid", json.dumps(timing["grid"])])
-            sides["PyTorch"].append((json.loads(printed)["median_seconds"], peak))
+        common = ["--runs", runs, "--threads", options.threads]
+        with tempfile.TemporaryDirectory() as folder:
+            if part == "vae":
+                frames, rows, columns = size
+                save_pipeline(folder)
+                asked = ["--model", folder, "--size", f"{8 * columns}x{8 * rows}", "--frames", 4 * frames - 3]
+            else:
+                asked = ["--tokens", size, "--dtype", dtype]
+            for _ in range(options.rounds):
+                printed, peak = measured([NAVICACHE, "bench", part, *common, *asked, "--json"])
+                timing = json.loads(printed)
+                sides["navicache"].append((timing["median_seconds"], peak))
+                grid = size if part == "vae" else timing["grid"]
+                theirs = ["--torch", part, *common, "--dtype", dtype, "--tokens", timing["tokens"], "--grid", json.dumps(grid)]
+                printed, peak = measured([sys.executable, __file__, *theirs])
+                sides["PyTorch"].append((json.loads(printed)["median_seconds"], peak))
         ratios = [ours / theirs for (ours, _), (theirs, _) in zip(*sides.values())]
         medians = [
             f"{side} {1e3 * statistics.median(time for time, _ in rounds):.0f} ms and {max(peak for _, peak in rounds) / 2**30:.2f} GiB"

@@ -6,7 +6,7 @@ use std::hint::black_box;
 use std::time::Instant;
 
 use candle_core::{DType, Device, Result, Tensor};
-use navicache_kernels::{self as kernels, Activation, HugePages, Level, Precision, dense};
+use navicache_kernels::{self as kernels, Activation, Convolution, Edge, HugePages, Level, Precision, Resize, dense};
 
 #[global_allocator]
 static MEMORY: HugePages = HugePages;
@@ -86,6 +86,41 @@ fn main() -> Result<()> {
         let ours = || kernels::attention(&q, &k, &v, 0.088, None, Precision::Bf16);
         report(&format!("{name}, bf16"), (flops, "GFLOP/s"), rounds, vec![], &ours)?;
     }
+    // Layers of Wan2.1's decoder: inputs, outputs, time, size, frames, height and width, and how they follow from the input's.
+    for (inputs, outputs, time, size, frames, side, resize) in [
+        (384, 384, 3, 3, 1, 32, Resize::Same),
+        (384, 384, 3, 3, 2, 64, Resize::Same),
+        (192, 192, 3, 3, 4, 128, Resize::Same),
+        (96, 96, 3, 3, 4, 256, Resize::Same),
+        (96, 3, 3, 3, 4, 256, Resize::Same),
+        (192, 96, 1, 3, 4, 128, Resize::Doubled),
+        (96, 96, 1, 3, 4, 256, Resize::Halved),
+        (384, 192, 1, 1, 4, 128, Resize::Same),
+    ] {
+        let name = format!(
+            "convolution {inputs} -> {outputs}, {time} x {size} x {size}, {frames} x {side} x {side}, {resize:?}"
+        );
+        if !name.contains(&only) {
+            continue;
+        }
+        let (weight, bias) = (random(&[outputs, inputs, time, size, size])?, random(&[outputs])?);
+        let (x, before) = (random(&[frames, inputs, side, side])?, random(&[time - 1, inputs, side, side])?);
+        let scale = match resize {
+            Resize::Same => 1.0,
+            Resize::Doubled => 4.0,
+            Resize::Halved => 0.25,
+        };
+        let flops = 2.0 * scale * (weight.elem_count() * frames * side * side) as f64;
+        let convs: Vec<_> = Level::available()
+            .iter()
+            .map(|level| Ok((*level, level.scope(|| Convolution::new(&weight, Some(&bias), Edge::Zeros, resize))?)))
+            .collect::<Result<_>>()?;
+        let ours = || {
+            let conv = convs.iter().find(|(level, _)| *level == Level::current()).map(|(_, conv)| conv);
+            conv.map_or_else(|| x.copy(), |conv| conv.forward(&x, Some(&before), None))
+        };
+        report(&name, (flops, "GFLOP/s"), rounds, vec![], &ours)?;
+    }
     Ok(())
 }
 
@@ -97,7 +132,7 @@ fn report<'a>(
     mut cases: Vec<Case<'a>>,
     ours: &'a dyn Fn() -> Result<Tensor>,
 ) -> Result<()> {
-    let slow = ["attention", "linear"].iter().any(|slow| name.contains(slow));
+    let slow = ["attention", "linear", "convolution"].iter().any(|slow| name.contains(slow));
     let levels = Level::available().iter().filter(|level| !slow || **level != Level::PLAIN);
     for level in levels {
         cases.push((level.name(), Box::new(move || level.scope(ours))));

@@ -29,27 +29,34 @@ pub enum Activation {
     None,
     /// As [`gelu`] gives.
     Gelu,
+    /// As [`silu`] gives.
+    Silu,
 }
 
 impl Activation {
-    /// Of numbers in place.
-    pub(crate) fn plain(self, x: &mut [f32]) {
+    /// Of a tensor of any shape.
+    pub fn apply(self, x: &Tensor) -> Result<Tensor> {
         match self {
-            Activation::None => {}
-            Activation::Gelu => x.iter_mut().for_each(|x| *x = Gelu.plain(*x)),
+            Activation::None => Ok(x.clone()),
+            Activation::Gelu => gelu(x),
+            Activation::Silu => silu(x),
         }
     }
 
-    /// The same in vectors.
-    #[inline(always)]
-    pub(crate) fn fast<S: Simd>(self, simd: S, x: &mut [f32]) {
+    pub(crate) fn plain(self, x: f32) -> f32 {
         match self {
-            Activation::None => {}
-            Activation::Gelu => {
-                for x in x.chunks_mut(S::LANES) {
-                    simd.store_part(Gelu.fast(simd, simd.load_part(x, 0.0)), x);
-                }
-            }
+            Activation::None => x,
+            Activation::Gelu => Gelu.plain(x),
+            Activation::Silu => Silu.plain(x),
+        }
+    }
+
+    #[inline(always)]
+    pub(crate) fn fast<S: Simd>(self, simd: S, x: S::V) -> S::V {
+        match self {
+            Activation::None => x,
+            Activation::Gelu => Gelu.fast(simd, x),
+            Activation::Silu => Silu.fast(simd, x),
         }
     }
 }

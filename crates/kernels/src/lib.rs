@@ -8,7 +8,10 @@
 
 mod activation;
 mod attention;
+mod channel_norm;
+mod convolution;
 mod exp;
+mod group_norm;
 mod level;
 mod linear;
 mod memory;
@@ -24,6 +27,9 @@ mod tile;
 
 pub use activation::{Activation, gelu, silu};
 pub use attention::attention;
+pub use channel_norm::channel_rms_norm;
+pub use convolution::{Convolution, Edge, Resize};
+pub use group_norm::group_norm;
 pub use level::Level;
 pub use linear::{Precision, Rows, dense, linear};
 pub use memory::HugePages;

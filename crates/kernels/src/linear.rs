@@ -108,7 +108,7 @@ impl CustomOp1 for Op<'_> {
         let y = match (precision, level.pair_tile()) {
             _ if inputs == 0 || outputs == 0 || n == 0 => {
                 let mut row = layer.bias.clone();
-                layer.then.plain(&mut row);
+                row.iter_mut().for_each(|x| *x = layer.then.plain(*x));
                 row.repeat(n)
             }
             (Precision::F32, _) => product_f32(*level, x, *w, layer)?,
@@ -295,8 +295,8 @@ impl Kernel for Task<'_, '_, f32> {
         let Task { x, panels, depth, bias, then, y } = self;
         for (x, y) in x.chunks_exact(depth).zip(y) {
             let sum = |(bias, w): (&f32, &[f32])| x.iter().zip(w).fold(*bias, |sum, (x, w)| sum + x * w);
-            let mut sums: Vec<f32> = bias.iter().zip(panels.chunks_exact(depth)).map(sum).collect();
-            then.plain(&mut sums);
+            let sums: Vec<f32> =
+                bias.iter().zip(panels.chunks_exact(depth)).map(sum).map(|sum| then.plain(sum)).collect();
             write(&sums, y);
         }
     }
@@ -344,7 +344,11 @@ impl<N: Number> Task<'_, '_, N> {
             }
         }
         for (y, sums) in y.into_iter().zip(sums.chunks_exact_mut(width)) {
-            then.fast(simd, &mut sums[..y.len()]);
+            if then != Activation::None {
+                for sums in sums.chunks_exact_mut(S::LANES) {
+                    simd.store(then.fast(simd, simd.load(sums)), sums);
+                }
+            }
             write(&sums[..y.len()], y);
         }
     }

@@ -163,7 +163,7 @@ impl Kernel for LayerRows<'_> {
 
 /// Sums of `x - from` and of its squares.
 #[inline(always)]
-fn moments<S: Simd>(simd: S, x: &[f32], from: f32) -> [f32; 2] {
+pub(crate) fn moments<S: Simd>(simd: S, x: &[f32], from: f32) -> [f32; 2] {
     let origin = simd.splat(from);
     // Several at a time: one sum after the other would wait for each.
     let (mut sums, mut squares) = ([simd.splat(0.0); 4], [simd.splat(0.0); 4]);

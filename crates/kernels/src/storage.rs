@@ -1,6 +1,6 @@
 //! What the kernels ask of tensors.
 
-use candle_core::{CpuStorage, DType, Layout, Result, Tensor, bail};
+use candle_core::{CpuStorage, DType, Layout, Result, Storage, Tensor, bail};
 
 /// Whether all are f32 in main memory.
 pub(crate) fn fit(tensors: &[&Tensor]) -> bool {
@@ -40,4 +40,15 @@ impl<'a> Heads<'a> {
         let start = self.start + head * self.strides[0] + row * self.strides[1];
         &self.numbers[start..start + self.width]
     }
+}
+
+/// Calls `f` with the numbers of contiguous tensors in main memory.
+pub(crate) fn with_numbers<const N: usize, T>(tensors: &[&Tensor; N], f: impl FnOnce([&[f32]; N]) -> T) -> Result<T> {
+    let storages = tensors.map(Tensor::storage_and_layout);
+    let mut numbers: [&[f32]; N] = [&[]; N];
+    for ((storage, layout), numbers) in storages.iter().zip(&mut numbers) {
+        let Storage::Cpu(storage) = &**storage else { bail!("the tensor is on another device") };
+        *numbers = contiguous(storage, layout)?;
+    }
+    Ok(f(numbers))
 }

@@ -65,9 +65,37 @@ pub(crate) fn tile<S: Simd, const R: usize, const C: usize>(
     c: &mut [f32],
     width: usize,
 ) {
+    assert!(panel.len() <= stride * C * S::LANES);
+    strided_tile::<S, R, C>(simd, a, [stride, 1], panel, onto, c, width);
+}
+
+/// The same with `a` packed as the panel is. // (depth, `R`)
+#[inline(always)]
+pub(crate) fn packed_tile<S: Simd, const R: usize, const C: usize>(
+    simd: S,
+    a: &[f32],
+    panel: &[f32],
+    onto: Onto,
+    c: &mut [f32],
+    width: usize,
+) {
+    strided_tile::<S, R, C>(simd, a, [1, R], panel, onto, c, width);
+}
+
+/// The same with rows of `a`, and numbers of a row, any distance apart.
+#[inline(always)]
+fn strided_tile<S: Simd, const R: usize, const C: usize>(
+    simd: S,
+    a: &[f32],
+    [row, step]: [usize; 2],
+    panel: &[f32],
+    onto: Onto,
+    c: &mut [f32],
+    width: usize,
+) {
     let columns = C * S::LANES;
     let depth = panel.len() / columns;
-    assert!(depth > 0 && depth <= stride && a.len() >= (R - 1) * stride + depth);
+    assert!(depth > 0 && a.len() > (R - 1) * row + (depth - 1) * step);
     let mut sums: [[_; C]; R] = started(simd, onto, c, width);
     for (k, b) in panel.chunks_exact(columns).enumerate() {
         let mut vectors = [simd.splat(0.0); C];
@@ -75,9 +103,9 @@ pub(crate) fn tile<S: Simd, const R: usize, const C: usize>(
             *vector = simd.load(&b[i * S::LANES..]);
         }
         for (r, sums) in sums.iter_mut().enumerate() {
-            // SAFETY: `k < depth` and `r < R`, so that this is at most `(R - 1) * stride + depth - 1`, less than the length, as
+            // SAFETY: `k < depth` and `r < R`, so that this is at most `(R - 1) * row + (depth - 1) * step`, less than the length, as
             // asserted above.
-            let number = simd.splat(unsafe { *a.get_unchecked(r * stride + k) });
+            let number = simd.splat(unsafe { *a.get_unchecked(r * row + k * step) });
             for (sum, vector) in sums.iter_mut().zip(vectors) {
                 *sum = simd.fma(number, vector, *sum);
             }

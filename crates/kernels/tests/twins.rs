@@ -1,7 +1,7 @@
 //! Every kernel at every level of the machine against its plain twin.
 
 use candle_core::{DType, Device, Result, Tensor};
-use navicache_kernels::{self as kernels, Activation, Level, Precision, dense};
+use navicache_kernels::{self as kernels, Activation, Convolution, Edge, Level, Precision, Resize, dense};
 use proptest::prelude::*;
 
 /// What `f` gives at each fast level, beside what it gives without vectors.
@@ -148,6 +148,24 @@ proptest! {
     }
 
     #[test]
+    fn norms_of_pictures(
+        frames in 1usize..4, (groups, each) in (1usize..6, 1usize..8), (h, w) in (size(20), size(40)), seed: u64,
+        size in prop::sample::select(vec![0.0f32, 0.01, 1.0, 30.0]), far in -1000f64..1000.0, is_silu: bool,
+    ) {
+        let activation = if is_silu { Activation::Silu } else { Activation::None };
+        let x = numbers(&[frames, groups * each, h, w], seed, size);
+        let (scale, shift) = (numbers(&[groups * each], seed ^ 1, 1.0), numbers(&[groups * each], seed ^ 2, 1.0));
+        close(|| kernels::channel_rms_norm(&x, &scale, activation), 1e-5)?;
+        close(|| kernels::group_norm(&x, &scale, &shift, groups, 1e-6, activation), 1e-5)?;
+        let x = (x + far).unwrap();
+        let tolerance = if size < 1.0 { 2e-2 } else { 1e-3 };
+        close(|| kernels::channel_rms_norm(&x, &scale, activation), 1e-5)?;
+        close(|| kernels::group_norm(&x, &scale, &shift, groups, 1e-6, activation), tolerance)?;
+        let turned = x.transpose(2, 3).unwrap();
+        close(|| kernels::channel_rms_norm(&turned, &scale, activation), 1e-5)?;
+    }
+
+    #[test]
     fn residuals(n in size(40), dim in size(600), seed: u64) {
         let (x, y, gate) = (numbers(&[n, dim], seed, 1.0), numbers(&[n, dim], seed ^ 1, 1.0), numbers(&[dim], seed ^ 2, 1.0));
         close(|| kernels::gated_residual(&x, &y, &gate), 1e-6)?;
@@ -177,6 +195,55 @@ proptest! {
         }
     }
 
+    /// Weights are packed for a level, so that they are so inside of it.
+    #[test]
+    fn convolutions(
+        (inputs, outputs) in (size(40), size(40)), time in 1usize..4, size in prop::sample::select(vec![1usize, 3, 5]), (h, w) in (size(12), size(40)),
+        frames in 1usize..4, memory in 0usize..3, is_repeated: bool, resize in prop::sample::select(vec![Resize::Same, Resize::Doubled, Resize::Halved]),
+        is_plain: bool, seed: u64,
+    ) {
+        let edge = if is_repeated { Edge::Repeated } else { Edge::Zeros };
+        let (h, w) = if resize == Resize::Halved { (h + size, w + size) } else { (h, w) };
+        let weight = numbers(&[outputs, inputs, time, size, size], seed, 1.0);
+        let x = numbers(&[memory.min(time - 1) + frames, inputs, h, w], seed ^ 1, 1.0);
+        let (before, x) = (x.narrow(0, 0, memory.min(time - 1)).unwrap(), x.narrow(0, memory.min(time - 1), frames).unwrap());
+        let (bias, before) = (numbers(&[outputs], seed ^ 2, 1.0), (memory > 0).then_some(&before));
+        if is_plain {
+            close(|| Convolution::new(&weight, None, edge, resize)?.forward(&x, before, None), 3e-5)?;
+        } else {
+            let conv = || Convolution::new(&weight, Some(&bias), edge, resize);
+            let shape = Level::PLAIN.scope(|| conv()?.forward(&x, before, None)).unwrap().dims().to_vec();
+            let residual = numbers(&shape, seed ^ 3, 1.0);
+            close(|| conv()?.forward(&x, before, Some(&residual)), 3e-5)?;
+        }
+    }
+
+    /// However a clip is cut, its frames are the same bits.
+    #[test]
+    fn convolutions_of_chunks(
+        (inputs, outputs) in (size(20), size(20)), time in 1usize..4, size in prop::sample::select(vec![1usize, 3]), (h, w) in (size(9), size(9)),
+        chunks in prop::collection::vec(1usize..4, 1..4), is_repeated: bool, seed: u64,
+    ) {
+        let edge = if is_repeated { Edge::Repeated } else { Edge::Zeros };
+        let weight = numbers(&[outputs, inputs, time, size, size], seed, 1.0);
+        let x = numbers(&[chunks.iter().sum(), inputs, h, w], seed ^ 1, 1.0);
+        for level in Level::available() {
+            level.scope(|| {
+                let conv = Convolution::new(&weight, None, edge, Resize::Same).unwrap();
+                let whole = conv.forward(&x, None, None).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+                let (mut first, mut parts) = (0, Vec::new());
+                for chunk in &chunks {
+                    let memory = first.min(time - 1);
+                    let before = x.narrow(0, first - memory, memory).unwrap();
+                    let part = conv.forward(&x.narrow(0, first, *chunk).unwrap(), Some(&before), None).unwrap();
+                    parts.extend(part.flatten_all().unwrap().to_vec1::<f32>().unwrap());
+                    first += chunk;
+                }
+                assert_eq!(whole, parts, "{}", level.name());
+            });
+        }
+    }
+
     #[test]
     fn rotations(heads in 1usize..4, n in size(60), pairs in size(80), seed: u64) {
         let x = numbers(&[heads, n, 2 * pairs], seed, 1.0);
@@ -195,6 +262,8 @@ fn threads() {
     let (x, row) = (numbers(&[301, 520], 1, 1.0), numbers(&[520], 2, 1.0));
     let (heads, table) = (x.reshape((301, 4, 130)).unwrap().transpose(0, 1).unwrap(), numbers(&[301, 65], 3, 1.0));
     let w = numbers(&[700, 520], 4, 1.0).to_dtype(DType::BF16).unwrap();
+    let (kernel, frames) = (numbers(&[30, 17, 2, 3, 3], 5, 1.0), numbers(&[3, 17, 40, 52], 6, 1.0));
+    let channels = row.narrow(0, 0, 17).unwrap();
     let all = || -> Result<Vec<Tensor>> {
         Ok(vec![
             kernels::gelu(&x)?,
@@ -209,6 +278,9 @@ fn threads() {
             kernels::attention(&heads, &heads, &heads, 0.1, None, Precision::Bf16)?,
             kernels::linear(&x, &dense(&w)?, None, Activation::None, Precision::Bf16)?,
             kernels::linear(&x, &dense(&w)?, None, Activation::None, Precision::F32)?,
+            kernels::channel_rms_norm(&frames, &channels, Activation::Silu)?,
+            kernels::group_norm(&frames, &channels, &channels, 17, 1e-6, Activation::Silu)?,
+            Convolution::new(&kernel, None, Edge::Zeros, Resize::Same)?.forward(&frames, None, None)?,
         ])
     };
     for level in Level::available() {
@@ -243,6 +315,19 @@ fn nothing_in_nothing_out() {
     let mixed =
         kernels::attention(&empty(&[2, 3, 4]), &empty(&[2, 0, 4]), &empty(&[2, 0, 4]), 1.0, None, Precision::F32)
             .unwrap();
+    let (scale, none) = (empty(&[3]), Activation::None);
+    for shape in [[0, 3, 2, 2], [1, 3, 0, 2]] {
+        assert_eq!(kernels::channel_rms_norm(&empty(&shape), &scale, none).unwrap().dims(), shape);
+        assert_eq!(kernels::group_norm(&empty(&shape), &scale, &scale, 3, 1e-6, none).unwrap().dims(), shape);
+        let conv = Convolution::new(&empty(&[2, 3, 1, 3, 3]), None, Edge::Zeros, Resize::Same).unwrap();
+        assert_eq!(conv.forward(&empty(&shape), None, None).unwrap().dims(), [shape[0], 2, shape[2], shape[3]]);
+    }
+    let conv = Convolution::new(&empty(&[2, 3, 2, 3, 3]), None, Edge::Zeros, Resize::Same).unwrap();
+    assert!(conv.forward(&empty(&[1, 4, 2, 2]), None, None).is_err());
+    assert!(conv.forward(&empty(&[1, 3, 2, 2]), Some(&empty(&[2, 3, 2, 2])), None).is_err());
+    assert!(conv.forward(&empty(&[1, 3, 2, 2]), None, Some(&empty(&[1, 3, 2, 2]))).is_err());
+    assert!(Convolution::new(&empty(&[2, 3, 1, 2, 2]), None, Edge::Zeros, Resize::Same).is_err());
+    assert!(kernels::group_norm(&empty(&[1, 3, 1, 1]), &scale, &scale, 2, 1e-6, none).is_err());
     assert_eq!(mixed.to_vec2::<f32>().unwrap(), [[0.0; 8]; 3]);
     let bias = numbers(&[3], 1, 1.0);
     for precision in [Precision::F32, Precision::Bf16] {
@@ -287,6 +372,40 @@ fn errors_are_those_of_the_format() {
     }
 }
 
+/// Of as many inputs and taps as the widest layers have: products of transformed numbers are as exact as those of pixels.
+#[test]
+fn convolution_is_exact() {
+    let (inputs, outputs, side) = (384, 4, 10);
+    let (weight, x) = (numbers(&[outputs, inputs, 3, 3, 3], 1, 1.0), numbers(&[3, inputs, side, side], 2, 1.0));
+    let values = |x: &Tensor| x.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    let (weights, pixels) = (values(&weight), values(&x));
+    let exact = |output: usize, row: usize, column: usize| -> f64 {
+        let mut sum = 0.0;
+        for (k, plane) in pixels.chunks(side * side).enumerate() {
+            let weights = &weights[((output * inputs + k % inputs) * 3 + k / inputs) * 9..][..9];
+            for (dy, dx) in (0..3).flat_map(|dy| (0..3).map(move |dx| (dy, dx))) {
+                sum += f64::from(weights[3 * dy + dx]) * f64::from(plane[(row + dy - 1) * side + column + dx - 1]);
+            }
+        }
+        sum
+    };
+    for level in Level::available() {
+        let conv = || Convolution::new(&weight, None, Edge::Zeros, Resize::Same)?.forward(&x, None, None)?.get(2);
+        let found = values(&level.scope(conv).unwrap());
+        let (mut error, mut size) = (0.0, 0.0);
+        for (at, found) in found.iter().enumerate() {
+            let (output, row, column) = (at / (side * side), at / side % side, at % side);
+            if (1..side - 1).contains(&row) && (1..side - 1).contains(&column) {
+                let exact = exact(output, row, column);
+                error += (f64::from(*found) - exact).powi(2);
+                size += exact.powi(2);
+            }
+        }
+        let relative = (error / size).sqrt();
+        assert!(relative < 2e-6, "{}: {relative:e}", level.name());
+    }
+}
+
 /// Tensors that the kernels are not for are computed by candle.
 #[test]
 fn other_types() {
@@ -296,6 +415,9 @@ fn other_types() {
     let (row, row32) = (x.get(0).unwrap().get(0).unwrap(), x32.get(0).unwrap().get(0).unwrap());
     let half = |x: &Tensor| x.get(0).unwrap().narrow(1, 0, 3).unwrap();
     let (half, half32) = (half(&x), half(&x32));
+    let (frames, channels) = (numbers(&[2, 4, 6, 8], 2, 1.0), numbers(&[4], 3, 1.0));
+    let wide = (frames.to_dtype(DType::F64).unwrap(), channels.to_dtype(DType::F64).unwrap());
+    let pictures = |f: &dyn Fn(&Tensor, &Tensor) -> Result<Tensor>| (f(&wide.0, &wide.1), f(&frames, &channels));
     let pairs = [
         (kernels::gelu(&x), kernels::gelu(&x32)),
         (kernels::silu(&x), kernels::silu(&x32)),
@@ -313,8 +435,25 @@ fn other_types() {
             kernels::attention(&x, &x, &x, 0.5, None, Precision::F32),
             kernels::attention(&x32, &x32, &x32, 0.5, None, Precision::F32),
         ),
+        pictures(&|x, scale| kernels::channel_rms_norm(x, scale, Activation::Silu)),
+        pictures(&|x, scale| kernels::group_norm(x, scale, scale, 2, 1e-6, Activation::Silu)),
     ];
-    for (wide, ours) in pairs {
+    let convolutions = [
+        (3, Edge::Zeros, Resize::Same),
+        (3, Edge::Repeated, Resize::Doubled),
+        (3, Edge::Zeros, Resize::Halved),
+        (1, Edge::Repeated, Resize::Same),
+        (5, Edge::Zeros, Resize::Doubled),
+    ];
+    let convolutions = convolutions.map(|(size, edge, resize)| {
+        let weight = numbers(&[4, 4, 3, size, size], 3, 1.0);
+        pictures(&|x, bias| {
+            let conv = Convolution::new(&weight.to_dtype(x.dtype())?, Some(bias), edge, resize)?;
+            let y = conv.forward(x, Some(&x.narrow(0, 0, 1)?), None)?;
+            conv.forward(x, None, Some(&y))
+        })
+    });
+    for (wide, ours) in pairs.into_iter().chain(convolutions) {
         for (wide, ours) in narrow(wide.unwrap()).into_iter().zip(narrow(ours.unwrap())) {
             assert!((wide - ours).abs() < 1e-5, "{wide} {ours}");
         }

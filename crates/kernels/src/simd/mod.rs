@@ -93,8 +93,15 @@ pub(crate) trait Simd: Copy + Send + Sync {
     /// Each number changes places with its neighbour: 1, 0, 3, 2, ...
     fn swap_pairs(self, a: Self::V) -> Self::V;
 
+    /// `a` and `b` by turns, in two vectors: a0, b0, a1, b1, ...
+    fn zip(self, a: Self::V, b: Self::V) -> (Self::V, Self::V);
+    /// Of `a` followed by `b`, the numbers at even places and those at odd ones.
+    fn unzip(self, a: Self::V, b: Self::V) -> (Self::V, Self::V);
+
     /// `c = onto + a b` on one tile of a matrix product, see [`crate::tile`].
     fn tile(self, a: &[f32], stride: usize, panel: &[f32], onto: Onto, c: &mut [f32], width: usize);
+    /// The same with `a` packed as the panel is. // (depth, rows)
+    fn packed_tile(self, a: &[f32], panel: &[f32], onto: Onto, c: &mut [f32], width: usize);
 
     /// The first numbers of a slice, and `fill` where it has too few.
     #[inline(always)]

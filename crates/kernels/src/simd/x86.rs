@@ -6,7 +6,7 @@ use std::arch::x86_64::*;
 
 use super::{PAIR_COLUMNS, PAIR_ROWS, Simd};
 use crate::panel::Pair;
-use crate::tile::{Onto, finished, started, tile};
+use crate::tile::{Onto, finished, packed_tile, started, tile};
 
 /// The machine has AVX2 and FMA.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,10 +91,34 @@ impl Simd for Avx2 {
         }
     }
 
+    #[inline(always)]
+    fn zip(self, a: __m256, b: __m256) -> (__m256, __m256) {
+        // SAFETY: `self` is the proof that the machine has the instructions.
+        unsafe {
+            let (low, high) = (_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b)); // of each half
+            (_mm256_permute2f128_ps::<0x20>(low, high), _mm256_permute2f128_ps::<0x31>(low, high))
+        }
+    }
+
+    #[inline(always)]
+    fn unzip(self, a: __m256, b: __m256) -> (__m256, __m256) {
+        // SAFETY: `self` is the proof that the machine has the instructions.
+        unsafe {
+            let halves = |x| _mm256_castpd_ps(_mm256_permute4x64_pd::<0b11_01_10_00>(_mm256_castps_pd(x)));
+            let (even, odd) = (_mm256_shuffle_ps::<0b10_00_10_00>(a, b), _mm256_shuffle_ps::<0b11_01_11_01>(a, b));
+            (halves(even), halves(odd))
+        }
+    }
+
     /// 12 sums, 2 columns and a row's number make 15 of 16 registers.
     #[inline(always)]
     fn tile(self, a: &[f32], stride: usize, panel: &[f32], onto: Onto, c: &mut [f32], width: usize) {
         tile::<Self, 6, 2>(self, a, stride, panel, onto, c, width);
+    }
+
+    #[inline(always)]
+    fn packed_tile(self, a: &[f32], panel: &[f32], onto: Onto, c: &mut [f32], width: usize) {
+        packed_tile::<Self, 6, 2>(self, a, panel, onto, c, width);
     }
 }
 
@@ -137,10 +161,35 @@ impl Simd for Avx512 {
         unsafe { _mm512_storeu_ps(to.as_mut_ptr(), v) }
     }
 
+    #[inline(always)]
+    fn zip(self, a: __m512, b: __m512) -> (__m512, __m512) {
+        // SAFETY: `self` is the proof that the machine has the instructions.
+        unsafe {
+            let low = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+            let high = _mm512_setr_epi32(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+            (_mm512_permutex2var_ps(a, low, b), _mm512_permutex2var_ps(a, high, b))
+        }
+    }
+
+    #[inline(always)]
+    fn unzip(self, a: __m512, b: __m512) -> (__m512, __m512) {
+        // SAFETY: `self` is the proof that the machine has the instructions.
+        unsafe {
+            let even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+            let odd = _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
+            (_mm512_permutex2var_ps(a, even, b), _mm512_permutex2var_ps(a, odd, b))
+        }
+    }
+
     /// 24 sums, 2 columns and a row's number make 27 of 32 registers.
     #[inline(always)]
     fn tile(self, a: &[f32], stride: usize, panel: &[f32], onto: Onto, c: &mut [f32], width: usize) {
         tile::<Self, 12, 2>(self, a, stride, panel, onto, c, width);
+    }
+
+    #[inline(always)]
+    fn packed_tile(self, a: &[f32], panel: &[f32], onto: Onto, c: &mut [f32], width: usize) {
+        packed_tile::<Self, 12, 2>(self, a, panel, onto, c, width);
     }
 }
 

@@ -4,10 +4,10 @@
 //! latent frames at a time, every three. Where memory is short, windows of space too.
 
 use candle_core::{Device, Tensor};
-use navicache_kernels::silu;
+use navicache_kernels::Activation;
 
 use super::VaeConfig;
-use crate::nn::{CausalConv3d, ConvState, Edge, GroupNorm, Linear, attention};
+use crate::nn::{CausalConv3d, Edge, GroupNorm, Linear, Resize, attention};
 use crate::{Error, Precision, Result, Weights};
 
 /// Epsilon of the norms, which no configuration names.
@@ -93,12 +93,12 @@ impl Vae {
 
     /// A clip of few latent frames at once. // (f, z, h, w) -> (4 (f - 1) + 1, 3, 8 h, 8 w)
     fn decode(&self, z: &Tensor) -> Result<Tensor> {
-        let x = run(&self.post_quant_conv, z)?;
-        let mut x = self.mid_block.forward(&run(&self.conv_in, &x)?)?;
+        let x = self.conv_in.clip(&self.post_quant_conv.clip(z)?)?;
+        let mut x = self.mid_block.forward(&x)?;
         for block in &self.up_blocks {
             x = block.forward(&x)?;
         }
-        run(&self.conv_out, &silu(&self.conv_norm_out.forward(&x)?)?)
+        self.conv_out.clip(&self.conv_norm_out.forward(&x, Activation::Silu)?)
     }
 
     /// The same in windows of space, each blended with those above and to the left of it.
@@ -191,12 +191,7 @@ fn blend(a: &Tensor, b: &Tensor, dim: usize, overlap: usize) -> Result<Tensor> {
 }
 
 fn conv(inputs: usize, outputs: usize, size: usize, w: Weights) -> Result<CausalConv3d> {
-    CausalConv3d::with_edge(inputs, outputs, size, size, Edge::Repeated, w.pp("conv"))
-}
-
-/// A convolution over a clip from its beginning.
-fn run(conv: &CausalConv3d, x: &Tensor) -> Result<Tensor> {
-    conv.forward(x, &mut ConvState::default())
+    CausalConv3d::with_edge([inputs, outputs, size, size], Edge::Repeated, Resize::Same, w.pp("conv"))
 }
 
 struct Resnet {
@@ -220,12 +215,12 @@ impl Resnet {
     }
 
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let h = run(&self.conv1, &silu(&self.norm1.forward(x)?)?)?;
-        let h = run(&self.conv2, &silu(&self.norm2.forward(&h)?)?)?;
-        Ok(match &self.conv_shortcut {
-            Some(conv) => (run(conv, x)? + h)?,
-            None => (x + h)?,
-        })
+        let h = self.conv1.clip(&self.norm1.forward(x, Activation::Silu)?)?;
+        let h = self.norm2.forward(&h, Activation::Silu)?;
+        match &self.conv_shortcut {
+            Some(conv) => self.conv2.clip_onto(&conv.clip(x)?, &h),
+            None => self.conv2.clip_onto(x, &h),
+        }
     }
 }
 
@@ -274,7 +269,8 @@ impl ClipAttention {
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let (frames, dim, height, width) = x.dims4()?;
         let pixels = height * width;
-        let tokens = self.group_norm.forward(x)?.permute((0, 2, 3, 1))?.reshape((frames * pixels, dim))?;
+        let tokens =
+            self.group_norm.forward(x, Activation::None)?.permute((0, 2, 3, 1))?.reshape((frames * pixels, dim))?;
         let [q, k, v] =
             [&self.to_q, &self.to_k, &self.to_v].map(|layer| layer.forward(&tokens)?.unsqueeze(0).map_err(Error::from));
         let (q, k, v) = (q?, k?, v?); // (1, tokens, dim)
@@ -308,7 +304,9 @@ impl UpBlock {
         let (inputs, outputs, count, groups) = shape;
         let resnet = |i| Resnet::new(if i == 0 { inputs } else { outputs }, outputs, groups, w.pp("resnets").pp(i));
         let upsampler = doubles.map(|doubles| -> Result<(Doubles, CausalConv3d)> {
-            Ok((doubles, conv(outputs, outputs, 3, w.pp("upsamplers").pp(0).pp("conv"))?))
+            let resize = if doubles.space { Resize::Doubled } else { Resize::Same };
+            let (shape, w) = ([outputs, outputs, 3, 3], w.pp("upsamplers").pp(0).pp("conv").pp("conv"));
+            Ok((doubles, CausalConv3d::with_edge(shape, Edge::Repeated, resize, w)?))
         });
         Ok(UpBlock { resnets: (0..count).map(resnet).collect::<Result<_>>()?, upsampler: upsampler.transpose()? })
     }
@@ -319,16 +317,12 @@ impl UpBlock {
             x = resnet.forward(&x)?;
         }
         let Some((doubles, conv)) = &self.upsampler else { return Ok(x) };
-        let (_, _, height, width) = x.dims4()?;
-        if doubles.space {
-            x = x.upsample_nearest2d(2 * height, 2 * width)?;
-        }
         let frames = x.dim(0)?;
         if doubles.time && frames > 1 {
             // The first frame stays one.
             let twice: Vec<u32> = (0..frames as u32).flat_map(|frame| [frame, frame]).skip(1).collect();
             x = x.index_select(&Tensor::new(twice, x.device())?, 0)?;
         }
-        run(conv, &x)
+        conv.clip(&x)
     }
 }

@@ -1,7 +1,7 @@
 //! Fully connected layer.
 
 use candle_core::Tensor;
-use navicache_kernels::{Activation, Precision, dense, gelu, linear};
+use navicache_kernels::{Activation, Precision, dense, linear};
 
 use crate::{Matrix, Result, Weights};
 
@@ -61,10 +61,7 @@ impl Linear {
             Matrix::Dense(weight) => {
                 let y = x.matmul(&weight.to_dtype(x.dtype())?.t()?)?;
                 let y = bias.map_or(Ok(y.clone()), |bias| y.broadcast_add(bias))?;
-                match then {
-                    Activation::None => y,
-                    Activation::Gelu => gelu(&y)?,
-                }
+                then.apply(&y)?
             }
         })
     }

@@ -10,7 +10,7 @@ mod rope;
 mod timestep;
 
 pub use attention::{attention, causal_mask, split_heads};
-pub use conv::{CausalConv3d, Conv2d, ConvState, Edge};
+pub use conv::{CausalConv3d, Conv2d, ConvState, Edge, Resize};
 pub use linear::Linear;
 pub use modulation::{Modulation, by_runs, gated_by_runs};
 pub use norm::{GroupNorm, LayerNorm, RmsNorm};

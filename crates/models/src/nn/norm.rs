@@ -1,7 +1,7 @@
 //! Normalisation over the last dimension.
 
 use candle_core::{DType, Device, Tensor};
-use navicache_kernels as kernels;
+use navicache_kernels::{self as kernels, Activation};
 
 use crate::{Result, Weights};
 
@@ -59,8 +59,8 @@ impl RmsNorm {
 /// Normalises groups of channels over all frames and pixels of a clip, with a scale and a shift for each channel.
 #[derive(Debug, Clone)]
 pub struct GroupNorm {
-    scale: Tensor, // (dim, 1, 1)
-    shift: Tensor, // (dim, 1, 1)
+    scale: Tensor, // (dim)
+    shift: Tensor, // (dim)
     groups: usize,
     epsilon: f64,
 }
@@ -68,18 +68,11 @@ pub struct GroupNorm {
 impl GroupNorm {
     /// A norm over `dim` channels in `groups`, of which `dim` is a multiple.
     pub fn new(dim: usize, groups: usize, epsilon: f64, w: Weights) -> Result<Self> {
-        let read = |name: &str| -> Result<Tensor> { Ok(w.f32(name, &[dim])?.reshape((dim, 1, 1))?) };
-        Ok(GroupNorm { scale: read("weight")?, shift: read("bias")?, groups, epsilon })
+        Ok(GroupNorm { scale: w.f32("weight", &[dim])?, shift: w.f32("bias", &[dim])?, groups, epsilon })
     }
 
     /// (frames, dim, h, w) -> (frames, dim, h, w)
-    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let (frames, dim, h, w) = x.dims4()?;
-        let grouped = x.reshape((frames, self.groups, dim / self.groups * h * w))?;
-        let mean = grouped.mean_keepdim((0, 2))?; // (1, groups, 1)
-        let centred = grouped.broadcast_sub(&mean)?;
-        let variance = centred.sqr()?.mean_keepdim((0, 2))?;
-        let x = centred.broadcast_div(&(variance + self.epsilon)?.sqrt()?)?.reshape((frames, dim, h, w))?;
-        Ok(x.broadcast_mul(&self.scale)?.broadcast_add(&self.shift)?)
+    pub fn forward(&self, x: &Tensor, activation: Activation) -> Result<Tensor> {
+        Ok(kernels::group_norm(x, &self.scale, &self.shift, self.groups, self.epsilon, activation)?)
     }
 }

@@ -3,10 +3,10 @@
 //! The norms of the first step look at a whole chunk, and chunks know nothing of each other; the second step knows nothing of other frames.
 
 use candle_core::Tensor;
-use navicache_kernels::silu;
+use navicache_kernels::Activation;
 
 use super::{FrameVaeConfig, TimeVaeConfig, VaeConfig};
-use crate::nn::{CausalConv3d, Conv2d, ConvState, GroupNorm, Linear, attention};
+use crate::nn::{CausalConv3d, Conv2d, GroupNorm, Linear, Resize, attention};
 use crate::{Error, Precision, Result, Weights};
 
 /// What latents of single frames are multiplied by before the autoencoder over time, whatever the configurations say.
@@ -134,7 +134,7 @@ impl TimeDecoder {
 
     /// A chunk at once. // (latent frames, z, h, w) -> (frames, channels, h, w)
     fn forward(&self, z: &Tensor) -> Result<Tensor> {
-        let mut x = run(&self.conv1, &run(&self.post_quant_conv, z)?)?;
+        let mut x = self.conv1.clip(&self.post_quant_conv.clip(z)?)?;
         for block in &self.res_blocks {
             x = block.forward(&x)?;
         }
@@ -145,21 +145,16 @@ impl TimeDecoder {
             if let Some(conv) = doubles {
                 // Neighbouring channels are neighbouring frames.
                 let (frames, dim, height, width) = x.dims4()?;
-                x = run(conv, &x)?.reshape((frames, dim, 2, height * width))?.transpose(1, 2)?.contiguous()?;
+                x = conv.clip(&x)?.reshape((frames, dim, 2, height * width))?.transpose(1, 2)?.contiguous()?;
                 x = x.reshape((2 * frames, dim, height, width))?;
             }
         }
-        run(&self.conv_out, &silu(&self.norm1.forward(&x)?)?)
+        self.conv_out.clip(&self.norm1.forward(&x, Activation::Silu)?)
     }
 }
 
 fn time_conv(inputs: usize, outputs: usize, size: usize, w: Weights) -> Result<CausalConv3d> {
     CausalConv3d::new(inputs, outputs, size, size, w.pp("conv"))
-}
-
-/// A convolution over a chunk from its beginning.
-fn run(conv: &CausalConv3d, x: &Tensor) -> Result<Tensor> {
-    conv.forward(x, &mut ConvState::default())
 }
 
 /// A residual block over time; its convolutions have no biases.
@@ -191,12 +186,12 @@ impl TimeBlock {
     }
 
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let h = run(&self.conv1, &silu(&self.norm1.forward(x)?)?)?;
-        let h = run(&self.conv2, &silu(&self.norm2.forward(&h)?)?)?;
-        Ok(match &self.conv3 {
-            Some(conv) => (run(conv, x)? + h)?,
-            None => (x + h)?,
-        })
+        let h = self.conv1.clip(&self.norm1.forward(x, Activation::Silu)?)?;
+        let h = self.norm2.forward(&h, Activation::Silu)?;
+        match &self.conv3 {
+            Some(conv) => self.conv2.clip_onto(&conv.clip(x)?, &h),
+            None => self.conv2.clip_onto(x, &h),
+        }
     }
 }
 
@@ -228,7 +223,8 @@ impl FrameDecoder {
                 FrameBlock::new(if i == 0 { inputs } else { width }, width, groups, block.pp("resnets").pp(i))
             };
             let resnets = (0..=config.layers_per_block).map(resnet).collect::<Result<_>>()?;
-            let conv = || Conv2d::new(width, width, 3, block.pp("upsamplers").pp(0).pp("conv"));
+            let upsampler = block.pp("upsamplers").pp(0).pp("conv");
+            let conv = || Conv2d::resizing(width, width, 3, Resize::Doubled, upsampler);
             up_blocks.push((resnets, (level < last).then(conv).transpose()?));
             inputs = width;
         }
@@ -253,11 +249,10 @@ impl FrameDecoder {
                 x = resnet.forward(&x)?;
             }
             if let Some(conv) = upsampler {
-                let (_, _, height, width) = x.dims4()?;
-                x = conv.forward(&x.upsample_nearest2d(2 * height, 2 * width)?)?;
+                x = conv.forward(&x)?;
             }
         }
-        self.conv_out.forward(&silu(&self.conv_norm_out.forward(&x)?)?)
+        self.conv_out.forward(&self.conv_norm_out.forward(&x, Activation::Silu)?)
     }
 }
 
@@ -283,12 +278,12 @@ impl FrameBlock {
     }
 
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let h = self.conv1.forward(&silu(&self.norm1.forward(x)?)?)?;
-        let h = self.conv2.forward(&silu(&self.norm2.forward(&h)?)?)?;
-        Ok(match &self.conv_shortcut {
-            Some(conv) => (conv.forward(x)? + h)?,
-            None => (x + h)?,
-        })
+        let h = self.conv1.forward(&self.norm1.forward(x, Activation::Silu)?)?;
+        let h = self.norm2.forward(&h, Activation::Silu)?;
+        match &self.conv_shortcut {
+            Some(conv) => self.conv2.forward_onto(&conv.forward(x)?, &h),
+            None => self.conv2.forward_onto(x, &h),
+        }
     }
 }
 
@@ -315,7 +310,8 @@ impl FrameAttention {
     /// (1, dim, h, w) -> (1, dim, h, w)
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let (_, dim, height, width) = x.dims4()?;
-        let pixels = self.group_norm.forward(x)?.permute((0, 2, 3, 1))?.reshape((height * width, dim))?;
+        let pixels =
+            self.group_norm.forward(x, Activation::None)?.permute((0, 2, 3, 1))?.reshape((height * width, dim))?;
         let [q, k, v] =
             [&self.to_q, &self.to_k, &self.to_v].map(|layer| layer.forward(&pixels)?.unsqueeze(0).map_err(Error::from));
         let mixed = attention(&q?, &k?, &v?, 1.0 / (dim as f64).sqrt(), None, Precision::F32)?; // (pixels, dim)

@@ -1,7 +1,7 @@
 //! What encoder and decoder are both made of.
 
-use candle_core::{DType, Tensor};
-use navicache_kernels::silu;
+use candle_core::Tensor;
+use navicache_kernels::{Activation, channel_rms_norm};
 
 use crate::nn::{CausalConv3d, Conv2d, ConvState, attention};
 use crate::{Error, Precision, Result, Weights};
@@ -66,12 +66,12 @@ impl Resnet {
     }
 
     pub(super) fn forward(&self, x: &Tensor, state: &mut ResnetState) -> Result<Tensor> {
-        let h = self.conv1.forward(&silu(&self.norm1.forward(x)?)?, &mut state.conv1)?;
-        let h = self.conv2.forward(&silu(&self.norm2.forward(&h)?)?, &mut state.conv2)?;
-        Ok(match &self.conv_shortcut {
-            Some(conv) => (conv.forward(x, &mut ConvState::default())? + h)?,
-            None => (x + h)?,
-        })
+        let h = self.conv1.forward(&self.norm1.silu(x)?, &mut state.conv1)?;
+        let h = self.norm2.silu(&h)?;
+        match &self.conv_shortcut {
+            Some(conv) => self.conv2.forward_onto(&conv.clip(x)?, &h, &mut state.conv2),
+            None => self.conv2.forward_onto(x, &h, &mut state.conv2),
+        }
     }
 }
 
@@ -103,34 +103,33 @@ impl FrameAttention {
                 .map_err(Error::from)
         });
         let mixed = Tensor::stack(&mixed.collect::<Result<Vec<_>>>()?, 0)?;
-        Ok((x + self.proj.forward(&mixed)?)?)
+        self.proj.forward_onto(x, &mixed)
     }
 }
 
 /// Every pixel's channels scaled to a root mean square of 1, then by `gamma`.
 pub(super) struct ChannelNorm {
-    gamma: Tensor, // (dim, 1, 1)
+    gamma: Tensor, // (dim)
 }
 
 impl ChannelNorm {
     /// Where the reference keeps `gamma` for clips. // (dim, 1, 1, 1)
     pub(super) fn of_clips(dim: usize, w: Weights) -> Result<Self> {
-        Ok(ChannelNorm { gamma: w.f32("gamma", &[dim, 1, 1, 1])?.reshape((dim, 1, 1))? })
+        Ok(ChannelNorm { gamma: w.f32("gamma", &[dim, 1, 1, 1])?.flatten_all()? })
     }
 
     /// Where it keeps it for frames. // (dim, 1, 1)
     pub(super) fn of_frames(dim: usize, w: Weights) -> Result<Self> {
-        Ok(ChannelNorm { gamma: w.f32("gamma", &[dim, 1, 1])? })
+        Ok(ChannelNorm { gamma: w.f32("gamma", &[dim, 1, 1])?.flatten_all()? })
     }
 
-    /// (frames, dim, h, w), f32
+    /// (frames, dim, h, w)
     pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let (frames, dim, h, w) = x.dims4()?;
-        // The sum over channels as a product with ones: a reduction over an outer dimension is far slower.
-        let ones = Tensor::ones((frames, 1, dim), DType::F32, x.device())?;
-        let squares = ones.matmul(&x.sqr()?.reshape((frames, dim, h * w))?)?.reshape((frames, 1, h, w))?;
-        let norm = squares.sqrt()?.maximum(1e-12)?;
-        let factor = (norm.recip()? * (dim as f64).sqrt())?;
-        Ok(x.broadcast_mul(&factor)?.broadcast_mul(&self.gamma)?)
+        Ok(channel_rms_norm(x, &self.gamma, Activation::None)?)
+    }
+
+    /// The same, then SiLU.
+    pub(super) fn silu(&self, x: &Tensor) -> Result<Tensor> {
+        Ok(channel_rms_norm(x, &self.gamma, Activation::Silu)?)
     }
 }

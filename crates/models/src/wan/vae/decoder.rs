@@ -5,12 +5,11 @@
 //! memory does not grow with its length.
 
 use candle_core::Tensor;
-use navicache_kernels::silu;
 
 use super::blocks::{ChannelNorm, Chunk, MidBlock, Resnet, ResnetState};
 use super::statistic;
 use super::tiling::Window;
-use crate::nn::{CausalConv3d, Conv2d, ConvState};
+use crate::nn::{CausalConv3d, Conv2d, ConvState, Resize};
 use crate::wan::VaeConfig;
 use crate::{Error, Result, Weights};
 
@@ -112,7 +111,7 @@ impl Trunk {
     /// The next latent frame. // (1, channels, h, w)
     fn run(&mut self, vae: &Vae, frame: usize) -> Result<Tensor> {
         let z = self.latents.narrow(0, frame, 1)?;
-        let x = vae.post_quant_conv.forward(&z, &mut ConvState::default())?;
+        let x = vae.post_quant_conv.clip(&z)?;
         let x = vae.conv_in.forward(&x, &mut self.conv_in)?;
         vae.mid_block.forward(&x, &mut self.mid_block)
     }
@@ -160,7 +159,7 @@ impl Decoding<'_> {
         for (block, state) in vae.up_blocks.iter().zip(&mut self.state.up_blocks) {
             x = block.forward(&x, chunk, state)?;
         }
-        let x = vae.conv_out.forward(&silu(&vae.norm_out.forward(&x)?)?, &mut self.state.conv_out)?;
+        let x = vae.conv_out.forward(&vae.norm_out.silu(&x)?, &mut self.state.conv_out)?;
         Ok(Some(pixels(&x, vae.patch)?.clamp(-1.0, 1.0)?))
     }
 }
@@ -282,7 +281,7 @@ impl Upsampler {
         let time_conv = || CausalConv3d::new(inputs, 2 * inputs, 3, 1, w.pp("time_conv"));
         Ok(Upsampler {
             time_conv: (doubles == Doubles::SpaceAndTime).then(time_conv).transpose()?,
-            conv: Conv2d::new(inputs, outputs, 3, w.pp("resample").pp(1))?,
+            conv: Conv2d::resizing(inputs, outputs, 3, Resize::Doubled, w.pp("resample").pp(1))?,
         })
     }
 
@@ -295,6 +294,6 @@ impl Upsampler {
             _ => None,
         };
         let x = doubled.as_ref().unwrap_or(x);
-        self.conv.forward(&x.upsample_nearest2d(2 * h, 2 * w)?)
+        self.conv.forward(x)
     }
 }

@@ -4,11 +4,10 @@
 //! time remembers what it needs, so that the result is that of the whole clip.
 
 use candle_core::Tensor;
-use navicache_kernels::silu;
 
 use super::blocks::{ChannelNorm, Chunk, MidBlock, Resnet, ResnetState};
 use super::statistic;
-use crate::nn::{CausalConv3d, ConvState};
+use crate::nn::{CausalConv3d, Conv2d, ConvState, Resize};
 use crate::wan::VaeConfig;
 use crate::{Error, Result, Weights};
 
@@ -147,8 +146,8 @@ impl UpperEncoding<'_> {
     pub fn next_latent(&mut self, features: &Tensor) -> Result<Tensor> {
         let vae = self.vae;
         let x = vae.mid_block.forward(features, &mut self.mid_block)?;
-        let x = vae.conv_out.forward(&silu(&vae.norm_out.forward(&x)?)?, &mut self.conv_out)?;
-        let moments = vae.quant_conv.forward(&x, &mut ConvState::default())?; // (1, 2 z, h, w)
+        let x = vae.conv_out.forward(&vae.norm_out.silu(&x)?, &mut self.conv_out)?;
+        let moments = vae.quant_conv.clip(&x)?; // (1, 2 z, h, w)
         let mean = moments.narrow(1, 0, vae.z_dim)?.unsqueeze(2)?; // (1, z, 1, h, w)
         Ok(mean.broadcast_sub(&vae.latents_mean)?.broadcast_div(&vae.latents_std)?)
     }
@@ -229,26 +228,22 @@ enum Halves {
 
 /// Half the height and width, and in some levels half the frame rate.
 struct Downsampler {
-    weight: Tensor, // (dim, dim, 3, 3)
-    bias: Tensor,   // (dim, 1, 1)
+    conv: Conv2d,
     time_conv: Option<TimeConv>,
 }
 
 impl Downsampler {
     fn new(dim: usize, halves: Halves, w: Weights) -> Result<Self> {
-        let conv = w.pp("resample").pp(1);
         let time_conv = || TimeConv::new(dim, w.pp("time_conv"));
         Ok(Downsampler {
-            weight: conv.f32("weight", &[dim, dim, 3, 3])?,
-            bias: conv.f32("bias", &[dim])?.reshape((dim, 1, 1))?,
+            conv: Conv2d::resizing(dim, dim, 3, Resize::Halved, w.pp("resample").pp(1))?,
             time_conv: (halves == Halves::SpaceAndTime).then(time_conv).transpose()?,
         })
     }
 
     /// The first chunk's frame goes past `time_conv`, which only remembers it.
     fn forward(&self, x: &Tensor, chunk: Chunk, last_frame: &mut Option<Tensor>) -> Result<Tensor> {
-        let padded = x.pad_with_zeros(2, 0, 1)?.pad_with_zeros(3, 0, 1)?; // below and to the right only
-        let x = padded.conv2d(&self.weight, 0, 2, 1, 1)?.broadcast_add(&self.bias)?;
+        let x = self.conv.forward(x)?;
         let Some(time_conv) = &self.time_conv else { return Ok(x) };
         let before = last_frame.replace(x.get(x.dim(0)? - 1)?);
         match (chunk, before) {

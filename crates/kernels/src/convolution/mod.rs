@@ -1,0 +1,555 @@
+//! Convolution over frames and time.
+//!
+//! A frame is computed in bands of rows, in three steps: what the kernel looks at is *gathered* into panels, matrix products with the
+//! kernel follow, with tiles of sums in registers ([`crate::tile`]), and the sums are *scattered* over the rows of all outputs, with
+//! bias and residual on the way. What is gathered, what the sums stand for, and how many passes of the three steps that takes is
+//! the form's:
+//!
+//! - [`columns`]: pixels as the kernel sees them, in one product. Any kernel.
+//! - [`winograd`]: tiles of pixels, transformed, in small products that need 2.25 times fewer multiplications. Kernels of 3x3.
+//!
+//! No tensor of columns is made: a band's panels stay in the caches. Time and inputs are one depth of the products; frames that are
+//! not there are left out of it.
+
+mod columns;
+mod winograd;
+
+use candle_core::{DType, Result, Tensor, bail};
+use rayon::prelude::*;
+
+use crate::level::{Kernel, Level};
+use crate::simd::{MAX_LANES, Simd};
+use crate::storage::{fit, with_numbers};
+use crate::tile::Onto;
+
+/// Numbers in a line of the caches.
+const LINE: usize = 16;
+
+/// What a kernel sees beyond the edge of a frame, and before the first one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Edge {
+    /// Nothing.
+    Zeros,
+    /// The nearest pixel, and the first frame.
+    Repeated,
+}
+
+/// How an output's height and width follow from the input's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Resize {
+    /// They are the same: the kernel is odd, and centred.
+    Same,
+    /// Every pixel becomes four of its kind before the kernel sees them.
+    Doubled,
+    /// Outputs stand at every second pixel, which is the first that the kernel sees.
+    Halved,
+}
+
+/// A kernel that moves over frames and time, without looking ahead.
+#[derive(Debug, Clone)]
+pub struct Convolution {
+    shape: Shape,
+    weights: Weights,
+    bias: Option<Tensor>, // (out)
+}
+
+#[derive(Debug, Clone)]
+enum Weights {
+    /// As the form wants them at a level.
+    Packed(Vec<f32>, Level),
+    /// For devices and types that the kernels are not for. // (out, in, time, size, size)
+    Elsewhere(Tensor),
+}
+
+/// What does not change from clip to clip.
+#[derive(Debug, Clone, Copy)]
+struct Shape {
+    outputs: usize,
+    inputs: usize,
+    time: usize,
+    size: usize,
+    edge: Edge,
+    resize: Resize,
+}
+
+impl Convolution {
+    /// Takes its shape from the weights and packs them for the current level.
+    ///
+    /// * `weight` - (out, in, time, size, size), with an odd `size`
+    /// * `bias` - (out)
+    pub fn new(weight: &Tensor, bias: Option<&Tensor>, edge: Edge, resize: Resize) -> Result<Self> {
+        let (outputs, inputs, time, size, width) = weight.dims5()?;
+        let shape = Shape { outputs, inputs, time, size, edge, resize };
+        let is_odd = size % 2 == 1 || resize == Resize::Halved;
+        if size != width || !is_odd || weight.elem_count() == 0 || bias.is_some_and(|bias| bias.dims() != [outputs]) {
+            bail!("convolution: weight {:?}, bias {:?}", weight.dims(), bias.map(Tensor::dims));
+        }
+        let weights = if fit(&[weight]) && bias.is_none_or(|bias| fit(&[bias])) {
+            let level = Level::current();
+            let weight = weight.transpose(1, 2)?.contiguous()?; // (out, time, in, size, size)
+            Weights::Packed(with_numbers(&[&weight], |[weight]| level.run(Pack { shape, weight }))?, level)
+        } else {
+            Weights::Elsewhere(weight.clone())
+        };
+        Ok(Convolution { shape, weights, bias: bias.map(Tensor::contiguous).transpose()? })
+    }
+
+    /// The next frames of a clip, (frames, in, h, w) -> (frames, out, its h, its w).
+    ///
+    /// * `before` - the frames before them, the last `time - 1` or all that there are. // (n, in, h, w)
+    /// * `residual` - what is added to the result, of its shape
+    pub fn forward(&self, x: &Tensor, before: Option<&Tensor>, residual: Option<&Tensor>) -> Result<Tensor> {
+        let Shape { outputs, inputs, time, .. } = self.shape;
+        let (frames, channels, h, w) = x.dims4()?;
+        let [height, width] = [h, w].map(|length| self.shape.length(length));
+        let memory = before.map_or(0, |before| before.dims()[0]);
+        if channels != inputs
+            || memory >= time && memory > 0
+            || before.is_some_and(|before| before.dims() != [memory, inputs, h, w])
+            || residual.is_some_and(|residual| residual.dims() != [frames, outputs, height, width])
+        {
+            let [before, residual] = [before, residual].map(|tensor| tensor.map(Tensor::dims));
+            bail!("convolution: {:?}, x {:?}, before {before:?}, residual {residual:?}", self.shape, x.dims());
+        }
+        let Weights::Packed(packed, level) = &self.weights else { return self.by_candle(x, before, residual) };
+        let none = Tensor::zeros(0, DType::F32, x.device())?;
+        let others = [before, self.bias.as_ref(), residual].map(|tensor| tensor.unwrap_or(&none));
+        let [before, bias, residual] = others;
+        if !fit(&[x, before, bias, residual]) {
+            bail!("convolution: the weights are f32 in main memory, x is {:?} on {:?}", x.dtype(), x.device());
+        }
+        let (x, before, residual) = (x.contiguous()?, before.contiguous()?, residual.contiguous()?);
+        let mut y = vec![0.0; frames * outputs * height * width];
+        with_numbers(&[&x, &before, bias, &residual], |[x, before, bias, residual]| {
+            let clip = Clip { shape: self.shape, size: [h, w], memory, frames: [before, x], packed, bias, residual };
+            clip.run(*level, &mut y);
+        })?;
+        Tensor::from_vec(y, (frames, outputs, height, width), &candle_core::Device::Cpu)
+    }
+
+    /// For tensors that are not f32 in main memory.
+    fn by_candle(&self, x: &Tensor, before: Option<&Tensor>, residual: Option<&Tensor>) -> Result<Tensor> {
+        let (Shape { time, size, edge, resize, .. }, Weights::Elsewhere(weight)) = (self.shape, &self.weights) else {
+            bail!("convolution: the weights are not packed for {:?}", x.device());
+        };
+        let mut x = match before {
+            Some(before) => Tensor::cat(&[before, x], 0)?,
+            None => x.clone(),
+        };
+        let missing = time - 1 - before.map_or(Ok(0), |before| before.dim(0))?;
+        let (frames, _, h, w) = x.dims4()?;
+        if resize == Resize::Doubled {
+            x = x.upsample_nearest2d(2 * h, 2 * w)?;
+        }
+        let (start, end, stride) = match resize {
+            Resize::Halved => (0, size - 2, 2),
+            Resize::Same | Resize::Doubled => (size / 2, size / 2, 1),
+        };
+        let x = match edge {
+            Edge::Zeros => {
+                x.pad_with_zeros(0, missing, 0)?.pad_with_zeros(2, start, end)?.pad_with_zeros(3, start, end)?
+            }
+            Edge::Repeated => {
+                x.pad_with_same(0, missing, 0)?.pad_with_same(2, start, end)?.pad_with_same(3, start, end)?
+            }
+        };
+        let mut y = residual.cloned();
+        for tap in 0..time {
+            let x = x.narrow(0, tap, frames + missing + 1 - time)?;
+            let part = x.conv2d(&weight.narrow(2, tap, 1)?.squeeze(2)?.contiguous()?, 0, stride, 1, 1)?;
+            y = Some(match y {
+                Some(y) => (y + part)?,
+                None => part,
+            });
+        }
+        match (y, &self.bias) {
+            (Some(y), Some(bias)) => y.broadcast_add(&bias.reshape(((), 1, 1))?),
+            (Some(y), None) => Ok(y),
+            (None, _) => bail!("convolution: a kernel without taps"),
+        }
+    }
+}
+
+impl Shape {
+    /// An output's height or width.
+    fn length(self, input: usize) -> usize {
+        match self.resize {
+            Resize::Same => input,
+            Resize::Doubled => 2 * input,
+            Resize::Halved => (input + 1).saturating_sub(self.size.max(2) - 1).div_ceil(2),
+        }
+    }
+
+    /// The row of the input that a row of the kernel sees, and the same of columns; nothing where there are zeros.
+    #[inline(always)]
+    fn source(self, output: usize, tap: usize, input: usize) -> Option<usize> {
+        let (place, end) = match self.resize {
+            Resize::Same => ((output + tap) as isize - (self.size / 2) as isize, input),
+            Resize::Doubled => ((output + tap) as isize - (self.size / 2) as isize, 2 * input),
+            Resize::Halved => ((2 * output + tap) as isize, input),
+        };
+        let place = match self.edge {
+            Edge::Zeros => usize::try_from(place).ok().filter(|&place| place < end)?,
+            Edge::Repeated => place.clamp(0, end as isize - 1) as usize,
+        };
+        Some(if self.resize == Resize::Doubled { place / 2 } else { place })
+    }
+
+    fn form(self) -> Form {
+        match self.resize {
+            Resize::Same if self.size == 3 => Form::Winograd { across: 4 },
+            Resize::Doubled if self.size == 3 => Form::Winograd { across: 3 },
+            _ => Form::Columns,
+        }
+    }
+
+    /// Depth of the products for each tap and input.
+    fn depth(self) -> usize {
+        match self.form() {
+            Form::Columns => self.size * self.size,
+            Form::Winograd { .. } => 1,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Form {
+    /// One product in one pass.
+    Columns,
+    /// As many products, and as many passes.
+    Winograd { across: usize },
+}
+
+struct Pack<'a> {
+    shape: Shape,
+    weight: &'a [f32], // (out, time, in, size, size)
+}
+
+impl Kernel for Pack<'_> {
+    type Output = Vec<f32>;
+
+    fn plain(self) -> Vec<f32> {
+        self.weight.to_vec()
+    }
+
+    /// // (products of all passes, groups of a tile's rows, depth, rows); filled up with zeros
+    #[inline(always)]
+    fn fast<S: Simd>(self, _: S) -> Vec<f32> {
+        let Pack { shape, weight } = self;
+        let (rows, area) = (S::TILE_ROWS, shape.size * shape.size);
+        let (products, each) = match shape.form() {
+            Form::Columns => (1, area),
+            Form::Winograd { across } => (across * across, 1),
+        };
+        let (height, depth) = (shape.outputs.next_multiple_of(rows), shape.time * shape.inputs * each);
+        let mut packed = vec![0.0; products * height * depth];
+        for (output, weight) in weight.chunks_exact(shape.time * shape.inputs * area).enumerate() {
+            for (input, weight) in weight.chunks_exact(area).enumerate() {
+                let mut put = |product: usize, k: usize, number: f32| {
+                    let at = output / rows * depth + input * each + k;
+                    packed[product * height * depth + at * rows + output % rows] = number;
+                };
+                match shape.form() {
+                    Form::Columns => weight.iter().enumerate().for_each(|(k, number)| put(0, k, *number)),
+                    Form::Winograd { across } => {
+                        let points = winograd::kernel(weight, across);
+                        (0..products).for_each(|product| put(product, 0, points[product]));
+                    }
+                }
+            }
+        }
+        packed
+    }
+}
+
+/// A call: frames, and what is done with them.
+struct Clip<'a> {
+    shape: Shape,
+    /// Height and width of the input.
+    size: [usize; 2],
+    /// How many frames are before those of the clip.
+    memory: usize,
+    /// The frames before and those of the clip. // (n, in, h, w) each
+    frames: [&'a [f32]; 2],
+    packed: &'a [f32],
+    bias: &'a [f32],     // (out), or empty
+    residual: &'a [f32], // as the output, or empty
+}
+
+impl<'a> Clip<'a> {
+    /// Shares bands of rows out. // y: (frames, out, height, width)
+    fn run(&self, level: Level, y: &mut [f32]) {
+        let (outputs, [height, width]) = (self.shape.outputs, self.size.map(|length| self.shape.length(length)));
+        if y.is_empty() {
+            return;
+        }
+        let frame_len = outputs * height * width;
+        let rows = self.band_rows(y.len() / frame_len);
+        // What is written by whom: for each frame and band, its rows of every output.
+        let mut bands = Vec::new();
+        for (frame, y) in y.chunks_exact_mut(frame_len).enumerate() {
+            let first_band = bands.len();
+            for (output, plane) in y.chunks_exact_mut(height * width).enumerate() {
+                for (band, rows_of_plane) in plane.chunks_mut(rows * width).enumerate() {
+                    if output == 0 {
+                        bands.push((frame, band * rows, Vec::with_capacity(outputs)));
+                    }
+                    bands[first_band + band].2.push(rows_of_plane);
+                }
+            }
+        }
+        bands.into_par_iter().for_each_init(Scratch::default, |scratch, (frame, first_row, mut y)| {
+            let taps = self.taps(frame);
+            let band = Band {
+                clip: self,
+                taps: &taps,
+                first_tap: self.shape.time - taps.len(),
+                first_row,
+                rows: y[0].len() / width,
+                output: [height, width],
+                residual: self.residual.get(frame * frame_len..(frame + 1) * frame_len),
+            };
+            level.run(Task { band, y: &mut y, scratch });
+        });
+    }
+
+    /// What the taps see at a frame, oldest first, without those that would see zeros. // (in, h, w) each
+    fn taps(&self, frame: usize) -> Vec<&'a [f32]> {
+        let len = self.shape.inputs * self.size[0] * self.size[1];
+        let [before, x] = self.frames;
+        let at = |place: usize| match place.checked_sub(self.memory) {
+            Some(frame) => &x[frame * len..][..len],
+            None => &before[place * len..][..len],
+        };
+        let last = frame + self.memory;
+        let places = (0..self.shape.time).map(|tap| (last + tap + 1).checked_sub(self.shape.time));
+        match self.shape.edge {
+            Edge::Zeros => places.flatten().map(at).collect(),
+            Edge::Repeated => places.map(|place| at(place.unwrap_or(0))).collect(),
+        }
+    }
+
+    /// Rows of a band: as many columns of the products as fill panels well, few enough to keep all threads busy.
+    fn band_rows(&self, frames: usize) -> usize {
+        /// Columns of the products that the outer caches have room for.
+        const COLUMNS: usize = 128;
+        /// A multiple of every level's panel.
+        const PANEL: usize = 32;
+        let step = if self.shape.form() == Form::Columns { 1 } else { 2 };
+        let [height, width] = self.size.map(|length| self.shape.length(length).div_ceil(step));
+        let most = (frames * height * width / rayon::current_num_threads()).min(COLUMNS) / width;
+        let padded = |rows: usize| {
+            let columns = |rows: usize| (rows * width).next_multiple_of(PANEL);
+            height / rows * columns(rows) + columns(height % rows)
+        };
+        let best = (1..=most.clamp(1, height)).rev().min_by_key(|&rows| padded(rows));
+        best.unwrap_or(1) * step
+    }
+}
+
+/// Some rows of an output frame.
+struct Band<'a> {
+    clip: &'a Clip<'a>,
+    taps: &'a [&'a [f32]],
+    /// Of those that see a frame.
+    first_tap: usize,
+    first_row: usize,
+    rows: usize,
+    /// Height and width of the output.
+    output: [usize; 2],
+    /// Of the frame. // (out, height, width)
+    residual: Option<&'a [f32]>,
+}
+
+impl Band<'_> {
+    fn bias(&self, output: usize) -> f32 {
+        self.clip.bias.get(output).copied().unwrap_or(0.0)
+    }
+
+    /// The residual's rows where the band is. // (rows, width)
+    fn residual(&self, output: usize) -> Option<&[f32]> {
+        let [height, width] = self.output;
+        self.residual.map(|residual| &residual[(output * height + self.first_row) * width..][..self.rows * width])
+    }
+}
+
+/// Panels and sums of a task, kept for the next one.
+#[derive(Default)]
+struct Scratch {
+    panels: Vec<f32>,
+    sums: Vec<f32>,
+    lines: Vec<f32>,
+}
+
+/// What is gathered for the products of a pass.
+struct Panels<'a> {
+    numbers: &'a mut [f32], // (products, panels, depth, columns), and a line after each panel
+    panel_len: usize,
+    product_len: usize,
+}
+
+impl Panels<'_> {
+    /// A vector to the columns of a product from `at` on, at a depth; what is beyond the last panel is dropped.
+    #[inline(always)]
+    fn put<S: Simd>(&mut self, simd: S, product: usize, k: usize, at: usize, v: S::V) {
+        let (panel, column) = (at / S::TILE_COLUMNS, at % S::TILE_COLUMNS);
+        let panels = &mut self.numbers[product * self.product_len..][..self.product_len];
+        let start = panel * self.panel_len + k * S::TILE_COLUMNS;
+        if column + S::LANES <= S::TILE_COLUMNS {
+            return simd.store(v, &mut panels[start + column..]);
+        }
+        let (mut lanes, room) = ([0.0; MAX_LANES], S::TILE_COLUMNS - column);
+        simd.store(v, &mut lanes);
+        panels[start + column..start + S::TILE_COLUMNS].copy_from_slice(&lanes[..room]);
+        if let Some(next) = panels.get_mut(start + self.panel_len..start + self.panel_len + S::LANES - room) {
+            next.copy_from_slice(&lanes[room..S::LANES]);
+        }
+    }
+}
+
+/// Sums of the products of a pass.
+struct Sums<'a> {
+    numbers: &'a [f32], // (products, outputs and more, columns), and a line after each product
+    len: usize,
+    width: usize,
+}
+
+impl Sums<'_> {
+    #[inline(always)]
+    fn row(&self, product: usize, output: usize) -> &[f32] {
+        &self.numbers[product * self.len + output * self.width..]
+    }
+}
+
+struct Task<'a, 'y> {
+    band: Band<'a>,
+    y: &'a mut [&'y mut [f32]], // (outputs, rows * width)
+    scratch: &'a mut Scratch,
+}
+
+impl Kernel for Task<'_, '_> {
+    type Output = ();
+
+    fn plain(self) {
+        let Task { band, y, .. } = self;
+        let Clip { shape, size: [h, w], packed, .. } = *band.clip;
+        let Shape { inputs, time, size, .. } = shape;
+        let width = band.output[1];
+        for (output, y) in y.iter_mut().enumerate() {
+            let weight = &packed[output * time * inputs * size * size..][band.first_tap * inputs * size * size..];
+            for (at, y) in y.iter_mut().enumerate() {
+                let (row, column) = (band.first_row + at / width, at % width);
+                let mut sum = 0.0;
+                let planes = band.taps.iter().flat_map(|frame| frame.chunks_exact(h * w));
+                for (plane, weight) in planes.zip(weight.chunks_exact(size * size)) {
+                    for (j, weight) in weight.iter().enumerate() {
+                        let source = shape.source(row, j / size, h).zip(shape.source(column, j % size, w));
+                        sum += source.map_or(0.0, |(row, column)| weight * plane[row * w + column]);
+                    }
+                }
+                *y = sum + band.bias(output) + band.residual(output).map_or(0.0, |residual| residual[at]);
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn fast<S: Simd>(mut self, simd: S) {
+        match self.band.clip.shape.form() {
+            Form::Columns => self.pass(simd, 0, columns::Pass),
+            Form::Winograd { across: 3 } => {
+                for i in 0..3 {
+                    self.pass(simd, i, winograd::Pass::<3>(i));
+                }
+            }
+            Form::Winograd { .. } => {
+                for i in 0..4 {
+                    self.pass(simd, i, winograd::Pass::<4>(i));
+                }
+            }
+        }
+    }
+}
+
+/// A pass of a form.
+trait Pass {
+    /// How many products it takes.
+    const PRODUCTS: usize;
+
+    /// Columns of the products that a band has.
+    fn columns(&self, band: &Band) -> usize;
+
+    /// Puts what the kernel sees into panels, which have room for all.
+    fn gather<S: Simd>(&self, simd: S, band: &Band, panels: &mut Panels, lines: &mut Vec<f32>);
+
+    /// Makes outputs of sums. // y: (outputs, rows * width)
+    fn scatter<S: Simd>(&self, simd: S, band: &Band, sums: &Sums, y: &mut [&mut [f32]]);
+}
+
+impl Task<'_, '_> {
+    /// Gathers, multiplies and scatters.
+    #[inline(always)]
+    fn pass<S: Simd, P: Pass>(&mut self, simd: S, index: usize, pass: P) {
+        let Task { band, y, scratch } = self;
+        let (products, columns) = (P::PRODUCTS, pass.columns(band));
+        let Clip { shape, packed, .. } = band.clip;
+        // A product: (height, depth) by (depth, width); of the depth of all taps, from the first that sees a frame on.
+        let (height, width) = (shape.outputs.next_multiple_of(S::TILE_ROWS), columns.next_multiple_of(S::TILE_COLUMNS));
+        let (first, all) = (band.first_tap * shape.inputs * shape.depth(), shape.time * shape.inputs * shape.depth());
+        let depth = all - first;
+        // A line more each, so that the same places of neighbours do not compete for the same place of a cache.
+        let (panel_len, sums_len) = (depth * S::TILE_COLUMNS + LINE, height * width + LINE);
+        let product_len = width / S::TILE_COLUMNS * panel_len;
+        let mut panels =
+            Panels { numbers: aligned(&mut scratch.panels, products * product_len), panel_len, product_len };
+        let sums = aligned(&mut scratch.sums, products * sums_len);
+
+        pass.gather(simd, band, &mut panels, &mut scratch.lines);
+        for product in 0..products {
+            let weights = &packed[(index * products + product) * height * all..][..height * all];
+            let panels = panels.numbers[product * product_len..][..product_len].chunks_exact(panel_len);
+            multiply(simd, weights, [first, all], panels, &mut sums[product * sums_len..], width);
+        }
+        pass.scatter(simd, band, &Sums { numbers: sums, len: sums_len, width }, y);
+    }
+}
+
+/// So many numbers from the first of a cache line on, of a vector that has them from then on.
+fn aligned(numbers: &mut Vec<f32>, len: usize) -> &mut [f32] {
+    if numbers.len() < len + LINE {
+        numbers.resize(len + LINE, 0.0);
+    }
+    let start = numbers.as_ptr().align_offset(LINE * size_of::<f32>()).min(LINE);
+    &mut numbers[start..start + len]
+}
+
+/// `sums = weights panels`
+///
+/// * `weights` - (groups of a tile's rows, all the depth, rows), used from the `first` depth on
+/// * `panels` - (depth, columns) each, and a line after them
+/// * `sums` - (rows, width)
+#[inline(always)]
+fn multiply<'a, S: Simd>(
+    simd: S,
+    weights: &[f32],
+    [first, all]: [usize; 2],
+    panels: impl Iterator<Item = &'a [f32]> + Clone,
+    sums: &mut [f32],
+    width: usize,
+) {
+    /// So much of a panel's depth at a time stays in the innermost cache while all weights pass by.
+    const DEPTH: usize = 192;
+    let (rows, columns, depth) = (S::TILE_ROWS, S::TILE_COLUMNS, all - first);
+    let block = depth.div_ceil(depth.div_ceil(DEPTH));
+    for begun in (0..depth).step_by(block) {
+        let block = block.min(depth - begun);
+        let onto = if begun > 0 { Onto::Sums } else { Onto::Nothing };
+        for (p, panel) in panels.clone().enumerate() {
+            let panel = &panel[begun * columns..][..block * columns];
+            for (g, weights) in weights.chunks_exact(all * rows).enumerate() {
+                let weights = &weights[(first + begun) * rows..][..block * rows];
+                let sums = &mut sums[g * rows * width + p * columns..];
+                simd.packed_tile(weights, panel, onto, sums, width);
+            }
+        }
+    }
+}
