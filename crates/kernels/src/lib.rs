@@ -31,7 +31,7 @@ pub use channel_norm::channel_rms_norm;
 pub use convolution::{Convolution, Edge, Resize};
 pub use group_norm::group_norm;
 pub use level::Level;
-pub use linear::{Precision, Rows, dense, linear};
+pub use linear::{Panels, Precision, Rows, dense, linear};
 pub use memory::HugePages;
 pub use norm::{layer_norm, modulated_layer_norm, rms_norm};
 pub use residual::{gated_residual, residual};

@@ -60,6 +60,11 @@ pub trait Rows: Sync {
         to.convert_from_f32_slice(&wide);
         Ok(())
     }
+
+    /// All rows as f32 in panels of so many columns, if they are kept so.
+    fn panels(&self, _columns: usize) -> Option<&[f32]> {
+        None
+    }
 }
 
 /// `then(x w^T + bias)`, (n, in) -> (n, out). All is in main memory.
@@ -127,11 +132,17 @@ impl CustomOp1 for Op<'_> {
 trait Weight: Number {
     /// Rows of a matrix.
     fn read(w: &dyn Rows, first: usize, to: &mut [Self]) -> Result<()>;
+    /// All of them, if they are there in panels.
+    fn there(w: &dyn Rows, columns: usize) -> Option<&[Self]>;
 }
 
 impl Weight for f32 {
     fn read(w: &dyn Rows, first: usize, to: &mut [f32]) -> Result<()> {
         w.read(first, to)
+    }
+
+    fn there(w: &dyn Rows, columns: usize) -> Option<&[f32]> {
+        w.panels(columns)
     }
 }
 
@@ -148,6 +159,10 @@ impl Weight for Pair {
         }
         Ok(())
     }
+
+    fn there(_: &dyn Rows, _: usize) -> Option<&[Pair]> {
+        None
+    }
 }
 
 /// Pairs as single numbers. Where there are pairs, the lower half of a word comes first.
@@ -158,7 +173,10 @@ fn halves(pairs: &mut [Pair]) -> &mut [bf16] {
 }
 
 /// All rows of a matrix, in panels, filled up with zeros. // (panels, row, columns)
-fn panels<N: Weight>(w: &dyn Rows, columns: usize) -> Result<Vec<N>> {
+fn panels<N: Weight>(w: &dyn Rows, columns: usize) -> Result<Cow<'_, [N]>> {
+    if let Some(panels) = N::there(w, columns) {
+        return Ok(Cow::Borrowed(panels));
+    }
     let (outputs, inputs) = w.dims();
     let depth = N::row(inputs);
     let mut panels = vec![N::default(); outputs.next_multiple_of(columns) * depth];
@@ -173,7 +191,7 @@ fn panels<N: Weight>(w: &dyn Rows, columns: usize) -> Result<Vec<N>> {
     } else {
         panels.par_chunks_mut(columns * depth).enumerate().try_for_each(pack)?;
     }
-    Ok(panels)
+    Ok(Cow::Owned(panels))
 }
 
 /// Rows rounded to bf16, in pairs. // (n, pairs)
@@ -415,5 +433,41 @@ impl<S: Deref<Target = Storage> + Sync> Rows for Dense<'_, S> {
         self.read(first, &mut wide)?;
         to.convert_from_f32_slice(&wide);
         Ok(())
+    }
+}
+
+/// A matrix of f32 that is used again and again, kept in panels as products at the current level read it.
+#[derive(Debug)]
+pub struct Panels {
+    numbers: Vec<f32>, // (panels, in, columns)
+    columns: usize,
+    dims: (usize, usize),
+}
+
+impl Panels {
+    /// Packs a matrix.
+    pub fn new(w: &dyn Rows) -> Result<Self> {
+        let columns = Level::current().tile_columns();
+        Ok(Panels { numbers: panels::<f32>(w, columns)?.into_owned(), columns, dims: w.dims() })
+    }
+}
+
+impl Rows for Panels {
+    fn dims(&self) -> (usize, usize) {
+        self.dims
+    }
+
+    fn read(&self, first: usize, to: &mut [f32]) -> Result<()> {
+        let inputs = self.dims.1;
+        for (j, row) in (first..).zip(to.chunks_exact_mut(inputs.max(1))) {
+            let panel = &self.numbers[j / self.columns * self.columns * inputs..];
+            let column = panel[j % self.columns..].iter().step_by(self.columns);
+            row.iter_mut().zip(column).for_each(|(to, number)| *to = *number);
+        }
+        Ok(())
+    }
+
+    fn panels(&self, columns: usize) -> Option<&[f32]> {
+        (columns == self.columns).then_some(&self.numbers)
     }
 }

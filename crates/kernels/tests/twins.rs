@@ -1,7 +1,9 @@
 //! Every kernel at every level of the machine against its plain twin.
 
 use candle_core::{DType, Device, Result, Tensor};
-use navicache_kernels::{self as kernels, Activation, Convolution, Edge, Level, Precision, Resize, dense};
+use navicache_kernels::{
+    self as kernels, Activation, Convolution, Edge, Level, Panels, Precision, Resize, Rows, dense,
+};
 use proptest::prelude::*;
 
 /// What `f` gives at each fast level, beside what it gives without vectors.
@@ -188,6 +190,12 @@ proptest! {
             close(|| kernels::linear(&x, &w, Some(&bias), Activation::None, precision), 5e-5)?;
             close(|| kernels::linear(&x, &w, None, Activation::None, precision), 5e-5)?;
             close(|| kernels::linear(&x, &w, Some(&bias), Activation::Gelu, precision), 5e-5)?;
+            // The same bits as from panels that were packed before, for this level or another.
+            let panels = Panels::new(&w).unwrap();
+            for level in Level::available() {
+                let run = |w: &dyn Rows| level.scope(|| kernels::linear(&x, w, None, Activation::None, precision)).unwrap();
+                prop_assert_eq!(run(&panels).to_vec2::<f32>().unwrap(), run(&w).to_vec2::<f32>().unwrap());
+            }
             // The same bits as one after the other.
             let together = kernels::linear(&x, &w, None, Activation::Gelu, precision).unwrap();
             let apart = kernels::gelu(&kernels::linear(&x, &w, None, Activation::None, precision).unwrap()).unwrap();

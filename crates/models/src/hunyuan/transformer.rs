@@ -65,7 +65,7 @@ impl Transformer {
         let kernel = proj.f32("weight", &[dim, config.in_channels, patch[0], patch[1], patch[2]])?;
         Ok(Transformer {
             // A convolution whose stride is its kernel is a matrix product on patches.
-            x_embedder: Linear::from_tensors(kernel.flatten_from(1)?, proj.f32("bias", &[dim])?),
+            x_embedder: Linear::from_tensors(kernel.flatten_from(1)?, proj.f32("bias", &[dim])?)?,
             context_embedder: TokenRefiner::new(config, w.pp("context_embedder"))?,
             time_text_embed: TimeTextEmbedding::new(
                 config.pooled_projection_dim,

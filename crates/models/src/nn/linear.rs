@@ -1,7 +1,9 @@
 //! Fully connected layer.
 
-use candle_core::Tensor;
-use navicache_kernels::{Activation, Precision, dense, linear};
+use std::sync::Arc;
+
+use candle_core::{DType, Tensor};
+use navicache_kernels::{Activation, Panels, Precision, dense, linear};
 
 use crate::{Matrix, Result, Weights};
 
@@ -11,9 +13,29 @@ use crate::{Matrix, Result, Weights};
 /// that no copy of it is ever whole in memory.
 #[derive(Debug, Clone)]
 pub struct Linear {
-    weight: Matrix, // (out, in)
+    weight: Weight, // (out, in)
     bias: Option<Tensor>,
     precision: Precision,
+}
+
+#[derive(Debug, Clone)]
+enum Weight {
+    /// As products read it: f32 in main memory.
+    Panels(Arc<Panels>),
+    Matrix(Matrix),
+}
+
+impl Weight {
+    fn new(weight: Matrix, precision: Precision) -> Result<Self> {
+        Ok(match weight {
+            Matrix::Dense(weight)
+                if weight.device().is_cpu() && weight.dtype() == DType::F32 && precision == Precision::F32 =>
+            {
+                Weight::Panels(Arc::new(Panels::new(&dense(&weight.contiguous()?)?)?))
+            }
+            weight => Weight::Matrix(weight),
+        })
+    }
 }
 
 impl Linear {
@@ -25,17 +47,19 @@ impl Linear {
 
     /// A layer without.
     pub fn without_bias(inputs: usize, outputs: usize, w: Weights) -> Result<Self> {
-        Ok(Linear { weight: w.matrix("weight", &[outputs, inputs])?, bias: None, precision: w.precision() })
+        let (weight, precision) = (w.matrix("weight", &[outputs, inputs])?, w.precision());
+        Ok(Linear { weight: Weight::new(weight, precision)?, bias: None, precision })
     }
 
     /// A layer that is f32 whatever the weights are kept in and multiplied as, as the reference does for a few small ones.
     pub fn in_f32(inputs: usize, outputs: usize, w: Weights) -> Result<Self> {
-        Ok(Linear::from_tensors(w.f32("weight", &[outputs, inputs])?, w.f32("bias", &[outputs])?))
+        Linear::from_tensors(w.f32("weight", &[outputs, inputs])?, w.f32("bias", &[outputs])?)
     }
 
     /// From a matrix (out, in) and a bias (out), multiplied in f32.
-    pub fn from_tensors(weight: Tensor, bias: Tensor) -> Self {
-        Linear { weight: Matrix::Dense(weight), bias: Some(bias), precision: Precision::F32 }
+    pub fn from_tensors(weight: Tensor, bias: Tensor) -> Result<Self> {
+        let precision = Precision::F32;
+        Ok(Linear { weight: Weight::new(Matrix::Dense(weight), precision)?, bias: Some(bias), precision })
     }
 
     /// What it multiplies.
@@ -56,9 +80,12 @@ impl Linear {
     fn run(&self, x: &Tensor, then: Activation) -> Result<Tensor> {
         let (bias, precision) = (self.bias.as_ref(), self.precision);
         Ok(match &self.weight {
-            Matrix::Packed(packed) => linear(x, &*packed.open()?, bias, then, precision)?,
-            Matrix::Dense(weight) if weight.device().is_cpu() => linear(x, &dense(weight)?, bias, then, precision)?,
-            Matrix::Dense(weight) => {
+            Weight::Panels(panels) => linear(x, &**panels, bias, then, precision)?,
+            Weight::Matrix(Matrix::Packed(packed)) => linear(x, &*packed.open()?, bias, then, precision)?,
+            Weight::Matrix(Matrix::Dense(weight)) if weight.device().is_cpu() => {
+                linear(x, &dense(weight)?, bias, then, precision)?
+            }
+            Weight::Matrix(Matrix::Dense(weight)) => {
                 let y = x.matmul(&weight.to_dtype(x.dtype())?.t()?)?;
                 let y = bias.map_or(Ok(y.clone()), |bias| y.broadcast_add(bias))?;
                 then.apply(&y)?

@@ -113,7 +113,7 @@ impl Transformer {
         };
         Ok(Transformer {
             // A convolution whose stride is its kernel is a matrix product on patches.
-            x_embedder: Linear::from_tensors(kernel.flatten_from(1)?, proj.f32("bias", &[dim])?),
+            x_embedder: Linear::from_tensors(kernel.flatten_from(1)?, proj.f32("bias", &[dim])?)?,
             t_embedder: Embedder::new(dim, w.pp("t_embedder").pp("mlp"))?,
             fps_embedder: Embedder::new(dim, w.pp("fps_embedder").pp("mlp"))?,
             t_block: Linear::new(dim, 6 * dim, w.pp("t_block").pp(1))?,

@@ -264,7 +264,7 @@ impl Denoiser for Transformer {
 fn patch_embedding(config: &TransformerConfig, w: Weights) -> Result<Linear> {
     let [pf, ph, pw] = config.patch_size;
     let weight = w.f32("weight", &[config.dim(), config.in_channels, pf, ph, pw])?.flatten_from(1)?;
-    Ok(Linear::from_tensors(weight, w.f32("bias", &[config.dim()])?))
+    Linear::from_tensors(weight, w.f32("bias", &[config.dim()])?)
 }
 
 struct ConditionEmbedder {
