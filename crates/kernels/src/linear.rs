@@ -27,7 +27,7 @@ use crate::tile::{F32, Onto, Products};
 
 /// Rows of activations in a block: a multiple of every tile's rows.
 const BLOCK: usize = 96;
-/// Columns of the result in a group: a multiple of every tile's columns.
+/// Most columns of the result in a group: a multiple of every tile's columns.
 const GROUP: usize = 256;
 /// Numbers of a panel's column in a piece, which a block meets at a time. Shorter ones would stay in the first cache, but putting a
 /// tile's sums away and fetching them again costs more than that gains.
@@ -254,19 +254,23 @@ fn product<N: Number>(
     let mut y: Vec<f32> = Vec::with_capacity(x.len() / depth * outputs);
     let to = &mut y.spare_capacity_mut()[..x.len() / depth * outputs];
     let work = x.len() * outputs;
+    // Of a small product, smaller groups, so that every thread has some.
+    let blocks = x.len().div_ceil(BLOCK * depth);
+    let group = outputs.div_ceil((2 * rayon::current_num_threads()).div_ceil(blocks));
+    let group = group.next_multiple_of(columns).min(GROUP);
     let block = |(x, y): (&[N], &mut [MaybeUninit<f32>])| {
         let x = &*whole_tiles(x, depth);
         // What is written by whom: for each group, its columns of every row.
         let mut groups: Vec<Vec<&mut [MaybeUninit<f32>]>> =
-            (0..outputs.div_ceil(GROUP)).map(|_| Vec::with_capacity(BLOCK)).collect();
+            (0..outputs.div_ceil(group)).map(|_| Vec::with_capacity(BLOCK)).collect();
         for row in y.chunks_exact_mut(outputs) {
-            for (group, part) in groups.iter_mut().zip(row.chunks_mut(GROUP)) {
+            for (group, part) in groups.iter_mut().zip(row.chunks_mut(group)) {
                 group.push(part);
             }
         }
         let task = |(g, y): (usize, Vec<&mut [MaybeUninit<f32>]>)| {
-            let bias = &layer.bias[g * GROUP..][..y[0].len()];
-            let panels = &panels[g * GROUP * depth..][..bias.len().next_multiple_of(columns) * depth];
+            let bias = &layer.bias[g * group..][..y[0].len()];
+            let panels = &panels[g * group * depth..][..bias.len().next_multiple_of(columns) * depth];
             run(Task { x, panels, depth, bias, then: layer.then, y });
         };
         if work <= SMALL {
