@@ -1,13 +1,15 @@
-//! Fast CPU operations on candle tensors, each with a plain reference beside it.
+//! Fast operations on candle tensors, each with a plain reference beside it.
 //!
 //! Every operation is a `Kernel`: the same thing twice, as the simplest loop that computes it and as vector code that is
 //! generic over the instruction set (`simd`). Which of the two runs, and for which instruction set, is a [`Level`], chosen when
-//! the program runs. Tensors that the vector code is not for (on other devices, of other types) go to candle's own operations.
+//! the program runs. With the feature `cuda` there is a third, for GPUs (`cuda`). Tensors that none of this is for go to candle's own operations.
 //!
 //! Results depend on the level only: not on the number of threads, nor on what other rows a tensor has.
 
 mod activation;
 mod attention;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 mod exp;
 mod level;
 mod linear;

@@ -27,6 +27,10 @@ pub fn linear_bf16(x: &Tensor, w: &Tensor, bias: Option<&Tensor>) -> Result<Tens
     if inputs != wide || w.dtype() != DType::BF16 || bias.is_some_and(|bias| bias.dims() != [outputs]) {
         bail!("linear: x {:?}, w {:?} {:?}, bias {:?}", x.dims(), w.dtype(), w.dims(), bias.map(Tensor::dims));
     }
+    #[cfg(feature = "cuda")]
+    if x.device().is_cuda() && w.device().is_cuda() {
+        return crate::cuda::linear_bf16(x, w, bias);
+    }
     if let (Some(tile), true, true) = (Level::current().pair_tile(), fit(&[x]), w.device().is_cpu()) {
         let bias = match bias {
             Some(bias) => bias.to_dtype(DType::F32)?.to_vec1()?,

@@ -1,5 +1,7 @@
 //! Gated residual: what a layer gives, weighed channel by channel, is added to what it was given. One pass over memory instead of two.
 
+#[cfg(feature = "cuda")]
+use candle_core::CudaStorage;
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
 
 use crate::level::{Kernel, Level};
@@ -43,6 +45,19 @@ impl CustomOp3 for Op {
             self.0.run(Rows { x: &x[part.clone()], y: &y[part], gate, out });
         });
         Ok((CpuStorage::F32(out), layout.shape().clone()))
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        x: &CudaStorage,
+        layout: &Layout,
+        y: &CudaStorage,
+        y_layout: &Layout,
+        gate: &CudaStorage,
+        gate_layout: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        crate::cuda::by_rows("gated_residual", &[(x, layout), (y, y_layout), (gate, gate_layout)], &[])
     }
 }
 
