@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 use navicache_kernels::{gated_residual, gelu, rotate_pairs, silu};
 
 use super::TransformerConfig;
@@ -299,7 +299,8 @@ impl DoubleBlock {
         let (video, text) = (self.video.modulation(&state.time)?, self.text.modulation(&state.time)?);
         let of_video = self.video.queries_keys_values(&state.video, &video)?;
         let of_text = self.text.queries_keys_values(&state.text, &text)?;
-        let [mixed_video, mixed_text] = joint_attention(of_video, of_text, &state.rotations)?;
+        let format = self.video.to_out.products();
+        let [mixed_video, mixed_text] = joint_attention(of_video, of_text, &state.rotations, format)?;
         let add = |x: &Tensor, stream: &Stream, mixed: Tensor, rows: &Tensor| -> Result<Tensor> {
             Ok(gated_residual(x, &stream.to_out.forward(&mixed)?, &rows.get(2)?)?)
         };
@@ -346,7 +347,7 @@ impl SingleBlock {
         let text = both.dim(0)? - tokens;
         let of_video = [part(&q, 0, tokens)?, part(&k, 0, tokens)?, part(&v, 0, tokens)?];
         let of_text = [part(&q, tokens, text)?, part(&k, tokens, text)?, part(&v, tokens, text)?];
-        let mixed = joint_attention(of_video, of_text, &state.rotations)?;
+        let mixed = joint_attention(of_video, of_text, &state.rotations, self.proj_out.products())?;
         let mixed = Tensor::cat(&[&Tensor::cat(&mixed, 0)?, &gelu(&self.proj_mlp.forward(&h)?)?], 1)?;
         let both = gated_residual(&both, &self.proj_out.forward(&mixed)?, &rows.get(2)?)?;
         state.video = both.narrow(0, 0, tokens)?;
@@ -355,13 +356,18 @@ impl SingleBlock {
     }
 }
 
-/// Attention among all tokens of video and text; only the video's have a place. Takes queries, keys and values of each, gives what they
-/// become. // (heads, tokens, head dim) -> (tokens, dim)
-fn joint_attention(video: [Tensor; 3], text: [Tensor; 3], (cos, sin): &(Tensor, Tensor)) -> Result<[Tensor; 2]> {
+/// Attention among all tokens of video and text, multiplied in a format; only the video's have a place. Takes queries, keys and values of
+/// each, gives what they become. // (heads, tokens, head dim) -> (tokens, dim)
+fn joint_attention(
+    video: [Tensor; 3],
+    text: [Tensor; 3],
+    (cos, sin): &(Tensor, Tensor),
+    format: DType,
+) -> Result<[Tensor; 2]> {
     let rotate = |x: &Tensor| rotate_pairs(x, cos, sin); // (heads, tokens, head dim)
     let [q, k, v] = video;
     let tokens = q.dim(1)?;
-    let both = |video: &Tensor, text: &Tensor| Tensor::cat(&[video, text], 1);
+    let both = |video: &Tensor, text: &Tensor| Tensor::cat(&[video, text], 1)?.to_dtype(format);
     let (q, k, v) = (both(&rotate(&q)?, &text[0])?, both(&rotate(&k)?, &text[1])?, both(&v, &text[2])?);
     let mixed = attention(&q, &k, &v, 1.0 / (q.dim(2)? as f64).sqrt(), None)?; // (all tokens, dim)
     Ok([mixed.narrow(0, 0, tokens)?, mixed.narrow(0, tokens, mixed.dim(0)? - tokens)?])

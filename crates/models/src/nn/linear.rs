@@ -1,6 +1,7 @@
 //! Fully connected layer.
 
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
+use navicache_kernels::linear_bf16;
 
 use crate::{Matrix, Result, Weights};
 
@@ -35,8 +36,19 @@ impl Linear {
         Linear { weight: Matrix::Dense(weight), bias: Some(bias) }
     }
 
+    /// Format that this layer multiplies in, and attention beside it: bf16 on a GPU where the matrix is kept so, else f32.
+    pub fn products(&self) -> DType {
+        match &self.weight {
+            Matrix::Dense(weight) if weight.device().is_cuda() && weight.dtype() == DType::BF16 => DType::BF16,
+            _ => DType::F32,
+        }
+    }
+
     /// (n, in) -> (n, out)
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        if let (Matrix::Dense(weight), DType::BF16) = (&self.weight, self.products()) {
+            return Ok(linear_bf16(x, weight, self.bias.as_ref())?);
+        }
         let y = x.matmul(&self.weight.widened(x.dtype())?.t()?)?;
         Ok(match &self.bias {
             Some(bias) => y.broadcast_add(bias)?,

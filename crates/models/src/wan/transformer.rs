@@ -403,17 +403,23 @@ impl Attention {
         };
         let q = rotate(self.queries(x)?)?;
         let KeysValues { k, v } = self.keys_values(x)?;
-        self.to_out.forward(&attention(&q, &rotate(k)?, &v, self.scale, None)?)
+        self.to_out.forward(&self.attend(&q, &rotate(k)?, &v)?)
     }
 
     /// To a text, and to a picture if there is one: two attentions that add up. // (tokens, dim) -> (tokens, dim)
     fn to(&self, x: &Tensor, CrossKeysValues { text, image }: &CrossKeysValues) -> Result<Tensor> {
         let q = self.queries(x)?;
-        let mut mixed = attention(&q, &text.k, &text.v, self.scale, None)?;
+        let mut mixed = self.attend(&q, &text.k, &text.v)?;
         if let Some(image) = image {
-            mixed = (mixed + attention(&q, &image.k, &image.v, self.scale, None)?)?;
+            mixed = (mixed + self.attend(&q, &image.k, &image.v)?)?;
         }
         self.to_out.forward(&mixed)
+    }
+
+    /// (heads, tokens, head dim) -> (tokens, dim)
+    fn attend(&self, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
+        let format = self.to_out.products();
+        attention(&q.to_dtype(format)?, &k.to_dtype(format)?, &v.to_dtype(format)?, self.scale, None)
     }
 
     fn queries(&self, x: &Tensor) -> Result<Tensor> {
