@@ -127,7 +127,9 @@ pub fn run(part: Part, options: &Options) -> Result<Timing> {
             timed("linear 1536 -> 8960", Some(2.0 * n * dim * FFN as f64), options, || Ok(layer.forward(&x)?))
         }
         Part::Attention => {
-            let x = zeros(&[HEADS, *tokens, HEAD_DIM])?;
+            // As a model on this device has it: a GPU takes bf16 where weights are bf16.
+            let format = if device.is_cpu() { DType::F32 } else { *dtype };
+            let x = zeros(&[HEADS, *tokens, HEAD_DIM])?.to_dtype(format)?;
             let scale = 1.0 / (HEAD_DIM as f64).sqrt();
             timed("attention, 12 heads of 128", Some(4.0 * n * n * dim), options, || {
                 Ok(attention(&x, &x, &x, scale, None)?)
