@@ -322,13 +322,13 @@ impl Source for Tensors {
     }
 
     /// On the CPU a matrix that keeps its format stays in its file: the system's page cache is the only copy. One that is converted
-    /// is a tensor.
+    /// is a tensor, and so is every one on a GPU that has room for all.
     fn matrix(&self, name: &str, dtype: Option<DType>, device: &Device) -> navicache_models::Result<Matrix> {
         let entry = self.found(name)?;
         let format = entry.stored.format;
         let converted = dtype.is_some_and(|dtype| Some(dtype) != format.dtype() || dtype == DType::F32);
         let packed = format.is_packed() || !converted || self.residence == Residence::Streamed;
-        if !packed || !device.is_cpu() {
+        if !packed || (!device.is_cpu() && self.residence != Residence::Streamed) {
             return self.load(name, dtype, device).map(Matrix::Dense);
         }
         if format.block().is_none() {
@@ -340,6 +340,7 @@ impl Source for Tensors {
             entry: entry.clone(),
             rounded,
             residence: self.residence,
+            device: device.clone(),
         })))
     }
 
@@ -356,6 +357,8 @@ struct InFile {
     /// Its numbers are those of this dtype.
     rounded: Option<DType>,
     residence: Residence,
+    /// Where it is used.
+    device: Device,
 }
 
 impl InFile {
@@ -368,10 +371,11 @@ impl InFile {
         if self.residence == Residence::Streamed {
             self.entry.file.release(part);
         }
-        Ok(match self.rounded {
+        let tensor = match self.rounded {
             Some(dtype) => tensor.to_dtype(dtype)?.to_dtype(DType::F32)?,
             None => tensor,
-        })
+        };
+        Ok(tensor.to_device(&self.device)?)
     }
 }
 
