@@ -1,0 +1,5 @@
+//! The command, for any machine.
+
+fn main() -> std::process::ExitCode {
+    navicache::main()
+}
