@@ -1,7 +1,7 @@
 //! A generation on a GPU against the same on the CPU:
 //!
 //! ```sh
-//! cargo test --release -p navicache-engine --features cuda --test cuda -- --include-ignored
+//! cargo test --release -p navicache -p navicache-engine --features navicache/cuda --test cuda -- --include-ignored
 //! ```
 #![cfg(feature = "cuda")]
 

@@ -1,7 +1,7 @@
 //! Kernels for GPUs: that they compile, anywhere; and what they compute, against the plain loops, where there is a GPU:
 //!
 //! ```sh
-//! cargo test --release -p navicache-kernels --features cuda --test cuda -- --include-ignored
+//! cargo test --release -p navicache -p navicache-kernels --features navicache/cuda --test cuda -- --include-ignored
 //! ```
 #![cfg(feature = "cuda")]
 

@@ -4,8 +4,7 @@
 //! files a header. They compute in f32 what the loops beside them compute, in other orders of sums; products of matrices are of bf16
 //! where they are told so.
 //!
-//! `cargo test -p navicache-kernels --features cuda` compiles all of them, without a GPU; `tests/cuda.rs` says how they are compared with
-//! their plain twins on one.
+//! `tests/cuda.rs` compiles all of them without a GPU, and compares them with their plain twins on one.
 
 #![allow(unsafe_code)]
 
