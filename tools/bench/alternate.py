@@ -3,9 +3,10 @@
     pip install torch==2.11.0 diffusers==0.42.1 transformers==5.23.0
     cargo build --release && python tools/bench/alternate.py [--rounds 5] [--threads 2] [PART ...]
 
-A part is one of those below, alone (f32) or with -bf16; the VAE's, Wan2.1's with random weights, are f32 only. Each side is a process of its own in every round; of its runs the median counts. A
-ratio below 1: navicache is faster. Where stable-diffusion.cpp's `sd` is on the PATH, --sd "ARGUMENTS" times its sampling too, once a round:
-say which models and size, and --steps, as one would to it.
+A part is one of those below, alone (f32) or with -bf16; the VAE's, Wan2.1's with random weights, are f32 only. Each side is a process of its
+own in every round; of its runs the median counts. A ratio below 1: navicache is faster. With --device cuda, which needs navicache-cuda beside
+navicache, memory is still the processes' own, not the GPU's. Where stable-diffusion.cpp's `sd` is on the PATH, --sd "ARGUMENTS" times its
+sampling too, once a round: say which models and size, and --steps, as one would to it.
 """
 import argparse
 import json
@@ -95,12 +96,14 @@ def time_torch(options):
     import torch
 
     torch.set_num_threads(options.threads)
+    torch.set_default_device(options.device)
     run = torch_side(options.torch, options.tokens, options.grid, {"bf16": torch.bfloat16, "f32": torch.float32}[options.dtype])
-    run()
+    wait = torch.cuda.synchronize if options.device == "cuda" else lambda: None
+    run(), wait()
     runs = []
     for _ in range(options.runs):
         begun = time.perf_counter()
-        run()
+        run(), wait()
         runs.append(time.perf_counter() - begun)
     print(json.dumps({"median_seconds": statistics.median(runs)}))
 
@@ -121,6 +124,7 @@ def main():
     parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(PARTS))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--sd", metavar="ARGUMENTS")
     for name, kind in [("torch", str), ("tokens", int), ("dtype", str), ("runs", int), ("grid", json.loads)]:
         parser.add_argument(f"--{name}", type=kind, help=argparse.SUPPRESS)
@@ -130,7 +134,7 @@ def main():
     for name in options.parts or [*PARTS, "matmul-bf16", "attention-bf16", "attention-4096-bf16", "block-bf16", "forward-bf16"]:
         (part, size, runs), dtype = PARTS[name.removesuffix("-bf16")], "bf16" if name.endswith("-bf16") else "f32"
         sides = {"navicache": [], "PyTorch": []}
-        common = ["--runs", runs, "--threads", options.threads]
+        common = ["--runs", runs, "--threads", options.threads, "--device", options.device]
         with tempfile.TemporaryDirectory() as folder:
             if part == "vae":
                 frames, rows, columns = size

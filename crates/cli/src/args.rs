@@ -54,11 +54,32 @@ pub enum Command {
     Replay(Replay),
     /// Choose a method and its threshold from recorded runs
     Tune(Tune),
+    /// List the GPUs here; how `navicache` asks whether there is one
+    #[cfg(feature = "cuda")]
+    #[command(hide = true)]
+    Gpus,
     /// Print a completion script for a shell
     Completions {
         /// The shell
         shell: clap_complete::Shell,
     },
+}
+
+#[cfg(not(feature = "cuda"))]
+impl Command {
+    /// The device that it will run a model on, if it runs one.
+    pub fn device(&self) -> Option<DeviceChoice> {
+        let settings = match self {
+            Command::Generate(options) => &options.sampling.settings,
+            Command::Estimate(options) => &options.sampling.settings,
+            Command::Trace(options) => &options.sampling.settings,
+            Command::Compare(options) => &options.settings,
+            Command::Vbench(options) => &options.settings,
+            Command::Bench(options) => &options.settings,
+            _ => return None,
+        };
+        Some(settings.loading.device)
+    }
 }
 
 /// Options that are left out have the model's own values; the report shows them.

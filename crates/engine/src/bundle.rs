@@ -197,9 +197,10 @@ impl Bundle {
 
 /// Decides which weights are kept and which are streamed. Those of the VAE are kept: they are small, and used again and again.
 fn decide_residence(family: &mut dyn Family) {
-    let (room, dtype) = (family.host().room(), family.host().dtype);
+    let host = family.host().clone();
+    let room = host.room();
     for (_, tensors) in family.weights_mut().into_iter().filter(|(stage, _)| *stage != Stage::Decode) {
-        let kept = tensors.kept_bytes(dtype.for_parameters(tensors.parameters()));
+        let kept = host.kept_bytes(tensors);
         tensors.reside(if kept > room { Residence::Streamed } else { Residence::Mapped });
     }
 }

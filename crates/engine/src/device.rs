@@ -1,13 +1,16 @@
 //! Where tensors live, and in which number format weights are kept.
 
+use std::fmt;
 use std::str::FromStr;
 
+#[cfg(feature = "cuda")]
+use candle_core::cuda_backend::cudarc::driver::{CudaContext, DriverError, result::device};
 use candle_core::{DType, Device};
 
 use navicache_models::Precision;
 
 use crate::weights::Format;
-use crate::{Error, Result};
+use crate::{Error, Result, machine};
 
 /// The device that was asked for.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -45,29 +48,84 @@ impl FromStr for DeviceChoice {
     }
 }
 
+impl fmt::Display for DeviceChoice {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            DeviceChoice::Auto => f.write_str("auto"),
+            DeviceChoice::Cpu => f.write_str("cpu"),
+            DeviceChoice::Cuda(ordinal) => write!(f, "cuda:{ordinal}"),
+            DeviceChoice::Metal => f.write_str("metal"),
+        }
+    }
+}
+
 impl DeviceChoice {
     /// Opens the device, or says what is missing.
     pub(crate) fn open(self) -> Result<Device> {
+        let missing = |reason: String| Error::Device { device: self.to_string(), reason };
         match self {
             DeviceChoice::Cpu => Ok(Device::Cpu),
-            DeviceChoice::Auto => {
-                let cuda = candle_core::utils::cuda_is_available().then(|| Device::new_cuda(0).ok()).flatten();
-                Ok(cuda.unwrap_or(Device::Cpu))
-            }
-            DeviceChoice::Cuda(ordinal) => {
-                let device = format!("cuda:{ordinal}");
-                if !candle_core::utils::cuda_is_available() {
-                    let reason =
-                        "this binary was built without CUDA; build it with --features cuda, or use --device cpu";
-                    return Err(Error::Device { device, reason: reason.to_string() });
-                }
-                Device::new_cuda(ordinal).map_err(|e| Error::Device { device, reason: e.to_string() })
-            }
-            DeviceChoice::Metal => Err(Error::Device {
-                device: "metal".to_string(),
-                reason: "not supported yet; use --device cpu".to_string(),
-            }),
+            DeviceChoice::Auto => Ok(open_cuda(0).unwrap_or(Device::Cpu)),
+            DeviceChoice::Cuda(ordinal) => open_cuda(ordinal).map_err(missing),
+            DeviceChoice::Metal => Err(missing("not supported yet; use --device cpu".to_string())),
         }
+    }
+}
+
+#[cfg(not(feature = "cuda"))]
+fn open_cuda(_ordinal: usize) -> Result<Device, String> {
+    Err("this build has no CUDA; build with --features cuda, or use --device cpu".to_string())
+}
+
+#[cfg(feature = "cuda")]
+fn open_cuda(ordinal: usize) -> Result<Device, String> {
+    let gpus = gpu_names()?;
+    let Some(name) = gpus.get(ordinal) else {
+        return Err(format!("this machine has {}, counted from cuda:0", gpus.len()));
+    };
+    let context = CudaContext::new(ordinal).map_err(of_driver)?;
+    let (major, minor) = context.compute_capability().map_err(of_driver)?;
+    if major < 8 {
+        return Err(format!(
+            "{name} has compute capability {major}.{minor}; kernels need 8.0 (Ampere), the first with bf16"
+        ));
+    }
+    Device::new_cuda(ordinal).map_err(|e| e.to_string())
+}
+
+/// The GPUs that the driver has, by name.
+///
+/// # Errors
+///
+/// The driver does not work, or has none.
+#[cfg(feature = "cuda")]
+pub fn gpus() -> Result<Vec<String>> {
+    gpu_names().map_err(|reason| Error::Device { device: "cuda".to_string(), reason })
+}
+
+/// No context is made for any of them, which takes long.
+#[cfg(feature = "cuda")]
+fn gpu_names() -> Result<Vec<String>, String> {
+    let count = CudaContext::device_count().map_err(of_driver)?;
+    if count == 0 {
+        return Err("the NVIDIA driver has no GPU".to_string());
+    }
+    let name = |ordinal| device::get(ordinal).and_then(device::get_name);
+    (0..count).map(name).collect::<Result<_, _>>().map_err(of_driver)
+}
+
+#[cfg(feature = "cuda")]
+fn of_driver(error: DriverError) -> String {
+    format!("the NVIDIA driver says {error}")
+}
+
+/// Memory of a device that can be taken, in bytes, if it is known.
+pub(crate) fn free_bytes(device: &Device) -> Option<u64> {
+    match device {
+        Device::Cpu => machine::available_memory_bytes(),
+        #[cfg(feature = "cuda")]
+        Device::Cuda(device) => Some(device.cuda_stream().context().mem_get_info().ok()?.0 as u64),
+        _ => None,
     }
 }
 
@@ -80,12 +138,12 @@ pub(crate) fn device_name(device: &Device) -> String {
     }
 }
 
-/// In which format matrices are kept, and which numbers are multiplied. On the CPU, activations are kept in f32 and summed up in f32
-/// whatever the choice.
+/// In which format matrices are kept, and which numbers are multiplied. Activations are kept in f32 and summed up in f32 whatever the
+/// choice.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum DtypeChoice {
-    /// f32 for models under 1 GiB in f32; others as stored, and what is stored in bf16 or less is multiplied in bf16, as the published
-    /// pipelines do.
+    /// f32 for models under 1 GiB in f32; others as stored (on a GPU, bf16), and what is stored in bf16 or less is multiplied in bf16, as the
+    /// published pipelines do.
     #[default]
     Auto,
     /// 32-bit floats.
@@ -132,7 +190,7 @@ impl DtypeChoice {
     pub(crate) fn precision(self, kept: Option<DType>, format: Option<Format>) -> Precision {
         let narrow = format.is_some_and(|format| format == Format::Bf16 || format.is_packed());
         match (self, kept) {
-            (DtypeChoice::Bf16, _) => Precision::Bf16,
+            (_, Some(DType::BF16)) => Precision::Bf16,
             (DtypeChoice::Auto, None) if narrow => Precision::Bf16,
             _ => Precision::F32,
         }

@@ -119,7 +119,7 @@ fn stage_memory(bundle: &Bundle, request: &Resolved, plan: &DecodePlan, cache_by
                     Stage::Denoise => family.activation_bytes(bundle.tokens(request)) + tensors.largest() as u64 * F32,
                     _ => family.encoding_bytes(stage, request),
                 };
-                (tensors.kept_bytes(family.host().dtype_of(tensors)), working)
+                (family.host().kept_bytes(tensors), working)
             }
         };
         StageMemory {

@@ -63,6 +63,8 @@ pub mod parsers {
 pub use bundle::{Bundle, LoadOptions};
 pub use cache_file::{cache_argument, save_preset};
 pub use decode::{Tiling, decode_latents};
+#[cfg(feature = "cuda")]
+pub use device::gpus;
 pub use device::{DeviceChoice, DtypeChoice};
 pub use error::{Error, Result};
 pub use generate::{Event, Stage, Video, generate, generate_with};

@@ -74,6 +74,8 @@ impl<'a, D: Denoiser> Scoped<'a, D> {
                 Decision::Reuse(approx) => self.made_up(at, input, approx, x, cond)?,
                 Decision::Compute => self.branch(step, x, &entry, input, cond)?,
             };
+            // A GPU goes on by itself; without waiting, its time would be counted to whoever reads a number next.
+            done.output.device().synchronize()?;
             predicted.push(Predicted { seconds: begun.elapsed().as_secs_f64(), ..done });
         }
 

@@ -3,8 +3,12 @@
 //! Both are `x * sigmoid(z)`: SiLU with `z = x`, GELU with `z = 2 sqrt(2 / pi) (x + 0.044715 x^3)`, as `(1 + tanh(z / 2)) / 2` is
 //! `sigmoid(z)`. One exponential and one division a vector, so that memory is what takes the time.
 
+#[cfg(feature = "cuda")]
+use candle_core::CudaStorage;
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 
+#[cfg(feature = "cuda")]
+use crate::cuda;
 use crate::exp::exp;
 use crate::level::{Kernel, Level};
 use crate::parallel::by_rows;
@@ -117,6 +121,14 @@ impl<F: Function> CustomOp1 for Op<F> {
         let mut y = vec![0.0; x.len()];
         by_rows(&mut y, 1, |first, y| self.1.run(Map { function: self.0, x: &x[first..first + y.len()], y }));
         Ok((CpuStorage::F32(y), layout.shape().clone()))
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(&self, x: &CudaStorage, layout: &Layout) -> Result<(CudaStorage, Shape)> {
+        let (shape, count) = (layout.shape().clone(), layout.shape().elem_count());
+        let inputs = [cuda::contiguous(x, layout)?];
+        let call = cuda::Call { file: cuda::ELEMENTS, name: F::NAME, inputs: &inputs, sizes: &[count], numbers: &[] };
+        Ok((call.run(cuda::covering(count), &shape, &x.device)?, shape))
     }
 }
 

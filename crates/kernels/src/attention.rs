@@ -8,7 +8,9 @@
 //!
 //! Queries are computed independently of each other, in the same order whatever task they fall into.
 
-use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Storage, Tensor, bail};
+#[cfg(feature = "cuda")]
+use candle_core::CudaStorage;
+use candle_core::{CpuStorage, CustomOp3, DType, Layout, Result, Shape, Storage, Tensor, bail};
 use half::bf16;
 use rayon::prelude::*;
 
@@ -48,7 +50,14 @@ pub fn attention(
         bail!("attention: q {:?}, k {:?}, v {:?}", q.dims(), k.dims(), v.dims());
     }
     let bias = bias.map(|bias| bias.broadcast_as((heads, n, m))).transpose()?;
-    if [q, k, v].into_iter().chain(&bias).any(|tensor| !fit(&[tensor])) {
+    #[cfg(feature = "cuda")]
+    if precision == Precision::Bf16 && crate::cuda::has_attention(&[q, k, v]) {
+        let bias = bias.map(|bias| Heads::tensor(&bias.to_dtype(DType::F32)?)).transpose()?;
+        let [q, k, v] = [q, k, v].map(|x| x.to_dtype(DType::BF16)?.contiguous());
+        let op = Op { scale: scale as f32, bias, precision, level: Level::current() };
+        return q?.apply_op3_no_bwd(&k?, &v?, &op);
+    }
+    if [q, k, v].into_iter().chain(&bias).any(|tensor| !fit(&[tensor]) || !tensor.device().is_cpu()) {
         return by_matmul(q, k, v, scale, bias.as_ref());
     }
     let bias = bias.as_ref().map(Heads::tensor).transpose()?;
@@ -56,12 +65,14 @@ pub fn attention(
     q?.apply_op3_no_bwd(&k?, &v?, &Op { scale: scale as f32, bias, precision, level: Level::current() })
 }
 
-/// For tensors that are not f32 in main memory.
+/// For tensors that there is no kernel for, on any device. Narrow ones are widened: scores need the digits.
 fn by_matmul(q: &Tensor, k: &Tensor, v: &Tensor, scale: f64, bias: Option<&Tensor>) -> Result<Tensor> {
-    /// Scores are computed for so many bytes of queries at a time: memory stays bounded whatever the number of tokens.
-    const SCORES_BYTES: usize = 64 << 20;
+    let wide = |x: &Tensor| if x.dtype().size_in_bytes() < 4 { x.to_dtype(DType::F32) } else { Ok(x.clone()) };
+    let (q, k, v) = (wide(q)?, wide(k)?, wide(v)?);
+    // Scores are computed for so many bytes of queries at a time: memory stays bounded whatever the number of tokens.
+    let most_bytes = if q.device().is_cpu() { 64 << 20 } else { 1 << 30 };
     let (heads, n, d) = q.dims3()?;
-    let rows = (SCORES_BYTES / (4 * heads * k.dim(1)?).max(1)).clamp(1, n.max(1));
+    let rows = (most_bytes / (4 * heads * k.dim(1)?).max(1)).clamp(1, n.max(1));
     let (keys, v) = (k.t()?.contiguous()?, v.contiguous()?); // (heads, d, m), (heads, m, d)
     let mut chunks = Vec::with_capacity(n.div_ceil(rows));
     for first in (0..n).step_by(rows) {
@@ -140,6 +151,19 @@ impl CustomOp3 for Op {
             }
         }
         Ok((CpuStorage::F32(y), (n, heads * d).into()))
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        q: &CudaStorage,
+        q_layout: &Layout,
+        k: &CudaStorage,
+        k_layout: &Layout,
+        v: &CudaStorage,
+        v_layout: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        crate::cuda::attention([(q, q_layout), (k, k_layout), (v, v_layout)], self.scale, self.bias.as_ref())
     }
 }
 

@@ -1,8 +1,8 @@
-//! Fast CPU operations on candle tensors, each with a plain reference beside it.
+//! Fast operations on candle tensors, each with a plain reference beside it.
 //!
 //! Every operation is a `Kernel`: the same thing twice, as the simplest loop that computes it and as vector code that is
 //! generic over the instruction set (`simd`). Which of the two runs, and for which instruction set, is a [`Level`], chosen when
-//! the program runs. Tensors that the vector code is not for (on other devices, of other types) go to candle's own operations.
+//! the program runs. With the feature `cuda` there is a third, for GPUs (`cuda`). Tensors that none of this is for go to candle's own operations.
 //!
 //! Results depend on the level only: not on the number of threads, nor on what other rows a tensor has.
 
@@ -10,6 +10,8 @@ mod activation;
 mod attention;
 mod channel_norm;
 mod convolution;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 mod exp;
 mod group_norm;
 mod level;
@@ -32,7 +34,7 @@ pub use channel_norm::channel_rms_norm;
 pub use convolution::{Convolution, Edge, Resize};
 pub use group_norm::group_norm;
 pub use level::Level;
-pub use linear::{Panels, Precision, Rows, dense, linear};
+pub use linear::{Panels, Precision, Rows, dense, linear, linear_on_device};
 pub use memory::HugePages;
 pub use norm::{layer_norm, modulated_layer_norm, rms_norm};
 pub use peak::peak_flops;

@@ -89,6 +89,26 @@ pub fn linear(
     x.contiguous()?.apply_op1_no_bwd(&Op { w, layer: Layer { bias, then }, precision, level: Level::current() })
 }
 
+/// The same on another device, where `x` and `w`, (out, in), are.
+pub fn linear_on_device(
+    x: &Tensor,
+    w: &Tensor,
+    bias: Option<&Tensor>,
+    then: Activation,
+    precision: Precision,
+) -> Result<Tensor> {
+    #[cfg(feature = "cuda")]
+    if precision == Precision::Bf16 && x.device().is_cuda() {
+        return then.apply(&crate::cuda::linear_bf16(x, &w.to_dtype(DType::BF16)?, bias)?);
+    }
+    let rounded = |x: &Tensor| match precision {
+        Precision::F32 => x.to_dtype(DType::F32),
+        Precision::Bf16 => x.to_dtype(DType::BF16)?.to_dtype(DType::F32),
+    };
+    let y = rounded(x)?.matmul(&rounded(w)?.t()?)?;
+    then.apply(&bias.map_or(Ok(y.clone()), |bias| y.broadcast_add(bias))?)
+}
+
 struct Op<'a> {
     w: &'a dyn Rows,
     layer: Layer,

@@ -3,6 +3,8 @@
 //! A row is read from memory once: mean, variance and result are three passes over what is in the innermost cache by then. The second
 //! pass also corrects the mean by what the first rounded away, so that rows far from zero lose nothing.
 
+#[cfg(feature = "cuda")]
+use candle_core::CudaStorage;
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, D, Layout, Result, Shape, Tensor, bail};
 
 use crate::level::{Kernel, Level};
@@ -79,6 +81,20 @@ impl CustomOp3 for Layer {
             self.level.run(LayerRows { x, y, scale: &scale, shift, epsilon: self.epsilon });
         })
     }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        x: &CudaStorage,
+        layout: &Layout,
+        scale: &CudaStorage,
+        scale_layout: &Layout,
+        shift: &CudaStorage,
+        shift_layout: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        let inputs = [(x, layout), (scale, scale_layout), (shift, shift_layout)];
+        crate::cuda::by_rows("layer_norm", &inputs, &[self.epsilon, self.offset])
+    }
 }
 
 struct Rms {
@@ -100,6 +116,17 @@ impl CustomOp2 for Rms {
     ) -> Result<(CpuStorage, Shape)> {
         let scale = contiguous(scale, scale_layout)?;
         over_rows(x, layout, &[scale], |x, y| self.level.run(RmsRows { x, y, scale, epsilon: self.epsilon }))
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        x: &CudaStorage,
+        layout: &Layout,
+        scale: &CudaStorage,
+        scale_layout: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        crate::cuda::by_rows("rms_norm", &[(x, layout), (scale, scale_layout)], &[self.epsilon])
     }
 }
 

@@ -1,5 +1,7 @@
 //! Residuals: what a layer gives, perhaps weighed channel by channel, is added to what it was given. One pass over memory.
 
+#[cfg(feature = "cuda")]
+use candle_core::CudaStorage;
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, bail};
 
 use crate::level::{Kernel, Level};
@@ -98,6 +100,19 @@ impl CustomOp3 for Op {
             self.0.run(Rows { x: &x[part.clone()], y: &y[part], gate, out });
         });
         Ok((CpuStorage::F32(out), layout.shape().clone()))
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        x: &CudaStorage,
+        layout: &Layout,
+        y: &CudaStorage,
+        y_layout: &Layout,
+        gate: &CudaStorage,
+        gate_layout: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        crate::cuda::by_rows("gated_residual", &[(x, layout), (y, y_layout), (gate, gate_layout)], &[])
     }
 }
 

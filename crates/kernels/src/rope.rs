@@ -4,8 +4,12 @@
 //! are spread to all channels once, for all heads. Heads may be columns of the same rows, as a projection gives them: they
 //! become blocks of their own on the way.
 
+#[cfg(feature = "cuda")]
+use candle_core::CudaStorage;
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
 
+#[cfg(feature = "cuda")]
+use crate::cuda;
 use crate::level::{Kernel, Level};
 use crate::parallel::by_rows;
 use crate::simd::Simd;
@@ -55,6 +59,26 @@ impl CustomOp3 for Op {
         let mut y = vec![0.0; heads * n * d];
         by_rows(&mut y, d, |first, y| self.0.run(Rows { x, cos: &cos, sin: &sin, first, n, y }));
         Ok((CpuStorage::F32(y), layout.shape().clone()))
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        x: &CudaStorage,
+        layout: &Layout,
+        cos: &CudaStorage,
+        cos_layout: &Layout,
+        sin: &CudaStorage,
+        sin_layout: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        let (heads, n, d) = layout.shape().dims3()?;
+        let shape = layout.shape().clone();
+        let from = x.as_cuda_slice::<f32>()?.slice(layout.start_offset()..);
+        let inputs = [from, cuda::contiguous(cos, cos_layout)?, cuda::contiguous(sin, sin_layout)?];
+        let sizes = [heads, n, d / 2, layout.stride()[0], layout.stride()[1]];
+        let call =
+            cuda::Call { file: cuda::ELEMENTS, name: "rotate_pairs", inputs: &inputs, sizes: &sizes, numbers: &[] };
+        Ok((call.run(cuda::covering(heads * n * d / 2), &shape, &x.device)?, shape))
     }
 }
 

@@ -2,6 +2,8 @@
 //!
 //! Three passes over a row, which is in the cache after the first: the greatest, exponentials and their sum, the division.
 
+#[cfg(feature = "cuda")]
+use candle_core::CudaStorage;
 use candle_core::{CpuStorage, CustomOp1, D, Layout, Result, Shape, Tensor};
 
 use crate::exp::exp;
@@ -34,6 +36,11 @@ impl CustomOp1 for Op {
             self.0.run(Rows { x: &x[first * width..first * width + y.len()], y, width });
         });
         Ok((CpuStorage::F32(y), layout.shape().clone()))
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(&self, x: &CudaStorage, layout: &Layout) -> Result<(CudaStorage, Shape)> {
+        crate::cuda::by_rows("softmax", &[(x, layout)], &[])
     }
 }
 

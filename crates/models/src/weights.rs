@@ -11,6 +11,8 @@ use crate::{Error, Result};
 pub trait Packed: std::fmt::Debug + Send + Sync {
     /// Its rows, to be read for one use of the matrix.
     fn open(&self) -> Result<Box<dyn Rows + '_>>;
+    /// Where tensors of it belong.
+    fn device(&self) -> &Device;
 }
 
 /// A matrix of weights.
@@ -32,9 +34,20 @@ impl Matrix {
                 let (outputs, inputs) = rows.dims();
                 let mut values = vec![0.0; outputs * inputs];
                 rows.read(0, &mut values)?;
-                Tensor::from_vec(values, (outputs, inputs), &Device::Cpu)?.to_dtype(dtype)?
+                Tensor::from_vec(values, (outputs, inputs), &Device::Cpu)?
+                    .to_dtype(dtype)?
+                    .to_device(packed.device())?
             }
         })
+    }
+
+    /// As a tensor for products of a precision on a device that is not the CPU. // (out, in)
+    pub(crate) fn on_device(&self, precision: Precision) -> Result<Tensor> {
+        match (self, precision) {
+            (Matrix::Dense(tensor), _) => Ok(tensor.clone()),
+            (_, Precision::F32) => self.widened(DType::F32),
+            (_, Precision::Bf16) => self.widened(DType::BF16),
+        }
     }
 
     /// Some of its rows, f32. // (n, in)
@@ -57,7 +70,7 @@ impl Matrix {
                 for (&index, row) in indices.iter().zip(values.chunks_exact_mut(inputs.max(1))) {
                     rows.read(index as usize, row)?;
                 }
-                Tensor::from_vec(values, (indices.len(), inputs), &Device::Cpu)?
+                Tensor::from_vec(values, (indices.len(), inputs), packed.device())?
             }
         })
     }

@@ -18,7 +18,7 @@ use navicache_models::text::t5;
 use navicache_models::{Denoiser, Observed, Precision, Unit};
 
 use crate::decode::{DecodePlan, Tiling};
-use crate::device::DtypeChoice;
+use crate::device::{DtypeChoice, free_bytes};
 use crate::estimate::Probe;
 use crate::generate::{Stage, Teller};
 use crate::layout::{INDEX, Parts};
@@ -27,7 +27,7 @@ use crate::request::{Defaults, Limits, Resolved};
 use crate::sampler::{Sampled, Start, StepDone, sample};
 use crate::scoped::BranchInput;
 use crate::weights::{Component, Folder, Role, Tensors};
-use crate::{Error, Request, Result, machine};
+use crate::{Error, Request, Result};
 
 /// All families.
 const FAMILIES: [&About; 3] = [&wan::ABOUT, &hunyuan::ABOUT, &opensora::ABOUT];
@@ -205,9 +205,19 @@ pub(crate) struct Host {
 }
 
 impl Host {
-    /// Format that matrices of some weights are kept in; `None` is as stored.
+    /// Format that matrices of some weights are kept in; `None` is as stored. A GPU has no use for what is as stored: its products are of
+    /// bf16, as the reference pipelines run, or of f32.
     pub fn dtype_of(&self, tensors: &Tensors) -> Option<DType> {
-        self.dtype.for_parameters(tensors.parameters())
+        let dtype = self.dtype.for_parameters(tensors.parameters());
+        if self.device.is_cpu() { dtype } else { dtype.or(Some(DType::BF16)) }
+    }
+
+    /// Bytes that some weights take of it: what is quantised stays so on the CPU only.
+    pub fn kept_bytes(&self, tensors: &Tensors) -> u64 {
+        match self.dtype_of(tensors) {
+            Some(dtype) if !self.device.is_cpu() => tensors.parameters() * dtype.size_in_bytes() as u64,
+            dtype => tensors.kept_bytes(dtype),
+        }
     }
 
     /// What their products multiply.
@@ -221,14 +231,15 @@ impl Host {
         weights.with_precision(self.precision_of(tensors))
     }
 
-    /// The same, every matrix as it is stored.
+    /// The same, every matrix as it is stored; on a GPU in f32, so that its products are.
     pub fn weights_as_stored<'a>(&self, tensors: &'a Tensors) -> navicache_models::Weights<'a> {
-        navicache_models::Weights::new(tensors, &self.device, None)
+        let dtype = (!self.device.is_cpu()).then_some(DType::F32);
+        navicache_models::Weights::new(tensors, &self.device, dtype)
     }
 
-    /// Bytes of memory that may be used, if they are known.
+    /// Bytes of the device's memory that may be used, if they are known.
     pub fn memory(&self) -> Option<u64> {
-        self.memory.or_else(machine::available_memory_bytes).filter(|_| self.device.is_cpu())
+        self.memory.or_else(|| free_bytes(&self.device))
     }
 
     /// Bytes that one thing may take of it, so that there is some left for all others.

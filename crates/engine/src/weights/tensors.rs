@@ -324,13 +324,13 @@ impl Source for Tensors {
     }
 
     /// On the CPU a matrix that keeps its format stays in its file: the system's page cache is the only copy. One that is converted
-    /// is a tensor.
+    /// is a tensor, and so is every one on a GPU that has room for all.
     fn matrix(&self, name: &str, dtype: Option<DType>, device: &Device) -> navicache_models::Result<Matrix> {
         let entry = self.found(name)?;
         let format = entry.stored.format;
         let converted = dtype.is_some_and(|dtype| Some(dtype) != format.dtype() || dtype == DType::F32);
         let packed = format.is_packed() || !converted || self.residence == Residence::Streamed;
-        if !packed || !device.is_cpu() {
+        if !packed || (!device.is_cpu() && self.residence != Residence::Streamed) {
             return self.load(name, dtype, device).map(Matrix::Dense);
         }
         if format.block().is_none() {
@@ -342,6 +342,7 @@ impl Source for Tensors {
             entry: entry.clone(),
             rounded,
             residence: self.residence,
+            device: device.clone(),
         })))
     }
 
@@ -358,6 +359,8 @@ struct InFile {
     /// Its numbers are those of this dtype.
     rounded: Option<DType>,
     residence: Residence,
+    /// Where it is used.
+    device: Device,
 }
 
 impl Packed for InFile {
@@ -372,6 +375,10 @@ impl Packed for InFile {
         }
         let values = self.entry.values().map_err(|reason| self.unreadable(reason))?;
         Ok(Box::new(Opened { matrix: self, outputs, inputs, changed: Some(values) }))
+    }
+
+    fn device(&self) -> &Device {
+        &self.device
     }
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use candle_core::{DType, Tensor};
-use navicache_kernels::{Activation, Panels, Precision, dense, linear};
+use navicache_kernels::{Activation, Panels, Precision, dense, linear, linear_on_device};
 
 use crate::{Matrix, Result, Weights};
 
@@ -81,15 +81,11 @@ impl Linear {
         let (bias, precision) = (self.bias.as_ref(), self.precision);
         Ok(match &self.weight {
             Weight::Panels(panels) => linear(x, &**panels, bias, then, precision)?,
+            Weight::Matrix(matrix) if !x.device().is_cpu() => {
+                linear_on_device(x, &matrix.on_device(precision)?, bias, then, precision)?
+            }
             Weight::Matrix(Matrix::Packed(packed)) => linear(x, &*packed.open()?, bias, then, precision)?,
-            Weight::Matrix(Matrix::Dense(weight)) if weight.device().is_cpu() => {
-                linear(x, &dense(weight)?, bias, then, precision)?
-            }
-            Weight::Matrix(Matrix::Dense(weight)) => {
-                let y = x.matmul(&weight.to_dtype(x.dtype())?.t()?)?;
-                let y = bias.map_or(Ok(y.clone()), |bias| y.broadcast_add(bias))?;
-                then.apply(&y)?
-            }
+            Weight::Matrix(Matrix::Dense(weight)) => linear(x, &dense(weight)?, bias, then, precision)?,
         })
     }
 }

@@ -3,6 +3,8 @@
 mod args;
 mod bench;
 mod compare;
+#[cfg(not(feature = "cuda"))]
+mod handover;
 mod measure;
 mod models;
 mod progress;
@@ -17,7 +19,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use args::{Args, Command, Generate, Trace, Vbench};
 use clap::{CommandFactory, Parser};
 use navicache_engine::control::trace::Recorder;
-use navicache_engine::models::HugePages;
 use navicache_engine::vbench::{self, VbenchEvent};
 use navicache_engine::{Error, Event, Request, Result, WholeFile, decode_latents, generate, trace, video};
 use progress::Progress;
@@ -25,30 +26,10 @@ use progress::Progress;
 /// Exit code after Ctrl-C, as shells have it.
 const INTERRUPTED: u8 = 130;
 
-#[global_allocator]
-static MEMORY: HugePages = HugePages;
-
-fn main() -> ExitCode {
-    let result = match Args::parse().command {
-        Command::Generate(options) => run(&options),
-        Command::Estimate(options) => models::estimate(&options),
-        Command::Models(options) => models::list(&options),
-        Command::Pull(options) => models::pull(&options),
-        Command::Inspect(options) => models::inspect(&options),
-        Command::Compare(options) => compare::compare(&options),
-        Command::Vbench(options) => vbench(&options),
-        Command::Metrics(options) => measure::measure(&options),
-        Command::Bench(options) => bench::bench(&options),
-        Command::Methods(options) => study::methods(&options),
-        Command::Trace(options) => record(&options),
-        Command::Replay(options) => study::replay(&options),
-        Command::Tune(options) => study::tune(&options),
-        Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Args::command(), "navicache", &mut std::io::stdout());
-            Ok(())
-        }
-    };
-    match result {
+/// Does what the arguments say.
+pub fn main() -> ExitCode {
+    let command = Args::parse().command;
+    match hand_over(&command).and_then(|()| run(command)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // A closed terminal is no reason to panic.
@@ -62,7 +43,40 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(options: &Generate) -> Result<()> {
+/// To the program for the device, where this is not it.
+fn hand_over(_command: &Command) -> Result<()> {
+    #[cfg(not(feature = "cuda"))]
+    if let Some(device) = _command.device() {
+        handover::hand_over(device)?;
+    }
+    Ok(())
+}
+
+fn run(command: Command) -> Result<()> {
+    match command {
+        Command::Generate(options) => make(&options),
+        Command::Estimate(options) => models::estimate(&options),
+        Command::Models(options) => models::list(&options),
+        Command::Pull(options) => models::pull(&options),
+        Command::Inspect(options) => models::inspect(&options),
+        Command::Compare(options) => compare::compare(&options),
+        Command::Vbench(options) => vbench(&options),
+        Command::Metrics(options) => measure::measure(&options),
+        Command::Bench(options) => bench::bench(&options),
+        Command::Methods(options) => study::methods(&options),
+        Command::Trace(options) => record(&options),
+        Command::Replay(options) => study::replay(&options),
+        Command::Tune(options) => study::tune(&options),
+        #[cfg(feature = "cuda")]
+        Command::Gpus => gpus(),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Args::command(), "navicache", &mut std::io::stdout());
+            Ok(())
+        }
+    }
+}
+
+fn make(options: &Generate) -> Result<()> {
     video::check_destination(&options.output)?;
     if let Some(path) = &options.report {
         WholeFile::create(path)?;
@@ -145,6 +159,13 @@ fn vbench(options: &Vbench) -> Result<()> {
     })?;
     progress.line(&format!("{} videos made, {} were there. Next:", made.made, made.here));
     print(&plan.next_command());
+    Ok(())
+}
+
+/// The GPUs here, one a line.
+#[cfg(feature = "cuda")]
+fn gpus() -> Result<()> {
+    navicache_engine::gpus()?.iter().enumerate().for_each(|(i, name)| print(&format!("cuda:{i} {name}")));
     Ok(())
 }
 

@@ -1,0 +1,85 @@
+//! One command, two programs. `navicache` starts on any machine; `navicache-cuda` is the same program linked with CUDA's libraries, and does
+//! not start where they are missing. When a GPU is asked for, the first becomes the second.
+//!
+//! Whether a GPU can be used is asked of `navicache-cuda` itself: what its loader and the driver answer is what is missing.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use navicache_engine::{DeviceChoice, Error, Result};
+
+/// Name of the program that is linked with CUDA.
+const PROGRAM: &str = "navicache-cuda";
+/// Where it comes from.
+const HOW: &str = "docs/build.md says how it is built";
+
+/// Becomes `navicache-cuda` where the device is its own, and does not return then. Returns where this program does the work: on the CPU,
+/// and with `auto` where there is no GPU to use.
+///
+/// # Errors
+///
+/// CUDA was asked for by name, and the program or the GPU is missing.
+pub fn hand_over(device: DeviceChoice) -> Result<()> {
+    if matches!(device, DeviceChoice::Cpu | DeviceChoice::Metal) {
+        return Ok(());
+    }
+    let error = |reason| Error::Device { device: device.to_string(), reason };
+    match (device, usable()) {
+        (_, Ok(program)) => Err(error(become_it(&program))),
+        (DeviceChoice::Auto, Err(_)) => Ok(()),
+        (_, Err(missing)) => Err(error(missing)),
+    }
+}
+
+/// The program, where it is there and sees a GPU; or what is missing.
+fn usable() -> Result<PathBuf, String> {
+    let beside = std::env::current_exe().ok().and_then(|own| Some(own.parent()?.to_path_buf())).unwrap_or_default();
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let name = format!("{PROGRAM}{}", std::env::consts::EXE_SUFFIX);
+    let mut places = std::iter::once(beside.clone()).chain(std::env::split_paths(&path)).map(|place| place.join(&name));
+    let Some(program) = places.find(|file| file.is_file()) else {
+        return Err(format!("no {PROGRAM} in {} nor on PATH; {HOW}{}", beside.display(), driver_note()));
+    };
+    ask(&program)?;
+    Ok(program)
+}
+
+/// Whether it starts and sees a GPU, or why not.
+fn ask(program: &Path) -> Result<(), String> {
+    let place = program.display();
+    let answer = Command::new(program).arg("gpus").output().map_err(|e| format!("{place} does not start: {e}"))?;
+    if answer.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&answer.stderr);
+    let said = said.trim().trim_start_matches("navicache: ");
+    Err(match said.contains("libcuda") {
+        true => format!("the NVIDIA driver is missing, which libcuda comes with ({said})"),
+        false if said.is_empty() => format!("{place} gpus: {}", answer.status),
+        false => format!("{place} cannot use a GPU: {said}"),
+    })
+}
+
+/// What is said of a missing driver where there is no program to ask.
+fn driver_note() -> &'static str {
+    let device_files = ["/dev/nvidiactl", "/dev/dxg"]; // Linux, and Linux inside of Windows
+    let missing = cfg!(target_os = "linux") && !device_files.iter().any(|file| Path::new(file).exists());
+    if missing { ". No NVIDIA driver was found either (/dev/nvidiactl)" } else { "" }
+}
+
+/// Goes on as that program, with the same arguments. Returns why it could not.
+#[cfg(unix)]
+fn become_it(program: &Path) -> String {
+    use std::os::unix::process::CommandExt;
+    let error = Command::new(program).args(std::env::args_os().skip(1)).exec();
+    format!("{} does not start: {error}", program.display())
+}
+
+/// Runs that program to its end, with the same arguments, and ends as it did. Returns why it could not.
+#[cfg(not(unix))]
+fn become_it(program: &Path) -> String {
+    match Command::new(program).args(std::env::args_os().skip(1)).status() {
+        Ok(status) => std::process::exit(status.code().unwrap_or(1)),
+        Err(error) => format!("{} does not start: {error}", program.display()),
+    }
+}
