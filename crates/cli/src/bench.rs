@@ -33,8 +33,7 @@ fn described(timing: &Timing) -> String {
     text +=
         &format!("{:.1} ms (median of {}, {:.1} to {:.1})", 1e3 * median_seconds, runs.len(), 1e3 * low, 1e3 * high);
     if let (Some(gflops), Some(peak), Some(share)) = (gflops, peak_gflops, share_of_peak) {
-        text +=
-            &format!("\n{gflops:.0} GFLOP/s, {:.0} % of the {peak:.0} of a large f32 matrix product", 100.0 * share);
+        text += &format!("\n{gflops:.0} GFLOP/s, {:.0} % of the {peak:.0} that the machine can do", 100.0 * share);
     }
     text
 }

@@ -1,6 +1,6 @@
 //! Benchmarks: the parts of a generation on random numbers of the published shapes, with medians and the share of the machine's peak.
 //!
-//! Machines are shared: medians of several runs are reported, and the peak is measured in the same run, as a large f32 matrix product.
+//! Machines are shared: medians of several runs are reported, and the peak is measured in the same run.
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -9,7 +9,7 @@ use std::time::Instant;
 use candle_core::{DType, Device, Tensor};
 use navicache_models::nn::{Linear, attention};
 use navicache_models::wan::{Transformer, TransformerConfig};
-use navicache_models::{Denoiser, Source, Weights};
+use navicache_models::{Denoiser, Precision, Source, Weights, peak_flops};
 use serde::Serialize;
 
 use crate::decode::Tiling;
@@ -80,7 +80,8 @@ pub struct Timing {
     pub flop: Option<f64>,
     /// Of these a second, in units of 10^9.
     pub gflops: Option<f64>,
-    /// The same of a large f32 matrix product, measured right before and after.
+    /// The most there can be, measured right before and after: on the CPU of operations on registers alone, twice as many of bf16 where there is
+    /// an instruction for it; elsewhere of a large matrix product.
     pub peak_gflops: Option<f64>,
     /// One over the other.
     pub share_of_peak: Option<f64>,
@@ -103,6 +104,7 @@ pub struct Options {
 struct Run {
     tokens: usize,
     dtype: DType,
+    precision: Precision,
     runs: usize,
     device: Device,
 }
@@ -119,7 +121,7 @@ pub fn run(part: Part, options: &Options) -> Result<Timing> {
     let Options { tokens, dtype, device, .. } = options;
     let (kept, device) = (dtype.for_parameters(0).unwrap_or(DType::F32), &device.open()?);
     let precision = dtype.precision(Some(kept), None);
-    let options = &Run { tokens: *tokens, dtype: kept, runs: options.runs, device: device.clone() };
+    let options = &Run { tokens: *tokens, dtype: kept, precision, runs: options.runs, device: device.clone() };
     let (n, dim) = (*tokens as f64, (HEADS * HEAD_DIM) as f64);
     let drawn = |shape: &[usize]| -> Result<Tensor> { random(1, shape, device) };
     let weights = |source| Weights::new(source, device, Some(options.dtype)).with_precision(precision);
@@ -184,7 +186,7 @@ pub fn run_on(part: Part, bundle: &Bundle, request: &Request, runs: usize) -> Re
     let host = family.host();
     let shape = family.sizes().latents_shape(resolved.width, resolved.height, resolved.frames);
     let tokens = family.sizes().tokens(&shape);
-    let options = Run { tokens, dtype: DType::F32, runs, device: host.device.clone() };
+    let options = Run { tokens, dtype: DType::F32, precision: Precision::F32, runs, device: host.device.clone() };
     let size = format!("{} frames of {}x{}", resolved.frames, resolved.width, resolved.height);
     let mut go_on = |_: crate::Event| ControlFlow::Continue(());
     let mut timing = match part {
@@ -230,14 +232,14 @@ fn timed(what: &str, flop: Option<f64>, options: &Run, mut run: impl FnMut() -> 
         Ok(())
     };
     read(run()?)?;
-    let before = flop.map(|_| peak_gflops(&options.device)).transpose()?;
+    let before = flop.map(|_| peak_gflops(options)).transpose()?;
     let mut runs = Vec::with_capacity(options.runs);
     for _ in 0..options.runs.max(1) {
         let clock = Instant::now();
         read(run()?)?;
         runs.push(clock.elapsed().as_secs_f64());
     }
-    let after = flop.map(|_| peak_gflops(&options.device)).transpose()?;
+    let after = flop.map(|_| peak_gflops(options)).transpose()?;
     let median_seconds = median(&runs);
     let gflops = flop.map(|flop| flop / median_seconds / 1e9);
     let peak_gflops = before.zip(after).map(|(before, after)| before.max(after));
@@ -263,14 +265,17 @@ fn median(values: &[f64]) -> f64 {
     if sorted.len() % 2 == 1 { sorted[middle] } else { (sorted[middle - 1] + sorted[middle]) / 2.0 }
 }
 
-/// The best of a few large f32 matrix products.
-fn peak_gflops(device: &Device) -> Result<f64> {
-    const SIDE: usize = 1536;
-    let x = random(4, &[SIDE, SIDE], device)?;
+fn peak_gflops(options: &Run) -> Result<f64> {
+    const SIDE: usize = 4096;
+    let Run { dtype, device, precision, .. } = options;
+    if device.is_cpu() {
+        return Ok(peak_flops(*precision) / 1e9);
+    }
+    let x = random(4, &[SIDE, SIDE], device)?.to_dtype(*dtype)?;
     let mut best = f64::INFINITY;
     for _ in 0..4 {
         let clock = Instant::now();
-        x.matmul(&x)?.flatten_all()?.narrow(0, 0, 1)?.to_vec1::<f32>()?;
+        x.matmul(&x)?.flatten_all()?.narrow(0, 0, 1)?.to_dtype(DType::F32)?.to_vec1::<f32>()?;
         best = best.min(clock.elapsed().as_secs_f64());
     }
     Ok(2.0 * (SIDE * SIDE * SIDE) as f64 / best / 1e9)

@@ -19,7 +19,7 @@ use crate::linear::Precision;
 use crate::panel::{Number, Pair, turn};
 use crate::simd::{MAX_ROWS, PAIR_COLUMNS, PairTile, Simd};
 use crate::softmax::{base, exponentials, greatest, share, softmax_last_dim};
-use crate::storage::{Heads, fit};
+use crate::storage::{Heads, in_memory};
 use crate::tile::{F32, Onto, Products};
 
 /// Keys in a block. A multiple of every tile's columns.
@@ -57,7 +57,7 @@ pub fn attention(
         let op = Op { scale: scale as f32, bias, precision, level: Level::current() };
         return q?.apply_op3_no_bwd(&k?, &v?, &op);
     }
-    if [q, k, v].into_iter().chain(&bias).any(|tensor| !fit(&[tensor]) || !tensor.device().is_cpu()) {
+    if [q, k, v].into_iter().chain(&bias).any(|tensor| !in_memory(&[tensor])) {
         return by_matmul(q, k, v, scale, bias.as_ref());
     }
     let bias = bias.as_ref().map(Heads::tensor).transpose()?;

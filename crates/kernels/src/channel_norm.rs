@@ -9,7 +9,7 @@ use rayon::prelude::*;
 use crate::activation::Activation;
 use crate::level::{Kernel, Level};
 use crate::simd::Simd;
-use crate::storage::{fit, with_numbers};
+use crate::storage::{in_memory, with_numbers};
 
 /// Numbers in a block: they fit into the second cache.
 const BLOCK: usize = 1 << 16;
@@ -26,7 +26,7 @@ pub fn channel_rms_norm(x: &Tensor, scale: &Tensor, activation: Activation) -> R
     if scale.dims() != [channels] {
         bail!("channel norm: {channels} channels, scale {:?}", scale.dims());
     }
-    if !fit(&[x, scale]) {
+    if !in_memory(&[x, scale]) {
         let norm = x.sqr()?.sum_keepdim(1)?.sqrt()?.maximum(f64::from(SHORTEST))?;
         let x = (x.broadcast_div(&norm)? * (channels as f64).sqrt())?;
         return activation.apply(&x.broadcast_mul(&scale.reshape((channels, 1, 1))?)?);

@@ -11,7 +11,7 @@ use crate::level::{Kernel, Level};
 use crate::norm::moments;
 use crate::parallel::by_rows;
 use crate::simd::Simd;
-use crate::storage::{fit, with_numbers};
+use crate::storage::{in_memory, with_numbers};
 
 /// Numbers in a piece.
 const PIECE: usize = 1 << 14;
@@ -32,7 +32,7 @@ pub fn group_norm(
     if groups == 0 || channels % groups > 0 || scale.dims() != [channels] || shift.dims() != [channels] {
         bail!("group norm: {channels} channels, {groups} groups, {:?} and {:?}", scale.dims(), shift.dims());
     }
-    if !fit(&[x, scale, shift]) {
+    if !in_memory(&[x, scale, shift]) {
         let grouped = x.reshape((frames, groups, channels / groups * h * w))?;
         let centred = grouped.broadcast_sub(&grouped.mean_keepdim((0, 2))?)?;
         let variance = (centred.sqr()?.mean_keepdim((0, 2))? + epsilon)?;

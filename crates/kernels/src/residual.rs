@@ -7,11 +7,11 @@ use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tenso
 use crate::level::{Kernel, Level};
 use crate::parallel::by_rows;
 use crate::simd::Simd;
-use crate::storage::{contiguous, fit};
+use crate::storage::{contiguous, fit, in_memory};
 
 /// `x + y`, of one shape.
 pub fn residual(x: &Tensor, y: &Tensor) -> Result<Tensor> {
-    if fit(&[x, y]) && x.dims() == y.dims() {
+    if in_memory(&[x, y]) && x.dims() == y.dims() {
         return x.contiguous()?.apply_op2_no_bwd(&y.contiguous()?, &Sum(Level::current()));
     }
     x + y

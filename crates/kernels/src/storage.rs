@@ -2,6 +2,11 @@
 
 use candle_core::{CpuStorage, DType, Layout, Result, Storage, Tensor, bail};
 
+/// Whether all are f32 in main memory, for operations that have no kernel for GPUs.
+pub(crate) fn in_memory(tensors: &[&Tensor]) -> bool {
+    tensors.iter().all(|tensor| tensor.device().is_cpu() && tensor.dtype() == DType::F32)
+}
+
 /// Whether all are f32, in main memory or on a GPU that there are kernels for.
 pub(crate) fn fit(tensors: &[&Tensor]) -> bool {
     tensors.iter().all(|tensor| !tensor.device().is_metal() && tensor.dtype() == DType::F32)

@@ -6,7 +6,7 @@
 #![cfg(feature = "cuda")]
 
 use candle_core::{DType, Device, Result, Tensor};
-use navicache_kernels::{self as kernels, Level, cuda};
+use navicache_kernels::{self as kernels, Activation, Level, Precision, cuda, dense};
 use proptest::prelude::*;
 
 #[test]
@@ -45,6 +45,11 @@ fn close(
         prop_assert!(same || near, "{} instead of {} at {}", fast, plain, i);
     }
     Ok(())
+}
+
+/// What a test of bf16 asks for, where inputs are rounded already.
+fn of_device(x: &Tensor) -> Precision {
+    if x.device().is_cpu() { Precision::F32 } else { Precision::Bf16 }
 }
 
 /// Normally distributed numbers that follow from a seed.
@@ -113,22 +118,26 @@ proptest! {
     #[ignore = "needs a CUDA GPU"]
     fn linear(n in size(200), inputs in size(600), outputs in size(300), seed: u64) {
         let (x, w, bias) = (numbers(&[n, inputs], seed, 1.0), numbers(&[outputs, inputs], seed ^ 1, 1.0), numbers(&[outputs], seed ^ 2, 1.0));
-        let narrow = |w: &Tensor| w.to_dtype(DType::BF16);
-        close(&[&x, &w, &bias], DType::BF16, 1e-4, |x| kernels::linear_bf16(&x[0], &narrow(&x[1])?, Some(&x[2])))?;
-        close(&[&x, &w], DType::BF16, 1e-4, |x| kernels::linear_bf16(&x[0], &narrow(&x[1])?, None))?;
+        let product = |x: &[Tensor], then: Activation| match x[0].device() {
+            Device::Cpu => kernels::linear(&x[0], &dense(&x[1])?, x.get(2), then, Precision::Bf16),
+            _ => kernels::linear_on_device(&x[0], &x[1], x.get(2), then, Precision::Bf16),
+        };
+        close(&[&x, &w, &bias], DType::BF16, 1e-4, |x| product(x, Activation::None))?;
+        close(&[&x, &w, &bias], DType::BF16, 1e-4, |x| product(x, Activation::Gelu))?;
+        close(&[&x, &w], DType::BF16, 1e-4, |x| product(x, Activation::None))?;
     }
 
-    /// In bf16, exponentials are known to some thousandths.
+    /// The loops take the rounded inputs in f32. In bf16, exponentials are known to some thousandths.
     #[test]
     #[ignore = "needs a CUDA GPU"]
     fn attention(heads in 1usize..4, n in size(200), m in size(300), wide: bool, seed: u64, size in prop::sample::select(vec![0.3f32, 1.0, 8.0])) {
         let d = if wide { 128 } else { 64 };
         let (q, k, v) = (numbers(&[heads, n, d], seed, size), numbers(&[heads, m, d], seed ^ 1, 1.0), numbers(&[heads, m, d], seed ^ 2, 1.0));
         let scale = 1.0 / (d as f64).sqrt();
-        close(&[&q, &k, &v], DType::BF16, 2e-2, |x| kernels::attention(&x[0], &x[1], &x[2], scale, None))?;
+        close(&[&q, &k, &v], DType::BF16, 2e-2, |x| kernels::attention(&x[0], &x[1], &x[2], scale, None, of_device(&x[0])))?;
         for bias in [hidden(&[heads, n, m], seed ^ 3), hidden(&[1, n, m], seed ^ 4), hidden(&[heads, m, n], seed ^ 5).transpose(1, 2).unwrap()] {
             let on = |x: &Tensor| bias.to_device(x.device());
-            close(&[&q, &k, &v], DType::BF16, 2e-2, |x| kernels::attention(&x[0], &x[1], &x[2], scale, Some(&on(&x[0])?)))?;
+            close(&[&q, &k, &v], DType::BF16, 2e-2, |x| kernels::attention(&x[0], &x[1], &x[2], scale, Some(&on(&x[0])?), of_device(&x[0])))?;
         }
     }
 
@@ -138,7 +147,7 @@ proptest! {
     fn attention_by_products(heads in 1usize..4, n in size(70), m in size(300), d in size(100), seed: u64) {
         let (q, k, v) = (numbers(&[heads, n, d], seed, 1.0), numbers(&[heads, m, d], seed ^ 1, 1.0), numbers(&[heads, m, d], seed ^ 2, 1.0));
         let bias = hidden(&[1, n, m], seed ^ 3);
-        close(&[&q, &k, &v, &bias], DType::F32, 1e-4, |x| kernels::attention(&x[0], &x[1], &x[2], 0.3, Some(&x[3])))?;
+        close(&[&q, &k, &v, &bias], DType::F32, 1e-4, |x| kernels::attention(&x[0], &x[1], &x[2], 0.3, Some(&x[3]), Precision::F32))?;
     }
 }
 

@@ -19,7 +19,7 @@ use rayon::prelude::*;
 
 use crate::level::{Kernel, Level};
 use crate::simd::{MAX_LANES, Simd};
-use crate::storage::{fit, with_numbers};
+use crate::storage::{in_memory, with_numbers};
 use crate::tile::Onto;
 
 /// Numbers in a line of the caches.
@@ -84,7 +84,7 @@ impl Convolution {
         if size != width || !is_odd || weight.elem_count() == 0 || bias.is_some_and(|bias| bias.dims() != [outputs]) {
             bail!("convolution: weight {:?}, bias {:?}", weight.dims(), bias.map(Tensor::dims));
         }
-        let weights = if fit(&[weight]) && bias.is_none_or(|bias| fit(&[bias])) {
+        let weights = if in_memory(&[weight]) && bias.is_none_or(|bias| in_memory(&[bias])) {
             let level = Level::current();
             let weight = weight.transpose(1, 2)?.contiguous()?; // (out, time, in, size, size)
             Weights::Packed(with_numbers(&[&weight], |[weight]| level.run(Pack { shape, weight }))?, level)
@@ -115,7 +115,7 @@ impl Convolution {
         let none = Tensor::zeros(0, DType::F32, x.device())?;
         let others = [before, self.bias.as_ref(), residual].map(|tensor| tensor.unwrap_or(&none));
         let [before, bias, residual] = others;
-        if !fit(&[x, before, bias, residual]) {
+        if !in_memory(&[x, before, bias, residual]) {
             bail!("convolution: the weights are f32 in main memory, x is {:?} on {:?}", x.dtype(), x.device());
         }
         let (x, before, residual) = (x.contiguous()?, before.contiguous()?, residual.contiguous()?);

@@ -2,7 +2,7 @@
 
 use candle_core::cuda_backend::WrapErr;
 use candle_core::cuda_backend::cudarc::driver::PushKernelArg;
-use candle_core::{CudaStorage, DType, Layout, Result, Shape, Storage, Tensor, bail};
+use candle_core::{CudaStorage, Layout, Result, Shape, Storage, Tensor, bail};
 use half::bf16;
 
 use super::{ATTENTION, contiguous, grid};
