@@ -30,6 +30,12 @@ pub fn use_threads(threads: usize) -> Result<()> {
     })
 }
 
+/// Does it on one of the threads that compute. From there, work is shared with the others at little cost; from any other thread, every
+/// operation would wait for two changes of threads.
+pub(crate) fn computing<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+    rayon::scope(|_| work())
+}
+
 /// Most memory this process has held resident so far, in bytes.
 pub(crate) fn peak_memory_bytes() -> Option<u64> {
     kibibytes("/proc/self/status", "VmHWM:")

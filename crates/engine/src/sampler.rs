@@ -145,7 +145,7 @@ impl History {
 
 #[cfg(test)]
 mod tests {
-    use std::cell::Cell;
+    use std::sync::atomic::{AtomicUsize, Ordering};
 
     use candle_core::Device;
     use navicache_control::cache::{self, CacheConfig, CacheSpec};
@@ -159,12 +159,15 @@ mod tests {
 
     /// The smallest denoiser: each of its eight units adds an eighth of a constant to what it sees; 10 for one branch and 20 for
     /// the other. It counts the units that run.
-    struct AddConstant(Vec<Unit>, Cell<usize>);
+    struct AddConstant(Vec<Unit>, AtomicUsize);
 
     impl AddConstant {
         fn new() -> Self {
             let parts = [Part::SelfAttn, Part::Mlp];
-            AddConstant((0..BLOCKS).flat_map(|block| parts.map(|part| Unit { block, part })).collect(), Cell::new(0))
+            AddConstant(
+                (0..BLOCKS).flat_map(|block| parts.map(|part| Unit { block, part })).collect(),
+                AtomicUsize::new(0),
+            )
         }
     }
 
@@ -189,7 +192,7 @@ mod tests {
         }
 
         fn run_unit(&self, _: usize, (x, constant): &mut (Tensor, f64)) -> navicache_models::Result<()> {
-            self.1.set(self.1.get() + 1);
+            self.1.fetch_add(1, Ordering::Relaxed);
             *x = (&*x + *constant / self.0.len() as f64)?;
             Ok(())
         }
@@ -233,7 +236,7 @@ mod tests {
         let policy = config.method().start(&control_run);
         let sampled =
             sample(&denoiser, &branches, Start { latents, still: None }, &control_run, &plans, policy, go_on).unwrap();
-        let units = denoiser.1.get();
+        let units = denoiser.1.load(Ordering::Relaxed);
         (sampled, units)
     }
 

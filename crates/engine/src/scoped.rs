@@ -11,6 +11,7 @@ use navicache_control::guidance::Branch;
 use navicache_control::strip::Ran;
 use navicache_models::{Denoiser, Features, Observed, Signal};
 
+use crate::machine::computing;
 use crate::measure::{Meter, Place};
 use crate::spectrum::{low_pass, wiener};
 use crate::store::{Store, Value};
@@ -196,11 +197,12 @@ impl<'a, D: Denoiser> Scoped<'a, D> {
 
     /// A forward in full, without questions inside.
     fn whole(&self, x: &Tensor, at: At, input: &BranchInput<D::Cond>) -> Result<Predicted> {
-        let mut state = self.denoiser.begin(x, at.timestep.0, &input.cond)?;
-        let units = self.run.units.len();
-        for unit in 0..units {
-            self.denoiser.run_unit(unit, &mut state)?;
-        }
+        let (denoiser, units) = (self.denoiser, self.run.units.len());
+        let state = computing(|| -> navicache_models::Result<D::State> {
+            let mut state = denoiser.begin(x, at.timestep.0, &input.cond)?;
+            (0..units).try_for_each(|unit| denoiser.run_unit(unit, &mut state))?;
+            Ok(state)
+        })?;
         self.finished(state, Ran::Computed, units)
     }
 
@@ -221,7 +223,8 @@ impl<'a, D: Denoiser> Scoped<'a, D> {
             if let Some(start) = pass.starts.get_mut(&unit) {
                 *start = Some(self.denoiser.features(state));
             }
-            self.denoiser.run_unit(unit, state)?;
+            let denoiser = self.denoiser;
+            computing(|| denoiser.run_unit(unit, state))?;
             let ends_block = self.run.units.get(unit + 1).is_none_or(|next| next.block != self.run.units[unit].block);
             if let Some(blocks) = pass.blocks.as_mut().filter(|_| ends_block) {
                 blocks.push((unit, self.denoiser.features(state).video));

@@ -62,11 +62,11 @@ pub enum Observed {
 /// A transformer that predicts the velocity of latents and can be run piece by piece.
 ///
 /// `forward` equals `begin`, every unit in order, `finish`, bit for bit.
-pub trait Denoiser {
+pub trait Denoiser: Sync {
     /// What the prediction is conditioned on, prepared once per generation and branch.
-    type Cond;
+    type Cond: Sync;
     /// A forward pass under way.
-    type State;
+    type State: Send;
 
     /// The units, in the order they run.
     fn units(&self) -> &[Unit];

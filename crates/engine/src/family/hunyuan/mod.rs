@@ -21,6 +21,7 @@ use crate::decode::{DecodePlan, Film, Tiling};
 use crate::estimate::{self, Probe};
 use crate::generate::{Stage, Teller};
 use crate::layout::Piece;
+use crate::machine::computing;
 use crate::prompt::tokenize;
 use crate::request::{Defaults, Resolved};
 use crate::sampler::{Sampled, Start};
@@ -256,7 +257,7 @@ impl Family for Hunyuan {
         let factor = self.sizes.spatial;
         let mut film = Film::new(columns * factor, rows * factor, frames, teller);
         let mut decoding = vae.decoder(&vae.denormalize(latents)?, Some(tiles(plan.window)))?;
-        while let Some(chunk) = decoding.next_chunk()? {
+        while let Some(chunk) = computing(|| decoding.next_chunk())? {
             film.push(&chunk)?;
         }
         Ok(film.finish())
@@ -290,7 +291,7 @@ impl Family for Hunyuan {
         let (_, _, frames) = self.sizes.video_shape(latents);
         estimate::decode_seconds(latents, frames, 4, &self.host.device, |part, clock| {
             let mut decoding = vae.decoder(&vae.denormalize(part)?, None)?;
-            while let Some(chunk) = decoding.next_chunk()? {
+            while let Some(chunk) = computing(|| decoding.next_chunk())? {
                 clock.chunk(&chunk)?;
             }
             Ok(())

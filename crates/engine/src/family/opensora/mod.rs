@@ -22,6 +22,7 @@ use crate::decode::{DecodePlan, Film, Tiling};
 use crate::estimate::{self, Probe};
 use crate::generate::{Stage, Teller};
 use crate::layout::Piece;
+use crate::machine::computing;
 use crate::prompt::tokenize;
 use crate::request::{Defaults, Frames, Limits, Resolved};
 use crate::sampler::{Sampled, Start};
@@ -265,7 +266,7 @@ impl Family for OpenSora {
         let factor = self.vae.config.space_factor();
         let mut film = Film::new(columns * factor, rows * factor, frames, teller);
         let mut decoding = vae.decoder(&vae.denormalize(latents)?, frames)?;
-        while let Some(chunk) = decoding.next_chunk()? {
+        while let Some(chunk) = computing(|| decoding.next_chunk())? {
             film.push(&chunk)?;
         }
         Ok(film.finish())
@@ -293,7 +294,7 @@ impl Family for OpenSora {
         estimate::decode_seconds(latents, frames, chunk, &self.host.device, |part, clock| {
             let frames = self.vae.config.frames_of(part.dim(2)?);
             let mut decoding = vae.decoder(&vae.denormalize(part)?, frames)?;
-            while let Some(chunk) = decoding.next_chunk()? {
+            while let Some(chunk) = computing(|| decoding.next_chunk())? {
                 clock.chunk(&chunk)?;
             }
             Ok(())

@@ -25,6 +25,7 @@ use crate::decode::{Blend, DecodePlan, Film, Tiling};
 use crate::estimate::{self, Probe};
 use crate::generate::{Stage, Teller};
 use crate::layout::Piece;
+use crate::machine::computing;
 use crate::picture::Picture;
 use crate::prompt::{self, tokenize};
 use crate::request::{Defaults, Resolved};
@@ -213,7 +214,7 @@ impl Family for Wan {
         let mut film = Film::new(columns * factor, rows * factor, frames, teller);
         if windows.len() == 1 {
             let mut decoding = vae.decoder(&denormalized)?;
-            while let Some(chunk) = decoding.next_chunk()? {
+            while let Some(chunk) = computing(|| decoding.next_chunk())? {
                 film.push(&chunk)?;
             }
             return Ok(film.finish());
@@ -223,7 +224,7 @@ impl Family for Wan {
             let blend = Blend::new(&windows, window, factor);
             let mut decoding = vae.window_decoder(&features, window.clone());
             let mut first = 0;
-            while let Some(chunk) = decoding.next_chunk()? {
+            while let Some(chunk) = computing(|| decoding.next_chunk())? {
                 first = film.paste(&chunk, first, &blend)?;
             }
             film.tile_done(index, windows.len());
@@ -267,7 +268,7 @@ impl Family for Wan {
         let (_, _, frames) = self.sizes.video_shape(latents);
         estimate::decode_seconds(latents, frames, 3, &self.host.device, |part, clock| {
             let mut decoding = vae.decoder(&vae.denormalize(part)?)?;
-            while let Some(chunk) = decoding.next_chunk()? {
+            while let Some(chunk) = computing(|| decoding.next_chunk())? {
                 clock.chunk(&chunk)?;
             }
             Ok(())
