@@ -106,7 +106,10 @@ pub fn linear_on_device(
         Precision::Bf16 => x.to_dtype(DType::BF16)?.to_dtype(DType::F32),
     };
     let y = rounded(x)?.matmul(&rounded(w)?.t()?)?;
-    then.apply(&bias.map_or(Ok(y.clone()), |bias| y.broadcast_add(bias))?)
+    match bias {
+        Some(bias) => then.apply(&y.broadcast_add(bias)?),
+        None => then.apply(&y),
+    }
 }
 
 struct Op<'a> {

@@ -211,7 +211,6 @@ proptest! {
         is_plain: bool, seed: u64,
     ) {
         let edge = if is_repeated { Edge::Repeated } else { Edge::Zeros };
-        let (h, w) = if resize == Resize::Halved { (h + size, w + size) } else { (h, w) };
         let weight = numbers(&[outputs, inputs, time, size, size], seed, 1.0);
         let x = numbers(&[memory.min(time - 1) + frames, inputs, h, w], seed ^ 1, 1.0);
         let (before, x) = (x.narrow(0, 0, memory.min(time - 1)).unwrap(), x.narrow(0, memory.min(time - 1), frames).unwrap());
@@ -452,6 +451,7 @@ fn other_types() {
         (3, Edge::Zeros, Resize::Halved),
         (1, Edge::Repeated, Resize::Same),
         (5, Edge::Zeros, Resize::Doubled),
+        (1, Edge::Zeros, Resize::Halved),
     ];
     let convolutions = convolutions.map(|(size, edge, resize)| {
         let weight = numbers(&[4, 4, 3, size, size], 3, 1.0);

@@ -14,7 +14,7 @@
 mod columns;
 mod winograd;
 
-use candle_core::{DType, Result, Tensor, bail};
+use candle_core::{DType, Device, Result, Tensor, bail};
 use rayon::prelude::*;
 
 use crate::level::{Kernel, Level};
@@ -104,7 +104,7 @@ impl Convolution {
         let [height, width] = [h, w].map(|length| self.shape.length(length));
         let memory = before.map_or(0, |before| before.dims()[0]);
         if channels != inputs
-            || memory >= time && memory > 0
+            || memory >= time
             || before.is_some_and(|before| before.dims() != [memory, inputs, h, w])
             || residual.is_some_and(|residual| residual.dims() != [frames, outputs, height, width])
         {
@@ -113,8 +113,7 @@ impl Convolution {
         }
         let Weights::Packed(packed, level) = &self.weights else { return self.by_candle(x, before, residual) };
         let none = Tensor::zeros(0, DType::F32, x.device())?;
-        let others = [before, self.bias.as_ref(), residual].map(|tensor| tensor.unwrap_or(&none));
-        let [before, bias, residual] = others;
+        let [before, bias, residual] = [before, self.bias.as_ref(), residual].map(|tensor| tensor.unwrap_or(&none));
         if !in_memory(&[x, before, bias, residual]) {
             bail!("convolution: the weights are f32 in main memory, x is {:?} on {:?}", x.dtype(), x.device());
         }
@@ -124,7 +123,7 @@ impl Convolution {
             let clip = Clip { shape: self.shape, size: [h, w], memory, frames: [before, x], packed, bias, residual };
             clip.run(*level, &mut y);
         })?;
-        Tensor::from_vec(y, (frames, outputs, height, width), &candle_core::Device::Cpu)
+        Tensor::from_vec(y, (frames, outputs, height, width), &Device::Cpu)
     }
 
     /// For tensors that are not f32 in main memory.
@@ -142,7 +141,7 @@ impl Convolution {
             x = x.upsample_nearest2d(2 * h, 2 * w)?;
         }
         let (start, end, stride) = match resize {
-            Resize::Halved => (0, size - 2, 2),
+            Resize::Halved => (0, size - 1, 2),
             Resize::Same | Resize::Doubled => (size / 2, size / 2, 1),
         };
         let x = match edge {
@@ -176,7 +175,7 @@ impl Shape {
         match self.resize {
             Resize::Same => input,
             Resize::Doubled => 2 * input,
-            Resize::Halved => (input + 1).saturating_sub(self.size.max(2) - 1).div_ceil(2),
+            Resize::Halved => input.div_ceil(2),
         }
     }
 

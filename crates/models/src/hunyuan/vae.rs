@@ -215,8 +215,8 @@ impl Resnet {
     }
 
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let h = self.conv1.clip(&self.norm1.forward(x, Activation::Silu)?)?;
-        let h = self.norm2.forward(&h, Activation::Silu)?;
+        let mut h = self.conv1.clip(&self.norm1.forward(x, Activation::Silu)?)?;
+        h = self.norm2.forward(&h, Activation::Silu)?;
         match &self.conv_shortcut {
             Some(conv) => self.conv2.clip_onto(&conv.clip(x)?, &h),
             None => self.conv2.clip_onto(x, &h),

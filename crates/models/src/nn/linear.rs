@@ -9,8 +9,8 @@ use crate::{Matrix, Result, Weights};
 
 /// `x W^T + b`.
 ///
-/// The matrix may be kept in another format than the activations, or on disk. On the CPU it is converted row by row as it is used, so
-/// that no copy of it is ever whole in memory.
+/// The matrix may be kept in another format than the activations, or on disk. On the CPU its rows are converted as they are packed for a
+/// product; one of f32 stays packed.
 #[derive(Debug, Clone)]
 pub struct Linear {
     weight: Weight, // (out, in)

@@ -66,8 +66,8 @@ impl Resnet {
     }
 
     pub(super) fn forward(&self, x: &Tensor, state: &mut ResnetState) -> Result<Tensor> {
-        let h = self.conv1.forward(&self.norm1.silu(x)?, &mut state.conv1)?;
-        let h = self.norm2.silu(&h)?;
+        let mut h = self.conv1.forward(&self.norm1.silu(x)?, &mut state.conv1)?;
+        h = self.norm2.silu(&h)?;
         match &self.conv_shortcut {
             Some(conv) => self.conv2.forward_onto(&conv.clip(x)?, &h, &mut state.conv2),
             None => self.conv2.forward_onto(x, &h, &mut state.conv2),
