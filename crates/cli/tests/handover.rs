@@ -4,6 +4,7 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Output};
+use std::sync::{Mutex, PoisonError};
 
 use tempfile::TempDir;
 
@@ -19,6 +20,10 @@ echo 'error while loading shared libraries: libcuda.so.1: cannot open shared obj
 const WITHOUT_GPU: &str = "#!/bin/sh
 echo 'navicache: device cuda: the NVIDIA driver has no GPU' >&2; exit 1
 ";
+
+/// A program does not start while anyone has it open for writing, and a child that another test starts at that moment would have: one test
+/// at a time.
+static TURN: Mutex<()> = Mutex::new(());
 
 /// A folder with a `navicache-cuda`.
 fn folder_with(script: &str) -> TempDir {
@@ -50,6 +55,7 @@ const BENCH: [&str; 6] = ["bench", "attention", "--tokens", "16", "--runs", "1"]
 
 #[test]
 fn the_gpu_takes_over() {
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let (alone, other) = (tempfile::tempdir().unwrap(), folder_with(WITH_GPU));
     for device in ["cuda", "cuda:1", "auto"] {
         let args = [&BENCH[..], &["--device", device]].concat();
@@ -66,6 +72,7 @@ fn the_gpu_takes_over() {
 
 #[test]
 fn what_is_missing_is_named() {
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let cases = [
         (tempfile::tempdir().unwrap(), &["no navicache-cuda in ", "nor on PATH", "docs/build.md"][..]),
         (folder_with(WITHOUT_DRIVER), &["the NVIDIA driver is missing", "libcuda.so.1"]),
