@@ -120,7 +120,8 @@ fn map(size: usize) -> *mut u8 {
         if before > 0 {
             libc::munmap(mapped, before);
         }
-        let end = start.add(size.next_multiple_of(4096));
+        let page = usize::try_from(libc::sysconf(libc::_SC_PAGESIZE)).unwrap_or(PAGE);
+        let end = start.add(size.next_multiple_of(page));
         let after = mapped.cast::<u8>().add(length).offset_from(end);
         if after > 0 {
             libc::munmap(end.cast(), after.cast_unsigned());
