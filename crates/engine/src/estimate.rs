@@ -112,7 +112,7 @@ fn stage_memory(bundle: &Bundle, request: &Resolved, plan: &DecodePlan, cache_by
     let family = bundle.family();
     let of_stage = |(stage, tensors): (Stage, &Tensors)| {
         let (weights_bytes, working_bytes) = match stage {
-            Stage::Decode => (tensors.parameters() * F32, plan.bytes),
+            Stage::Decode => (tensors.decoder_bytes(), plan.bytes),
             _ => {
                 let working = match stage {
                     // One matrix is widened at a time.

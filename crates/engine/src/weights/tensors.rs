@@ -116,6 +116,18 @@ impl Tensors {
         self.tensors.values().map(|entry| entry.stored.numbers() as u64).sum()
     }
 
+    /// Bytes that the decoder of an autoencoder takes on the CPU, all f32: its convolutions keep 16 numbers of a 3x3 kernel for 9.
+    pub(crate) fn decoder_bytes(&self) -> u64 {
+        const F32: u64 = 4;
+        let parts =
+            self.tensors.iter().filter(|(name, _)| name.contains("decoder") || name.contains("post_quant_conv"));
+        let bytes = parts.map(|(_, Entry { stored, .. })| match stored.shape[..] {
+            [.., _, _, 3, 3] => stored.numbers() as u64 / 9 * 16 * F32,
+            _ => stored.numbers() as u64 * F32,
+        });
+        bytes.sum()
+    }
+
     /// Bytes they take in their files.
     pub fn bytes(&self) -> u64 {
         self.tensors.values().map(|entry| entry.stored.length as u64).sum()
@@ -515,6 +527,20 @@ mod tests {
         assert_eq!(read("b", Some(DType::F32)).to_vec1::<f32>().unwrap(), [3.0]);
         assert!(files.place("b").ends_with("m-2.safetensors"));
         assert!(files.place("c").ends_with("m.safetensors.index.json"));
+    }
+
+    #[test]
+    fn kernels_of_a_decoder_are_larger_in_memory() {
+        let folder = tempfile::tempdir().unwrap();
+        let zeros = |shape: &[usize]| Tensor::zeros(shape, DType::F32, &Device::Cpu).unwrap();
+        let tensors = [
+            ("encoder.conv.weight", zeros(&[2, 2, 3, 3])),
+            ("decoder.conv.weight", zeros(&[2, 5, 3, 3])),
+            ("decoder.conv.bias", zeros(&[2])),
+            ("post_quant_conv.weight", zeros(&[5, 5, 1, 1, 1])),
+        ];
+        write(folder.path(), "vae.safetensors", &tensors);
+        assert_eq!(Tensors::open(folder.path(), "vae").unwrap().decoder_bytes(), 4 * (160 + 2 + 25));
     }
 
     #[test]

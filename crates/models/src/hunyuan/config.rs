@@ -212,11 +212,11 @@ impl VaeConfig {
         })
     }
 
-    /// About the most bytes that decoding a window of latents takes beside the weights: at full size, what stands around the convolution
-    /// that follows the last doubling, of the frames of a window of time. The number of copies is measured.
+    /// About the most bytes that decoding a window of latents takes beside the weights: at full size, what stands around the first block
+    /// after the last doubling, of the frames of a window of time. The number of copies is measured.
     pub fn decode_bytes(&self, rows: usize, columns: usize, latent_frames: usize) -> u64 {
         const F32: usize = 4;
-        const COPIES: usize = 5;
+        const COPIES: usize = 3;
         let widest = self.block_out_channels.get(1).or(self.block_out_channels.first()).copied().unwrap_or(1);
         let frames = (latent_frames.clamp(1, 5) - 1) * self.temporal_compression_ratio + 1;
         let pixels = rows * columns * self.spatial_compression_ratio * self.spatial_compression_ratio;

@@ -278,10 +278,10 @@ impl VaeConfig {
     }
 
     /// About the most bytes that decoding latents takes beside the weights: a chunk of all frames at the size of the latents, or a frame
-    /// before the convolution that follows its last doubling.
+    /// after its last doubling.
     pub fn decode_bytes(&self, rows: usize, columns: usize, latent_frames: usize) -> u64 {
         const F32: usize = 4;
-        const COPIES: usize = 4;
+        const COPIES: usize = 3;
         let frames = latent_frames.min(self.micro_latent_frames()) * self.time_factor();
         let over_time = 2 * self.vae_temporal.widths().iter().min().copied().unwrap_or(1) * frames * rows * columns;
         let widths = &self.vae_2d_config.block_out_channels;

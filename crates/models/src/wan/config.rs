@@ -311,12 +311,12 @@ impl VaeConfig {
         self.layers_bytes(self.base_dim, self.num_res_blocks, height, width)
     }
 
-    /// Every convolution over time keeps two frames' worth of its output; while one runs, its input, its output and copies of both are
-    /// there, and a residual block's input beside them.
+    /// Every convolution over time keeps two frames of its input; while one runs, its input and its output are there, and what the block
+    /// and the level began with beside them.
     fn layers_bytes(&self, base: usize, resnets: usize, height: usize, width: usize) -> u64 {
         const F32: usize = 4;
         /// Copies of a chunk's features that are there at once at most, by measurement (docs/results.md).
-        const COPIES: usize = 15;
+        const COPIES: usize = 6;
         let (mut kept, mut working) = (0, 0);
         let (mut pixels, mut frames) = (height * width, 1);
         for (level, factor) in self.dim_mult.iter().rev().enumerate() {
@@ -326,8 +326,10 @@ impl VaeConfig {
             if let Some(&in_time) = self.temperal_downsample.iter().rev().nth(level) {
                 frames *= 1 + in_time as usize;
                 pixels *= 4;
-                // A sampler works on this level's channels at the next one's size.
-                working = working.max(3 * frames * channels * pixels);
+                if self.is_residual {
+                    // A sampler and its shortcut keep this level's channels at the next one's size.
+                    working = working.max(5 * frames * channels * pixels);
+                }
             }
         }
         ((kept + working) * F32) as u64
