@@ -17,10 +17,10 @@ use rayon::prelude::*;
 use crate::level::{Kernel, Level};
 use crate::linear::Precision;
 use crate::panel::{Number, Pair, turn};
-use crate::simd::{MAX_ROWS, PAIR_COLUMNS, PairTile, Simd};
+use crate::simd::Simd;
 use crate::softmax::{base, exponentials, greatest, share, softmax_last_dim};
 use crate::storage::{Heads, in_memory};
-use crate::tile::{F32, Onto, Products};
+use crate::tile::{F32, MAX_ROWS, Onto, PAIR_COLUMNS, PairTile, Products, Tiles};
 
 /// Keys in a block. A multiple of every tile's columns.
 const KEYS: usize = 256;
@@ -313,7 +313,7 @@ impl Kernel for Task<'_, '_, f32> {
     }
 
     #[inline(always)]
-    fn fast<S: Simd>(self, simd: S) {
+    fn fast<S: Tiles>(self, simd: S) {
         let precision = self.inputs.precision;
         let convert = |row: &[f32], to: &mut [f32]| copy(precision, row, to);
         self.run(simd, F32(simd), convert);

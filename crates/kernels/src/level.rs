@@ -8,8 +8,10 @@ use std::sync::OnceLock;
 #[cfg(target_arch = "aarch64")]
 use crate::simd::neon::Neon;
 #[cfg(target_arch = "x86_64")]
-use crate::simd::x86::{Avx2, Avx512, Avx512Bf16};
-use crate::simd::{PairTile, Simd};
+use crate::simd::x86::{Avx2, Avx512};
+#[cfg(target_arch = "x86_64")]
+use crate::tile::avx512_bf16::Avx512Bf16;
+use crate::tile::{PairTile, Tiles};
 
 /// An instruction set that this machine has. There are no others: what runs is always legal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,8 +39,8 @@ pub(crate) trait Kernel {
     fn plain(self) -> Self::Output;
 
     /// The same in vectors. To be marked `inline(always)`, as everything it calls: it has to end up inside of a function that is
-    /// compiled for the instruction set.
-    fn fast<S: Simd>(self, simd: S) -> Self::Output;
+    /// compiled for the instruction set. One that needs no tiles may ask for `S: Simd` alone.
+    fn fast<S: Tiles>(self, simd: S) -> Self::Output;
 }
 
 impl Level {
@@ -124,7 +126,7 @@ impl Level {
             }
 
             #[inline(always)]
-            fn fast<S: Simd>(self, _: S) -> usize {
+            fn fast<S: Tiles>(self, _: S) -> usize {
                 S::TILE_COLUMNS
             }
         }

@@ -21,9 +21,9 @@ use rayon::prelude::*;
 use crate::activation::Activation;
 use crate::level::{Kernel, Level};
 use crate::panel::{Number, Pair, turn};
-use crate::simd::{MAX_ROWS, PAIR_COLUMNS, PairTile, Simd};
+use crate::simd::Simd;
 use crate::storage::contiguous;
-use crate::tile::{F32, Onto, Products};
+use crate::tile::{F32, MAX_ROWS, Onto, PAIR_COLUMNS, PairTile, Products, Tiles};
 
 /// Rows of activations in a block: a multiple of every tile's rows.
 const BLOCK: usize = 96;
@@ -347,7 +347,7 @@ impl Kernel for Task<'_, '_, f32> {
     }
 
     #[inline(always)]
-    fn fast<S: Simd>(self, simd: S) {
+    fn fast<S: Tiles>(self, simd: S) {
         self.run(simd, F32(simd));
     }
 }

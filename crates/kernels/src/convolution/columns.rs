@@ -1,7 +1,7 @@
 //! Pixels as a kernel sees them: a number for each tap, input and place of the kernel, side by side for every output pixel of a band.
 
 use super::{Band, Panels, Resize, Sums};
-use crate::simd::Simd;
+use crate::tile::Tiles;
 
 /// The only pass.
 pub(super) struct Pass;
@@ -17,7 +17,7 @@ impl super::Pass for Pass {
 
     /// Depth: (taps, inputs, size, size).
     #[inline(always)]
-    fn gather<S: Simd>(&self, _: S, band: &Band, panels: &mut Panels, lines: &mut Vec<f32>) {
+    fn gather<S: Tiles>(&self, _: S, band: &Band, panels: &mut Panels, lines: &mut Vec<f32>) {
         let (shape, [h, w], width) = (band.clip.shape, band.clip.size, band.output[1]);
         lines.resize(band.rows * width, 0.0);
         let mut k = 0;
@@ -42,7 +42,7 @@ impl super::Pass for Pass {
 
     /// Sums are the outputs.
     #[inline(always)]
-    fn scatter<S: Simd>(&self, _: S, band: &Band, sums: &Sums, y: &mut [&mut [f32]]) {
+    fn scatter<S: Tiles>(&self, _: S, band: &Band, sums: &Sums, y: &mut [&mut [f32]]) {
         for (output, y) in y.iter_mut().enumerate() {
             let (sums, bias) = (sums.row(0, output), band.bias(output));
             match band.residual(output) {
@@ -75,7 +75,7 @@ fn look(band: &Band, row: &[f32], dx: usize, line: &mut [f32]) {
 
 /// A line of all columns to its depth in every panel.
 #[inline(always)]
-fn spread<S: Simd>(line: &[f32], panels: &mut Panels, k: usize) {
+fn spread<S: Tiles>(line: &[f32], panels: &mut Panels, k: usize) {
     for (part, panel) in line.chunks(S::TILE_COLUMNS).zip(panels.numbers.chunks_exact_mut(panels.panel_len)) {
         panel[k * S::TILE_COLUMNS..][..part.len()].copy_from_slice(part);
     }

@@ -18,9 +18,9 @@ use candle_core::{DType, Device, Result, Tensor, bail};
 use rayon::prelude::*;
 
 use crate::level::{Kernel, Level};
-use crate::simd::{MAX_LANES, Simd};
+use crate::simd::MAX_LANES;
 use crate::storage::{in_memory, with_numbers};
-use crate::tile::Onto;
+use crate::tile::{Onto, Tiles};
 
 /// Numbers in a line of the caches.
 const LINE: usize = 16;
@@ -233,7 +233,7 @@ impl Kernel for Pack<'_> {
 
     /// // (products of all passes, groups of a tile's rows, depth, rows); filled up with zeros
     #[inline(always)]
-    fn fast<S: Simd>(self, _: S) -> Vec<f32> {
+    fn fast<S: Tiles>(self, _: S) -> Vec<f32> {
         let Pack { shape, weight } = self;
         let (rows, area) = (S::TILE_ROWS, shape.size * shape.size);
         let (products, each) = match shape.form() {
@@ -390,7 +390,7 @@ struct Panels<'a> {
 impl Panels<'_> {
     /// A vector to the columns of a product from `at` on, at a depth; what is beyond the last panel is dropped.
     #[inline(always)]
-    fn put<S: Simd>(&mut self, simd: S, product: usize, k: usize, at: usize, v: S::V) {
+    fn put<S: Tiles>(&mut self, simd: S, product: usize, k: usize, at: usize, v: S::V) {
         let (panel, column) = (at / S::TILE_COLUMNS, at % S::TILE_COLUMNS);
         let panels = &mut self.numbers[product * self.product_len..][..self.product_len];
         let start = panel * self.panel_len + k * S::TILE_COLUMNS;
@@ -452,7 +452,7 @@ impl Kernel for Task<'_, '_> {
     }
 
     #[inline(always)]
-    fn fast<S: Simd>(mut self, simd: S) {
+    fn fast<S: Tiles>(mut self, simd: S) {
         match self.band.clip.shape.form() {
             Form::Columns => self.pass(simd, 0, columns::Pass),
             Form::Winograd { across: 3 } => {
@@ -478,16 +478,16 @@ trait Pass {
     fn columns(&self, band: &Band) -> usize;
 
     /// Puts what the kernel sees into panels, which have room for all.
-    fn gather<S: Simd>(&self, simd: S, band: &Band, panels: &mut Panels, lines: &mut Vec<f32>);
+    fn gather<S: Tiles>(&self, simd: S, band: &Band, panels: &mut Panels, lines: &mut Vec<f32>);
 
     /// Makes outputs of sums. // y: (outputs, rows * width)
-    fn scatter<S: Simd>(&self, simd: S, band: &Band, sums: &Sums, y: &mut [&mut [f32]]);
+    fn scatter<S: Tiles>(&self, simd: S, band: &Band, sums: &Sums, y: &mut [&mut [f32]]);
 }
 
 impl Task<'_, '_> {
     /// Gathers, multiplies and scatters.
     #[inline(always)]
-    fn pass<S: Simd, P: Pass>(&mut self, simd: S, index: usize, pass: P) {
+    fn pass<S: Tiles, P: Pass>(&mut self, simd: S, index: usize, pass: P) {
         let Task { band, y, scratch } = self;
         let (products, columns) = (P::PRODUCTS, pass.columns(band));
         let Clip { shape, packed, .. } = band.clip;
@@ -527,7 +527,7 @@ fn aligned(numbers: &mut Vec<f32>, len: usize) -> &mut [f32] {
 /// * `panels` - (depth, columns) each, and a line after them
 /// * `sums` - (rows, width)
 #[inline(always)]
-fn multiply<'a, S: Simd>(
+fn multiply<'a, S: Tiles>(
     simd: S,
     weights: &[f32],
     [first, all]: [usize; 2],

@@ -13,7 +13,7 @@
 //! The pixels of a picture that is doubled have `d1 = d2`: the third point is zero and left out, and 3 x 3 are left.
 
 use super::{Band, Panels, Sums, aligned};
-use crate::simd::Simd;
+use crate::tile::Tiles;
 
 /// Of the points, the one that a doubled picture has no use for.
 const UNUSED: usize = 2;
@@ -54,7 +54,7 @@ impl<const N: usize> super::Pass for Pass<N> {
 
     /// Depth: (taps, inputs).
     #[inline(always)]
-    fn gather<S: Simd>(&self, simd: S, band: &Band, panels: &mut Panels, lines: &mut Vec<f32>) {
+    fn gather<S: Tiles>(&self, simd: S, band: &Band, panels: &mut Panels, lines: &mut Vec<f32>) {
         let (shape, [h, w]) = (band.clip.shape, band.clip.size);
         let (down, across) = (band.rows.div_ceil(2), band.output[1].div_ceil(2));
         let lines = aligned(lines, w + 2 * across.next_multiple_of(S::LANES) + 2 * S::LANES);
@@ -108,7 +108,7 @@ impl<const N: usize> super::Pass for Pass<N> {
 
     /// Adds what a pass has a part in to the outputs; the first one, to bias and residual.
     #[inline(always)]
-    fn scatter<S: Simd>(&self, simd: S, band: &Band, sums: &Sums, y: &mut [&mut [f32]]) {
+    fn scatter<S: Tiles>(&self, simd: S, band: &Band, sums: &Sums, y: &mut [&mut [f32]]) {
         let width = band.output[1];
         let across = width.div_ceil(2);
         // How often the point is in the rows of a tile.

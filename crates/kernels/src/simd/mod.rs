@@ -8,61 +8,13 @@ pub(crate) mod neon;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod x86;
 
-use crate::panel::Pair;
-use crate::tile::{Onto, Products};
-
 /// The most lanes of any instruction set.
 pub(crate) const MAX_LANES: usize = 16;
-
-/// The most rows of any tile, see [`Simd::tile`].
-pub(crate) const MAX_ROWS: usize = 12;
-
-/// Rows of a tile of [`PairTile`].
-pub(crate) const PAIR_ROWS: usize = 12;
-
-/// Columns of a tile of [`PairTile`].
-pub(crate) const PAIR_COLUMNS: usize = 32;
-
-/// Instructions for products of pairs of bf16; like [`Simd`], the proof that the machine has it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum PairTile {
-    #[cfg(target_arch = "x86_64")]
-    Avx512(x86::Avx512Bf16),
-}
-
-impl PairTile {
-    /// Rounds a row to bf16, in pairs.
-    #[cfg_attr(not(target_arch = "x86_64"), allow(unused_variables))]
-    pub(crate) fn round(self, row: &[f32], to: &mut [Pair]) {
-        match self {
-            #[cfg(target_arch = "x86_64")]
-            PairTile::Avx512(tile) => tile.round(row, to),
-        }
-    }
-}
-
-impl Products for PairTile {
-    type Number = Pair;
-    const ROWS: usize = PAIR_ROWS;
-    const COLUMNS: usize = PAIR_COLUMNS;
-
-    #[cfg_attr(not(target_arch = "x86_64"), allow(unused_variables))]
-    fn tile(self, a: &[Pair], stride: usize, panel: &[Pair], onto: Onto, c: &mut [f32], width: usize) {
-        match self {
-            #[cfg(target_arch = "x86_64")]
-            PairTile::Avx512(tile) => tile.pairs(a, stride, panel, onto, c, width),
-        }
-    }
-}
 
 /// An instruction set.
 pub(crate) trait Simd: Copy + Send + Sync {
     /// Numbers in a vector.
     const LANES: usize;
-    /// Rows of a tile of [`Simd::tile`].
-    const TILE_ROWS: usize;
-    /// Columns of a tile of [`Simd::tile`].
-    const TILE_COLUMNS: usize;
     /// A vector.
     type V: Copy;
 
@@ -97,11 +49,6 @@ pub(crate) trait Simd: Copy + Send + Sync {
     fn zip(self, a: Self::V, b: Self::V) -> (Self::V, Self::V);
     /// Of `a` followed by `b`, the numbers at even places and those at odd ones.
     fn unzip(self, a: Self::V, b: Self::V) -> (Self::V, Self::V);
-
-    /// `c = onto + a b` on one tile of a matrix product, see [`crate::tile`].
-    fn tile(self, a: &[f32], stride: usize, panel: &[f32], onto: Onto, c: &mut [f32], width: usize);
-    /// The same with `a` packed as the panel is. // (depth, rows)
-    fn packed_tile(self, a: &[f32], panel: &[f32], onto: Onto, c: &mut [f32], width: usize);
 
     /// The first numbers of a slice, and `fill` where it has too few.
     #[inline(always)]

@@ -5,7 +5,6 @@
 use std::arch::aarch64::*;
 
 use super::Simd;
-use crate::tile::{Onto, packed_tile, tile};
 
 /// The machine has NEON.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,8 +30,6 @@ macro_rules! instructions {
 
 impl Simd for Neon {
     const LANES: usize = 4;
-    const TILE_ROWS: usize = 6;
-    const TILE_COLUMNS: usize = 16;
     type V = float32x4_t;
 
     instructions! {
@@ -89,16 +86,5 @@ impl Simd for Neon {
     fn unzip(self, a: float32x4_t, b: float32x4_t) -> (float32x4_t, float32x4_t) {
         // SAFETY: `self` is the proof that the machine has the instructions.
         unsafe { (vuzp1q_f32(a, b), vuzp2q_f32(a, b)) }
-    }
-
-    /// 24 sums, 4 columns and a row's number make 29 of 32 registers.
-    #[inline(always)]
-    fn tile(self, a: &[f32], stride: usize, panel: &[f32], onto: Onto, c: &mut [f32], width: usize) {
-        tile::<Self, 6, 4>(self, a, stride, panel, onto, c, width);
-    }
-
-    #[inline(always)]
-    fn packed_tile(self, a: &[f32], panel: &[f32], onto: Onto, c: &mut [f32], width: usize) {
-        packed_tile::<Self, 6, 4>(self, a, panel, onto, c, width);
     }
 }

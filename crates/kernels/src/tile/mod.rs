@@ -8,8 +8,23 @@
 
 #![allow(unsafe_code)]
 
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod avx512_bf16;
+mod pairs;
+
+#[cfg(target_arch = "x86_64")]
+use pairs::PAIR_ROWS;
+pub(crate) use pairs::{PAIR_COLUMNS, PairTile};
+
 use crate::panel::Number;
 use crate::simd::Simd;
+#[cfg(target_arch = "aarch64")]
+use crate::simd::neon::Neon;
+#[cfg(target_arch = "x86_64")]
+use crate::simd::x86::{Avx2, Avx512};
+
+/// The most rows of any tile.
+pub(crate) const MAX_ROWS: usize = 12;
 
 /// What the products of a tile are added to.
 #[derive(Clone, Copy)]
@@ -21,6 +36,49 @@ pub(crate) enum Onto<'a> {
     /// The sums that are there, times a factor for each row.
     Scaled(&'a [f32]),
 }
+
+/// An instruction set's tile of f32: as many sums as its registers have room for.
+pub(crate) trait Tiles: Simd {
+    /// Rows of a tile.
+    const TILE_ROWS: usize;
+    /// Columns of a tile.
+    const TILE_COLUMNS: usize;
+
+    /// `c = onto + a b` on one tile, see [`Products::tile`].
+    fn tile(self, a: &[f32], stride: usize, panel: &[f32], onto: Onto, c: &mut [f32], width: usize);
+    /// The same with `a` packed as the panel is. // (depth, rows)
+    fn packed_tile(self, a: &[f32], panel: &[f32], onto: Onto, c: &mut [f32], width: usize);
+}
+
+/// The tile of an instruction set: so many rows by so many vectors.
+macro_rules! tiles {
+    ($simd:ty, $rows:literal, $vectors:literal) => {
+        impl Tiles for $simd {
+            const TILE_ROWS: usize = $rows;
+            const TILE_COLUMNS: usize = $vectors * Self::LANES;
+
+            #[inline(always)]
+            fn tile(self, a: &[f32], stride: usize, panel: &[f32], onto: Onto, c: &mut [f32], width: usize) {
+                tile::<Self, $rows, $vectors>(self, a, stride, panel, onto, c, width);
+            }
+
+            #[inline(always)]
+            fn packed_tile(self, a: &[f32], panel: &[f32], onto: Onto, c: &mut [f32], width: usize) {
+                packed_tile::<Self, $rows, $vectors>(self, a, panel, onto, c, width);
+            }
+        }
+    };
+}
+
+// 12 sums, 2 columns and a row's number make 15 of 16 registers.
+#[cfg(target_arch = "x86_64")]
+tiles!(Avx2, 6, 2);
+// 24 sums, 2 columns and a row's number make 27 of 32 registers.
+#[cfg(target_arch = "x86_64")]
+tiles!(Avx512, 12, 2);
+// 24 sums, 4 columns and a row's number make 29 of 32 registers.
+#[cfg(target_arch = "aarch64")]
+tiles!(Neon, 6, 4);
 
 /// What is multiplied in a tile.
 pub(crate) trait Products: Copy + Send + Sync {
@@ -43,7 +101,7 @@ pub(crate) trait Products: Copy + Send + Sync {
 #[derive(Clone, Copy)]
 pub(crate) struct F32<S>(pub S);
 
-impl<S: Simd> Products for F32<S> {
+impl<S: Tiles> Products for F32<S> {
     type Number = f32;
     const ROWS: usize = S::TILE_ROWS;
     const COLUMNS: usize = S::TILE_COLUMNS;
@@ -56,7 +114,7 @@ impl<S: Simd> Products for F32<S> {
 
 /// `c = onto + a b` for `R` rows and `C` vectors of columns, see [`Products::tile`].
 #[inline(always)]
-pub(crate) fn tile<S: Simd, const R: usize, const C: usize>(
+fn tile<S: Simd, const R: usize, const C: usize>(
     simd: S,
     a: &[f32],
     stride: usize,
@@ -71,7 +129,7 @@ pub(crate) fn tile<S: Simd, const R: usize, const C: usize>(
 
 /// The same with `a` packed as the panel is. // (depth, `R`)
 #[inline(always)]
-pub(crate) fn packed_tile<S: Simd, const R: usize, const C: usize>(
+fn packed_tile<S: Simd, const R: usize, const C: usize>(
     simd: S,
     a: &[f32],
     panel: &[f32],
@@ -116,12 +174,7 @@ fn strided_tile<S: Simd, const R: usize, const C: usize>(
 
 /// What the sums of a tile begin with.
 #[inline(always)]
-pub(crate) fn started<S: Simd, const R: usize, const C: usize>(
-    simd: S,
-    onto: Onto,
-    c: &[f32],
-    width: usize,
-) -> [[S::V; C]; R] {
+fn started<S: Simd, const R: usize, const C: usize>(simd: S, onto: Onto, c: &[f32], width: usize) -> [[S::V; C]; R] {
     let mut sums = [[simd.splat(0.0); C]; R];
     if !matches!(onto, Onto::Nothing) {
         for (r, sums) in sums.iter_mut().enumerate() {
@@ -140,12 +193,7 @@ pub(crate) fn started<S: Simd, const R: usize, const C: usize>(
 
 /// Writes the sums of a tile.
 #[inline(always)]
-pub(crate) fn finished<S: Simd, const R: usize, const C: usize>(
-    simd: S,
-    sums: &[[S::V; C]; R],
-    c: &mut [f32],
-    width: usize,
-) {
+fn finished<S: Simd, const R: usize, const C: usize>(simd: S, sums: &[[S::V; C]; R], c: &mut [f32], width: usize) {
     for (r, sums) in sums.iter().enumerate() {
         let row = c[r * width..][..C * S::LANES].chunks_exact_mut(S::LANES);
         sums.iter().zip(row).for_each(|(sum, c)| simd.store(*sum, c));
