@@ -20,9 +20,11 @@ use crate::panel::{Number, Pair, turn};
 use crate::simd::Simd;
 use crate::softmax::{base, exponentials, greatest, share, softmax_last_dim};
 use crate::storage::{Heads, in_memory};
-use crate::tile::{F32, MAX_ROWS, Onto, PAIR_COLUMNS, PairTile, Products, Tiles};
+use crate::tile::{F32, MAX_ROWS, Onto, PAIR_COLUMNS, PairTile, Products, Tiles, Units, WithProducts, pair};
 
-/// Keys in a block. A multiple of every tile's columns.
+/// Pairs of a row that are rounded together.
+const STEP: usize = 16;
+/// Keys in a block. A multiple of every tile's columns, and of pairs of its steps.
 const KEYS: usize = 256;
 /// Queries of a task.
 const QUERIES: usize = 96;
@@ -135,7 +137,7 @@ impl CustomOp3 for Op {
                     &inputs,
                     &mut y,
                     [heads, n, d],
-                    |head| pack(&inputs, head, PAIR_COLUMNS, |row, to| tile.round(row, to), pairs),
+                    |head| level.run(PackPairs { inputs: &inputs, head, tile }),
                     |task| level.run(OfPairs(task, tile)),
                 ),
                 None => run(
@@ -144,7 +146,8 @@ impl CustomOp3 for Op {
                     [heads, n, d],
                     |head| {
                         let convert = |row: &[f32], to: &mut [f32]| copy(self.precision, row, to);
-                        pack(&inputs, head, level.tile_columns(), convert, |row, _, to| convert(row, to))
+                        let sides = (1, level.tile_f32().1);
+                        pack(&inputs, head, sides, convert, |row, _, to| convert(row, to))
                     },
                     |task| level.run(task),
                 ),
@@ -218,17 +221,42 @@ struct Packed<N> {
     values: Vec<N>, // (d / columns, numbers of all keys, columns)
 }
 
+/// Packs a head for products of pairs.
+struct PackPairs<'a> {
+    inputs: &'a Inputs<'a>,
+    head: usize,
+    tile: PairTile,
+}
+
+impl Kernel for PackPairs<'_> {
+    type Output = Packed<Pair>;
+
+    #[inline(always)]
+    fn plain(self) -> Packed<Pair> {
+        let PackPairs { inputs, head, tile } = self;
+        pack(inputs, head, (tile.units().step, PAIR_COLUMNS), |row, to| tile.round(row, to, STEP), pairs)
+    }
+
+    #[inline(always)]
+    fn fast<S: Simd>(self, _: S) -> Packed<Pair> {
+        self.plain()
+    }
+}
+
+/// * `step`, `columns` - of a tile
 /// * `convert` - a row of f32 to what is multiplied
 /// * `weave` - the same of a column, for many columns: from a row and the one below it, of which f32 need the first alone
+#[inline(always)]
 fn pack<N: Number>(
     inputs: &Inputs,
     head: usize,
-    columns: usize,
+    (step, columns): (usize, usize),
     convert: impl Fn(&[f32], &mut [N]),
     weave: impl Fn(&[f32], Option<&[f32]>, &mut [N]),
 ) -> Packed<N> {
     let Inputs { k, v, m, .. } = inputs;
-    let (d, depth, height) = (k.width, N::row(k.width), N::row(*m));
+    let [depth, height] = [k.width, *m].map(|count| N::row(count).next_multiple_of(step));
+    let d = k.width;
     let mut keys = vec![N::default(); m.next_multiple_of(columns) * depth];
     let mut rows = vec![N::default(); columns * depth];
     for (p, panel) in keys.chunks_exact_mut(columns * depth).enumerate() {
@@ -239,7 +267,7 @@ fn pack<N: Number>(
         turn(&rows[..count * depth], depth, panel, columns);
     }
     let mut values = vec![N::default(); d.next_multiple_of(columns) * height];
-    let each = m.div_ceil(height);
+    let each = 2 / N::row(2);
     for (p, panel) in values.chunks_exact_mut(columns * height).enumerate() {
         let channels = p * columns..d.min((p + 1) * columns);
         for (j, to) in panel.chunks_exact_mut(columns).enumerate() {
@@ -251,12 +279,11 @@ fn pack<N: Number>(
 }
 
 /// Pairs of one row and the one below it, or zeros.
+#[inline(always)]
 fn pairs(first: &[f32], second: Option<&[f32]>, to: &mut [Pair]) {
-    for (to, x) in to.iter_mut().zip(first) {
-        *to = u32::from(bf16::from_f32(*x).to_bits());
-    }
-    for (to, x) in to.iter_mut().zip(second.unwrap_or_default()) {
-        *to |= u32::from(bf16::from_f32(*x).to_bits()) << 16;
+    match second {
+        Some(second) => to.iter_mut().zip(first).zip(second).for_each(|((to, a), b)| *to = pair(*a, *b)),
+        None => to.iter_mut().zip(first).for_each(|(to, a)| *to = pair(*a, 0.0)),
     }
 }
 
@@ -331,18 +358,28 @@ impl Kernel for OfPairs<'_, '_> {
 
     #[inline(always)]
     fn fast<S: Simd>(self, simd: S) {
-        let OfPairs(task, tile) = self;
-        task.run(simd, tile, |row, to| tile.round(row, to));
+        struct Run<'a, 'y, S>(Task<'a, 'y, Pair>, S, PairTile);
+
+        impl<S: Simd> WithProducts for Run<'_, '_, S> {
+            type Output = ();
+
+            #[inline(always)]
+            fn run<P: Products<Number = Pair>>(self, products: P) {
+                let Run(task, simd, tile) = self;
+                task.run(simd, products, |row, to| tile.round(row, to, STEP));
+            }
+        }
+        self.1.enter(Run(self.0, simd, self.1));
     }
 }
 
 impl<N: Number> Task<'_, '_, N> {
     /// * `convert` - a row of f32 to what is multiplied
     #[inline(always)]
-    fn run<S: Simd, P: Products<Number = N>>(self, simd: S, products: P, convert: impl Fn(&[f32], &mut [N])) {
+    fn run<S: Simd, P: Products<Number = N>>(self, simd: S, mut products: P, convert: impl Fn(&[f32], &mut [N])) {
         let Task { inputs: Inputs { q, bias, scale, m, .. }, packed, head, first, y } = self;
-        let (rows, columns, m, d) = (P::ROWS, P::COLUMNS, *m, q.width);
-        let (depth, height) = (N::row(d), N::row(m));
+        let (Units { rows, step }, columns, m, d) = (P::UNITS, P::COLUMNS, *m, q.width);
+        let [depth, height] = [d, m].map(|count| N::row(count).next_multiple_of(step));
         let (width, count) = (d.next_multiple_of(columns), y.len().next_multiple_of(rows));
         let mut queries = vec![N::default(); count * depth];
         let mut scaled = vec![0.0; d];
@@ -356,12 +393,12 @@ impl<N: Number> Task<'_, '_, N> {
         let mut weights = [N::default(); MAX_ROWS * KEYS];
         for block in (0..m).step_by(KEYS) {
             let keys = KEYS.min(m - block);
-            let used = N::row(keys);
+            let used = N::row(keys).next_multiple_of(step);
             for i in (0..count).step_by(rows) {
                 let panels = packed.keys[block * depth..].chunks_exact(depth * columns);
                 for (p, panel) in panels.take(keys.div_ceil(columns)).enumerate() {
                     let scores = &mut scores[p * columns..];
-                    products.tile(&queries[i * depth..], depth, panel, Onto::Nothing, scores, KEYS);
+                    products.tile(&queries[i * depth..], P::rows(depth), panel, Onto::Nothing, scores, KEYS);
                 }
                 let mut keep = [1.0; MAX_ROWS];
                 for r in 0..rows.min(y.len() - i) {
@@ -376,7 +413,7 @@ impl<N: Number> Task<'_, '_, N> {
                     let first = N::row(block);
                     let panel = &panel[first * columns..(first + used) * columns];
                     let mixed = &mut mixed[i * width + p * columns..];
-                    products.tile(&weights, KEYS, panel, Onto::Scaled(&keep), mixed, width);
+                    products.tile(&weights, P::rows(KEYS), panel, Onto::Scaled(&keep), mixed, width);
                 }
             }
         }

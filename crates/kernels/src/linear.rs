@@ -23,7 +23,7 @@ use crate::level::{Kernel, Level};
 use crate::panel::{Number, Pair, turn};
 use crate::simd::Simd;
 use crate::storage::contiguous;
-use crate::tile::{F32, MAX_ROWS, Onto, PAIR_COLUMNS, PairTile, Products, Tiles};
+use crate::tile::{F32, Onto, PAIR_COLUMNS, PairTile, Products, Tiles, Units, WithProducts};
 
 /// Rows of activations in a block: a multiple of every tile's rows.
 const BLOCK: usize = 96;
@@ -63,6 +63,11 @@ pub trait Rows: Sync {
 
     /// All rows as f32 in panels of so many columns, if they are kept so.
     fn panels(&self, _columns: usize) -> Option<&[f32]> {
+        None
+    }
+
+    /// The same as pairs of bf16, filled up with zeros to a depth that is a multiple of `step` pairs.
+    fn pair_panels(&self, _columns: usize, _step: usize) -> Option<&[u32]> {
         None
     }
 }
@@ -141,11 +146,7 @@ impl CustomOp1 for Op<'_> {
             }
             (Precision::F32, _) => product_f32(*level, x, *w, layer)?,
             (Precision::Bf16, None) => product_f32(*level, &rounded(x), &Rounded(*w), layer)?,
-            (Precision::Bf16, Some(tile)) => {
-                let panels = panels::<Pair>(*w, PAIR_COLUMNS)?;
-                let (x, depth) = (pairs(tile, x, inputs), Pair::row(inputs));
-                product(&x, &panels, PAIR_COLUMNS, depth, layer, |task| level.run(OfPairs(task, tile)))
-            }
+            (Precision::Bf16, Some(tile)) => product_bf16(*level, tile, x, *w, layer)?,
         };
         Ok((CpuStorage::F32(y), (n, outputs).into()))
     }
@@ -153,38 +154,38 @@ impl CustomOp1 for Op<'_> {
 
 /// What a panel of weights is made of.
 trait Weight: Number {
-    /// Rows of a matrix.
-    fn read(w: &dyn Rows, first: usize, to: &mut [Self]) -> Result<()>;
+    /// Rows of a matrix, each filled up to `depth`.
+    fn read(w: &dyn Rows, first: usize, depth: usize, to: &mut [Self]) -> Result<()>;
     /// All of them, if they are there in panels.
-    fn there(w: &dyn Rows, columns: usize) -> Option<&[Self]>;
+    fn there(w: &dyn Rows, columns: usize, step: usize) -> Option<&[Self]>;
 }
 
 impl Weight for f32 {
-    fn read(w: &dyn Rows, first: usize, to: &mut [f32]) -> Result<()> {
+    fn read(w: &dyn Rows, first: usize, _: usize, to: &mut [f32]) -> Result<()> {
         w.read(first, to)
     }
 
-    fn there(w: &dyn Rows, columns: usize) -> Option<&[f32]> {
+    fn there(w: &dyn Rows, columns: usize, _: usize) -> Option<&[f32]> {
         w.panels(columns)
     }
 }
 
 impl Weight for Pair {
-    fn read(w: &dyn Rows, first: usize, to: &mut [Pair]) -> Result<()> {
+    fn read(w: &dyn Rows, first: usize, depth: usize, to: &mut [Pair]) -> Result<()> {
         let inputs = w.dims().1;
-        if inputs.is_multiple_of(2) {
+        if inputs == 2 * depth {
             return w.read_bf16(first, halves(to));
         }
-        let mut rows = vec![bf16::ZERO; to.len() / Pair::row(inputs) * inputs];
+        let mut rows = vec![bf16::ZERO; to.len() / depth * inputs];
         w.read_bf16(first, &mut rows)?;
-        for (to, row) in halves(to).chunks_exact_mut(inputs + 1).zip(rows.chunks_exact(inputs)) {
+        for (to, row) in halves(to).chunks_exact_mut(2 * depth).zip(rows.chunks_exact(inputs)) {
             to[..inputs].copy_from_slice(row);
         }
         Ok(())
     }
 
-    fn there(_: &dyn Rows, _: usize) -> Option<&[Pair]> {
-        None
+    fn there(w: &dyn Rows, columns: usize, step: usize) -> Option<&[Pair]> {
+        w.pair_panels(columns, step)
     }
 }
 
@@ -195,17 +196,17 @@ fn halves(pairs: &mut [Pair]) -> &mut [bf16] {
     unsafe { std::slice::from_raw_parts_mut(pairs.as_mut_ptr().cast(), 2 * pairs.len()) }
 }
 
-/// All rows of a matrix, in panels, filled up with zeros. // (panels, row, columns)
-fn panels<N: Weight>(w: &dyn Rows, columns: usize) -> Result<Cow<'_, [N]>> {
-    if let Some(panels) = N::there(w, columns) {
+/// All rows of a matrix, in panels, filled up with zeros to whole steps. // (panels, row, columns)
+fn panels<N: Weight>(w: &dyn Rows, columns: usize, step: usize) -> Result<Cow<'_, [N]>> {
+    if let Some(panels) = N::there(w, columns, step) {
         return Ok(Cow::Borrowed(panels));
     }
     let (outputs, inputs) = w.dims();
-    let depth = N::row(inputs);
+    let depth = N::row(inputs).next_multiple_of(step);
     let mut panels = vec![N::default(); outputs.next_multiple_of(columns) * depth];
     let pack = |(p, panel): (usize, &mut [N])| -> Result<()> {
         let mut rows = vec![N::default(); columns.min(outputs - p * columns) * depth];
-        N::read(w, p * columns, &mut rows)?;
+        N::read(w, p * columns, depth, &mut rows)?;
         turn(&rows, depth, panel, columns);
         Ok(())
     };
@@ -217,20 +218,16 @@ fn panels<N: Weight>(w: &dyn Rows, columns: usize) -> Result<Cow<'_, [N]>> {
     Ok(Cow::Owned(panels))
 }
 
-/// Rows rounded to bf16, in pairs. // (n, pairs)
+/// Rows rounded to bf16, packed for tiles. // (n, inputs) -> (whole tiles of rows, depth)
 fn pairs(tile: PairTile, x: &[f32], inputs: usize) -> Vec<Pair> {
-    const ROWS: usize = 8;
-    let depth = Pair::row(inputs);
-    let mut pairs = vec![0; x.len() / inputs * depth];
-    let round = |(pairs, x): (&mut [Pair], &[f32])| {
-        for (pairs, row) in pairs.chunks_exact_mut(depth).zip(x.chunks_exact(inputs)) {
-            tile.round(row, pairs);
-        }
-    };
+    let Units { rows, step } = tile.units();
+    let (n, depth) = (x.len() / inputs, Pair::row(inputs).next_multiple_of(step));
+    let mut pairs = vec![0; n.next_multiple_of(rows) * depth];
+    let pack = |(pairs, x): (&mut [Pair], &[f32])| tile.pack(x, inputs, pairs);
     if x.len() <= SMALL / 16 {
-        round((&mut pairs, x));
+        pairs.chunks_mut(rows * depth).zip(x.chunks(rows * inputs)).for_each(pack);
     } else {
-        pairs.par_chunks_mut(ROWS * depth).zip(x.par_chunks(ROWS * inputs)).for_each(round);
+        pairs.par_chunks_mut(rows * depth).zip(x.par_chunks(rows * inputs)).for_each(pack);
     }
     pairs
 }
@@ -258,31 +255,48 @@ impl Rows for Rounded<'_> {
 
 /// Products in f32. // (n, in) -> (n, out)
 fn product_f32(level: Level, x: &[f32], w: &dyn Rows, layer: &Layer) -> Result<Vec<f32>> {
-    let columns = level.tile_columns();
-    Ok(product(x, &panels::<f32>(w, columns)?, columns, w.dims().1, layer, |task| level.run(task)))
+    let (units, columns) = level.tile_f32();
+    let depth = w.dims().1;
+    let panels = panels::<f32>(w, columns, units.step)?;
+    let sides = Sides { x, n: x.len() / depth, panels: &panels, depth, rows: units.rows, columns };
+    Ok(product(&sides, layer, |task| level.run(task)))
+}
+
+/// Products of what is rounded to bf16. // (n, in) -> (n, out)
+fn product_bf16(level: Level, tile: PairTile, x: &[f32], w: &dyn Rows, layer: &Layer) -> Result<Vec<f32>> {
+    let (Units { rows, step }, inputs) = (tile.units(), w.dims().1);
+    let (panels, pairs) = (panels::<Pair>(w, PAIR_COLUMNS, step)?, pairs(tile, x, inputs));
+    let depth = Pair::row(inputs).next_multiple_of(step);
+    let sides = Sides { x: &pairs, n: x.len() / inputs, panels: &panels, depth, rows, columns: PAIR_COLUMNS };
+    Ok(product(&sides, layer, |task| level.run(OfPairs(task, tile))))
+}
+
+/// Both sides of a product.
+struct Sides<'a, N> {
+    x: &'a [N], // (at least n, depth)
+    n: usize,
+    panels: &'a [N], // (panels, depth, columns)
+    depth: usize,
+    /// Rows and columns of a tile.
+    rows: usize,
+    columns: usize,
 }
 
 /// Shares the work out: blocks of rows, of each the groups of columns. // (n, depth) -> (n, out)
 #[allow(unsafe_code)]
-fn product<N: Number>(
-    x: &[N],
-    panels: &[N],
-    columns: usize,
-    depth: usize,
-    layer: &Layer,
-    run: impl Fn(Task<N>) + Sync,
-) -> Vec<f32> {
+fn product<N: Number>(sides: &Sides<N>, layer: &Layer, run: impl Fn(Task<N>) + Sync) -> Vec<f32> {
+    let &Sides { x, n, panels, depth, rows, columns } = sides;
     let outputs = layer.bias.len();
     // Large and written once: filling it with zeros first would cost a pass over memory.
-    let mut y: Vec<f32> = Vec::with_capacity(x.len() / depth * outputs);
-    let to = &mut y.spare_capacity_mut()[..x.len() / depth * outputs];
-    let work = x.len() * outputs;
+    let mut y: Vec<f32> = Vec::with_capacity(n * outputs);
+    let to = &mut y.spare_capacity_mut()[..n * outputs];
+    let work = n * depth * outputs;
     // Of a small product, smaller groups, so that every thread has some.
-    let blocks = x.len().div_ceil(BLOCK * depth);
+    let blocks = n.div_ceil(BLOCK);
     let group = outputs.div_ceil((2 * rayon::current_num_threads()).div_ceil(blocks));
     let group = group.next_multiple_of(columns).min(GROUP);
     let block = |(x, y): (&[N], &mut [MaybeUninit<f32>])| {
-        let x = &*whole_tiles(x, depth);
+        let x = &*whole_tiles(x, depth, rows);
         // What is written by whom: for each group, its columns of every row.
         let mut groups: Vec<Vec<&mut [MaybeUninit<f32>]>> =
             (0..outputs.div_ceil(group)).map(|_| Vec::with_capacity(BLOCK)).collect();
@@ -308,17 +322,17 @@ fn product<N: Number>(
         x.par_chunks(BLOCK * depth).zip(to.par_chunks_mut(BLOCK * outputs)).for_each(block);
     }
     // SAFETY: there is room for all rows, and every task has written all of its columns of all of its rows; together these are all.
-    unsafe { y.set_len(x.len() / depth * outputs) };
+    unsafe { y.set_len(n * outputs) };
     y
 }
 
-/// Rows filled up with zeros to whole tiles of any kind.
-fn whole_tiles<N: Number>(x: &[N], depth: usize) -> Cow<'_, [N]> {
-    let rows = x.len() / depth;
-    if rows.is_multiple_of(MAX_ROWS) {
+/// Rows filled up with zeros to whole tiles.
+fn whole_tiles<N: Number>(x: &[N], depth: usize, rows: usize) -> Cow<'_, [N]> {
+    let count = x.len() / depth;
+    if count.is_multiple_of(rows) {
         return Cow::Borrowed(x);
     }
-    let mut filled = vec![N::default(); rows.next_multiple_of(MAX_ROWS) * depth];
+    let mut filled = vec![N::default(); count.next_multiple_of(rows) * depth];
     filled[..x.len()].copy_from_slice(x);
     Cow::Owned(filled)
 }
@@ -363,18 +377,28 @@ impl Kernel for OfPairs<'_, '_> {
 
     #[inline(always)]
     fn fast<S: Simd>(self, simd: S) {
-        let OfPairs(task, tile) = self;
-        task.run(simd, tile);
+        struct Run<'a, 'y, S>(Task<'a, 'y, Pair>, S);
+
+        impl<S: Simd> WithProducts for Run<'_, '_, S> {
+            type Output = ();
+
+            #[inline(always)]
+            fn run<P: Products<Number = Pair>>(self, products: P) {
+                self.0.run(self.1, products);
+            }
+        }
+        self.1.enter(Run(self.0, simd));
     }
 }
 
 impl<N: Number> Task<'_, '_, N> {
     /// * `products` - the kind that the panels are made for
     #[inline(always)]
-    fn run<S: Simd, P: Products<Number = N>>(self, simd: S, products: P) {
+    fn run<S: Simd, P: Products<Number = N>>(self, simd: S, mut products: P) {
         let (Task { x, panels, depth, bias, then, y }, columns) = (self, P::COLUMNS);
+        let (Units { rows, step }, apart) = (P::UNITS, P::packed(depth));
         let width = bias.len().next_multiple_of(columns);
-        let mut sums = vec![0.0; y.len().next_multiple_of(P::ROWS) * width];
+        let mut sums = vec![0.0; y.len().next_multiple_of(rows) * width];
         for sums in sums.chunks_exact_mut(width).take(y.len()) {
             sums[..bias.len()].copy_from_slice(bias);
         }
@@ -382,9 +406,9 @@ impl<N: Number> Task<'_, '_, N> {
             let piece = first..depth.min(first + DEPTH);
             for (p, panel) in panels.chunks_exact(columns * depth).enumerate() {
                 let panel = &panel[piece.start * columns..piece.end * columns];
-                for i in (0..y.len()).step_by(P::ROWS) {
-                    let sums = &mut sums[i * width + p * columns..];
-                    products.tile(&x[i * depth + piece.start..], depth, panel, Onto::Sums, sums, width);
+                for i in (0..y.len()).step_by(rows) {
+                    let (x, sums) = (&x[i * depth..], &mut sums[i * width + p * columns..]);
+                    products.tile(&x[piece.start / step * apart.step..], apart, panel, Onto::Sums, sums, width);
                 }
             }
         }
@@ -463,19 +487,46 @@ impl<S: Deref<Target = Storage> + Sync> Rows for Dense<'_, S> {
     }
 }
 
-/// A matrix of f32 that is used again and again, kept in panels as products at the current level read it.
+/// A matrix that is used again and again, kept in panels as products of a precision at the current level read it.
 #[derive(Debug)]
 pub struct Panels {
-    numbers: Vec<f32>, // (panels, in, columns)
+    numbers: Numbers, // (panels, depth, columns)
     columns: usize,
+    depth: usize,
     dims: (usize, usize),
 }
 
+#[derive(Debug)]
+enum Numbers {
+    F32(Vec<f32>),
+    Pairs(Vec<Pair>),
+}
+
 impl Panels {
-    /// Packs a matrix.
-    pub fn new(w: &dyn Rows) -> Result<Self> {
-        let columns = Level::current().tile_columns();
-        Ok(Panels { numbers: panels::<f32>(w, columns)?.into_owned(), columns, dims: w.dims() })
+    /// Packs a matrix. For products of bf16 it is rounded, where the level has an instruction for them.
+    pub fn new(w: &dyn Rows, precision: Precision) -> Result<Self> {
+        let (level, dims) = (Level::current(), w.dims());
+        Ok(match level.pair_tile().filter(|_| precision == Precision::Bf16) {
+            Some(tile) => {
+                let step = tile.units().step;
+                let numbers = Numbers::Pairs(panels(w, PAIR_COLUMNS, step)?.into_owned());
+                Panels { numbers, columns: PAIR_COLUMNS, depth: Pair::row(dims.1).next_multiple_of(step), dims }
+            }
+            None => {
+                let columns = level.tile_f32().1;
+                Panels { numbers: Numbers::F32(panels(w, columns, 1)?.into_owned()), columns, depth: dims.1, dims }
+            }
+        })
+    }
+
+    /// Columns of the panels from a row of the matrix on, number by number, to rows.
+    fn rows<N: Number, T>(&self, panels: &[N], first: usize, to: &mut [T], write: impl Fn(&mut [T], N)) {
+        let each = self.dims.1.div_ceil(N::row(self.dims.1).max(1)).max(1);
+        for (j, row) in (first..).zip(to.chunks_exact_mut(self.dims.1.max(1))) {
+            let panel = &panels[j / self.columns * self.columns * self.depth..];
+            let column = panel[j % self.columns..].iter().step_by(self.columns);
+            row.chunks_mut(each).zip(column).for_each(|(to, number)| write(to, *number));
+        }
     }
 }
 
@@ -485,16 +536,30 @@ impl Rows for Panels {
     }
 
     fn read(&self, first: usize, to: &mut [f32]) -> Result<()> {
-        let inputs = self.dims.1;
-        for (j, row) in (first..).zip(to.chunks_exact_mut(inputs.max(1))) {
-            let panel = &self.numbers[j / self.columns * self.columns * inputs..];
-            let column = panel[j % self.columns..].iter().step_by(self.columns);
-            row.iter_mut().zip(column).for_each(|(to, number)| *to = *number);
+        match &self.numbers {
+            Numbers::F32(numbers) => self.rows(numbers, first, to, |to, number| to[0] = number),
+            Numbers::Pairs(pairs) => self.rows(pairs, first, to, |to, pair| {
+                to.iter_mut().zip([pair << 16, pair & 0xffff_0000]).for_each(|(to, bits)| *to = f32::from_bits(bits));
+            }),
         }
         Ok(())
     }
 
     fn panels(&self, columns: usize) -> Option<&[f32]> {
-        (columns == self.columns).then_some(&self.numbers)
+        match &self.numbers {
+            Numbers::F32(numbers) if columns == self.columns => Some(numbers),
+            _ => None,
+        }
+    }
+
+    fn pair_panels(&self, columns: usize, step: usize) -> Option<&[u32]> {
+        match &self.numbers {
+            Numbers::Pairs(pairs)
+                if columns == self.columns && self.depth == Pair::row(self.dims.1).next_multiple_of(step) =>
+            {
+                Some(pairs)
+            }
+            _ => None,
+        }
     }
 }

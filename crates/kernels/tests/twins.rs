@@ -191,7 +191,7 @@ proptest! {
             close(|| kernels::linear(&x, &w, None, Activation::None, precision), 5e-5)?;
             close(|| kernels::linear(&x, &w, Some(&bias), Activation::Gelu, precision), 5e-5)?;
             // The same bits as from panels that were packed before, for this level or another.
-            let panels = Panels::new(&w).unwrap();
+            let panels = Panels::new(&w, precision).unwrap();
             for level in Level::available() {
                 let run = |w: &dyn Rows| level.scope(|| kernels::linear(&x, w, None, Activation::None, precision)).unwrap();
                 prop_assert_eq!(run(&panels).to_vec2::<f32>().unwrap(), run(&w).to_vec2::<f32>().unwrap());
@@ -260,6 +260,63 @@ proptest! {
         close(|| if Level::current() == Level::PLAIN { Ok(theirs.clone()) } else { kernels::rotate_pairs(&x, &cos, &sin) }, 1e-6)?;
         let columns = numbers(&[n, heads, 2 * pairs], seed, 1.0).transpose(0, 1).unwrap();
         close(|| kernels::rotate_pairs(&columns, &cos, &sin), 1e-6)?;
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// What surrounds AMX's tiles, where there are none: packing, edges, strides; with as many rows and numbers as are no whole tiles.
+    #[test]
+    fn emulated_tiles(n in size(70), m in size(70), (d, inputs, outputs) in (size(40), size(90), size(70)), heads in 1usize..3, seed: u64) {
+        let Some(level) = Level::emulated() else { return Ok(()) };
+        let values = |x: Tensor| x.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        let same = |f: &dyn Fn() -> Result<Tensor>, tolerance: f32| {
+            let (ours, plain) = (values(level.scope(f).unwrap()), values(Level::PLAIN.scope(f).unwrap()));
+            for (i, (ours, plain)) in ours.iter().zip(&plain).enumerate() {
+                prop_assert!((ours - plain).abs() <= tolerance * plain.abs().max(1.0), "{ours} instead of {plain} at {i}");
+            }
+            Ok(())
+        };
+        let (x, w, bias) = (numbers(&[n, inputs], seed, 1.0), numbers(&[outputs, inputs], seed ^ 1, 1.0), numbers(&[outputs], seed ^ 2, 1.0));
+        let w = dense(&w).unwrap();
+        same(&|| kernels::linear(&x, &w, Some(&bias), Activation::Gelu, Precision::Bf16), 5e-5)?;
+        let panels = level.scope(|| Panels::new(&w, Precision::Bf16)).unwrap();
+        same(&|| kernels::linear(&x, &panels, None, Activation::None, Precision::Bf16), 5e-5)?;
+        let split = |tokens: usize, seed: u64| {
+            let x = numbers(&[tokens + 2, heads * d], seed, 1.0).narrow(0, 1, tokens).unwrap();
+            x.reshape((tokens, heads, d)).unwrap().transpose(0, 1).unwrap()
+        };
+        let (q, k, v) = (split(n, seed), split(m, seed ^ 1), split(m, seed ^ 2));
+        same(&|| kernels::attention(&q, &k, &v, 0.3, None, Precision::Bf16), 1e-2)?;
+    }
+}
+
+/// Candle shapes the tiles of a thread once, for its quantised products; ours in between change nothing there, nor theirs here.
+#[test]
+fn beside_the_tiles_of_candle() {
+    use candle_core::Module;
+    use candle_core::quantized::{GgmlDType, QMatMul, QTensor};
+
+    let (x, w) = (numbers(&[64, 512], 1, 1.0), numbers(&[64, 512], 2, 1.0));
+    let values = |x: Tensor| x.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    for level in Level::available() {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
+        pool.install(|| {
+            let ours = || {
+                level
+                    .scope(|| kernels::linear(&x, &dense(&w).unwrap(), None, Activation::None, Precision::Bf16))
+                    .unwrap()
+            };
+            let alone = values(ours());
+            for dtype in [GgmlDType::Q4K, GgmlDType::Q8_0] {
+                let theirs = QMatMul::from_qtensor(QTensor::quantize(&w, dtype).unwrap()).unwrap();
+                let before = values(theirs.forward(&x).unwrap());
+                assert_eq!(values(ours()), alone, "{}", level.name());
+                assert_eq!(values(theirs.forward(&x).unwrap()), before, "{}", level.name());
+                assert_eq!(values(ours()), alone, "{}", level.name());
+            }
+        });
     }
 }
 

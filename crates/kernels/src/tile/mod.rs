@@ -8,13 +8,14 @@
 
 #![allow(unsafe_code)]
 
+pub(crate) mod amx;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod avx512_bf16;
 mod pairs;
 
-#[cfg(target_arch = "x86_64")]
-use pairs::PAIR_ROWS;
-pub(crate) use pairs::{PAIR_COLUMNS, PairTile};
+use std::hint::black_box;
+
+pub(crate) use pairs::{PAIR_COLUMNS, PairTile, WithProducts, pair};
 
 use crate::panel::Number;
 use crate::simd::Simd;
@@ -24,7 +25,25 @@ use crate::simd::neon::Neon;
 use crate::simd::x86::{Avx2, Avx512};
 
 /// The most rows of any tile.
-pub(crate) const MAX_ROWS: usize = 12;
+pub(crate) const MAX_ROWS: usize = 32;
+
+/// What a tile takes at a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Units {
+    /// Rows.
+    pub(crate) rows: usize,
+    /// Numbers of the depth; its length is a multiple of them.
+    pub(crate) step: usize,
+}
+
+/// How far apart the numbers of a product's left side are.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Apart {
+    /// From row to row.
+    pub(crate) row: usize,
+    /// From one step of the depth to the next; a row's numbers of one step are neighbours.
+    pub(crate) step: usize,
+}
 
 /// What the products of a tile are added to.
 #[derive(Clone, Copy)]
@@ -45,9 +64,13 @@ pub(crate) trait Tiles: Simd {
     const TILE_COLUMNS: usize;
 
     /// `c = onto + a b` on one tile, see [`Products::tile`].
-    fn tile(self, a: &[f32], stride: usize, panel: &[f32], onto: Onto, c: &mut [f32], width: usize);
+    fn tile(self, a: &[f32], apart: Apart, panel: &[f32], onto: Onto, c: &mut [f32], width: usize);
+
     /// The same with `a` packed as the panel is. // (depth, rows)
-    fn packed_tile(self, a: &[f32], panel: &[f32], onto: Onto, c: &mut [f32], width: usize);
+    #[inline(always)]
+    fn packed_tile(self, a: &[f32], panel: &[f32], onto: Onto, c: &mut [f32], width: usize) {
+        self.tile(a, Apart { row: 1, step: Self::TILE_ROWS }, panel, onto, c, width);
+    }
 }
 
 /// The tile of an instruction set: so many rows by so many vectors.
@@ -58,13 +81,8 @@ macro_rules! tiles {
             const TILE_COLUMNS: usize = $vectors * Self::LANES;
 
             #[inline(always)]
-            fn tile(self, a: &[f32], stride: usize, panel: &[f32], onto: Onto, c: &mut [f32], width: usize) {
-                tile::<Self, $rows, $vectors>(self, a, stride, panel, onto, c, width);
-            }
-
-            #[inline(always)]
-            fn packed_tile(self, a: &[f32], panel: &[f32], onto: Onto, c: &mut [f32], width: usize) {
-                packed_tile::<Self, $rows, $vectors>(self, a, panel, onto, c, width);
+            fn tile(self, a: &[f32], apart: Apart, panel: &[f32], onto: Onto, c: &mut [f32], width: usize) {
+                tile::<Self, $rows, $vectors>(self, a, apart, panel, onto, c, width);
             }
         }
     };
@@ -81,20 +99,42 @@ tiles!(Avx512, 12, 2);
 tiles!(Neon, 6, 4);
 
 /// What is multiplied in a tile.
-pub(crate) trait Products: Copy + Send + Sync {
+pub(crate) trait Products {
     /// A number of either side: one f32, or two bf16.
     type Number: Number;
-    /// Rows of a tile.
-    const ROWS: usize;
+    /// Rows of a tile, and numbers of its depth.
+    const UNITS: Units;
     /// Columns of a tile.
     const COLUMNS: usize;
 
+    /// Where numbers are in rows that lie one after the other.
+    fn rows(stride: usize) -> Apart {
+        Apart { row: stride, step: Self::UNITS.step }
+    }
+
+    /// Where they are in the rows of a tile as it reads them best.
+    fn packed(depth: usize) -> Apart {
+        Self::rows(depth)
+    }
+
     /// `c = onto + a b` on one tile.
     ///
-    /// * `a` - rows, `stride` numbers apart
+    /// * `a` - rows and steps so far `apart`
     /// * `panel` - (depth, columns)
     /// * `c` - rows, `width` numbers apart
-    fn tile(self, a: &[Self::Number], stride: usize, panel: &[Self::Number], onto: Onto, c: &mut [f32], width: usize);
+    fn tile(
+        &mut self,
+        a: &[Self::Number],
+        apart: Apart,
+        panel: &[Self::Number],
+        onto: Onto,
+        c: &mut [f32],
+        width: usize,
+    );
+
+    /// Products of numbers that are there already, so many times over, for the most that the instruction can do. Gives the number of
+    /// operations.
+    fn chains(&mut self, rounds: usize) -> usize;
 }
 
 /// Products in f32.
@@ -103,12 +143,24 @@ pub(crate) struct F32<S>(pub S);
 
 impl<S: Tiles> Products for F32<S> {
     type Number = f32;
-    const ROWS: usize = S::TILE_ROWS;
+    const UNITS: Units = Units { rows: S::TILE_ROWS, step: 1 };
     const COLUMNS: usize = S::TILE_COLUMNS;
 
     #[inline(always)]
-    fn tile(self, a: &[f32], stride: usize, panel: &[f32], onto: Onto, c: &mut [f32], width: usize) {
-        self.0.tile(a, stride, panel, onto, c, width);
+    fn tile(&mut self, a: &[f32], apart: Apart, panel: &[f32], onto: Onto, c: &mut [f32], width: usize) {
+        self.0.tile(a, apart, panel, onto, c, width);
+    }
+
+    #[inline(always)]
+    fn chains(&mut self, rounds: usize) -> usize {
+        /// Enough to fill two pipelines of four stages, few enough for 16 registers.
+        const CHAINS: usize = 12;
+        let (x, mut sums) = (self.0.splat(black_box(1e-9)), [self.0.splat(0.0); CHAINS]);
+        for _ in 0..rounds {
+            sums.iter_mut().for_each(|sum| *sum = self.0.fma(x, x, *sum));
+        }
+        black_box(sums.map(|sum| self.0.sum(sum)));
+        2 * CHAINS * S::LANES * rounds
     }
 }
 
@@ -117,35 +169,7 @@ impl<S: Tiles> Products for F32<S> {
 fn tile<S: Simd, const R: usize, const C: usize>(
     simd: S,
     a: &[f32],
-    stride: usize,
-    panel: &[f32],
-    onto: Onto,
-    c: &mut [f32],
-    width: usize,
-) {
-    assert!(panel.len() <= stride * C * S::LANES);
-    strided_tile::<S, R, C>(simd, a, [stride, 1], panel, onto, c, width);
-}
-
-/// The same with `a` packed as the panel is. // (depth, `R`)
-#[inline(always)]
-fn packed_tile<S: Simd, const R: usize, const C: usize>(
-    simd: S,
-    a: &[f32],
-    panel: &[f32],
-    onto: Onto,
-    c: &mut [f32],
-    width: usize,
-) {
-    strided_tile::<S, R, C>(simd, a, [1, R], panel, onto, c, width);
-}
-
-/// The same with rows of `a`, and numbers of a row, any distance apart.
-#[inline(always)]
-fn strided_tile<S: Simd, const R: usize, const C: usize>(
-    simd: S,
-    a: &[f32],
-    [row, step]: [usize; 2],
+    Apart { row, step }: Apart,
     panel: &[f32],
     onto: Onto,
     c: &mut [f32],

@@ -3,14 +3,14 @@
 use std::sync::Arc;
 
 use candle_core::{DType, Tensor};
-use navicache_kernels::{Activation, Panels, Precision, dense, linear, linear_on_device};
+use navicache_kernels::{Activation, Level, Panels, Precision, dense, linear, linear_on_device};
 
 use crate::{Matrix, Result, Weights};
 
 /// `x W^T + b`.
 ///
 /// The matrix may be kept in another format than the activations, or on disk. On the CPU its rows are converted as they are packed for a
-/// product; one of f32 stays packed.
+/// product; one that is kept in what is multiplied stays packed.
 #[derive(Debug, Clone)]
 pub struct Linear {
     weight: Weight, // (out, in)
@@ -20,18 +20,21 @@ pub struct Linear {
 
 #[derive(Debug, Clone)]
 enum Weight {
-    /// As products read it: f32 in main memory.
+    /// As products read it, in main memory.
     Panels(Arc<Panels>),
     Matrix(Matrix),
 }
 
 impl Weight {
     fn new(weight: Matrix, precision: Precision) -> Result<Self> {
+        // What products read: the same numbers in the same memory.
+        let read = match precision {
+            Precision::F32 => Some(DType::F32),
+            Precision::Bf16 => Level::current().multiplies_bf16().then_some(DType::BF16),
+        };
         Ok(match weight {
-            Matrix::Dense(weight)
-                if weight.device().is_cpu() && weight.dtype() == DType::F32 && precision == Precision::F32 =>
-            {
-                Weight::Panels(Arc::new(Panels::new(&dense(&weight.contiguous()?)?)?))
+            Matrix::Dense(weight) if weight.device().is_cpu() && Some(weight.dtype()) == read => {
+                Weight::Panels(Arc::new(Panels::new(&dense(&weight.contiguous()?)?, precision)?))
             }
             weight => Weight::Matrix(weight),
         })
