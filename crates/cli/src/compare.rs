@@ -2,7 +2,7 @@
 
 use navicache_engine::compare::{self, Event, Page, Plan, Results, Run, Summary, Videos};
 use navicache_engine::control::cache::CacheSpec;
-use navicache_engine::metrics::Lpips;
+use navicache_engine::open_lpips;
 use navicache_engine::{Error, Result};
 
 use crate::args::Compare;
@@ -39,7 +39,7 @@ fn run(options: &Compare, progress: &mut Progress) -> Result<Results> {
         methods,
         seeds: options.seeds.clone(),
         request: options.settings.request(),
-        lpips: (!options.lpips_weights.is_empty()).then(|| Lpips::open(&options.lpips_weights)).transpose()?,
+        lpips: (!options.lpips_weights.is_empty()).then(|| open_lpips(&options.lpips_weights)).transpose()?,
     };
     let interrupted = stop_on_ctrl_c();
     let bundle = options.settings.loading.open()?;

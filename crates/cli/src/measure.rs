@@ -1,7 +1,9 @@
 //! `navicache metrics`
 
-use navicache_engine::metrics::{Comparison, Convention, Curve, Lpips, Meter, Pair, Scores, save_curves};
-use navicache_engine::{Error, Result, WholeFile};
+use navicache_engine::metrics::{
+    Better, Comparison, Convention, Curve, METRICS, Meter, Metric, PSNR, Pair, Scores, save_curves,
+};
+use navicache_engine::{Error, Result, WholeFile, open_lpips};
 use serde_json::json;
 
 use crate::args::Metrics;
@@ -12,7 +14,7 @@ pub fn measure(options: &Metrics) -> Result<()> {
     if let Some(path) = &options.csv {
         WholeFile::create(path)?;
     }
-    let lpips = (!options.lpips_weights.is_empty()).then(|| Lpips::open(&options.lpips_weights)).transpose()?;
+    let lpips = (!options.lpips_weights.is_empty()).then(|| open_lpips(&options.lpips_weights)).transpose()?;
     let meter = Meter { convention: options.convention, lpips };
     if let Some(pairs) = Pair::of_folders(&options.reference, &options.video)? {
         return measure_all(options, &meter, &pairs);
@@ -31,15 +33,15 @@ fn measure_all(options: &Metrics, meter: &Meter, pairs: &[Pair]) -> Result<()> {
     let mut measured = Vec::new();
     let mut failed = Vec::new();
     if !options.json {
-        print(&format!("{:<width$}  {}", "", COLUMNS.map(|column| format!("{column:>8}")).join("")));
+        print(&format!("{:<width$}  {}", "", header()));
     }
     for pair in pairs {
         match pair.compare(meter) {
             Ok(compared) => {
                 if !options.json {
-                    let Curve { worst, worst_frame, .. } = compared.psnr;
-                    let row = row(&compared.scores);
-                    print(&format!("{:<width$}  {row}   worst frame {worst_frame}: {worst:.2} dB", pair.name));
+                    let worst = compared.curve(&PSNR).map(|psnr| (psnr.worst_frame, psnr.worst));
+                    let worst = worst.map(|(frame, psnr)| format!("   worst frame {frame}: {psnr:.2} dB"));
+                    print(&format!("{:<width$}  {}{}", pair.name, row(&compared.scores), worst.unwrap_or_default()));
                 }
                 measured.push((pair.name.as_str(), compared));
             }
@@ -51,7 +53,7 @@ fn measure_all(options: &Metrics, meter: &Meter, pairs: &[Pair]) -> Result<()> {
             }
         }
     }
-    let scores: Vec<Scores> = measured.iter().map(|(_, compared)| compared.scores).collect();
+    let scores: Vec<Scores> = measured.iter().map(|(_, compared)| compared.scores.clone()).collect();
     let mean = meter.convention.mean(&scores);
     if options.json {
         let failed: Vec<_> = failed.iter().map(|(name, error)| json!({ "name": name, "error": error })).collect();
@@ -77,45 +79,61 @@ fn measure_all(options: &Metrics, meter: &Meter, pairs: &[Pair]) -> Result<()> {
     })
 }
 
-const COLUMNS: [&str; 5] = ["PSNR", "SSIM", "MS-SSIM", "LPIPS", "motion"];
+/// The columns of many comparisons: a metric each, and motion.
+fn header() -> String {
+    let names = METRICS.iter().map(|metric| metric.name).chain(["motion"]);
+    names.map(|name| format!("{name:>8}")).collect()
+}
 
 fn row(scores: &Scores) -> String {
-    let number =
-        |value: Option<f64>, digits: usize| value.map_or("–".to_string(), |value| format!("{value:.digits$}"));
-    let Scores { psnr, ssim, ms_ssim, lpips, motion_kept } = *scores;
-    let cells = [(Some(psnr), 2), (Some(ssim), 4), (ms_ssim, 4), (lpips, 4), (motion_kept, 3)];
-    cells.map(|(value, digits)| format!("{:>8}", number(value, digits))).concat()
+    let cells = METRICS.iter().map(|metric| (scores.get(metric), metric.digits)).chain([(scores.motion_kept, 3)]);
+    cells.map(|(value, digits)| format!("{:>8}", value.map_or("–".to_string(), |v| format!("{v:.digits$}")))).collect()
 }
 
 /// One comparison, a line a metric; first the PSNR that the convention reports.
 fn table(compared: &Comparison) -> String {
-    let line = |name: &str, value: f64, digits: usize, what: String| format!("{name:<20} {value:>8.digits$}   {what}");
-    let curve = |name: &str, curve: &Curve, digits: usize, percentile: &str| {
-        let Curve { mean, worst, worst_frame, fifth_percentile, frames } = curve;
-        let what = format!(
-            "worst frame {worst:.digits$} (frame {worst_frame}), {percentile} percentile {fifth_percentile:.digits$} of {} frames",
-            frames.len()
-        );
-        line(name, *mean, digits, what)
-    };
-    let of_frames = |name: &str| curve(name, &compared.psnr, 2, "5th") + ", dB";
-    let of_video = |name: &str| line(name, compared.psnr_of_video, 2, "one error over the video, dB".to_string());
-    let motion = compared.motion_kept.map_or_else(
+    let psnr_of_video =
+        |name: &str| line(name, compared.psnr_of_video, PSNR.digits, "one error over the video, dB".to_string());
+    let mut lines = Vec::new();
+    for metric in METRICS {
+        let Some(curve) = compared.curve(metric) else { continue };
+        match (metric.key == PSNR.key, compared.convention) {
+            (false, _) => lines.push(of_frames(metric.name, metric, curve)),
+            (true, Convention::Raw | Convention::VideoSys) => {
+                lines.extend([of_frames("PSNR", metric, curve), psnr_of_video("PSNR of the video")]);
+            }
+            (true, Convention::EasyCache) => {
+                lines.extend([psnr_of_video("PSNR"), of_frames("PSNR of frames", metric, curve)]);
+            }
+        }
+    }
+    lines.push(compared.motion_kept.map_or_else(
         || format!("{:<20} {:>8}   the reference stands still", "motion kept", "–"),
         |kept| line("motion kept", kept, 3, "of the reference's".to_string()),
-    );
+    ));
     let [before, after] = compared.temporal_flickering;
-    let psnr = match compared.convention {
-        Convention::Raw | Convention::VideoSys => [of_frames("PSNR"), of_video("PSNR of the video")],
-        Convention::EasyCache => [of_video("PSNR"), of_frames("PSNR of frames")],
+    lines.push(line("temporal flickering", after, 4, format!("reference {before:.4}")));
+    if let Some(from) = &compared.cut_from {
+        lines.push(format!("{:<20} {:>8}   to the video, from {from}", "reference", "cut"));
+    }
+    lines.join("\n")
+}
+
+fn line(name: &str, value: f64, digits: usize, what: String) -> String {
+    format!("{name:<20} {value:>8.digits$}   {what}")
+}
+
+fn of_frames(name: &str, metric: &Metric, curve: &Curve) -> String {
+    let Curve { mean, worst, worst_frame, fifth_percentile, frames } = curve;
+    let digits = metric.digits;
+    let percentile = match metric.better {
+        Better::Higher => "5th",
+        Better::Lower => "95th",
     };
-    let optional = [
-        compared.ms_ssim.as_ref().map(|values| curve("MS-SSIM", values, 4, "5th")),
-        compared.lpips.as_ref().map(|values| curve("LPIPS", values, 4, "95th")),
-    ];
-    let last = [motion, line("temporal flickering", after, 4, format!("reference {before:.4}"))];
-    let cut =
-        compared.cut_from.as_ref().map(|from| format!("{:<20} {:>8}   to the video, from {from}", "reference", "cut"));
-    let lines = psnr.into_iter().chain([curve("SSIM", &compared.ssim, 4, "5th")]).chain(optional.into_iter().flatten());
-    lines.chain(last).chain(cut).collect::<Vec<_>>().join("\n")
+    let unit = if metric.unit.is_empty() { String::new() } else { format!(", {}", metric.unit) };
+    let what = format!(
+        "worst frame {worst:.digits$} (frame {worst_frame}), {percentile} percentile {fifth_percentile:.digits$} of {} frames{unit}",
+        frames.len()
+    );
+    line(name, *mean, digits, what)
 }

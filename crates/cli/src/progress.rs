@@ -4,8 +4,8 @@ use std::io::{IsTerminal, Write};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use navicache_engine::Clip;
 use navicache_engine::control::strip::{Ran, Strip};
-use navicache_engine::video::Clip;
 use navicache_engine::{Event, Resolved, Stage, Video};
 
 /// Steps between two lines where lines cannot be drawn over, as a part of the whole.

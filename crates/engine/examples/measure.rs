@@ -12,7 +12,7 @@ use std::fmt::Write as _;
 use std::ops::ControlFlow;
 
 use navicache_engine::control::cache::CacheSpec;
-use navicache_engine::metrics::{psnr_of_frames, ssim_of_frames};
+use navicache_engine::metrics::{Meter, PSNR, SSIM};
 use navicache_engine::{Bundle, LoadOptions, Request, Video, generate};
 
 const PROMPTS: [&str; 8] = [
@@ -180,8 +180,9 @@ impl Row {
         let totals = &cached.report.totals;
         self.computed.push(totals.units_computed as f64 / (totals.units_computed + totals.units_reused) as f64);
         self.speedups.push(plain.report.totals.seconds.denoise / totals.seconds.denoise);
-        self.psnrs.push(mean(&psnr_of_frames(plain.as_frames()?, cached.as_frames()?)?));
-        self.ssims.push(mean(&ssim_of_frames(plain.as_frames()?, cached.as_frames()?)?));
+        let compared = Meter::default().compare(plain.as_frames()?, cached.as_frames()?)?;
+        self.psnrs.extend(compared.scores.get(&PSNR));
+        self.ssims.extend(compared.scores.get(&SSIM));
         if self.strip.is_empty() {
             self.strip = cached.report.strip.split('|').map(step_symbol).collect();
         }

@@ -36,7 +36,7 @@ fn checked(spec: CacheSpec, path: &Path) -> Result<CacheSpec> {
 /// Writes a preset that `@FILE` takes.
 pub fn save_preset(config: &CacheConfig, family: &str, predicted: Value, path: &Path) -> Result<()> {
     let preset = json!({"cache": config, "family": family, "predicted": predicted});
-    WholeFile::create(path)?.finish_with(format!("{preset:#}\n").as_bytes())
+    Ok(WholeFile::create(path)?.finish_with(format!("{preset:#}\n").as_bytes())?)
 }
 
 /// A preset is an object with the field `cache`, as reports have it too; or that field's value alone.

@@ -8,7 +8,7 @@ use navicache_models::wan::tiling::{Window, shares};
 
 use crate::generate::{Event, Stage, Teller};
 use crate::latents::Saved;
-use crate::video::Clip;
+use crate::Clip;
 use crate::{Bundle, Error, Result, latents};
 
 /// In which parts frames are decoded.

@@ -23,6 +23,12 @@ pub enum Error {
     /// The schedule cannot be made.
     #[error(transparent)]
     Schedule(#[from] navicache_control::schedule::ScheduleError),
+    /// A clip, a picture or a file could not be read or written.
+    #[error(transparent)]
+    Media(#[from] navicache_media::Error),
+    /// A video could not be measured.
+    #[error(transparent)]
+    Metrics(#[from] navicache_metrics::Error),
     /// A file could not be read or written.
     #[error("{}: {source}", path.display())]
     Io {

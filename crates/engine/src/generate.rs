@@ -10,18 +10,17 @@ use navicache_control::guidance::Branch;
 use navicache_control::schedule::Step;
 use navicache_control::solver;
 use navicache_control::strip::{Ran, Strip};
+use navicache_media::{Clip, Frames, Picture, Spec, WholeFile};
 
 use crate::bundle::Bundle;
 use crate::decode::decode;
 use crate::device::device_name;
 use crate::family::{Conditions, Pictured, Steps};
-use crate::picture::Picture;
 use crate::report::{self, Machine, Report, Seconds, Totals};
 use crate::request::{Request, Resolved};
 use crate::sampler::{Sampled, StepDone};
 use crate::store::Bill;
-use crate::video::{Clip, Spec};
-use crate::{Error, Result, WholeFile, latents, machine};
+use crate::{Error, Result, latents, machine};
 
 /// What happens during a generation, in order. Answer [`ControlFlow::Break`] to stop at the next step or chunk of frames.
 #[derive(Debug)]
@@ -105,6 +104,11 @@ pub struct Video {
 }
 
 impl Video {
+    /// A view of the frames.
+    pub fn as_frames(&self) -> Result<Frames<'_>> {
+        Ok(Frames::new(&self.frames, self.spec.width, self.spec.height)?)
+    }
+
     /// Writes it in the format that the file name's ending says, and adds the time it took to the report.
     pub fn save(&mut self, path: &Path) -> Result<()> {
         let clock = Instant::now();

@@ -80,7 +80,7 @@ pub(crate) fn save(path: &Path, latents: &Tensor, frames: usize) -> Result<()> {
         .map_err(|e| Error::file(path, e.to_string()))?;
     let file = safetensors::serialize([(NAME, view)], Some([(FRAMES.to_string(), frames.to_string())].into()))
         .map_err(|e| Error::file(path, e.to_string()))?;
-    crate::WholeFile::create(path)?.finish_with(&file)
+    Ok(crate::WholeFile::create(path)?.finish_with(&file)?)
 }
 
 #[cfg(test)]

@@ -153,7 +153,7 @@ impl Parts {
     pub fn config_beside<T: DeserializeOwned>(&self, role: Role) -> Result<Option<T>> {
         const FILE: &str = "config.json";
         let Some(found) = self.found.get(&role) else { return Ok(None) };
-        let folder = Folder::Disk(crate::whole_file::folder_of(&found.file.path).to_path_buf());
+        let folder = Folder::Disk(navicache_media::folder_of(&found.file.path).to_path_buf());
         folder.contains(FILE).then(|| folder.json(FILE)).transpose()
     }
 }
@@ -253,7 +253,7 @@ fn group_of(path: &Path) -> Result<Vec<PathBuf>> {
     }
     let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     if name.ends_with(".index.json") {
-        return shards(crate::whole_file::folder_of(path), path);
+        return shards(navicache_media::folder_of(path), path);
     }
     let Some((stem, first, count, ending)) = shard_name(&name) else { return Ok(vec![path.to_path_buf()]) };
     let digits = first.len();

@@ -34,11 +34,10 @@ pub mod hub;
 pub mod inspect;
 mod latents;
 mod layout;
+mod lpips;
 mod machine;
 mod measure;
-pub mod metrics;
 pub mod noise;
-mod picture;
 mod prompt;
 pub mod report;
 mod request;
@@ -50,9 +49,7 @@ mod store;
 mod tokenizer;
 pub mod trace;
 pub mod vbench;
-pub mod video;
 pub mod weights;
-mod whole_file;
 
 /// Readers of untrusted bytes that have no other door; for the fuzz targets.
 #[doc(hidden)]
@@ -69,10 +66,12 @@ pub use device::{DeviceChoice, DtypeChoice};
 pub use error::{Error, Result};
 pub use generate::{Event, Stage, Video, generate, generate_with};
 pub use layout::Files;
+pub use lpips::open_lpips;
 pub use machine::use_threads;
 pub use navicache_control as control;
+pub use navicache_media::{Clip, Frames, Spec, WholeFile, video};
+pub use navicache_metrics as metrics;
 pub use navicache_models as models;
 pub use report::Report;
 pub use request::{Defaults, Request, Resolved};
 pub use weights::Lora;
-pub use whole_file::WholeFile;

@@ -122,7 +122,7 @@ pub struct Machine {
 impl Report {
     /// Writes it as JSON, whole or not at all.
     pub fn save(&self, path: &std::path::Path) -> crate::Result<()> {
-        crate::WholeFile::create(path)?.finish_with(self.to_json().as_bytes())
+        Ok(crate::WholeFile::create(path)?.finish_with(self.to_json().as_bytes())?)
     }
 
     /// The JSON text, with a line end.

@@ -49,7 +49,7 @@ pub fn save(trace: &Trace, path: &Path) -> Result<()> {
         text += &serde_json::json!(step).to_string();
         text.push('\n');
     }
-    WholeFile::create(path)?.finish_with(text.as_bytes())
+    Ok(WholeFile::create(path)?.finish_with(text.as_bytes())?)
 }
 
 /// A file of recorded numbers.

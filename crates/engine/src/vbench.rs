@@ -164,7 +164,7 @@ impl Plan {
         let settings = Settings { model: bundle.name().to_string(), seed: self.request.seed.unwrap_or(0), request };
         if !path.exists() {
             let text = format!("{:#}\n", serde_json::json!(settings));
-            return WholeFile::create(&path)?.finish_with(text.as_bytes());
+            return Ok(WholeFile::create(&path)?.finish_with(text.as_bytes())?);
         }
         let text = std::fs::read(&path).map_err(Error::io(&path))?;
         let there: Settings = serde_json::from_slice(&text).map_err(|e| Error::file(&path, e.to_string()))?;

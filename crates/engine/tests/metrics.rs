@@ -4,8 +4,10 @@ mod tiny;
 
 use std::path::{Path, PathBuf};
 
-use navicache_engine::metrics::{Comparison, Convention, Frames, Lpips, Meter, save_curves};
-use navicache_engine::noise;
+use navicache_engine::metrics::{
+    Comparison, Convention, Frames, LPIPS, MS_SSIM, Meter, Metric, PSNR, SSIM, save_curves,
+};
+use navicache_engine::{noise, open_lpips};
 use tempfile::TempDir;
 
 /// What `tools/golden/metrics.py` found.
@@ -105,7 +107,7 @@ fn two_files() -> (TempDir, [PathBuf; 2]) {
 #[test]
 fn the_definitions_of_the_reference_scripts() {
     let (_folder, files) = two_files();
-    let lpips = Lpips::open(&files).unwrap();
+    let lpips = open_lpips(&files).unwrap();
     let mut largest = 0f64;
     for golden in Golden::all() {
         let meter = Meter { lpips: golden.lpips.is_some().then(|| lpips.clone()), ..Meter::default() };
@@ -115,22 +117,16 @@ fn the_definitions_of_the_reference_scripts() {
                 found.len() == expected.len() && found.iter().zip(expected).all(|(a, b)| (a - b).abs() < tolerance);
             assert!(close, "{}: {what} {found:?}, expected {expected:?}", golden.name);
         };
-        let frames =
-            |curve: &Option<navicache_engine::metrics::Curve>| curve.as_ref().map(|curve| curve.frames.clone());
-        check("psnr", &found.psnr.frames, &golden.psnr, 1e-9);
+        let frames = |metric: &Metric| found.curve(metric).map(|curve| curve.frames.clone()).unwrap_or_default();
+        check("psnr", &frames(&PSNR), &golden.psnr, 1e-9);
         check("psnr of the video", &[found.psnr_of_video], &[golden.psnr_of_video], 1e-9);
-        check("ssim", &found.ssim.frames, &golden.ssim, 1e-9);
-        check(
-            "ms-ssim",
-            &frames(&found.ms_ssim).unwrap_or_default(),
-            &golden.ms_ssim.clone().unwrap_or_default(),
-            1e-9,
-        );
-        check("lpips", &frames(&found.lpips).unwrap_or_default(), &golden.lpips.clone().unwrap_or_default(), 1e-5);
+        check("ssim", &frames(&SSIM), &golden.ssim, 1e-9);
+        check("ms-ssim", &frames(&MS_SSIM), &golden.ms_ssim.clone().unwrap_or_default(), 1e-9);
+        check("lpips", &frames(&LPIPS), &golden.lpips.clone().unwrap_or_default(), 1e-5);
         let kept = |kept: Option<f64>| kept.map_or(Vec::new(), |kept| vec![kept]);
         check("motion kept", &kept(found.motion_kept), &kept(golden.motion_kept), 1e-9);
         check("flickering", &found.temporal_flickering, &golden.temporal_flickering, 1e-9);
-        let (here, there) = (frames(&found.lpips).unwrap_or_default(), golden.lpips.unwrap_or_default());
+        let (here, there) = (frames(&LPIPS), golden.lpips.unwrap_or_default());
         largest = here.iter().zip(&there).fold(largest, |largest, (a, b)| largest.max((a - b).abs()));
     }
     println!("largest difference of LPIPS: {largest:.1e}");
@@ -151,11 +147,11 @@ fn weights_of_lpips_in_one_file() {
     tiny::write(&whole, once.chain(twice));
     let golden = Golden::all().into_iter().find(|golden| golden.name == "random").unwrap();
     let measure = |files: &[PathBuf]| {
-        golden.compare(&Meter { lpips: Some(Lpips::open(files).unwrap()), ..Meter::default() }).lpips
+        golden.compare(&Meter { lpips: Some(open_lpips(files).unwrap()), ..Meter::default() }).curves[LPIPS.key].clone()
     };
     assert_eq!(measure(std::slice::from_ref(&whole)), measure(&files));
 
-    let refused = |files: &[PathBuf]| Lpips::open(files).unwrap_err().to_string();
+    let refused = |files: &[PathBuf]| open_lpips(files).unwrap_err().to_string();
     let [alexnet, linear] = files;
     let missing = refused(std::slice::from_ref(&alexnet));
     assert!(missing.contains("lin0.model.1.weight") && missing.contains("weights/v0.1/alex.pth"), "{missing}");
@@ -174,9 +170,13 @@ fn weights_of_lpips_in_one_file() {
     tiny::write(&nan, weights().into_iter().map(spoiled));
     let (reference, _) = golden.clips();
     let frames = Frames::new(&reference, golden.width, golden.height).unwrap();
-    assert!(Lpips::open(&[nan]).unwrap().of_frames(frames, frames).unwrap_err().to_string().contains("NaN"));
+    let refused = |file: PathBuf, frames| {
+        let meter = Meter { lpips: Some(open_lpips(&[file]).unwrap()), ..Meter::default() };
+        meter.compare(frames, frames).unwrap_err()
+    };
+    assert!(refused(nan, frames).to_string().contains("NaN"));
     let small = Frames::new(&reference[..30 * 31 * 3], 30, 31).unwrap();
-    assert!(Lpips::open(&[whole]).unwrap().of_frames(small, small).unwrap_err().to_string().contains("31x31"));
+    assert!(refused(whole, small).to_string().contains("31x31"));
 }
 
 #[test]
@@ -184,11 +184,11 @@ fn conventions() {
     let golden = Golden::all().into_iter().find(|golden| golden.name == "noisy").unwrap();
     let compare = |convention| golden.compare(&Meter { convention, lpips: None });
     let [raw, videosys, easycache] = [Convention::Raw, Convention::VideoSys, Convention::EasyCache].map(compare);
-    assert_eq!(raw.scores.psnr, golden.psnr.iter().sum::<f64>() / 3.0);
+    assert_eq!(raw.scores.get(&PSNR), Some(golden.psnr.iter().sum::<f64>() / 3.0));
     assert_eq!(videosys.scores, raw.scores);
-    assert_eq!(easycache.scores.psnr, easycache.psnr_of_video);
-    assert_eq!(easycache.scores.ssim, raw.scores.ssim);
-    assert_ne!(easycache.scores.psnr, raw.scores.psnr);
+    assert_eq!(easycache.scores.get(&PSNR), Some(easycache.psnr_of_video));
+    assert_eq!(easycache.scores.get(&SSIM), raw.scores.get(&SSIM));
+    assert_ne!(easycache.scores.get(&PSNR), raw.scores.get(&PSNR));
 
     // A reference of more frames, and larger ones: cut by VideoSys, refused by the others.
     let (pixels, _) = golden.clips();
@@ -197,7 +197,7 @@ fn conventions() {
     let video: Vec<u8> = pixels.chunks_exact(3 * 20).take(14).skip(1).take(12).flat_map(middle).collect();
     let video = Frames::new(&video, 12, 12).unwrap();
     let cut = Meter { convention: Convention::VideoSys, lpips: None }.compare(reference, video).unwrap();
-    assert_eq!((cut.scores.psnr, cut.cut_from.as_deref()), (100.0, Some("3 frames of 20x14")));
+    assert_eq!((cut.scores.get(&PSNR), cut.cut_from.as_deref()), (Some(100.0), Some("3 frames of 20x14")));
     for convention in [Convention::Raw, Convention::EasyCache] {
         let refused = Meter { convention, lpips: None }.compare(reference, video).unwrap_err().to_string();
         assert!(refused.contains("1 frames of 12x12") && refused.contains("3 frames of 20x14"), "{refused}");
@@ -220,7 +220,7 @@ fn curves_as_a_table() {
     assert_eq!(lines[0], "frame,psnr,ssim,ms_ssim,lpips,motion,reference_motion");
     let fields = |line: &str| line.split(',').map(str::to_string).collect::<Vec<_>>();
     let first = fields(&lines[1]);
-    assert_eq!((first[0].as_str(), first[1].parse().ok()), ("0", Some(compared.psnr.frames[0])));
+    assert_eq!((first[0].as_str(), first[1].parse().ok()), ("0", Some(compared.curve(&PSNR).unwrap().frames[0])));
     assert_eq!(first[3..], ["", "", "", ""], "small frames, no weights, and nothing before the first frame");
     let last = fields(&lines[3]);
     assert_eq!(last[5].parse().ok(), Some(compared.motion[1][1]));

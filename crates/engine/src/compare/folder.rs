@@ -146,12 +146,12 @@ impl Record {
     }
 
     pub fn make_folder(&self) -> Result<()> {
-        let folder = crate::whole_file::folder_of(&self.path()).to_path_buf();
+        let folder = navicache_media::folder_of(&self.path()).to_path_buf();
         std::fs::create_dir_all(&folder).map_err(Error::io(folder))
     }
 
     pub fn write(&self, record: &Value) -> Result<()> {
-        WholeFile::create(&self.path())?.finish_with(format!("{record:#}\n").as_bytes())
+        Ok(WholeFile::create(&self.path())?.finish_with(format!("{record:#}\n").as_bytes())?)
     }
 
     pub fn read(&self) -> Result<Value> {

@@ -16,8 +16,8 @@ use navicache_control::cache::CacheSpec;
 use serde_json::{Value, json};
 
 use crate::generate::{Destination, Teller, denoise, described, generate_with, machine_of, resolve};
-use crate::metrics::{Lpips, Meter};
-use crate::video::Clip;
+use navicache_metrics::{Lpips, Meter};
+use crate::Clip;
 use crate::{Bundle, Error, Request, Result, Video, cache_argument, video};
 
 pub use page::{Page, Videos};
@@ -289,7 +289,7 @@ impl Job<'_> {
 
 /// Keeps the frames of the reference, for methods that are measured against it later.
 fn lossless(video: &mut Video, record: &Record) -> Result<Clip> {
-    let crate::video::Spec { width, height, fps, .. } = video.spec;
+    let crate::Spec { width, height, fps, .. } = video.spec;
     let clip = Clip { width, height, fps: None, frames: std::mem::take(&mut video.frames) };
     clip.save(&record.frames(), fps)?;
     Ok(clip)

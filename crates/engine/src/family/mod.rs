@@ -22,7 +22,7 @@ use crate::device::{DtypeChoice, free_bytes};
 use crate::estimate::Probe;
 use crate::generate::{Stage, Teller};
 use crate::layout::{INDEX, Parts};
-use crate::picture::Picture;
+use navicache_media::Picture;
 use crate::request::{Defaults, Limits, Resolved};
 use crate::sampler::{Sampled, Start, StepDone, sample};
 use crate::scoped::BranchInput;

@@ -376,7 +376,7 @@ fn escaped(name: &str) -> String {
 /// Puts a blob under its name into a snapshot.
 fn link(snapshot: &Path, file: &Remote) -> Result<()> {
     let path = snapshot.join(&file.name);
-    let parent = crate::whole_file::folder_of(&path);
+    let parent = navicache_media::folder_of(&path);
     fs::create_dir_all(parent).map_err(Error::io(parent))?;
     if path.exists() {
         return Ok(());

@@ -225,7 +225,7 @@ fn beside<T: DeserializeOwned>(parts: &Parts, role: Role) -> Option<T> {
 
 /// Where a tokenizer may be: beside its encoder, or in a folder of its own.
 fn folders(parts: &Parts, role: Role, name: &str) -> Vec<PathBuf> {
-    let beside = parts.found.get(&role).map(|found| crate::whole_file::folder_of(&found.file.path).to_path_buf());
+    let beside = parts.found.get(&role).map(|found| navicache_media::folder_of(&found.file.path).to_path_buf());
     let apart = parts.searched.iter().map(|path: &PathBuf| Path::join(path, name));
     beside.into_iter().chain(apart).collect()
 }

@@ -43,7 +43,7 @@ pub(super) fn read(mut parts: Parts) -> Result<Box<dyn family::Pieces>> {
     // A configuration says what shapes do not; weights without one are the published ones.
     let transformer: Option<TransformerConfig> = parts.config_beside(Role::Transformer)?;
     let vae: Option<VaeConfig> = parts.config_beside(Role::Vae)?;
-    let beside = parts.found.get(&Role::TextEncoder).map(|found| crate::whole_file::folder_of(&found.file.path));
+    let beside = parts.found.get(&Role::TextEncoder).map(|found| navicache_media::folder_of(&found.file.path));
     for folder in beside.into_iter().chain(parts.searched.iter().map(|path| path.as_path())) {
         let file = ["tokenizer.json", "spiece.model"].map(|name| folder.join(name)).into_iter().find(|f| f.exists());
         if let Some(file) = file {

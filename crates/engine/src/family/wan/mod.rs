@@ -26,7 +26,7 @@ use crate::estimate::{self, Probe};
 use crate::generate::{Stage, Teller};
 use crate::layout::Piece;
 use crate::machine::computing;
-use crate::picture::Picture;
+use navicache_media::Picture;
 use crate::prompt::{self, tokenize};
 use crate::request::{Defaults, Resolved};
 use crate::sampler::{Sampled, Start};

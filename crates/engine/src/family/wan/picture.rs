@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use candle_core::{DType, Tensor};
+use candle_core::{DType, Device, Tensor};
 use navicache_models::image::clip::{self, ClipVision};
 use navicache_models::wan::tiling::{Window, largest_window, shares, windows};
 use navicache_models::wan::{PictureCond, VaeEncoder};
@@ -13,12 +13,13 @@ use super::published::Published;
 use crate::Result;
 use crate::family::{Pictured, Sizes};
 use crate::layout::Piece;
-use crate::picture::{Filter, Picture};
 use crate::request::Resolved;
+use navicache_media::{Filter, Picture};
 
 /// Encodes the picture that a video starts from. Loads the encoders and frees them.
 pub(super) fn condition_on(wan: &Wan, picture: &Picture, request: &Resolved) -> Result<Pictured> {
-    let first = picture.resized(request.width, request.height, Filter::Lanczos).tensor(&wan.host.device)?;
+    let first = picture.resized(request.width, request.height, Filter::Lanczos);
+    let first = tensor(&first, &[0.5; 3], &[0.5; 3], &wan.host.device)?; // in [-1, 1]
     let [_, _, frames, ..] = wan.sizes.latents_shape(request.width, request.height, request.frames);
     if wan.published == Published::Wan22Ti2v {
         let still = encode_clip(wan, &first, 1)?;
@@ -101,5 +102,13 @@ fn look_at(wan: &Wan, picture: &Picture, encoder: &Piece<clip::Config>) -> Resul
     let Preprocessor { image_mean, image_std } = &wan.preprocessor;
     let square = picture.middle_square(encoder.config.image_size, Filter::Bicubic);
     let model = ClipVision::new(&encoder.config, wan.host.weights(&encoder.tensors))?;
-    Ok(model.forward(&square.normalized(image_mean, image_std, &wan.host.device)?)?)
+    Ok(model.forward(&tensor(&square, image_mean, image_std, &wan.host.device)?)?)
+}
+
+/// Values from 0 to 1, less a mean and over a deviation, color by color. // (1, 3, height, width)
+fn tensor(picture: &Picture, mean: &[f64; 3], std: &[f64; 3], device: &Device) -> Result<Tensor> {
+    let value = |(i, &v): (usize, &u8)| ((f64::from(v) / 255.0 - mean[i % 3]) / std[i % 3]) as f32;
+    let values: Vec<f32> = picture.rgb.iter().enumerate().map(value).collect();
+    let pixels = Tensor::from_vec(values, (1, picture.height, picture.width, 3), device)?;
+    Ok(pixels.permute((0, 3, 1, 2))?.contiguous()?)
 }

@@ -3,10 +3,10 @@
 use std::borrow::Cow;
 use std::str::FromStr;
 
+use navicache_media::Frames;
 use serde::Serialize;
 
-use super::{Frames, Scores};
-use crate::{Error, Result};
+use crate::{Error, Result, Scores};
 
 /// Videos that VideoSys averages before it averages those averages.
 const BATCH: usize = 16;
@@ -34,48 +34,40 @@ impl FromStr for Convention {
             "raw" => Ok(Convention::Raw),
             "videosys" => Ok(Convention::VideoSys),
             "easycache" => Ok(Convention::EasyCache),
-            _ => Err(Error::Request {
-                what: "convention",
-                found: text.to_string(),
-                expected: "expected raw, videosys or easycache".to_string(),
-            }),
+            _ => Err(Error::Convention(text.to_string())),
         }
     }
 }
 
 impl Convention {
     /// The pixels of the reference that are compared, those of frames of the video's size. What cannot be cut is left as it is.
-    pub(super) fn fit<'a>(self, reference: Frames<'a>, video: Frames) -> Cow<'a, [u8]> {
-        let (wide, high) = (reference.width.checked_sub(video.width), reference.height.checked_sub(video.height));
-        let (count, length) = (reference.frames().len(), video.frames().len());
+    pub(crate) fn fit<'a>(self, reference: Frames<'a>, video: Frames) -> Cow<'a, [u8]> {
+        let (wide, high) =
+            (reference.width().checked_sub(video.width()), reference.height().checked_sub(video.height()));
+        let (count, length) = (reference.iter().len(), video.iter().len());
         let (Convention::VideoSys, Some(wide), Some(high), true) = (self, wide, high, count >= length) else {
-            return Cow::Borrowed(reference.pixels);
+            return Cow::Borrowed(reference.pixels());
         };
         if wide == 0 && high == 0 {
-            return Cow::Borrowed(&reference.pixels[..video.pixels.len()]);
+            return Cow::Borrowed(&reference.pixels()[..video.pixels().len()]);
         }
         let (left, top) = (wide / 2, high / 2);
-        let rows = |frame: &'a [u8]| frame.chunks_exact(3 * reference.width).skip(top).take(video.height);
-        let middle = |row: &'a [u8]| &row[3 * left..3 * (left + video.width)];
-        Cow::Owned(reference.frames().take(length).flat_map(rows).flat_map(middle).copied().collect())
+        let rows = |frame: &'a [u8]| frame.chunks_exact(3 * reference.width()).skip(top).take(video.height());
+        let middle = |row: &'a [u8]| &row[3 * left..3 * (left + video.width())];
+        Cow::Owned(reference.iter().take(length).flat_map(rows).flat_map(middle).copied().collect())
     }
 
     /// The scores of many videos as one; `None` of none.
     pub fn mean(self, videos: &[Scores]) -> Option<Scores> {
-        let of = |score: fn(&Scores) -> Option<f64>| {
+        let of = |score: &dyn Fn(&Scores) -> Option<f64>| {
             let values: Vec<f64> = videos.iter().filter_map(score).collect();
             match self {
                 Convention::VideoSys => mean(&values.chunks(BATCH).filter_map(mean).collect::<Vec<_>>()),
                 Convention::Raw | Convention::EasyCache => mean(&values),
             }
         };
-        Some(Scores {
-            psnr: of(|scores| Some(scores.psnr))?,
-            ssim: of(|scores| Some(scores.ssim))?,
-            ms_ssim: of(|scores| scores.ms_ssim),
-            lpips: of(|scores| scores.lpips),
-            motion_kept: of(|scores| scores.motion_kept),
-        })
+        let metrics = videos.first()?.metrics.keys().map(|&key| (key, of(&|scores| scores.metrics.get(key).copied()?)));
+        Some(Scores { metrics: metrics.collect(), motion_kept: of(&|scores| scores.motion_kept) })
     }
 }
 
@@ -86,6 +78,7 @@ fn mean(values: &[f64]) -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::PSNR;
 
     #[test]
     fn what_videosys_cuts() {
@@ -102,10 +95,10 @@ mod tests {
 
     #[test]
     fn means_over_videos() {
-        let scores = |psnr| Scores { psnr, ssim: 1.0, ms_ssim: None, lpips: None, motion_kept: None };
+        let scores = |psnr| Scores { metrics: [(PSNR.key, Some(psnr))].into(), motion_kept: None };
         let videos: Vec<Scores> = (0..17).map(|i| scores(if i < 16 { 30.0 } else { 47.0 })).collect();
-        assert_eq!(Convention::Raw.mean(&videos).map(|mean| mean.psnr), Some(31.0));
-        assert_eq!(Convention::VideoSys.mean(&videos).map(|mean| mean.psnr), Some(38.5));
+        assert_eq!(Convention::Raw.mean(&videos).and_then(|mean| mean.get(&PSNR)), Some(31.0));
+        assert_eq!(Convention::VideoSys.mean(&videos).and_then(|mean| mean.get(&PSNR)), Some(38.5));
         assert_eq!(Convention::EasyCache.mean(&[]), None);
     }
 

@@ -10,12 +10,13 @@ use shiguredo_mp4::TrackKind;
 use shiguredo_mp4::boxes::SampleEntry;
 use shiguredo_mp4::demux::{Input, Mp4FileDemuxer};
 
-use super::Clip;
+use super::bytes_of;
 use super::yuv::to_rgb;
-use crate::{Error, Result};
+use crate::{Clip, Error, Result};
 
 /// Decodes the video track.
-pub(super) fn read(path: &Path, file: &[u8]) -> Result<Clip> {
+pub(super) fn read(path: &Path) -> Result<Clip> {
+    let file = &bytes_of(path)?;
     let wrong = |reason: String| Error::file(path, format!("not a whole H.264 video: {reason}"));
     let mut demuxer = Mp4FileDemuxer::new();
     while let Some(required) = demuxer.required_input() {

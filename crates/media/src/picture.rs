@@ -3,7 +3,6 @@
 use std::f64::consts::PI;
 use std::path::Path;
 
-use candle_core::{Device, Tensor};
 use image::{DynamicImage, ImageDecoder, ImageReader};
 
 use crate::{Error, Result};
@@ -13,9 +12,12 @@ const PIXELS_MAX: u64 = 1 << 28;
 
 /// 8-bit RGB. // (height, width, 3)
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Picture {
+pub struct Picture {
+    /// Width in pixels.
     pub width: usize,
+    /// Height in pixels.
     pub height: usize,
+    /// Row by row.
     pub rgb: Vec<u8>,
 }
 
@@ -95,19 +97,6 @@ impl Picture {
         }
         Picture { width: self.height, height: self.width, rgb }
     }
-
-    /// In [-1, 1]. // (1, 3, height, width)
-    pub fn tensor(&self, device: &Device) -> Result<Tensor> {
-        self.normalized(&[0.5; 3], &[0.5; 3], device)
-    }
-
-    /// Values from 0 to 1, less a mean and over a deviation, color by color. // (1, 3, height, width)
-    pub fn normalized(&self, mean: &[f64; 3], std: &[f64; 3], device: &Device) -> Result<Tensor> {
-        let value = |(i, &v): (usize, &u8)| ((f64::from(v) / 255.0 - mean[i % 3]) / std[i % 3]) as f32;
-        let values: Vec<f32> = self.rgb.iter().enumerate().map(value).collect();
-        let pixels = Tensor::from_vec(values, (1, self.height, self.width, 3), device)?;
-        Ok(pixels.permute((0, 3, 1, 2))?.contiguous()?)
-    }
 }
 
 /// Bits behind the point of a weight.
@@ -115,7 +104,7 @@ const PRECISION: u32 = 22;
 
 /// How pixels are weighted when a picture is resized.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Filter {
+pub enum Filter {
     /// Catmull and Rom's cubic.
     Bicubic,
     /// A sinc, windowed by its main lobe stretched to three.
@@ -166,10 +155,11 @@ mod tests {
     use super::*;
 
     fn golden(name: &str) -> Picture {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/tiny/expected.safetensors");
-        let tensor = candle_core::safetensors::load(path, &Device::Cpu).unwrap()[name].clone();
-        let (height, width, _) = tensor.dims3().unwrap();
-        Picture { width, height, rgb: tensor.flatten_all().unwrap().to_vec1().unwrap() }
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../engine/tests/golden/tiny/expected.safetensors");
+        let file = std::fs::read(path).unwrap();
+        let tensor = safetensors::SafeTensors::deserialize(&file).unwrap().tensor(name).unwrap();
+        let [height, width, 3] = *tensor.shape() else { panic!("{name}: {:?}", tensor.shape()) };
+        Picture { width, height, rgb: tensor.data().to_vec() }
     }
 
     #[test]

@@ -10,97 +10,69 @@ mod yuv;
 
 use std::path::{Path, PathBuf};
 
-pub(crate) use png::holds_png;
+pub use png::holds_png;
 
-use crate::{Error, Result};
+use crate::{Clip, Error, Result, Spec};
 
-/// What a video file has to know before its first frame.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Spec {
-    /// Width in pixels.
-    pub width: usize,
-    /// Height in pixels.
-    pub height: usize,
-    /// Frames a second.
-    pub fps: u32,
-    /// Number of frames.
-    pub frames: usize,
+/// A video format: a row of [`FORMATS`].
+pub struct Format {
+    /// How names of its files end, without the point; `None`: a folder, its name has no ending.
+    pub ending: Option<&'static str>,
+    /// What it is, in a few words.
+    pub about: &'static str,
+    /// Finds out whether a file could be written.
+    check: fn(&Path) -> Result<()>,
+    create: fn(&Path, &Spec) -> Result<Box<dyn Sink>>,
+    /// Reads all of a file; or why none is read.
+    read: Result<fn(&Path) -> Result<Clip>, &'static str>,
 }
 
-/// A format, chosen by the ending of a file's name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Format {
-    /// H.264 in MP4, `.mp4`: plays everywhere.
-    Mp4,
-    /// Animated GIF, `.gif`: 256 colours a frame.
-    Gif,
-    /// A folder of PNG files, a path without an ending: lossless.
-    Png,
-    /// Uncompressed YUV 4:4:4, `.y4m`: for encoders and metrics.
-    Y4m,
-    /// Tensor `frames`, u8, (frames, height, width, 3), `.safetensors`: lossless, for programs.
-    Safetensors,
-}
+/// Every format that is known. The first is what is written where nothing else is asked for.
+pub static FORMATS: &[&Format] = &[&mp4::FORMAT, &gif::FORMAT, &y4m::FORMAT, &safetensors::FORMAT, &png::FORMAT];
 
 impl Format {
     /// The format that a path asks for.
-    pub fn from_path(path: &Path) -> Result<Self> {
+    pub fn from_path(path: &Path) -> Result<&'static Self> {
         let ending = path.extension().map(|e| e.to_string_lossy().to_ascii_lowercase());
-        match ending.as_deref() {
-            _ if path.is_dir() => Ok(Format::Png),
-            Some("mp4") => Ok(Format::Mp4),
-            Some("gif") => Ok(Format::Gif),
-            Some("y4m") => Ok(Format::Y4m),
-            Some("safetensors") => Ok(Format::Safetensors),
-            None if path.file_name().is_some() => Ok(Format::Png),
-            _ => Err(Error::Request {
-                what: "output",
-                found: path.display().to_string(),
-                expected: "expected a name ending in .mp4, .gif, .y4m or .safetensors, or without ending for a folder of PNG files"
-                    .to_string(),
-            }),
-        }
+        let ending = ending.filter(|_| !path.is_dir());
+        let known = FORMATS.iter().find(|format| format.ending == ending.as_deref());
+        known.copied().filter(|_| path.file_name().is_some() || path.is_dir()).ok_or_else(|| {
+            let endings = endings(FORMATS.iter().copied());
+            let reason = format!("expected a name ending in {endings}, or without ending for a folder of PNG files");
+            Error::file(path, reason)
+        })
+    }
+
+    /// Whether its files are read too.
+    pub fn is_read(&self) -> bool {
+        self.read.is_ok()
     }
 }
 
-/// A clip as it was read from a file.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Clip {
-    /// Width in pixels.
-    pub width: usize,
-    /// Height in pixels.
-    pub height: usize,
-    /// Frames a second, where the format has it.
-    pub fps: Option<f64>,
-    /// 8-bit RGB. // (frames, height, width, 3)
-    pub frames: Vec<u8>,
-}
-
-impl Clip {
-    /// Writes it in the format that the file name's ending says.
-    pub fn save(&self, path: &Path, fps: u32) -> Result<()> {
-        let Clip { width, height, frames, .. } = self;
-        let frame = width * height * 3;
-        let spec = Spec { width: *width, height: *height, fps, frames: frames.len() / frame.max(1) };
-        let mut writer = Writer::create(path, &spec)?;
-        frames.chunks_exact(frame.max(1)).try_for_each(|rgb| writer.push(rgb))?;
-        writer.finish()
+/// The endings of file names of formats, in words.
+pub fn endings(formats: impl Iterator<Item = &'static Format>) -> String {
+    let endings: Vec<String> = formats.filter_map(|format| Some(format!(".{}", format.ending?))).collect();
+    match endings.split_last() {
+        Some((last, rest)) if !rest.is_empty() => format!("{} or {last}", rest.join(", ")),
+        _ => endings.concat(),
     }
 }
 
-/// Reads a video: `.mp4` (H.264), `.y4m`, `.safetensors`, or a folder of PNG files.
+/// The same of those that are read.
+pub fn endings_read() -> String {
+    endings(FORMATS.iter().copied().filter(|format| format.is_read()))
+}
+
+/// Reads a video of any format that is read.
 pub fn read(path: &Path) -> Result<Clip> {
-    let bytes = || std::fs::read(path).map_err(Error::io(path));
-    match Format::from_path(path)? {
-        Format::Mp4 => mp4_reader::read(path, &bytes()?),
-        Format::Y4m => y4m::read(path, &bytes()?),
-        Format::Safetensors => safetensors::read(path, &bytes()?),
-        Format::Png => png::read(path),
-        Format::Gif => Err(Error::file(
-            path,
-            "a GIF has too few colours to be measured; expected .mp4, .y4m, .safetensors or PNG files",
-        )),
+    match Format::from_path(path)?.read {
+        Ok(read) => read(path),
+        Err(reason) => Err(Error::file(path, format!("{reason}; expected {} or PNG files", endings_read()))),
     }
+}
+
+fn bytes_of(path: &Path) -> Result<Vec<u8>> {
+    std::fs::read(path).map_err(Error::io(path))
 }
 
 /// Largest side of a video that is read.
@@ -116,10 +88,11 @@ fn check_size(path: &Path, width: usize, height: usize) -> Result<()> {
 
 /// Finds out now whether a video could be written to `path` later: the format is known, the folder there and writable.
 pub fn check_destination(path: &Path) -> Result<()> {
-    match Format::from_path(path)? {
-        Format::Png => png::check(path),
-        _ => crate::WholeFile::create(path).map(drop),
-    }
+    (Format::from_path(path)?.check)(path)
+}
+
+fn check_file(path: &Path) -> Result<()> {
+    crate::WholeFile::create(path).map(drop)
 }
 
 /// A video file under way. Dropped before [`Writer::finish`], it leaves nothing behind.
@@ -141,13 +114,7 @@ trait Sink {
 impl Writer {
     /// Opens a file of the format that its name asks for.
     pub fn create(path: &Path, spec: &Spec) -> Result<Self> {
-        let sink: Box<dyn Sink> = match Format::from_path(path)? {
-            Format::Mp4 => Box::new(mp4::Mp4::create(path, spec)?),
-            Format::Gif => Box::new(gif::Gif::create(path, spec)?),
-            Format::Png => Box::new(png::PngFolder::create(path, spec)?),
-            Format::Y4m => Box::new(y4m::Y4m::create(path, spec)?),
-            Format::Safetensors => Box::new(safetensors::Frames::create(path, spec)?),
-        };
+        let sink = (Format::from_path(path)?.create)(path, spec)?;
         Ok(Writer { path: path.to_path_buf(), spec: *spec, pushed: 0, sink })
     }
 
@@ -206,15 +173,16 @@ mod tests {
 
     #[test]
     fn formats_by_name() {
-        let format = |name: &str| Format::from_path(Path::new(name)).ok();
-        assert_eq!(format("a/b.mp4"), Some(Format::Mp4));
-        assert_eq!(format("B.GIF"), Some(Format::Gif));
-        assert_eq!(format("frames/"), Some(Format::Png));
-        assert_eq!(format("no/such/frames"), Some(Format::Png));
-        for wrong in ["a.avi", "a.png", "", ".."] {
-            assert!(matches!(format(wrong), None | Some(Format::Png)), "{wrong}");
+        let ending = |name: &str| Format::from_path(Path::new(name)).ok().map(|format| format.ending);
+        assert_eq!(ending("a/b.mp4"), Some(Some("mp4")));
+        assert_eq!(ending("B.GIF"), Some(Some("gif")));
+        for folder in ["frames/", "no/such/frames", ".", "/"] {
+            assert_eq!(ending(folder), Some(None), "{folder}");
         }
-        assert!(Format::from_path(Path::new("a.avi")).unwrap_err().to_string().contains(".mp4, .gif"));
+        for wrong in ["a.avi", "a.png", "", "no/such/.."] {
+            assert_eq!(ending(wrong), None, "{wrong}");
+        }
+        assert!(Format::from_path(Path::new("a.avi")).err().unwrap().to_string().contains(".mp4, .gif"));
     }
 
     #[test]

@@ -6,9 +6,17 @@ use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 
-use super::{Clip, Sink, Spec};
-use crate::whole_file::folder_of;
-use crate::{Error, Result};
+use super::{FORMATS, Format, Sink, endings};
+use crate::folder_of;
+use crate::{Clip, Error, Result, Spec};
+
+pub(super) static FORMAT: Format = Format {
+    ending: None,
+    about: "a folder of PNG files: lossless",
+    check: check,
+    create: |path, spec| Ok(Box::new(PngFolder::create(path, spec)?)),
+    read: Ok(read),
+};
 
 /// Frames are written to a hidden folder beside the final one, which is renamed at the end.
 pub(super) struct PngFolder {
@@ -19,7 +27,7 @@ pub(super) struct PngFolder {
 }
 
 /// Whether the folder could be made, and holds nothing that is not ours if it is there.
-pub(super) fn check(path: &Path) -> Result<()> {
+fn check(path: &Path) -> Result<()> {
     temporary(path).map(drop)
 }
 
@@ -33,10 +41,8 @@ fn temporary(path: &Path) -> Result<TempDir> {
             }
         }
     } else if path.exists() {
-        return Err(Error::file(
-            path,
-            "is a file; name a new folder, or end the name in .mp4, .gif, .y4m or .safetensors",
-        ));
+        let endings = endings(FORMATS.iter().copied());
+        return Err(Error::file(path, format!("is a file; name a new folder, or end the name in {endings}")));
     }
     let mut builder = tempfile::Builder::new();
     builder.prefix(".navicache-").suffix(".part");
@@ -95,7 +101,7 @@ impl Sink for PngFolder {
 }
 
 /// Reads the PNG files of a folder in the order of their names.
-pub(super) fn read(folder: &Path) -> Result<Clip> {
+fn read(folder: &Path) -> Result<Clip> {
     let mut paths = fs::read_dir(folder)
         .and_then(|entries| entries.map(|entry| entry.map(|e| e.path())).collect::<Result<Vec<_>, _>>())
         .map_err(Error::io(folder))?;
@@ -120,7 +126,7 @@ fn is_png(path: &Path) -> bool {
 }
 
 /// Whether a folder holds PNG files, so that it is a video.
-pub(crate) fn holds_png(folder: &Path) -> Result<bool> {
+pub fn holds_png(folder: &Path) -> Result<bool> {
     let entries = fs::read_dir(folder).map_err(Error::io(folder))?;
     Ok(entries.flatten().any(|entry| is_png(&entry.path())))
 }

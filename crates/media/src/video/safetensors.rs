@@ -5,8 +5,16 @@ use std::path::{Path, PathBuf};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 
-use super::{Clip, Sink, Spec};
-use crate::{Error, Result, WholeFile};
+use super::{Format, Sink, bytes_of, check_file};
+use crate::{Clip, Error, Result, Spec, WholeFile};
+
+pub(super) static FORMAT: Format = Format {
+    ending: Some("safetensors"),
+    about: "tensor `frames`, u8, (frames, height, width, 3): lossless, for programs",
+    check: check_file,
+    create: |path, spec| Ok(Box::new(Frames::create(path, spec)?)),
+    read: Ok(read),
+};
 
 const NAME: &str = "frames";
 
@@ -39,7 +47,8 @@ impl Sink for Frames {
 }
 
 /// Reads the tensor.
-pub(super) fn read(path: &Path, bytes: &[u8]) -> Result<Clip> {
+fn read(path: &Path) -> Result<Clip> {
+    let bytes = &bytes_of(path)?;
     let wrong = |reason: String| Error::file(path, reason);
     let file = SafeTensors::deserialize(bytes).map_err(|e| wrong(format!("not a safetensors file ({e})")))?;
     let view = file.tensor(NAME).map_err(|_| wrong(format!("expected a tensor {NAME:?}, found {:?}", file.names())))?;

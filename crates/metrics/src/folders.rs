@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use super::{Comparison, Meter};
-use crate::video::{Format, holds_png};
-use crate::{Error, Result};
+use navicache_media::video::{Format, endings_read, holds_png};
+
+use crate::{Comparison, Error, Meter, Result};
 
 /// Two videos of one name.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,10 +38,8 @@ impl Pair {
         }
         let names: BTreeSet<OsString> = videos(reference)?.into_iter().chain(videos(video)?).collect();
         if names.is_empty() {
-            return Err(Error::file(
-                reference,
-                "expected .mp4, .y4m or .safetensors files, or folders of PNG files, found none",
-            ));
+            let reason = format!("expected {} files, or folders of PNG files, found none", endings_read());
+            return Err(Error::file(reference, reason));
         }
         let pair = |name: OsString| Pair {
             reference: reference.join(&name),
@@ -65,20 +63,20 @@ impl Pair {
 /// The names of the videos in a folder: files of the formats that are measured, and folders.
 fn videos(folder: &Path) -> Result<Vec<OsString>> {
     let mut names = Vec::new();
-    for entry in std::fs::read_dir(folder).map_err(Error::io(folder))? {
-        let entry = entry.map_err(Error::io(folder))?;
+    for entry in std::fs::read_dir(folder).map_err(io(folder))? {
+        let entry = entry.map_err(io(folder))?;
         let hidden = entry.file_name().to_string_lossy().starts_with('.');
-        let format = Format::from_path(&entry.path()).ok();
-        let measured = match format {
-            Some(Format::Png) => entry.path().is_dir(),
-            Some(Format::Mp4 | Format::Y4m | Format::Safetensors) => true,
-            Some(Format::Gif) | None => false,
-        };
+        let measured = Format::from_path(&entry.path())
+            .is_ok_and(|format| format.is_read() && (format.ending.is_some() || entry.path().is_dir()));
         if measured && !hidden {
             names.push(entry.file_name());
         }
     }
     Ok(names)
+}
+
+fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Error {
+    move |source| navicache_media::Error::io(path)(source).into()
 }
 
 #[cfg(test)]

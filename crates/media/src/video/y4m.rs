@@ -4,8 +4,16 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use super::yuv::{Planes, to_rgb};
-use super::{Clip, Sink, Spec};
-use crate::{Error, Result, WholeFile};
+use super::{Format, Sink, bytes_of, check_file};
+use crate::{Clip, Error, Result, Spec, WholeFile};
+
+pub(super) static FORMAT: Format = Format {
+    ending: Some("y4m"),
+    about: "uncompressed YUV 4:4:4, for encoders and metrics",
+    check: check_file,
+    create: |path, spec| Ok(Box::new(Y4m::create(path, spec)?)),
+    read: Ok(read),
+};
 
 pub(super) struct Y4m {
     path: PathBuf,
@@ -40,7 +48,8 @@ impl Sink for Y4m {
 }
 
 /// Reads a file with 8-bit 4:4:4, 4:2:2 or 4:2:0 planes.
-pub(super) fn read(path: &Path, bytes: &[u8]) -> Result<Clip> {
+fn read(path: &Path) -> Result<Clip> {
+    let bytes = &bytes_of(path)?;
     let wrong = |reason: String| Error::file(path, reason);
     let (header, mut rest) =
         line(bytes).ok_or_else(|| wrong("expected a line YUV4MPEG2 at the beginning".to_string()))?;

@@ -16,8 +16,16 @@ use shiguredo_mp4::mux::{Mp4FileMuxer, Mp4FileMuxerOptions, Sample, estimate_max
 use shiguredo_mp4::{TrackKind, Uint};
 
 use super::yuv::{Planes, halved};
-use super::{Sink, Spec};
-use crate::{Error, Result, WholeFile};
+use super::{Format, Sink, check_file, mp4_reader};
+use crate::{Error, Result, Spec, WholeFile};
+
+pub(super) static FORMAT: Format = Format {
+    ending: Some("mp4"),
+    about: "H.264 in MP4: plays everywhere",
+    check: check_file,
+    create: |path, spec| Ok(Box::new(Mp4::create(path, spec)?)),
+    read: Ok(mp4_reader::read),
+};
 
 /// Largest picture the encoder takes: longer side, shorter side.
 const LARGEST: (usize, usize) = (3840, 2160);

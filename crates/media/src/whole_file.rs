@@ -8,7 +8,7 @@ use tempfile::NamedTempFile;
 use crate::{Error, Result};
 
 /// The folder that holds a path.
-pub(crate) fn folder_of(path: &Path) -> &Path {
+pub fn folder_of(path: &Path) -> &Path {
     match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),

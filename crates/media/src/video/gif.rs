@@ -4,8 +4,16 @@ use std::path::{Path, PathBuf};
 
 use gif::{Encoder, EncodingError, Frame, Repeat};
 
-use super::{Sink, Spec};
-use crate::{Error, Result, WholeFile};
+use super::{Format, Sink, check_file};
+use crate::{Error, Result, Spec, WholeFile};
+
+pub(super) static FORMAT: Format = Format {
+    ending: Some("gif"),
+    about: "animated GIF: 256 colours a frame",
+    check: check_file,
+    create: |path, spec| Ok(Box::new(Gif::create(path, spec)?)),
+    read: Err("a GIF has too few colours to be measured"),
+};
 
 /// Samples that the palette is fitted to: 1 is every pixel, 30 the fewest.
 const PALETTE_SPEED: i32 = 5;

@@ -1,42 +1,33 @@
 //! Structural similarity (Wang et al. 2004): Gaussian window of 11x11, sigma 1.5, on each channel of RGB in [0, 1]; only where the
 //! window lies inside the frame, mean over positions and channels.
 
-use rayon::iter::ParallelIterator;
+use crate::{Better, Error, FramePair, Meter, Metric, Result};
 
-use super::Frames;
-use crate::{Error, Result};
-
-pub(super) const WINDOW: usize = 11;
+pub(crate) const WINDOW: usize = 11;
 const SIGMA: f64 = 1.5;
 const C1: f64 = 0.01 * 0.01;
 const C2: f64 = 0.03 * 0.03;
 
-/// Of every frame, 1 where it equals the reference.
-pub fn ssim_of_frames(reference: Frames, video: Frames) -> Result<Vec<f64>> {
-    reference.check_against(video)?;
-    let (width, height) = (reference.width, reference.height);
+/// 1 where a frame equals the reference.
+pub static SSIM: Metric = Metric { key: "ssim", name: "SSIM", unit: "", better: Better::Higher, digits: 4, of_frame };
+
+fn of_frame(_: &Meter, pair: &FramePair) -> Result<Option<f64>> {
+    let (width, height) = (pair.width, pair.height);
     if width < WINDOW || height < WINDOW {
-        return Err(Error::Request {
-            what: "frames",
-            found: format!("{width}x{height}"),
-            expected: format!("SSIM needs at least {WINDOW}x{WINDOW}"),
-        });
+        return Err(Error::TooSmall { metric: "SSIM", width, height, least: WINDOW });
     }
-    let of_frame = |(a, b)| {
-        let channels = planes(a, width).into_iter().zip(planes(b, width));
-        channels.map(|(a, b)| similarity(&a, &b).whole).sum::<f64>() / 3.0
-    };
-    Ok(reference.pairs(video).map(of_frame).collect())
+    Ok(Some(pair.similarity().iter().map(|channel| channel.whole).sum::<f64>() / 3.0))
 }
 
 /// How alike a channel of two pictures is, and how alike in contrast and structure alone; means over positions.
-pub(super) struct Similarity {
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Similarity {
     pub whole: f64,
     pub contrast: f64,
 }
 
 /// Of a channel of pictures of one size.
-pub(super) fn similarity(a: &Plane, b: &Plane) -> Similarity {
+pub(crate) fn similarity(a: &Plane, b: &Plane) -> Similarity {
     let window = gaussian();
     let smooth = |f: fn(f64, f64) -> f64| a.with(b, f).smoothed(&window).values;
     let (mean_a, mean_b) = (smooth(|a, _| a), smooth(|_, b| b));
@@ -54,7 +45,7 @@ pub(super) fn similarity(a: &Plane, b: &Plane) -> Similarity {
 }
 
 /// The channels of a frame, RGB in [0, 1].
-pub(super) fn planes(frame: &[u8], width: usize) -> [Plane; 3] {
+pub(crate) fn planes(frame: &[u8], width: usize) -> [Plane; 3] {
     std::array::from_fn(|channel| Plane {
         values: frame.iter().skip(channel).step_by(3).map(|&v| v as f64 / 255.0).collect(),
         width,
@@ -71,7 +62,7 @@ fn gaussian() -> [f64; WINDOW] {
 }
 
 /// One channel of a picture, row by row.
-pub(super) struct Plane {
+pub(crate) struct Plane {
     values: Vec<f64>,
     width: usize,
 }

@@ -1,0 +1,23 @@
+//! Clips in and out (mp4, gif, png, y4m, safetensors), pictures in, and files that appear whole or not at all.
+//!
+//! ```no_run
+//! use navicache_media::video;
+//!
+//! # fn main() -> navicache_media::Result<()> {
+//! let clip = video::read("in.y4m".as_ref())?;
+//! clip.save("out.mp4".as_ref(), 16)?;
+//! # Ok(())
+//! # }
+//! ```
+#![warn(missing_docs)]
+
+mod clip;
+mod error;
+mod picture;
+pub mod video;
+mod whole_file;
+
+pub use clip::{Clip, Frames, Spec};
+pub use error::{Error, Result};
+pub use picture::{Filter, Picture};
+pub use whole_file::{WholeFile, folder_of};
