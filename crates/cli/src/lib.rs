@@ -29,6 +29,10 @@ const INTERRUPTED: u8 = 130;
 /// Does what the arguments say.
 pub fn main() -> ExitCode {
     let command = Args::parse().command;
+    // Which instructions are fastest here is measured once.
+    if let Some(folder) = cache_folder() {
+        navicache_engine::models::remember_in(folder);
+    }
     match hand_over(&command).and_then(|()| run(command)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -41,6 +45,12 @@ pub fn main() -> ExitCode {
             }
         }
     }
+}
+
+/// Where this program remembers what it can find out again.
+fn cache_folder() -> Option<std::path::PathBuf> {
+    let set = std::env::var_os("XDG_CACHE_HOME").filter(|folder| !folder.is_empty()).map(std::path::PathBuf::from);
+    Some(set.or_else(|| Some(std::env::home_dir()?.join(".cache")))?.join("navicache"))
 }
 
 /// To the program for the device, where this is not it.

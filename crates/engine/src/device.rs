@@ -7,7 +7,7 @@ use std::str::FromStr;
 use candle_core::cuda_backend::cudarc::driver::{CudaContext, DriverError, result::device};
 use candle_core::{DType, Device};
 
-use navicache_models::Precision;
+use navicache_models::{Level, Precision};
 
 use crate::weights::Format;
 use crate::{Error, Result, machine};
@@ -191,7 +191,8 @@ impl DtypeChoice {
         let narrow = format.is_some_and(|format| format == Format::Bf16 || format.is_packed());
         match (self, kept) {
             (_, Some(DType::BF16)) => Precision::Bf16,
-            (DtypeChoice::Auto, None) if narrow => Precision::Bf16,
+            // Where this machine has no fast products of bf16, rounding would cost digits and save nothing.
+            (DtypeChoice::Auto, None) if narrow && Level::current().multiplies_bf16() => Precision::Bf16,
             _ => Precision::F32,
         }
     }

@@ -187,6 +187,7 @@ pub(crate) fn machine_of(bundle: &Bundle) -> Machine {
         threads: machine::threads(),
         device: device_name(&bundle.family().host().device),
         dtype: bundle.dtype_name(),
+        kernels: navicache_models::Level::current().name().to_string(),
         navicache: env!("CARGO_PKG_VERSION"),
     }
 }

@@ -112,18 +112,14 @@ impl Level {
         f()
     }
 
-    /// That of the innermost [`Level::scope`], or else the fastest, or what the environment variable `NAVICACHE_KERNELS` names if
-    /// the machine has it.
+    /// One of this machine by its name.
+    pub fn named(name: &str) -> Option<Level> {
+        Level::available().iter().find(|level| level.name() == name).copied()
+    }
+
+    /// That of the innermost [`Level::scope`], or else the fastest, see [`crate::choice`].
     pub fn current() -> Level {
-        static DEFAULT: OnceLock<Level> = OnceLock::new();
-        FORCED.get().unwrap_or_else(|| {
-            *DEFAULT.get_or_init(|| {
-                let levels = Level::available();
-                let wanted = std::env::var("NAVICACHE_KERNELS").ok();
-                let named = levels.iter().find(|level| wanted.as_deref() == Some(level.name()));
-                named.or(levels.last()).copied().unwrap_or(Level::PLAIN)
-            })
-        })
+        FORCED.get().unwrap_or_else(|| crate::choice().level)
     }
 
     /// Whether it has an instruction for products of bf16.

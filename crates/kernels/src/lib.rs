@@ -1,8 +1,8 @@
 //! Fast operations on candle tensors, each with a plain reference beside it.
 //!
 //! Every operation is a `Kernel`: the same thing twice, as the simplest loop that computes it and as vector code that is
-//! generic over the instruction set (`simd`). Which of the two runs, and for which instruction set, is a [`Level`], chosen when
-//! the program runs. With the feature `cuda` there is a third, for GPUs (`cuda`). Tensors that none of this is for go to candle's own operations.
+//! generic over the instruction set (`simd`). Which of the two runs, and for which instruction set, is a [`Level`], chosen by
+//! measurement when the program runs. With the feature `cuda` there is a third, for GPUs (`cuda`). Tensors that none of this is for go to candle's own operations.
 //!
 //! Results depend on the level only: not on the number of threads, nor on what other rows a tensor has.
 
@@ -12,6 +12,7 @@ mod channel_norm;
 mod convolution;
 #[cfg(feature = "cuda")]
 pub mod cuda;
+mod dispatch;
 mod exp;
 mod group_norm;
 mod level;
@@ -32,6 +33,7 @@ pub use activation::{Activation, gelu, silu};
 pub use attention::attention;
 pub use channel_norm::channel_rms_norm;
 pub use convolution::{Convolution, Edge, Resize};
+pub use dispatch::{Choice, choice, remember_in};
 pub use group_norm::group_norm;
 pub use level::Level;
 pub use linear::{Panels, Precision, Rows, dense, linear, linear_on_device};

@@ -15,13 +15,18 @@ pub fn peak_flops(precision: Precision) -> f64 {
     const ROUNDS: usize = 1 << 20;
     const TRIALS: usize = 4;
     let level = Level::current();
-    let pairs = level.pair_tile().filter(|_| precision == Precision::Bf16);
     let trial = |_: usize| {
         let clock = Instant::now();
-        let operations: usize = rayon::broadcast(|_| level.run(Chains { rounds: ROUNDS, pairs })).into_iter().sum();
+        let operations: usize = rayon::broadcast(|_| operations(level, precision, ROUNDS)).into_iter().sum();
         operations as f64 / clock.elapsed().as_secs_f64()
     };
     (0..TRIALS).map(trial).fold(0.0, f64::max)
+}
+
+/// Some of them on this thread; gives how many.
+pub(crate) fn operations(level: Level, precision: Precision, rounds: usize) -> usize {
+    let pairs = level.pair_tile().filter(|_| precision == Precision::Bf16);
+    level.run(Chains { rounds, pairs })
 }
 
 /// Sums that do not wait for each other; gives the number of operations.
