@@ -18,7 +18,7 @@ use crate::level::{Kernel, Level};
 use crate::linear::Precision;
 use crate::panel::{Number, Pair, turn};
 use crate::simd::Simd;
-use crate::softmax::{base, exponentials, greatest, share, softmax_last_dim};
+use crate::softmax::{base, exponentials, exponentials_for_bf16, greatest, share, softmax_last_dim};
 use crate::storage::{Heads, in_memory};
 use crate::tile::{F32, MAX_ROWS, Onto, PAIR_COLUMNS, PairTile, Products, Tiles, Units, WithProducts, pair};
 
@@ -26,8 +26,10 @@ use crate::tile::{F32, MAX_ROWS, Onto, PAIR_COLUMNS, PairTile, Products, Tiles, 
 const STEP: usize = 16;
 /// Keys in a block. A multiple of every tile's columns, and of pairs of its steps.
 const KEYS: usize = 256;
-/// Queries of a task.
+/// Queries of a task: a multiple of every tile's rows.
 const QUERIES: usize = 96;
+/// The same of products of pairs, which would wait for keys and values if there were fewer.
+const PAIR_QUERIES: usize = 192;
 /// Below so many multiplications, threads are not worth it.
 const SMALL: usize = 1 << 20;
 
@@ -136,14 +138,14 @@ impl CustomOp3 for Op {
                 Some(tile) => run(
                     &inputs,
                     &mut y,
-                    [heads, n, d],
+                    ([heads, n, d], PAIR_QUERIES),
                     |head| level.run(PackPairs { inputs: &inputs, head, tile }),
                     |task| level.run(OfPairs(task, tile)),
                 ),
                 None => run(
                     &inputs,
                     &mut y,
-                    [heads, n, d],
+                    ([heads, n, d], QUERIES),
                     |head| {
                         let convert = |row: &[f32], to: &mut [f32]| copy(self.precision, row, to);
                         let sides = (1, level.tile_f32().1);
@@ -185,7 +187,7 @@ struct Inputs<'a> {
 fn run<N: Number>(
     inputs: &Inputs,
     y: &mut [f32],
-    [heads, n, d]: [usize; 3],
+    ([heads, n, d], queries): ([usize; 3], usize),
     pack: impl Fn(usize) -> Packed<N> + Sync,
     run: impl Fn(Task<N>) + Sync,
 ) {
@@ -199,12 +201,12 @@ fn run<N: Number>(
     let head = |(head, mut columns): (usize, Vec<&mut [f32]>), threads: bool| {
         let packed = pack(head);
         let task = |(i, y): (usize, &mut [&mut [f32]])| {
-            run(Task { inputs, packed: &packed, head, first: i * QUERIES, y });
+            run(Task { inputs, packed: &packed, head, first: i * queries, y });
         };
         if threads {
-            columns.par_chunks_mut(QUERIES).enumerate().for_each(task);
+            columns.par_chunks_mut(queries).enumerate().for_each(task);
         } else {
-            columns.chunks_mut(QUERIES).enumerate().for_each(task);
+            columns.chunks_mut(queries).enumerate().for_each(task);
         }
     };
     let work = n * inputs.m * d;
@@ -377,7 +379,7 @@ impl<N: Number> Task<'_, '_, N> {
     /// * `convert` - a row of f32 to what is multiplied
     #[inline(always)]
     fn run<S: Simd, P: Products<Number = N>>(self, simd: S, mut products: P, convert: impl Fn(&[f32], &mut [N])) {
-        let Task { inputs: Inputs { q, bias, scale, m, .. }, packed, head, first, y } = self;
+        let Task { inputs: Inputs { q, bias, scale, m, precision, .. }, packed, head, first, y } = self;
         let (Units { rows, step }, columns, m, d) = (P::UNITS, P::COLUMNS, *m, q.width);
         let [depth, height] = [d, m].map(|count| N::row(count).next_multiple_of(step));
         let (width, count) = (d.next_multiple_of(columns), y.len().next_multiple_of(rows));
@@ -406,7 +408,7 @@ impl<N: Number> Task<'_, '_, N> {
                     if let Some(bias) = bias {
                         add(simd, scores, &bias.row(head, first + i + r)[block..block + keys]);
                     }
-                    keep[r] = sums[i + r].add(simd, scores);
+                    keep[r] = sums[i + r].add(simd, scores, *precision);
                     convert(scores, &mut weights[r * KEYS..r * KEYS + used]);
                 }
                 for (p, panel) in packed.values.chunks_exact(height * columns).enumerate() {
@@ -437,11 +439,15 @@ struct Online {
 impl Online {
     /// Turns a block of scores into exponentials and returns the factor that earlier ones change by.
     #[inline(always)]
-    fn add<S: Simd>(&mut self, simd: S, scores: &mut [f32]) -> f32 {
+    fn add<S: Simd>(&mut self, simd: S, scores: &mut [f32], precision: Precision) -> f32 {
         let greatest = self.greatest.max(greatest(simd, scores));
         let base = base(greatest);
-        let keep = (self.greatest - base).exp();
-        self.sum = self.sum * keep + exponentials(simd, scores, base);
+        let keep = if self.greatest == base { 1.0 } else { (self.greatest - base).exp() };
+        let sum = match precision {
+            Precision::F32 => exponentials(simd, scores, base),
+            Precision::Bf16 => exponentials_for_bf16(simd, scores, base),
+        };
+        self.sum = self.sum * keep + sum;
         self.greatest = greatest;
         keep
     }

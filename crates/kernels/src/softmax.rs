@@ -6,7 +6,7 @@
 use candle_core::CudaStorage;
 use candle_core::{CpuStorage, CustomOp1, D, Layout, Result, Shape, Tensor};
 
-use crate::exp::exp;
+use crate::exp::{exp, exp_for_bf16};
 use crate::level::{Kernel, Level};
 use crate::parallel::by_rows;
 use crate::simd::Simd;
@@ -88,6 +88,27 @@ pub(crate) fn exponentials<S: Simd>(simd: S, x: &mut [f32], base: f32) -> f32 {
     }
     for rest in pairs.into_remainder().chunks_mut(S::LANES) {
         let power = exp(simd, simd.sub(simd.load_part(rest, f32::NEG_INFINITY), base));
+        sums[0] = simd.add(sums[0], power);
+        simd.store_part(power, rest);
+    }
+    simd.sum(simd.add(sums[0], sums[1]))
+}
+
+/// The same of numbers that are rounded to bf16 after.
+#[inline(always)]
+pub(crate) fn exponentials_for_bf16<S: Simd>(simd: S, x: &mut [f32], base: f32) -> f32 {
+    let offset = simd.splat(-base * std::f32::consts::LOG2_E);
+    let mut sums = [simd.splat(0.0); 2];
+    let mut pairs = x.chunks_exact_mut(2 * S::LANES);
+    for pair in &mut pairs {
+        let (left, right) = pair.split_at_mut(S::LANES);
+        let powers = [exp_for_bf16(simd, simd.load(left), offset), exp_for_bf16(simd, simd.load(right), offset)];
+        sums = [simd.add(sums[0], powers[0]), simd.add(sums[1], powers[1])];
+        simd.store(powers[0], left);
+        simd.store(powers[1], right);
+    }
+    for rest in pairs.into_remainder().chunks_mut(S::LANES) {
+        let power = exp_for_bf16(simd, simd.load_part(rest, f32::NEG_INFINITY), offset);
         sums[0] = simd.add(sums[0], power);
         simd.store_part(power, rest);
     }

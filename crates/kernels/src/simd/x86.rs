@@ -28,6 +28,17 @@ impl Avx512 {
     }
 }
 
+/// Halves of a vector onto each other until one number is left, in the order of [`super::fold`].
+macro_rules! folded {
+    ($f:ident, $v:expr) => {{
+        let v = $v;
+        let v = $f(v, _mm512_shuffle_f32x4::<0b01_00_11_10>(v, v));
+        let v = $f(v, _mm512_shuffle_f32x4::<0b10_11_00_01>(v, v));
+        let v = $f(v, _mm512_permute_ps::<0b01_00_11_10>(v));
+        _mm512_cvtss_f32($f(v, _mm512_permute_ps::<0b10_11_00_01>(v)))
+    }};
+}
+
 /// Methods that are one instruction. Each is sound because `self` exists only where its instructions do.
 macro_rules! instructions {
     ($vector:ty: $($name:ident($($argument:ident),*) = $body:expr;)*) => {$(
@@ -122,6 +133,18 @@ impl Simd for Avx512 {
         round(a) = _mm512_roundscale_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(a);
         scale_by_power(a, n) = _mm512_scalef_ps(a, n);
         swap_pairs(a) = _mm512_permute_ps::<0b10_11_00_01>(a);
+    }
+
+    #[inline(always)]
+    fn sum(self, v: __m512) -> f32 {
+        // SAFETY: `self` is the proof that the machine has the instructions.
+        unsafe { folded!(_mm512_add_ps, v) }
+    }
+
+    #[inline(always)]
+    fn greatest(self, v: __m512) -> f32 {
+        // SAFETY: as above.
+        unsafe { folded!(_mm512_max_ps, v) }
     }
 
     #[inline(always)]

@@ -69,10 +69,17 @@ fn round_pairs(simd: Avx512, row: &[f32], to: &mut [Pair], step: usize) {
         // SAFETY: both are 256 bits, of which all are numbers.
         unsafe { std::mem::transmute(_mm512_cvtneps_pbh(x)) }
     };
-    for (group, row) in row.chunks(2 * Avx512::LANES).enumerate() {
-        let end = to.len().min(group * step + 2 * HALF);
-        for (i, to) in to[group * step..end].chunks_mut(HALF).enumerate() {
-            let x = simd.load_part(row.get(i * Avx512::LANES..).unwrap_or_default(), 0.0);
+    let (whole, rest) = row.as_chunks::<{ 2 * Avx512::LANES }>();
+    for (group, row) in whole.iter().enumerate() {
+        let to: &mut [Pair] = &mut to[group * step..][..2 * HALF];
+        let both = _mm512_cvtne2ps_pbh(simd.load(&row[Avx512::LANES..]), simd.load(row));
+        // SAFETY: there is room for 16 pairs, which are 512 bits.
+        unsafe { to.as_mut_ptr().cast::<__m512bh>().write_unaligned(both) };
+    }
+    if !rest.is_empty() {
+        let end = to.len().min(whole.len() * step + 2 * HALF);
+        for (i, to) in to[whole.len() * step..end].chunks_mut(HALF).enumerate() {
+            let x = simd.load_part(rest.get(i * Avx512::LANES..).unwrap_or_default(), 0.0);
             to.copy_from_slice(&narrow(x)[..to.len()]);
         }
     }
