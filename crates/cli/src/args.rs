@@ -4,7 +4,6 @@ use std::path::PathBuf;
 
 use clap::builder::ArgPredicate;
 use clap::{ArgGroup, Parser, Subcommand};
-use navicache_engine::bench::Part;
 use navicache_engine::control::cache::CacheSpec;
 use navicache_engine::control::solver::SolverKind;
 use navicache_engine::control::trace::{LAGS, LAGS_MAX};
@@ -12,6 +11,7 @@ use navicache_engine::metrics::Convention;
 use navicache_engine::{
     Bundle, DeviceChoice, DtypeChoice, Files, LoadOptions, Lora, Request, Result, Tiling, cache_argument, use_threads,
 };
+use navicache_study::bench::Part;
 
 /// Generates video with diffusion transformers, and computes only the steps that matter.
 ///
@@ -410,7 +410,7 @@ pub struct Vbench {
     pub output: PathBuf,
 
     /// Videos a prompt, with seeds one after the other
-    #[arg(long, value_name = "N", default_value_t = navicache_engine::vbench::SEEDS, value_parser = clap::value_parser!(u64).range(1..=1000))]
+    #[arg(long, value_name = "N", default_value_t = navicache_study::vbench::SEEDS, value_parser = clap::value_parser!(u64).range(1..=1000))]
     pub seeds: u64,
 
     /// Seed of the first video of each prompt

@@ -1,10 +1,11 @@
 //! `navicache bench`: how fast this machine is.
 
-use navicache_engine::bench::{self, Options, Part, Timing};
-use navicache_engine::{Request, Result};
+use navicache_engine::Request;
+use navicache_study::bench::{self, Options, Part, Timing};
 
 use crate::args::Bench;
-use crate::print;
+use crate::error::Result;
+use crate::terminal::print;
 
 pub fn bench(options: &Bench) -> Result<()> {
     let Bench { part, settings, .. } = options;

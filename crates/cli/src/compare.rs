@@ -1,13 +1,13 @@
 //! `navicache compare`: methods side by side.
 
-use navicache_engine::compare::{self, Event, Page, Plan, Results, Run, Summary, Videos};
 use navicache_engine::control::cache::CacheSpec;
 use navicache_engine::open_lpips;
-use navicache_engine::{Error, Result};
+use navicache_study::compare::{self, Event, Page, Plan, Results, Run, Summary, Videos};
 
 use crate::args::Compare;
+use crate::error::Result;
 use crate::progress::Progress;
-use crate::{go_on_unless, print, stop_on_ctrl_c};
+use crate::terminal::{go_on_unless, print, stop_on_ctrl_c};
 
 pub fn compare(options: &Compare) -> Result<()> {
     let mut progress = Progress::new(options.settings.quiet);
@@ -15,7 +15,7 @@ pub fn compare(options: &Compare) -> Result<()> {
         Some(folder) => Results::read(folder)?,
         None => run(options, &mut progress)?,
     };
-    let page = results.write(if options.link_videos { Videos::Linked } else { Videos::Embedded })?;
+    let page = compare::write(&results, if options.link_videos { Videos::Linked } else { Videos::Embedded })?;
     for warning in &results.warnings {
         progress.line(&format!("{} {warning}", progress.paint("33", "warning:")));
     }
@@ -32,7 +32,7 @@ pub fn compare(options: &Compare) -> Result<()> {
 fn run(options: &Compare, progress: &mut Progress) -> Result<Results> {
     let mut methods = Vec::new();
     for list in &options.methods {
-        methods.extend(CacheSpec::list(list)?);
+        methods.extend(CacheSpec::list(list).map_err(navicache_engine::Error::from)?);
     }
     let plan = Plan {
         prompts: options.prompts.clone(),
@@ -56,16 +56,16 @@ fn run(options: &Compare, progress: &mut Progress) -> Result<Results> {
                 place = format!("{}/{runs} {method}, seed {seed}, {prompt}", index + 1);
                 progress.status(&place);
             }
-            Event::Inside(event) => progress.show_one_of_many(&event),
+            Event::Inner(event) => progress.show_one_of_many(&event),
             Event::Done(run) => progress.line(&format!("{place}: {}", described(run))),
             _ => {}
         }
         go_on_unless(&interrupted)
     });
-    if let Err(Error::Cancelled { .. } | Error::DecodingCancelled) = &made {
+    if made.as_ref().is_err_and(|error| error.is_cancelled()) {
         progress.line("The videos that are done are kept; the same command goes on.");
     }
-    made
+    Ok(made?)
 }
 
 fn described(run: &Run) -> String {

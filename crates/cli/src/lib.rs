@@ -3,28 +3,26 @@
 mod args;
 mod bench;
 mod compare;
+mod error;
 #[cfg(not(feature = "cuda"))]
 mod handover;
 mod measure;
 mod models;
 mod progress;
 mod study;
+mod terminal;
 
 use std::io::Write;
-use std::ops::ControlFlow;
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use args::{Args, Command, Generate, Trace, Vbench};
 use clap::{CommandFactory, Parser};
+use error::Result;
 use navicache_engine::control::trace::Recorder;
-use navicache_engine::vbench::{self, VbenchEvent};
-use navicache_engine::{Error, Event, Request, Result, WholeFile, decode_latents, generate, trace, video};
+use navicache_engine::{Event, Request, WholeFile, decode_latents, generate, trace, video};
+use navicache_study::vbench;
 use progress::Progress;
-
-/// Exit code after Ctrl-C, as shells have it.
-const INTERRUPTED: u8 = 130;
+use terminal::{INTERRUPTED, go_on_unless, print, stop_on_ctrl_c};
 
 /// Does what the arguments say.
 pub fn main() -> ExitCode {
@@ -38,11 +36,7 @@ pub fn main() -> ExitCode {
         Err(error) => {
             // A closed terminal is no reason to panic.
             let _ = writeln!(std::io::stderr(), "navicache: {error}");
-            if matches!(error, Error::Cancelled { .. } | Error::DecodingCancelled | Error::PullCancelled) {
-                ExitCode::from(INTERRUPTED)
-            } else {
-                ExitCode::FAILURE
-            }
+            if error.is_cancelled() { ExitCode::from(INTERRUPTED) } else { ExitCode::FAILURE }
         }
     }
 }
@@ -53,7 +47,7 @@ fn cache_folder() -> Option<std::path::PathBuf> {
     Some(set.or_else(|| Some(std::env::home_dir()?.join(".cache")))?.join("navicache"))
 }
 
-/// To the program for the device, where this is not it.
+/// Re-executes as `navicache-cuda` if a GPU was requested.
 fn hand_over(_command: &Command) -> Result<()> {
     #[cfg(not(feature = "cuda"))]
     if let Some(device) = _command.device() {
@@ -65,18 +59,18 @@ fn hand_over(_command: &Command) -> Result<()> {
 fn run(command: Command) -> Result<()> {
     match command {
         Command::Generate(options) => make(&options),
-        Command::Estimate(options) => models::estimate(&options),
+        Command::Estimate(options) => Ok(models::estimate(&options)?),
         Command::Models(options) => models::list(&options),
         Command::Pull(options) => models::pull(&options),
-        Command::Inspect(options) => models::inspect(&options),
-        Command::Compare(options) => compare::compare(&options),
+        Command::Inspect(options) => Ok(models::inspect(&options)?),
+        Command::Compare(options) => Ok(compare::compare(&options)?),
         Command::Vbench(options) => vbench(&options),
-        Command::Metrics(options) => measure::measure(&options),
-        Command::Bench(options) => bench::bench(&options),
-        Command::Methods(options) => study::methods(&options),
+        Command::Metrics(options) => Ok(measure::measure(&options)?),
+        Command::Bench(options) => Ok(bench::bench(&options)?),
+        Command::Methods(options) => Ok(study::methods(&options)?),
         Command::Trace(options) => record(&options),
-        Command::Replay(options) => study::replay(&options),
-        Command::Tune(options) => study::tune(&options),
+        Command::Replay(options) => Ok(study::replay(&options)?),
+        Command::Tune(options) => Ok(study::tune(&options)?),
         #[cfg(feature = "cuda")]
         Command::Gpus => gpus(),
         Command::Completions { shell } => {
@@ -117,7 +111,7 @@ fn make(options: &Generate) -> Result<()> {
             if let Some(rescue) = rescue.filter(|path| path.exists()) {
                 progress.kept(&rescue);
             }
-            return Err(error);
+            return Err(error.into());
         }
     };
     if let Some(rescue) = rescue {
@@ -159,10 +153,10 @@ fn vbench(options: &Vbench) -> Result<()> {
     };
     let made = plan.run(&bundle, &mut |event| {
         match event {
-            VbenchEvent::Video { index, videos, path } => {
+            vbench::Event::Video { index, videos, path } => {
                 progress.line(&format!("{}/{videos} {}", index + 1, path.display()));
             }
-            VbenchEvent::Within(event) => progress.show_one_of_many(event),
+            vbench::Event::Inner(event) => progress.show_one_of_many(event),
             _ => {}
         }
         go_on_unless(&interrupted)
@@ -177,29 +171,4 @@ fn vbench(options: &Vbench) -> Result<()> {
 fn gpus() -> Result<()> {
     navicache_engine::gpus()?.iter().enumerate().for_each(|(i, name)| print(&format!("cuda:{i} {name}")));
     Ok(())
-}
-
-/// A line of output. A reader that has seen enough is no reason to panic.
-pub(crate) fn print(text: &str) {
-    let _ = writeln!(std::io::stdout(), "{text}");
-}
-
-/// The answer to an event: stop, if it was asked for.
-pub(crate) fn go_on_unless(interrupted: &AtomicBool) -> ControlFlow<()> {
-    if interrupted.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-}
-
-/// The first Ctrl-C asks to stop at the next step, the second stops at once.
-pub(crate) fn stop_on_ctrl_c() -> Arc<AtomicBool> {
-    let interrupted = Arc::new(AtomicBool::new(false));
-    let flag = interrupted.clone();
-    let handler = move || {
-        if flag.swap(true, Ordering::Relaxed) {
-            std::process::exit(INTERRUPTED.into());
-        }
-    };
-    if let Err(e) = ctrlc::set_handler(handler) {
-        let _ = writeln!(std::io::stderr(), "navicache: Ctrl-C will stop at once, not at the end of a step: {e}");
-    }
-    interrupted
 }

@@ -7,7 +7,7 @@ use navicache_engine::{Error, Result, WholeFile, open_lpips};
 use serde_json::json;
 
 use crate::args::Metrics;
-use crate::print;
+use crate::terminal::print;
 
 /// Measures a video, or every video of a folder.
 pub fn measure(options: &Metrics) -> Result<()> {

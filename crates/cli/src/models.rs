@@ -5,21 +5,23 @@ use std::time::{Duration, Instant};
 
 use navicache_engine::catalog::Model;
 use navicache_engine::estimate::{Estimate, estimate as estimated};
-use navicache_engine::hub::{Hub, PullEvent};
 use navicache_engine::inspect::Inspected;
-use navicache_engine::{Error, Request, Result, catalog};
+use navicache_engine::weights::hub_cache::HubCache;
+use navicache_engine::{Error, Request, catalog};
+use navicache_hub::{Event, Hub};
 
 use crate::args::{self, Inspect, Models, Pull};
+use crate::error::Result;
 use crate::progress::Progress;
-use crate::{go_on_unless, print, stop_on_ctrl_c};
+use crate::terminal::{go_on_unless, print, stop_on_ctrl_c};
 
 /// Lines while a file comes, where they cannot be drawn over.
 const BETWEEN_LINES: Duration = Duration::from_secs(10);
 
 pub fn list(options: &Models) -> Result<()> {
-    let hub = Hub::from_env()?;
+    let cache = HubCache::from_env().map_err(Error::from)?;
     let here = |model: &Model| -> Option<Vec<String>> {
-        let snapshots = model.repositories.iter().map(|repository| hub.snapshot(repository));
+        let snapshots = model.repositories.iter().map(|repository| cache.snapshot(repository));
         snapshots.map(|path| Some(path?.display().to_string())).collect()
     };
     if options.json {
@@ -63,7 +65,8 @@ pub fn pull(options: &Pull) -> Result<()> {
             what: "model",
             found: options.name.clone(),
             expected: format!("expected OWNER/NAME, or one of {}", known()),
-        });
+        }
+        .into());
     }
     let interrupted = stop_on_ctrl_c();
     let hub = Hub::from_env()?;
@@ -204,14 +207,14 @@ impl Downloading {
         Downloading { progress: Progress::new(quiet), begun: now, here: 0, shown: now }
     }
 
-    fn show(&mut self, event: &PullEvent) {
+    fn show(&mut self, event: &Event) {
         match event {
-            PullEvent::Planned { files, bytes, here } => {
+            Event::Planned { files, bytes, here } => {
                 self.here = *here;
                 self.progress.line(&format!("{files} files, {}, {} of them here already", gb(*bytes), gb(*here)));
             }
-            PullEvent::Retry { file, reason } => self.progress.line(&format!("{file}: {reason}; trying again")),
-            PullEvent::Progress { file, done, bytes } => {
+            Event::Retry { file, reason } => self.progress.line(&format!("{file}: {reason}; trying again")),
+            Event::Progress { file, done, bytes } => {
                 let pause = if self.progress.terminal { Duration::from_millis(100) } else { BETWEEN_LINES };
                 if self.shown.elapsed() < pause && done < bytes {
                     return;

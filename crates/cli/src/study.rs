@@ -11,7 +11,7 @@ use navicache_engine::{Error, Result, WholeFile, save_preset};
 use serde_json::{Value, json};
 
 use crate::args::{Methods, Replay, Tune};
-use crate::print;
+use crate::terminal::print;
 
 /// `navicache methods`
 pub fn methods(options: &Methods) -> Result<()> {

@@ -5,15 +5,20 @@ use std::path::{Path, PathBuf};
 use navicache_control::cache;
 use navicache_models::{Observed, Part, Unit};
 
-use crate::device::{DeviceChoice, DtypeChoice};
-use crate::family::{self, Family, Host};
-use crate::generate::Stage;
-use crate::hub::Hub;
-use crate::layout::{Base, Files, Parts};
-use crate::request::{Defaults, Resolved};
+use crate::device::{DeviceChoice, DtypeChoice, device_name};
+use crate::event::Stage;
+use crate::family::{self, Family};
+use crate::host::Host;
+use crate::report::Machine;
+use crate::request::{Defaults, Request, Resolved};
 use crate::store::Bill;
-use crate::weights::{Folder, Lora, Residence, Tensors, add_lora};
-use crate::{Error, Result, catalog, demo};
+use crate::{Error, Result, demo, latents, machine};
+use candle_core::Device;
+use navicache_media::Picture;
+use navicache_weights::catalog;
+use navicache_weights::hub_cache::HubCache;
+use navicache_weights::layout::{Base, Files, Parts};
+use navicache_weights::{Folder, Lora, Residence, Tensors, add_lora};
 
 /// How a pipeline is loaded.
 #[derive(Debug, Clone, Default)]
@@ -91,7 +96,7 @@ impl Bundle {
         Ok(Bundle { name, family, warnings, added: options.added() })
     }
 
-    /// What it does in its own way.
+    /// The model family's implementation.
     pub(crate) fn family(&self) -> &dyn Family {
         &*self.family
     }
@@ -106,8 +111,8 @@ impl Bundle {
         &self.name
     }
 
-    /// The files beside the model that make it what it is, by option: a name alone does not say.
-    pub(crate) fn added(&self) -> &[String] {
+    /// Weight files given beside the model, for the report.
+    pub fn added(&self) -> &[String] {
         &self.added
     }
 
@@ -116,13 +121,63 @@ impl Bundle {
         self.family.defaults()
     }
 
+    /// What a request means for this pipeline: every field decided and checked.
+    pub fn resolve(&self, request: &Request) -> Result<Resolved> {
+        Ok(self.understood(request)?.0)
+    }
+
+    /// The same, with the picture that it starts from. A picture and latents from a file say size and length where the request does not.
+    pub(crate) fn understood(&self, request: &Request) -> Result<(Resolved, Option<Picture>)> {
+        let family = self.family();
+        let mut request = request.clone();
+        let picture = request.image.as_ref().map(|path| Picture::open(path)).transpose()?;
+        if request.size.is_none() {
+            request.size = family.named_size(&request)?;
+        }
+        if let Some(path) = &request.latents {
+            let saved = latents::saved(path)?;
+            let (width, height, most) = family.sizes().video_shape(&saved.shape);
+            request.size.get_or_insert((width, height));
+            request.frames.get_or_insert(saved.frames.unwrap_or(most));
+        }
+        let (defaults, limits) = (self.defaults(), family.sizes().limits());
+        if let Some(picture) = &picture {
+            let multiples = (limits.width_multiple, limits.height_multiple);
+            request.size.get_or_insert(picture.size_for(defaults.width * defaults.height, multiples));
+        }
+        let shift = |width, height, frames| family.shift(width, height, frames);
+        Ok((request.resolve(defaults, &limits, family.solver(), &shift)?, picture))
+    }
+
+    /// Where it runs.
+    pub fn machine(&self) -> Machine {
+        Machine {
+            cpu: machine::cpu_name(),
+            threads: machine::threads(),
+            device: device_name(self.device()),
+            dtype: self.dtype_name(),
+            kernels: navicache_models::Level::current().name().to_string(),
+            navicache: env!("CARGO_PKG_VERSION"),
+        }
+    }
+
+    /// The device it runs on.
+    pub fn device(&self) -> &Device {
+        &self.family.host().device
+    }
+
+    /// Shape of a request's latents. // (1, channels, latent frames, height, width)
+    pub fn latents_shape(&self, request: &Resolved) -> [usize; 5] {
+        self.family.sizes().latents_shape(request.width, request.height, request.frames)
+    }
+
     /// The weights of the transformer.
     pub(crate) fn transformer_weights(&self) -> Option<&Tensors> {
         self.family.weights().into_iter().find(|(stage, _)| *stage == Stage::Denoise).map(|(_, tensors)| tensors)
     }
 
     /// Format of the transformer's matrices, for the report.
-    pub(crate) fn dtype_name(&self) -> String {
+    pub fn dtype_name(&self) -> String {
         let Some(tensors) = self.transformer_weights() else { return "stored".to_string() };
         match (tensors.main_format(), self.family.host().dtype_of(tensors)) {
             (Some(format), dtype) if format.is_packed() || dtype.is_none() => format.to_string(),
@@ -151,7 +206,7 @@ impl Bundle {
     }
 
     /// Tokens of a request's latents.
-    pub(crate) fn tokens(&self, request: &Resolved) -> usize {
+    pub fn tokens(&self, request: &Resolved) -> usize {
         self.family.sizes().tokens(&self.family.sizes().latents_shape(request.width, request.height, request.frames))
     }
 
@@ -212,8 +267,8 @@ pub(crate) fn located(model: &str) -> Result<Vec<PathBuf>> {
         return Ok(vec![path.to_path_buf()]);
     }
     let known = catalog::repositories(model);
-    let hub = Hub::from_env()?;
-    let here: Option<Vec<PathBuf>> = known.iter().map(|repository| hub.snapshot(repository)).collect();
+    let cache = HubCache::from_env()?;
+    let here: Option<Vec<PathBuf>> = known.iter().map(|repository| cache.snapshot(repository)).collect();
     if let Some(here) = here.filter(|here| !here.is_empty()) {
         return Ok(here);
     }

@@ -9,8 +9,8 @@ use candle_core::{DType, Device};
 
 use navicache_models::{Level, Precision};
 
-use crate::weights::Format;
 use crate::{Error, Result, machine};
+use navicache_weights::Format;
 
 /// The device that was asked for.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -61,7 +61,7 @@ impl fmt::Display for DeviceChoice {
 
 impl DeviceChoice {
     /// Opens the device, or says what is missing.
-    pub(crate) fn open(self) -> Result<Device> {
+    pub fn open(self) -> Result<Device> {
         let missing = |reason: String| Error::Device { device: self.to_string(), reason };
         match self {
             DeviceChoice::Cpu => Ok(Device::Cpu),
@@ -177,7 +177,7 @@ impl FromStr for DtypeChoice {
 
 impl DtypeChoice {
     /// The format for a model with so many parameters; `None` is as stored.
-    pub(crate) fn for_parameters(self, parameters: u64) -> Option<DType> {
+    pub fn for_parameters(self, parameters: u64) -> Option<DType> {
         match self {
             DtypeChoice::Auto => (parameters * 4 <= SMALL_BYTES).then_some(DType::F32),
             DtypeChoice::F32 => Some(DType::F32),
@@ -187,7 +187,7 @@ impl DtypeChoice {
     }
 
     /// What is multiplied with matrices kept in `kept` (`None`: as stored) that are stored in `format`.
-    pub(crate) fn precision(self, kept: Option<DType>, format: Option<Format>) -> Precision {
+    pub fn precision(self, kept: Option<DType>, format: Option<Format>) -> Precision {
         let narrow = format.is_some_and(|format| format == Format::Bf16 || format.is_packed());
         match (self, kept) {
             (_, Some(DType::BF16)) => Precision::Bf16,

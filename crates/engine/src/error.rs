@@ -14,6 +14,9 @@ pub enum Error {
     /// A weight, a configuration or an input does not fit the model.
     #[error(transparent)]
     Model(#[from] navicache_models::Error),
+    /// Weights could not be found or read.
+    #[error(transparent)]
+    Weights(#[from] navicache_weights::Error),
     /// A tensor operation failed.
     #[error("tensor operation failed: {0}")]
     Tensor(#[from] candle_core::Error),
@@ -82,17 +85,6 @@ pub enum Error {
         /// Number of steps.
         steps: usize,
     },
-    /// Something on the hub, or on the way to it.
-    #[error("{what}: {reason}")]
-    Hub {
-        /// Address or repository.
-        what: String,
-        /// What is wrong, and what to do.
-        reason: String,
-    },
-    /// The caller asked to stop a download.
-    #[error("cancelled; what was downloaded is kept, pull again to go on")]
-    PullCancelled,
     /// The caller asked to stop when all steps were done.
     #[error("cancelled while decoding")]
     DecodingCancelled,

@@ -9,87 +9,18 @@ use navicache_control::cache::{CacheError, Guarded, Method, Run};
 use navicache_control::guidance::Branch;
 use navicache_control::schedule::Step;
 use navicache_control::solver;
-use navicache_control::strip::{Ran, Strip};
-use navicache_media::{Clip, Frames, Picture, Spec, WholeFile};
+use navicache_control::strip::Ran;
+use navicache_media::{Clip, Frames, Spec, WholeFile};
 
 use crate::bundle::Bundle;
-use crate::decode::decode;
-use crate::device::device_name;
+use crate::decode::decode_frames;
+use crate::event::{Event, Reporter, Stage};
 use crate::family::{Conditions, Pictured, Steps};
-use crate::report::{self, Machine, Report, Seconds, Totals};
+use crate::report::{self, Report, Seconds, Totals, described};
 use crate::request::{Request, Resolved};
 use crate::sampler::{Sampled, StepDone};
 use crate::store::Bill;
-use crate::{Error, Result, latents, machine};
-
-/// What happens during a generation, in order. Answer [`ControlFlow::Break`] to stop at the next step or chunk of frames.
-#[derive(Debug)]
-#[non_exhaustive]
-pub enum Event<'a> {
-    /// The request as it is understood; nothing has run yet.
-    Resolved(&'a Resolved),
-    /// A stage begins.
-    Stage(Stage),
-    /// Something the user should know.
-    Warning(&'a str),
-    /// A denoising step is done.
-    Step {
-        /// From 0.
-        index: usize,
-        /// Number of steps.
-        steps: usize,
-        /// Wall-clock seconds it took.
-        seconds: f64,
-        /// What ran so far.
-        strip: &'a Strip,
-    },
-    /// One tile of all frames is decoded; frames follow when all tiles are.
-    Tile {
-        /// From 0.
-        index: usize,
-        /// Number of tiles.
-        tiles: usize,
-    },
-    /// Frames are decoded.
-    Frames {
-        /// Index of the first of them.
-        first: usize,
-        /// How many they are.
-        count: usize,
-        /// Frames in all.
-        frames: usize,
-        /// 8-bit RGB. // (frames in chunk, height, width, 3)
-        rgb: &'a [u8],
-    },
-}
-
-/// A stage of a generation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stage {
-    /// Text encoder.
-    Text,
-    /// Image encoder, and the VAE's encoder.
-    Picture,
-    /// Reading transformer and VAE.
-    Load,
-    /// The steps.
-    Denoise,
-    /// VAE decoder.
-    Decode,
-}
-
-impl Stage {
-    /// Lower-case name, as in estimates.
-    pub fn name(self) -> &'static str {
-        match self {
-            Stage::Text => "text",
-            Stage::Picture => "picture",
-            Stage::Load => "load",
-            Stage::Denoise => "denoise",
-            Stage::Decode => "decode",
-        }
-    }
-}
+use crate::{Result, latents, machine};
 
 /// A finished video.
 pub struct Video {
@@ -150,14 +81,14 @@ fn run(
     on_event: &mut dyn FnMut(Event) -> ControlFlow<()>,
 ) -> Result<Video> {
     let begun = Instant::now();
-    let mut teller = Teller { on_event, warnings: Vec::new(), cancelled: false };
+    let mut reporter = Reporter { on_event, warnings: Vec::new(), cancelled: false };
     let Denoised { resolved, run, sampled, bill, cache, mut seconds } =
-        denoise(bundle, request, method, Destination::Frames, &mut teller)?;
+        denoise(bundle, request, method, Destination::Frames, &mut reporter)?;
     let frames = resolved.frames;
 
     // Decode, after everything that `denoise` does
     let clock = Instant::now();
-    let pixels = decode(bundle, &sampled.latents, frames, resolved.tile, &mut teller)?;
+    let pixels = decode_frames(bundle, &sampled.latents, frames, resolved.tile, &mut reporter)?;
     seconds.decode = clock.elapsed().as_secs_f64();
     seconds.total = begun.elapsed().as_secs_f64();
 
@@ -170,8 +101,8 @@ fn run(
         strip: sampled.strip.to_string(),
         steps: sampled.steps,
         totals,
-        warnings: teller.warnings,
-        machine: machine_of(bundle),
+        warnings: reporter.warnings,
+        machine: bundle.machine(),
         request: resolved.clone(),
     };
     // What is decoded may be a little smaller than what was asked for, where latents are rounded down.
@@ -180,16 +111,11 @@ fn run(
     Ok(Video { frames: pixels, spec, latents: sampled.latents, report })
 }
 
-/// Where a bundle runs.
-pub(crate) fn machine_of(bundle: &Bundle) -> Machine {
-    Machine {
-        cpu: machine::cpu_name(),
-        threads: machine::threads(),
-        device: device_name(&bundle.family().host().device),
-        dtype: bundle.dtype_name(),
-        kernels: navicache_models::Level::current().name().to_string(),
-        navicache: env!("CARGO_PKG_VERSION"),
-    }
+/// Runs one uncached step and decodes nothing, so that the weights are read before something is timed.
+pub fn warm_up(bundle: &Bundle, request: &Request, on_event: &mut dyn FnMut(Event) -> ControlFlow<()>) -> Result<()> {
+    let request = Request { steps: Some(1), cache: Some("none".parse()?), ..request.clone() };
+    let mut reporter = Reporter { on_event, warnings: Vec::new(), cancelled: false };
+    denoise(bundle, &request, None, Destination::Latents, &mut reporter).map(drop)
 }
 
 /// What the latents are for.
@@ -218,15 +144,15 @@ pub(crate) fn denoise(
     request: &Request,
     method: Option<&dyn Method>,
     destination: Destination,
-    teller: &mut Teller,
+    reporter: &mut Reporter,
 ) -> Result<Denoised> {
     let mut seconds = Seconds::default();
 
     let family = bundle.family();
 
     // 1. What is meant
-    let (resolved, picture) = resolve(bundle, request)?;
-    family.check(&resolved, teller)?;
+    let (resolved, picture) = bundle.understood(request)?;
+    family.check(&resolved, reporter)?;
     bundle.check_memory(&resolved)?;
     for path in [&resolved.save_latents, &resolved.rescue].into_iter().flatten() {
         WholeFile::create(path)?; // unwritable? now is the time to know
@@ -241,33 +167,33 @@ pub(crate) fn denoise(
         Some(path) => latents::from_file(path, &shape, device)?,
         None => latents::from_seed(resolved.seed, &shape, device)?,
     };
-    teller.tell(Event::Resolved(&resolved));
-    bundle.warnings().iter().for_each(|warning| teller.warn(warning.clone()));
-    warn_if_pointless(method, steps, teller);
+    reporter.emit(Event::Resolved(&resolved));
+    bundle.warnings().iter().for_each(|warning| reporter.warn(warning.clone()));
+    warn_if_pointless(method, steps, reporter);
     let presets = &bundle.defaults().presets;
     if let Some(other) = request.cache.as_ref().and_then(|spec| spec.tuned_for.as_ref()).filter(|f| *f != presets) {
-        teller.warn(format!(
+        reporter.warn(format!(
             "the cache preset was tuned for {other}, this model is {presets}: its thresholds may not fit"
         ));
     }
 
     // 2. Text
-    teller.tell(Event::Stage(Stage::Text));
+    reporter.emit(Event::Stage(Stage::Text));
     let clock = Instant::now();
-    let texts = family.encode(&resolved, &branches, teller)?;
+    let texts = family.encode(&resolved, &branches, reporter)?;
     seconds.text = clock.elapsed().as_secs_f64();
 
     // 3. Picture
     let pictured = match &picture {
         Some(picture) => {
-            teller.tell(Event::Stage(Stage::Picture));
+            reporter.emit(Event::Stage(Stage::Picture));
             family.look_at(picture, &resolved)?
         }
         None => Pictured::default(),
     };
 
     // 4. Weights; the VAE's too, so that a broken one is found before the long part
-    teller.tell(Event::Stage(Stage::Load));
+    reporter.emit(Event::Stage(Stage::Load));
     let clock = Instant::now();
     family.load_transformer()?;
     if destination == Destination::Frames {
@@ -277,14 +203,14 @@ pub(crate) fn denoise(
     seconds.load = clock.elapsed().as_secs_f64();
 
     // 5. Denoise
-    teller.tell(Event::Stage(Stage::Denoise));
+    reporter.emit(Event::Stage(Stage::Denoise));
     let clock = Instant::now();
-    teller.stop_if_cancelled(0, steps)?;
+    reporter.stop_if_cancelled(0, steps)?;
     let Started { run, policy, bill } = start(bundle, &resolved, method, schedule.steps, &branches)?;
     bill.check(bundle.cache_budget(&resolved), method.name())?;
     let on_step = &mut |done: StepDone| {
-        teller.tell(Event::Step { index: done.index, steps, seconds: done.seconds, strip: done.strip });
-        if teller.cancelled { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        reporter.emit(Event::Step { index: done.index, steps, seconds: done.seconds, strip: done.strip });
+        if reporter.cancelled { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     };
     let conditions = Conditions { request: &resolved, branches: &branches, texts, pictured };
     let sampled = family.sample(conditions, Steps { run: &run, plans: &plans, policy, on_step }, latents)?;
@@ -293,32 +219,9 @@ pub(crate) fn denoise(
     for path in resolved.save_latents.iter().chain(rescue) {
         latents::save(path, &sampled.latents, frames)?;
     }
-    warn_if_inert(method, &sampled, teller);
+    warn_if_inert(method, &sampled, reporter);
     let cache = described(method);
     Ok(Denoised { resolved, run, sampled, bill, cache, seconds })
-}
-
-/// Fills the request up. A picture and latents from a file say size and length where the request does not.
-pub(crate) fn resolve(bundle: &Bundle, request: &Request) -> Result<(Resolved, Option<Picture>)> {
-    let family = bundle.family();
-    let mut request = request.clone();
-    let picture = request.image.as_ref().map(|path| Picture::open(path)).transpose()?;
-    if request.size.is_none() {
-        request.size = family.named_size(&request)?;
-    }
-    if let Some(path) = &request.latents {
-        let saved = latents::saved(path)?;
-        let (width, height, most) = family.sizes().video_shape(&saved.shape);
-        request.size.get_or_insert((width, height));
-        request.frames.get_or_insert(saved.frames.unwrap_or(most));
-    }
-    let (defaults, limits) = (bundle.defaults(), family.sizes().limits());
-    if let Some(picture) = &picture {
-        let multiples = (limits.width_multiple, limits.height_multiple);
-        request.size.get_or_insert(picture.size_for(defaults.width * defaults.height, multiples));
-    }
-    let shift = |width, height, frames| family.shift(width, height, frames);
-    Ok((request.resolve(defaults, &limits, family.solver(), &shift)?, picture))
 }
 
 /// A method that is about to run.
@@ -352,10 +255,10 @@ pub(crate) fn start(
 /// Steps up to which nothing is left between the guarded steps at both ends.
 const FEW_STEPS: usize = 8;
 
-fn warn_if_pointless(method: &dyn Method, steps: usize, teller: &mut Teller) {
+fn warn_if_pointless(method: &dyn Method, steps: usize, reporter: &mut Reporter) {
     let guard = method.guard(steps);
     if method.caches() && (steps <= FEW_STEPS || guard.first_steps + guard.last_steps >= steps) {
-        teller.warn(format!(
+        reporter.warn(format!(
             "{} cannot help in {steps} steps: it computes the first {} and the last {}, and every step counts in a short run",
             method.name(),
             guard.first_steps.min(steps),
@@ -364,7 +267,7 @@ fn warn_if_pointless(method: &dyn Method, steps: usize, teller: &mut Teller) {
     }
 }
 
-fn warn_if_inert(method: &dyn Method, sampled: &Sampled, teller: &mut Teller) {
+fn warn_if_inert(method: &dyn Method, sampled: &Sampled, reporter: &mut Reporter) {
     let steps = sampled.strip.steps().len();
     let free = {
         let guard = method.guard(steps);
@@ -372,17 +275,8 @@ fn warn_if_inert(method: &dyn Method, sampled: &Sampled, teller: &mut Teller) {
     };
     let reused = sampled.strip.count(Ran::Reused) + sampled.strip.count(Ran::Mixed);
     if method.caches() && steps > FEW_STEPS && free > 0 && reused == 0 {
-        teller.warn(format!("0 of {steps} steps reused: the threshold never allowed it"));
+        reporter.warn(format!("0 of {steps} steps reused: the threshold never allowed it"));
     }
-}
-
-/// The method with its options, as in reports.
-pub(crate) fn described(method: &dyn Method) -> serde_json::Value {
-    let mut options = method.options();
-    if let Some(fields) = options.as_object_mut() {
-        fields.insert("method".to_string(), method.name().into());
-    }
-    options
 }
 
 fn totals(sampled: &Sampled, bill: Bill, seconds: Seconds) -> Totals {
@@ -397,31 +291,5 @@ fn totals(sampled: &Sampled, bill: Bill, seconds: Seconds) -> Totals {
         store_bytes: bill.bytes,
         seconds,
         peak_memory_bytes: machine::peak_memory_bytes(),
-    }
-}
-
-/// Passes events on, and remembers warnings and the wish to stop.
-pub(crate) struct Teller<'a> {
-    pub on_event: &'a mut dyn FnMut(Event) -> ControlFlow<()>,
-    pub warnings: Vec<String>,
-    pub cancelled: bool,
-}
-
-impl Teller<'_> {
-    pub fn tell(&mut self, event: Event) {
-        self.cancelled |= (self.on_event)(event).is_break();
-    }
-
-    pub fn warn(&mut self, warning: String) {
-        self.tell(Event::Warning(&warning));
-        self.warnings.push(warning);
-    }
-
-    fn stop_if_cancelled(&self, step: usize, steps: usize) -> Result<()> {
-        if self.cancelled { Err(Error::Cancelled { step, steps }) } else { Ok(()) }
-    }
-
-    pub fn stop_if_decoding_cancelled(&self) -> Result<()> {
-        if self.cancelled { Err(Error::DecodingCancelled) } else { Ok(()) }
     }
 }

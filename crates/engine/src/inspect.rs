@@ -6,9 +6,9 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use crate::bundle::located;
-use crate::layout::{Base, Files, Parts, groups};
-use crate::weights::{Component, Found, list_file};
 use crate::{Error, Result, demo, family};
+use navicache_weights::layout::{Base, Files, Parts, groups};
+use navicache_weights::{Component, Found, list_file};
 
 /// What was found at a path.
 #[derive(Debug, Clone, Serialize)]
@@ -85,10 +85,11 @@ pub fn inspect(model: &str) -> Result<Inspected> {
         Base::Loose(_) if path.is_dir() => "folder",
         Base::Loose(_) => "file",
     };
-    let (missing, problem) = match Parts::gather(Some(base), &Files::default()).and_then(family::read) {
-        Ok(pieces) => (pieces.missing(), None),
-        Err(error) => (Vec::new(), Some(error.to_string())),
-    };
+    let (missing, problem) =
+        match Parts::gather(Some(base), &Files::default()).map_err(Error::from).and_then(family::read) {
+            Ok(pieces) => (pieces.missing(), None),
+            Err(error) => (Vec::new(), Some(error.to_string())),
+        };
     Ok(Inspected { path, layout, weights, missing, problem })
 }
 
@@ -102,7 +103,7 @@ fn set_of(files: Vec<PathBuf>, alone: bool) -> Result<Weights> {
         bytes += std::fs::metadata(file).map_err(Error::io(file))?.len();
         let (kind, listing) = match list_file(file) {
             Ok(listed) => listed,
-            Err(error) if alone => return Err(error),
+            Err(error) if alone => return Err(error.into()),
             Err(error) => return Ok(unreadable(files.clone(), bytes, &error)),
         };
         container = kind.to_string();
@@ -121,7 +122,7 @@ fn set_of(files: Vec<PathBuf>, alone: bool) -> Result<Weights> {
     Ok(Weights { files, what, component, container, naming, bytes, parameters, formats, tensors })
 }
 
-fn unreadable(files: Vec<PathBuf>, bytes: u64, error: &Error) -> Weights {
+fn unreadable(files: Vec<PathBuf>, bytes: u64, error: &navicache_weights::Error) -> Weights {
     Weights {
         files,
         what: error.to_string(),

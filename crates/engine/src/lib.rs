@@ -18,60 +18,52 @@
 //! this crate is the only one that knows both.
 #![warn(missing_docs)]
 
-pub mod bench;
 mod bundle;
 mod cache_file;
-pub mod catalog;
-pub mod compare;
 mod decode;
 mod demo;
 mod device;
 mod error;
 pub mod estimate;
+mod event;
 mod family;
+mod film;
 mod generate;
-pub mod hub;
+mod host;
 pub mod inspect;
 mod latents;
-mod layout;
 mod lpips;
 mod machine;
 mod measure;
 pub mod noise;
+mod probe;
 mod prompt;
 pub mod report;
 mod request;
 mod sampler;
 mod scheduler;
 mod scoped;
+mod sizes;
 mod spectrum;
 mod store;
-mod tokenizer;
 pub mod trace;
-pub mod vbench;
-pub mod weights;
-
-/// Readers of untrusted bytes that have no other door; for the fuzz targets.
-#[doc(hidden)]
-pub mod parsers {
-    pub use crate::tokenizer::encode_with as sentencepiece;
-}
 
 pub use bundle::{Bundle, LoadOptions};
 pub use cache_file::{cache_argument, save_preset};
-pub use decode::{Tiling, decode_latents};
+pub use decode::{decode, decode_latents};
 #[cfg(feature = "cuda")]
 pub use device::gpus;
 pub use device::{DeviceChoice, DtypeChoice};
 pub use error::{Error, Result};
-pub use generate::{Event, Stage, Video, generate, generate_with};
-pub use layout::Files;
+pub use event::{Event, Stage};
+pub use generate::{Video, generate, generate_with, warm_up};
 pub use lpips::open_lpips;
-pub use machine::use_threads;
+pub use machine::{threads, use_threads};
 pub use navicache_control as control;
 pub use navicache_media::{Clip, Frames, Spec, WholeFile, video};
 pub use navicache_metrics as metrics;
 pub use navicache_models as models;
+pub use navicache_weights::layout::Files;
+pub use navicache_weights::{self as weights, Lora, catalog};
 pub use report::Report;
-pub use request::{Defaults, Request, Resolved};
-pub use weights::Lora;
+pub use request::{Defaults, Request, Resolved, Tiling};

@@ -7,7 +7,7 @@ use navicache_metrics::Lpips;
 use navicache_models::Weights;
 
 use crate::Result;
-use crate::weights::Tensors;
+use navicache_weights::Tensors;
 
 /// Reads weights from one file or several, safetensors or PyTorch's: what `lpips.LPIPS(net="alex").state_dict()` holds; or
 /// torchvision's `alexnet-owt-*.pth` and the `alex.pth` of the `lpips` package, version 0.1.

@@ -16,7 +16,7 @@ pub(crate) fn cpu_name() -> String {
 }
 
 /// Threads that computations use.
-pub(crate) fn threads() -> usize {
+pub fn threads() -> usize {
     rayon::current_num_threads()
 }
 

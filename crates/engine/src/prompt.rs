@@ -2,7 +2,7 @@
 
 use tokenizers::{Tokenizer, TruncationParams};
 
-use crate::generate::Teller;
+use crate::event::Reporter;
 use crate::{Error, Result};
 
 /// The ids of a prompt, without padding.
@@ -15,9 +15,9 @@ pub(crate) struct Tokens {
 
 impl Tokens {
     /// Says so of a prompt that was cut; `option` would allow more, or nothing does.
-    pub fn warn_if_cut(&self, longest: usize, option: &str, teller: &mut Teller) {
+    pub fn warn_if_cut(&self, longest: usize, option: &str, reporter: &mut Reporter) {
         if let Some(whole) = self.truncated_from {
-            teller.warn(format!("prompt of {whole} tokens cut to {longest}: the rest is not seen ({option})"));
+            reporter.warn(format!("prompt of {whole} tokens cut to {longest}: the rest is not seen ({option})"));
         }
     }
 }

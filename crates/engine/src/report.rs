@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use navicache_control::cache::Method;
+
 use crate::request::Resolved;
 
 /// Version of the format. It grows when a field changes its meaning or goes away.
@@ -143,4 +145,13 @@ impl Report {
         let mean = computed.iter().sum::<f64>() / computed.len() as f64;
         (mean * branches().count() as f64 - branches().map(|b| b.seconds).sum::<f64>()).max(0.0)
     }
+}
+
+/// The method with its options, as in reports.
+pub fn described(method: &dyn Method) -> serde_json::Value {
+    let mut options = method.options();
+    if let Some(fields) = options.as_object_mut() {
+        fields.insert("method".to_string(), method.name().into());
+    }
+    options
 }

@@ -10,7 +10,6 @@ use navicache_control::guidance::Branch;
 use navicache_control::solver::SolverKind;
 use serde::{Deserialize, Serialize};
 
-use crate::decode::Tiling;
 use crate::{Error, Result};
 
 /// What a user asked for. `None` is the model's default.
@@ -65,6 +64,37 @@ impl Request {
     /// A request for a prompt, with the model's defaults.
     pub fn new(prompt: impl Into<String>) -> Self {
         Request { prompt: prompt.into(), ..Default::default() }
+    }
+}
+
+/// In which parts frames are decoded.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Tiling {
+    /// As large as memory allows.
+    #[default]
+    Auto,
+    /// Whole frames.
+    Off,
+    /// Tiles of at most so many pixels each way.
+    #[serde(untagged)]
+    Pixels(usize),
+}
+
+impl std::str::FromStr for Tiling {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match (text, text.parse()) {
+            ("auto", _) => Ok(Tiling::Auto),
+            ("off", _) => Ok(Tiling::Off),
+            (_, Ok(pixels @ 1..)) => Ok(Tiling::Pixels(pixels)),
+            _ => Err(Error::Request {
+                what: "--tile",
+                found: text.to_string(),
+                expected: "expected auto, off or a number of pixels".to_string(),
+            }),
+        }
     }
 }
 

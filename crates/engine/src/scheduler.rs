@@ -4,8 +4,8 @@ use navicache_control::schedule::Schedule;
 use navicache_control::solver::SolverKind;
 use serde::Deserialize;
 
-use crate::weights::Folder;
 use crate::{Error, Result};
+use navicache_weights::Folder;
 
 /// Timesteps that models are trained with.
 const TRAIN_TIMESTEPS: usize = 1000;

@@ -9,7 +9,8 @@ use navicache_control::guidance::Branch;
 use navicache_control::predict::Series;
 use navicache_control::trace::{Header, LAGS_MAX, Recorder, Stack, Trace, TraceStep, VERSION};
 
-use crate::generate::{Denoised, Destination, Event, Teller, denoise};
+use crate::event::{Event, Reporter};
+use crate::generate::{Denoised, Destination, denoise};
 use crate::{Bundle, Error, Request, Result, WholeFile};
 
 /// Runs a request with everything computed, and records what any method may ask for. Nothing is decoded.
@@ -19,10 +20,10 @@ pub fn record(
     recorder: &Recorder,
     on_event: &mut dyn FnMut(Event) -> ControlFlow<()>,
 ) -> Result<Trace> {
-    let mut teller = Teller { on_event, warnings: Vec::new(), cancelled: false };
+    let mut reporter = Reporter { on_event, warnings: Vec::new(), cancelled: false };
     let request = &Request { cache: Some("none".parse()?), ..request.clone() };
     let Denoised { resolved, run, sampled, .. } =
-        denoise(bundle, request, Some(recorder), Destination::Latents, &mut teller)?;
+        denoise(bundle, request, Some(recorder), Destination::Latents, &mut reporter)?;
     let header = Header {
         trace: VERSION,
         model: bundle.name().to_string(),

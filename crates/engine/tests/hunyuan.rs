@@ -13,7 +13,7 @@ use navicache_engine::models::text::clip::{self, ClipText};
 use navicache_engine::models::text::llama::{self, Llama};
 use navicache_engine::models::{Denoiser, Weights};
 use navicache_engine::noise;
-use navicache_engine::weights::Tensors;
+use navicache_engine::weights::Found;
 use navicache_engine::{Bundle, LoadOptions, Request, Tiling, Video, generate};
 use serde::de::DeserializeOwned;
 use tempfile::TempDir;
@@ -201,7 +201,7 @@ fn other_names_of_the_transformer() {
             &path,
             tensors.map(|(name, shape)| (renamed(name), shape.clone(), tiny::values("authors", name, shape))),
         );
-        let (recognised, tensors) = Tensors::recognised(&[path]).unwrap();
+        let Found { recognised, tensors, .. } = Found::open(&[path]).unwrap();
         assert_eq!(recognised.component.to_string(), "a HunyuanVideo transformer");
         let found = TransformerConfig::from_weights(&tensors).unwrap();
         assert_eq!((found.num_layers, found.num_single_layers, found.rope_axes_dim), (2, 2, config.rope_axes_dim));
@@ -249,7 +249,7 @@ fn llama_as_gguf_files_have_it() {
         (if name == "norm.weight" { "output_norm.weight".to_string() } else { name }, shape.clone(), values)
     });
     tiny::write(&path, tensors);
-    let (recognised, tensors) = Tensors::recognised(&[path]).unwrap();
+    let Found { recognised, tensors, .. } = Found::open(&[path]).unwrap();
     assert_eq!(recognised.component.to_string(), "a LLaMA text encoder");
     let found = llama::Config::from_weights(&tensors, Some(&config), llama::Pairs::Neighbours).unwrap();
     let encoder = Llama::new(&found, 2, Weights::new(&tensors, &Device::Cpu, None)).unwrap();

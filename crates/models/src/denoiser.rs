@@ -55,7 +55,8 @@ pub enum Signal {
 pub enum Observed {
     /// The latents that go in and the velocity that comes out, of the conditional branch.
     Latents,
-    /// The tokens after the embedder and those after the last block, of all branches together. The output head runs at every step.
+    /// The tokens after the embedder and those after the last block, of all branches together. The output head runs at
+    /// every step.
     Tokens,
 }
 
@@ -94,7 +95,8 @@ pub trait Denoiser: Sync {
     /// Output head: the predicted velocity, of the latents' shape, f32.
     fn finish(&self, state: Self::State) -> Result<Tensor>;
 
-    /// The same conditioning for latents of which some frames, rows and columns are left out: the indices that stay, as u32.
+    /// The same conditioning for latents of which some frames, rows and columns are left out: the indices that stay, as
+    /// u32.
     fn thinned(&self, cond: &Self::Cond, stay: &[Tensor; 3]) -> Result<Self::Cond>;
 
     /// What is known before the first unit runs.

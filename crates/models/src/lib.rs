@@ -1,7 +1,8 @@
 //! Text and image encoders, video diffusion transformers and VAEs: tensors in, tensors out.
 //!
-//! Nothing here opens a file, knows a noise schedule or a guidance weight, or decides what to skip. A model is built from a
-//! configuration and a [`Weights`] cursor, and the path of a weight in the file is the path of the field that holds it.
+//! Nothing here opens a file, knows a noise schedule or a guidance weight, or decides what to skip. A model is built
+//! from a configuration and a [`Weights`] cursor, and the path of a weight in the file is the path of the field that
+//! holds it.
 #![warn(missing_docs)]
 
 mod denoiser;

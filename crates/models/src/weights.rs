@@ -1,4 +1,5 @@
-//! Named tensors, wherever they come from. A model asks for a weight by the path its code has; who reads files is the engine.
+//! Named tensors, wherever they come from. A model asks for a weight by the path its code has; who reads files is the
+//! engine.
 
 use std::sync::Arc;
 
@@ -7,7 +8,8 @@ use navicache_kernels::{Precision, Rows};
 
 use crate::{Error, Result};
 
-/// A matrix that is not kept as a tensor: quantised, 8 bits wide, or on disk. Who reads files knows how; a model only uses it.
+/// A matrix that is not kept as a tensor: quantised, 8 bits wide, or on disk. Who reads files knows how; a model only
+/// uses it.
 pub trait Packed: std::fmt::Debug + Send + Sync {
     /// Its rows, to be read for one use of the matrix.
     fn open(&self) -> Result<Box<dyn Rows + '_>>;

@@ -47,7 +47,8 @@ fn assert_close(found: &[f32], expected: &[f32]) {
     }
 }
 
-/// Convolution with zeros around every frame and before the first: x (frames, in, h, w), weight (out, in, time, size, size).
+/// Convolution with zeros around every frame and before the first: x (frames, in, h, w), weight (out, in, time, size,
+/// size).
 fn convolved(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Vec<f32> {
     let (frames, inputs, h, w) = x.dims4().unwrap();
     let (outputs, _, time, size, _) = weight.dims5().unwrap();

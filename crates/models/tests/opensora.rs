@@ -1,5 +1,5 @@
-//! The parts of Open-Sora 1.2 against the reference implementation (hpcaitech/Open-Sora and transformers, f32, CPU), on the same random
-//! weights: see `tools/golden/opensora.py`.
+//! The parts of Open-Sora 1.2 against the reference implementation (hpcaitech/Open-Sora and transformers, f32, CPU), on
+//! the same random weights: see `tools/golden/opensora.py`.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

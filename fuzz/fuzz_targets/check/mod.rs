@@ -2,7 +2,7 @@
 
 /// Every tensor lies inside of the file.
 pub fn listed_inside(bytes: &[u8]) {
-    if let Ok((_, listing)) = navicache_engine::weights::list(bytes) {
+    if let Ok((_, listing)) = navicache_weights::list(bytes) {
         for stored in listing.tensors.values() {
             assert!(stored.start.checked_add(stored.length).is_some_and(|end| end <= bytes.len()));
         }

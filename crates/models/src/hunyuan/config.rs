@@ -1,4 +1,5 @@
-//! Configurations, as the published `config.json` files have them. A field that is missing has the published model's value.
+//! Configurations, as the published `config.json` files have them. A field that is missing has the published model's
+//! value.
 
 use serde::Deserialize;
 
@@ -68,7 +69,8 @@ impl Default for TransformerConfig {
 }
 
 impl TransformerConfig {
-    /// The configuration that weights belong to, by their shapes. What shapes do not say is that of the published model.
+    /// The configuration that weights belong to, by their shapes. What shapes do not say is that of the published
+    /// model.
     pub fn from_weights(source: &dyn Source) -> Result<Self> {
         let [dim, in_channels, patch_size_t, patch_size, _] = dims(source, "x_embedder.proj.weight")?;
         let [head_dim] = dims(source, "transformer_blocks.0.attn.norm_q.weight")?;
@@ -212,8 +214,9 @@ impl VaeConfig {
         })
     }
 
-    /// About the most bytes that decoding a window of latents takes beside the weights: at full size, what stands around the first block
-    /// after the last doubling, of the frames of a window of time. The number of copies is measured.
+    /// About the most bytes that decoding a window of latents takes beside the weights: at full size, what stands
+    /// around the first block after the last doubling, of the frames of a window of time. The number of copies is
+    /// measured.
     pub fn decode_bytes(&self, rows: usize, columns: usize, latent_frames: usize) -> u64 {
         const F32: usize = 4;
         const COPIES: usize = 3;

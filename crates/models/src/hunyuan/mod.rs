@@ -1,4 +1,5 @@
-//! HunyuanVideo (Tencent 2024, arXiv 2412.03603): the transformer that predicts a velocity, and the causal video autoencoder.
+//! HunyuanVideo (Tencent 2024, arXiv 2412.03603): the transformer that predicts a velocity, and the causal video
+//! autoencoder.
 //!
 //! Names and arithmetic follow diffusers `HunyuanVideoTransformer3DModel` and `AutoencoderKLHunyuanVideo`.
 

@@ -83,8 +83,9 @@ impl Transformer {
         })
     }
 
-    /// Conditioning on a text: `text`, (1, tokens, text_embed_dim), without padding; `pooled`, (1, pooled_projection_dim). `guidance` is told
-    /// to models that were distilled to know it, and has no meaning for others.
+    /// Conditioning on a text: `text`, (1, tokens, text_embed_dim), without padding; `pooled`, (1,
+    /// pooled_projection_dim). `guidance` is told to models that were distilled to know it, and has no meaning for
+    /// others.
     pub fn cond(&self, text: &Tensor, pooled: &Tensor, guidance: f64) -> Result<Cond> {
         let widths = (text.dim(2)?, pooled.dim(1)?);
         let expected = (self.config.text_embed_dim, self.config.pooled_projection_dim);
@@ -356,8 +357,8 @@ impl SingleBlock {
     }
 }
 
-/// Attention among all tokens of video and text; only the video's have a place. Takes queries, keys and values of each, gives what they
-/// become. // (heads, tokens, head dim) -> (tokens, dim)
+/// Attention among all tokens of video and text; only the video's have a place. Takes queries, keys and values of each,
+/// gives what they become. // (heads, tokens, head dim) -> (tokens, dim)
 fn joint_attention(
     video: [Tensor; 3],
     text: [Tensor; 3],

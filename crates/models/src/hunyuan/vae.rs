@@ -1,7 +1,7 @@
 //! The decoder.
 //!
-//! Its norms look at a whole clip, so a long one is decoded in windows of time that overlap and are blended, as the model was published: five
-//! latent frames at a time, every three. Where memory is short, windows of space too.
+//! Its norms look at a whole clip, so a long one is decoded in windows of time that overlap and are blended, as the
+//! model was published: five latent frames at a time, every three. Where memory is short, windows of space too.
 
 use candle_core::{Device, Tensor};
 use navicache_kernels::Activation;
@@ -12,8 +12,8 @@ use crate::{Error, Precision, Result, Weights};
 
 /// Epsilon of the norms, which no configuration names.
 const EPSILON: f64 = 1e-6;
-/// Latent frames from one window of time to the next. A window has one more than it would need for itself and its overlap, for the frame
-/// that a clip begins with stands alone.
+/// Latent frames from one window of time to the next. A window has one more than it would need for itself and its
+/// overlap, for the frame that a clip begins with stands alone.
 const TIME_STRIDE: usize = 3;
 /// Latent frames of a window of time beside its first; a clip of at most so many is decoded at once.
 const TIME_WINDOW: usize = 4;

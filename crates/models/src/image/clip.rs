@@ -1,5 +1,5 @@
-//! The vision half of CLIP (Radford et al. 2021, arXiv 2103.00020), as image-to-video models use it: the features of every patch
-//! before the last layer.
+//! The vision half of CLIP (Radford et al. 2021, arXiv 2103.00020), as image-to-video models use it: the features of
+//! every patch before the last layer.
 //!
 //! Names and arithmetic follow transformers `CLIPVisionModel`.
 
@@ -55,8 +55,8 @@ impl Default for Config {
 }
 
 impl Config {
-    /// The configuration that weights belong to, by their shapes. `like`: one of the same width, for what no shape says; without, heads
-    /// are those of ViT-H (80 channels) where they fit, and the activation is its.
+    /// The configuration that weights belong to, by their shapes. `like`: one of the same width, for what no shape
+    /// says; without, heads are those of ViT-H (80 channels) where they fit, and the activation is its.
     pub fn from_weights(source: &dyn Source, like: Option<&Config>) -> Result<Self> {
         let before = if source.shape("embeddings.class_embedding").is_some() { "" } else { "vision_model." };
         let layer = |i: usize| format!("{before}encoder.layers.{i}.self_attn.q_proj.weight");

@@ -1,15 +1,17 @@
-//! Learned perceptual image patch similarity, LPIPS (Zhang et al. 2018, arXiv 1801.03924; its version 0.1): how differently two
-//! pictures look to AlexNet (Krizhevsky 2014, arXiv 1404.5997), a network that was trained to say what is in a picture.
+//! Learned perceptual image patch similarity, LPIPS (Zhang et al. 2018, arXiv 1801.03924; its version 0.1): how
+//! differently two pictures look to AlexNet (Krizhevsky 2014, arXiv 1404.5997), a network that was trained to say what
+//! is in a picture.
 //!
-//! The features after each of the five convolutions, scaled to length 1 at every position, are compared channel by channel; the
-//! squared differences are weighted as people's judgements weigh them. Weights have the names of torchvision's AlexNet and of the
-//! authors' linear layers.
+//! The features after each of the five convolutions, scaled to length 1 at every position, are compared channel by
+//! channel; the squared differences are weighted as people's judgements weigh them. Weights have the names of
+//! torchvision's AlexNet and of the authors' linear layers.
 
 use candle_core::{D, Tensor};
 
 use crate::{Error, Result, Weights};
 
-/// The convolutions of AlexNet: index among `features`, inputs, outputs, size of the kernel, stride, zeros around the picture.
+/// The convolutions of AlexNet: index among `features`, inputs, outputs, size of the kernel, stride, zeros around the
+/// picture.
 const CONVOLUTIONS: [(usize, usize, usize, usize, usize, usize); 5] = [
     (0, 3, 64, 11, 4, 2),
     (3, 64, 192, 5, 1, 2),
@@ -47,7 +49,8 @@ impl Lpips {
     /// Least width and height of a picture, so that something is left after the second maximum.
     pub const SMALLEST: usize = 31;
 
-    /// Reads `features.0`, `.3`, `.6`, `.8` and `.10` (`weight` and `bias`), and `lin0.model.1.weight` to `lin4.model.1.weight`.
+    /// Reads `features.0`, `.3`, `.6`, `.8` and `.10` (`weight` and `bias`), and `lin0.model.1.weight` to
+    /// `lin4.model.1.weight`.
     pub fn new(w: Weights) -> Result<Self> {
         let layer = |(index, (at, inputs, outputs, size, stride, padding))| -> Result<Layer> {
             let features = w.pp("features").pp(at);
@@ -67,8 +70,8 @@ impl Lpips {
         })
     }
 
-    /// The distance of each pair of pictures, RGB in [-1, 1]: the mean over the map of distances that the layers' maps make, each
-    /// interpolated to the size of the picture (`spatial=True`). // (b, 3, h, w) twice -> (b)
+    /// The distance of each pair of pictures, RGB in [-1, 1]: the mean over the map of distances that the layers' maps
+    /// make, each interpolated to the size of the picture (`spatial=True`). // (b, 3, h, w) twice -> (b)
     pub fn forward(&self, reference: &Tensor, picture: &Tensor) -> Result<Tensor> {
         let (pictures, channels, h, w) = reference.dims4()?;
         if reference.dims() != picture.dims() || channels != 3 || h.min(w) < Self::SMALLEST {
@@ -106,7 +109,8 @@ fn unit(x: &Tensor) -> Result<Tensor> {
     Ok(x.broadcast_div(&length)?)
 }
 
-/// The mean of each map after bilinear interpolation to another size; what every value counts in it says it without the large map.
+/// The mean of each map after bilinear interpolation to another size; what every value counts in it says it without the
+/// large map.
 /// // (b, h', w') -> (b)
 fn mean_of_interpolated(map: &Tensor, h: usize, w: usize) -> Result<Tensor> {
     let (_, rows, columns) = map.dims3()?;
@@ -115,8 +119,8 @@ fn mean_of_interpolated(map: &Tensor, h: usize, w: usize) -> Result<Tensor> {
     Ok(map.broadcast_mul(&rows)?.broadcast_mul(&columns)?.sum((D::Minus2, D::Minus1))?)
 }
 
-/// What each of `from` values counts in the mean of the `to` values that are interpolated between them linearly, PyTorch's way with
-/// `align_corners=False`. They are equal where `from` divides `to`, and nearly so elsewhere.
+/// What each of `from` values counts in the mean of the `to` values that are interpolated between them linearly,
+/// PyTorch's way with `align_corners=False`. They are equal where `from` divides `to`, and nearly so elsewhere.
 fn shares(from: usize, to: usize) -> Vec<f32> {
     let mut shares = vec![0.0; from];
     for i in 0..to {

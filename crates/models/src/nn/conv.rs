@@ -1,7 +1,7 @@
 //! Convolutions of a video autoencoder: over frames, and over frames and time with memory of the frames before.
 //!
-//! What a convolution over time keeps of a clip is the last frames that it was given, as many as the next outputs look back at, so that a
-//! clip can be decoded chunk by chunk with the result of the whole.
+//! What a convolution over time keeps of a clip is the last frames that it was given, as many as the next outputs look
+//! back at, so that a clip can be decoded chunk by chunk with the result of the whole.
 
 use candle_core::Tensor;
 use navicache_kernels::Convolution;
@@ -71,7 +71,8 @@ impl CausalConv3d {
         Ok(CausalConv3d { conv: Convolution::new(&weight, bias, edge, resize)?, time })
     }
 
-    /// The next frames of a clip: (frames, in, h, w) -> (frames, out, its h, its w). An empty state stands for the beginning of the clip.
+    /// The next frames of a clip: (frames, in, h, w) -> (frames, out, its h, its w). An empty state stands for the
+    /// beginning of the clip.
     pub fn forward(&self, x: &Tensor, state: &mut ConvState) -> Result<Tensor> {
         let y = self.conv.forward(x, state.0.as_ref(), None)?;
         state.push(x, self.time - 1)?;

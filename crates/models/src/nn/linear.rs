@@ -54,7 +54,8 @@ impl Linear {
         Ok(Linear { weight: Weight::new(weight, precision)?, bias: None, precision })
     }
 
-    /// A layer that is f32 whatever the weights are kept in and multiplied as, as the reference does for a few small ones.
+    /// A layer that is f32 whatever the weights are kept in and multiplied as, as the reference does for a few small
+    /// ones.
     pub fn in_f32(inputs: usize, outputs: usize, w: Weights) -> Result<Self> {
         Linear::from_tensors(w.f32("weight", &[outputs, inputs])?, w.f32("bias", &[outputs])?)
     }

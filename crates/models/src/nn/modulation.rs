@@ -28,7 +28,8 @@ impl Modulation {
     }
 }
 
-/// Applies something to runs of tokens, each of so many and with what belongs to it, such as a timestep of its own. // (tokens, n) -> (tokens, n)
+/// Applies something to runs of tokens, each of so many and with what belongs to it, such as a timestep of its own.
+/// // (tokens, n) -> (tokens, n)
 pub fn by_runs<T>(x: &Tensor, runs: &[(usize, T)], f: impl Fn(&Tensor, &T) -> Result<Tensor>) -> Result<Tensor> {
     if let [(_, only)] = runs {
         return f(x, only);
@@ -42,7 +43,8 @@ pub fn by_runs<T>(x: &Tensor, runs: &[(usize, T)], f: impl Fn(&Tensor, &T) -> Re
     Ok(Tensor::cat(&parts, 0)?)
 }
 
-/// Adds to runs of tokens what each changes by, weighed by a gate that belongs to the run, (n). // (tokens, n) twice -> (tokens, n)
+/// Adds to runs of tokens what each changes by, weighed by a gate that belongs to the run, (n).
+/// // (tokens, n) twice -> (tokens, n)
 pub fn gated_by_runs<T>(
     x: &Tensor,
     change: &Tensor,

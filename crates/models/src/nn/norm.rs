@@ -30,8 +30,8 @@ impl LayerNorm {
         Ok(kernels::layer_norm(x, &self.scale, &self.shift, self.epsilon)?)
     }
 
-    /// Normalises, then `(1 + scale) x + shift` with vectors from elsewhere (adaptive layer norm), in one pass. Its own scale
-    /// and shift take no part.
+    /// Normalises, then `(1 + scale) x + shift` with vectors from elsewhere (adaptive layer norm), in one pass. Its own
+    /// scale and shift take no part.
     pub fn modulated(&self, x: &Tensor, scale: &Tensor, shift: &Tensor) -> Result<Tensor> {
         Ok(kernels::modulated_layer_norm(x, scale, shift, self.epsilon)?)
     }

@@ -16,7 +16,8 @@ pub struct Grid {
 }
 
 impl Grid {
-    /// The grid of latents, (1, c, f, h, w), cut into patches; refuses others than of so many channels and of whole patches.
+    /// The grid of latents, (1, c, f, h, w), cut into patches; refuses others than of so many channels and of whole
+    /// patches.
     pub fn of(latents: &Tensor, channels: usize, patch: [usize; 3]) -> Result<Self> {
         let (_, found, frames, height, width) = latents.dims5()?;
         let [pf, ph, pw] = patch;

@@ -13,8 +13,8 @@ pub struct Rope3d {
 }
 
 impl Rope3d {
-    /// Tables for so many channels of a head (even numbers) for time, height and width, and so many positions on each axis. Channel `2 i`
-    /// of `dim` turns by `theta^(-2 i / dim)` a position.
+    /// Tables for so many channels of a head (even numbers) for time, height and width, and so many positions on each
+    /// axis. Channel `2 i` of `dim` turns by `theta^(-2 i / dim)` a position.
     pub fn new(channels: [usize; 3], theta: f64, positions: usize, device: &Device) -> Result<Self> {
         let table = |dim: usize| -> Result<(Tensor, Tensor)> {
             let pairs = dim / 2;

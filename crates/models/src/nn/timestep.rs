@@ -6,8 +6,8 @@ use crate::Result;
 
 /// `[cos(t f_0), ..., sin(t f_0), ...]` with frequencies falling from 1 to nearly 1 / 10000. // (1, dim)
 ///
-/// Source: diffusers `get_timestep_embedding` with `flip_sin_to_cos` and no frequency shift; products are rounded to f32 there,
-/// and so they are here: at timestep 999 that is what the model was trained with.
+/// Source: diffusers `get_timestep_embedding` with `flip_sin_to_cos` and no frequency shift; products are rounded to
+/// f32 there, and so they are here: at timestep 999 that is what the model was trained with.
 pub fn sinusoid(timestep: f64, dim: usize, device: &Device) -> Result<Tensor> {
     let half = dim / 2;
     let angles: Vec<f32> = (0..half)

@@ -1,5 +1,5 @@
-//! Configurations, as the published `config.json` files have them. A field that is missing has the published model's value; fields that
-//! matter for training or speed alone are not read.
+//! Configurations, as the published `config.json` files have them. A field that is missing has the published model's
+//! value; fields that matter for training or speed alone are not read.
 
 use serde::Deserialize;
 
@@ -56,7 +56,8 @@ impl Default for TransformerConfig {
 }
 
 impl TransformerConfig {
-    /// The configuration that weights belong to, by their shapes. `input_sq_size`, of which none speaks, is the published one.
+    /// The configuration that weights belong to, by their shapes. `input_sq_size`, of which none speaks, is the
+    /// published one.
     pub fn from_weights(source: &dyn Source) -> Result<Self> {
         let block = "spatial_blocks.0";
         let [hidden_size, in_channels, pf, ph, pw] = dims(source, "x_embedder.proj.weight")?;
@@ -277,8 +278,8 @@ impl VaeConfig {
         latent_frames / micro * self.micro_frame_size + latent_frames % micro * self.time_factor()
     }
 
-    /// About the most bytes that decoding latents takes beside the weights: a chunk of all frames at the size of the latents, or a frame
-    /// after its last doubling.
+    /// About the most bytes that decoding latents takes beside the weights: a chunk of all frames at the size of the
+    /// latents, or a frame after its last doubling.
     pub fn decode_bytes(&self, rows: usize, columns: usize, latent_frames: usize) -> u64 {
         const F32: usize = 4;
         const COPIES: usize = 3;

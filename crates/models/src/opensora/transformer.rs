@@ -1,4 +1,5 @@
-//! STDiT3: attention within frames, then across them at each place, each with attention to the text and a feed-forward network.
+//! STDiT3: attention within frames, then across them at each place, each with attention to the text and a feed-forward
+//! network.
 
 use std::sync::Arc;
 
@@ -62,7 +63,8 @@ pub struct Cond {
 }
 
 impl Cond {
-    /// The same, with latent frames of which some are no noise: those are told timestep 0. One flag a latent frame, true for noise.
+    /// The same, with latent frames of which some are no noise: those are told timestep 0. One flag a latent frame,
+    /// true for noise.
     pub fn with_frame_mask(self, mask: impl Into<Arc<[bool]>>) -> Self {
         Cond { frame_mask: Some(mask.into()), ..self }
     }
@@ -160,8 +162,8 @@ impl Transformer {
         })
     }
 
-    /// Conditioning on no text, for guidance: what the model learned for it, as many tokens of it as the text has that it stands beside. The
-    /// reference masks both alike.
+    /// Conditioning on no text, for guidance: what the model learned for it, as many tokens of it as the text has that
+    /// it stands beside. The reference masks both alike.
     pub fn null_cond(&self, tokens: usize, size: VideoSize) -> Result<Cond> {
         if tokens > self.config.model_max_length {
             return Err(Error::Input {
@@ -202,7 +204,8 @@ impl Transformer {
 
     /// Embedding of every token's place in its frame: column first, then row. // (1, height, width, dim)
     ///
-    /// Places are measured so that a frame has the extent of a square one of `input_sq_size`, whatever its size and shape.
+    /// Places are measured so that a frame has the extent of a square one of `input_sq_size`, whatever its size and
+    /// shape.
     fn places(&self, grid: Grid, size: VideoSize) -> Result<Tensor> {
         let half = self.config.hidden_size / 2;
         let base = ((grid.height * grid.width) as f64).sqrt().round_ties_even();
@@ -294,7 +297,8 @@ impl Denoiser for Transformer {
         let out = self.final_layer.forward(&state)?; // (tokens, pf * ph * pw * channels)
         let out = unpatchify(&out, self.config.out_channels(), self.config.patch_size, state.grid)?;
         let velocity = out.narrow(1, 0, self.config.in_channels)?;
-        // The network predicts the way from noise to data; a velocity here is that from data to noise, as of every other model.
+        // The network predicts the way from noise to data; a velocity here is that from data to noise, as of every
+        // other model.
         Ok(velocity.narrow(3, 0, state.height)?.narrow(4, 0, state.width)?.neg()?)
     }
 

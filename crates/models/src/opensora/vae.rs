@@ -1,6 +1,7 @@
 //! The decoder, in two steps: chunks of latent frames become latents of single frames, and each of those a picture.
 //!
-//! The norms of the first step look at a whole chunk, and chunks know nothing of each other; the second step knows nothing of other frames.
+//! The norms of the first step look at a whole chunk, and chunks know nothing of each other; the second step knows
+//! nothing of other frames.
 
 use candle_core::Tensor;
 use navicache_kernels::Activation;

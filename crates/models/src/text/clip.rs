@@ -36,7 +36,8 @@ pub struct Config {
 }
 
 impl Config {
-    /// The configuration that weights belong to, by their shapes; what shapes do not say is CLIP-L's, or that of `like` if it is as wide.
+    /// The configuration that weights belong to, by their shapes; what shapes do not say is CLIP-L's, or that of `like`
+    /// if it is as wide.
     pub fn from_weights(source: &dyn Source, like: Option<&Config>) -> Result<Self> {
         let prefix = if source.shape("final_layer_norm.weight").is_some() { "" } else { "text_model." };
         let of = |name: &str| format!("{prefix}{name}");

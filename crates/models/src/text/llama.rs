@@ -61,8 +61,8 @@ struct RopeParameters {
 const HEAD_DIM: usize = 128;
 
 impl Config {
-    /// The configuration that weights belong to, by their shapes; what shapes do not say is LLaMA-3's, or that of `like` if it is as
-    /// wide.
+    /// The configuration that weights belong to, by their shapes; what shapes do not say is LLaMA-3's, or that of
+    /// `like` if it is as wide.
     pub fn from_weights(source: &dyn Source, like: Option<&Config>, pairs: Pairs) -> Result<Self> {
         let prefix = if source.shape("embed_tokens.weight").is_some() { "" } else { "model." };
         let of = |name: &str| format!("{prefix}{name}");
@@ -136,7 +136,8 @@ pub struct Llama {
 }
 
 impl Llama {
-    /// Reads the weights of `LlamaModel`, with `model.` before their names or without. `skipped`: layers at the end that do not run.
+    /// Reads the weights of `LlamaModel`, with `model.` before their names or without. `skipped`: layers at the end
+    /// that do not run.
     pub fn new(config: &Config, skipped: usize, w: Weights) -> Result<Self> {
         config.check()?;
         let w = if w.contains("embed_tokens.weight") { w } else { w.pp("model") };
@@ -149,7 +150,8 @@ impl Llama {
         })
     }
 
-    /// Hidden states of a text's token ids. Nothing is padded: no token sees a later one, so padding would change nothing.
+    /// Hidden states of a text's token ids. Nothing is padded: no token sees a later one, so padding would change
+    /// nothing.
     /// // (1, ids, hidden_size), f32
     pub fn forward(&self, ids: &[u32]) -> Result<Tensor> {
         check_ids(ids, self.config.vocab_size)?;

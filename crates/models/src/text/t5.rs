@@ -1,5 +1,5 @@
-//! T5 v1.1 encoder (Raffel et al. 2019, arXiv 1910.10683), whose first block has a relative position bias that serves all, and UMT5 (Chung
-//! et al. 2023, arXiv 2304.09151), where every block has its own.
+//! T5 v1.1 encoder (Raffel et al. 2019, arXiv 1910.10683), whose first block has a relative position bias that serves
+//! all, and UMT5 (Chung et al. 2023, arXiv 2304.09151), where every block has its own.
 //!
 //! Names and arithmetic follow transformers `T5EncoderModel` and `UMT5EncoderModel`.
 
@@ -177,8 +177,8 @@ impl T5 {
     }
 }
 
-/// Half of the buckets for each direction; half of those one distance each, the rest in logarithmic steps up to `farthest`.
-/// In f32 as in the reference: a logarithm at the edge of a bucket must fall to the same side.
+/// Half of the buckets for each direction; half of those one distance each, the rest in logarithmic steps up to
+/// `farthest`. In f32 as in the reference: a logarithm at the edge of a bucket must fall to the same side.
 fn bucket(distance: i64, buckets: usize, farthest: usize) -> u32 {
     let half = buckets / 2;
     let side = if distance > 0 { half } else { 0 };

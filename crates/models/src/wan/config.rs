@@ -1,4 +1,5 @@
-//! Configurations, as the published `config.json` files have them. A field that is missing has the published model's value.
+//! Configurations, as the published `config.json` files have them. A field that is missing has the published model's
+//! value.
 
 use serde::Deserialize;
 
@@ -67,8 +68,8 @@ impl Default for TransformerConfig {
 const HEAD_DIM: usize = 128;
 
 impl TransformerConfig {
-    /// The configuration that weights belong to, by their shapes. `like`: a configuration of the same width, for what no shape says,
-    /// the number of heads first; without, heads have 128 channels as in all published models.
+    /// The configuration that weights belong to, by their shapes. `like`: a configuration of the same width, for what
+    /// no shape says, the number of heads first; without, heads have 128 channels as in all published models.
     pub fn from_weights(source: &dyn Source, like: Option<&TransformerConfig>) -> Result<Self> {
         let [dim, in_channels, pf, ph, pw] = dims(source, "patch_embedding.weight")?;
         let [_, text_dim] = dims(source, "condition_embedder.text_embedder.linear_1.weight")?;
@@ -118,8 +119,8 @@ impl TransformerConfig {
         self.num_attention_heads * self.attention_head_dim
     }
 
-    /// A head's channels for the rotary embedding of time, height and width: a third, rounded down to an even number, for each of the last
-    /// two. Source: diffusers `WanRotaryPosEmbed`.
+    /// A head's channels for the rotary embedding of time, height and width: a third, rounded down to an even number,
+    /// for each of the last two. Source: diffusers `WanRotaryPosEmbed`.
     pub(super) fn rope_channels(&self) -> [usize; 3] {
         let side = 2 * (self.attention_head_dim / 6);
         [self.attention_head_dim - 2 * side, side, side]
@@ -238,8 +239,8 @@ const WAN22_STD: [f64; 48] = [
 ];
 
 impl VaeConfig {
-    /// The configuration that weights belong to, by their shapes. `like`: one with as many channels, for the statistics of the latents,
-    /// which no weight has; without, those of the published models.
+    /// The configuration that weights belong to, by their shapes. `like`: one with as many channels, for the statistics
+    /// of the latents, which no weight has; without, those of the published models.
     pub fn from_weights(source: &dyn Source, like: Option<&VaeConfig>) -> Result<Self> {
         let [z_dim, ..] = dims::<5>(source, "post_quant_conv.weight")?;
         let [out_channels, ..] = dims::<5>(source, "decoder.conv_out.weight")?;
@@ -300,8 +301,8 @@ impl VaeConfig {
         self.patch_size.unwrap_or(1)
     }
 
-    /// About the most bytes that decoding a clip of latents of a height and width takes beside the weights; the number of frames does not
-    /// matter.
+    /// About the most bytes that decoding a clip of latents of a height and width takes beside the weights; the number
+    /// of frames does not matter.
     pub fn decode_bytes(&self, height: usize, width: usize) -> u64 {
         self.layers_bytes(self.decoder_base_dim.unwrap_or(self.base_dim), self.num_res_blocks + 1, height, width)
     }
@@ -311,8 +312,8 @@ impl VaeConfig {
         self.layers_bytes(self.base_dim, self.num_res_blocks, height, width)
     }
 
-    /// Every convolution over time keeps two frames of its input; while one runs, its input and its output are there, and what the block
-    /// and the level began with beside them.
+    /// Every convolution over time keeps two frames of its input; while one runs, its input and its output are there,
+    /// and what the block and the level began with beside them.
     fn layers_bytes(&self, base: usize, resnets: usize, height: usize, width: usize) -> u64 {
         const F32: usize = 4;
         /// Copies of a chunk's features that are there at once at most, by measurement (docs/results.md).

@@ -1,4 +1,5 @@
-//! Wan2.1 and Wan2.2 TI2V (Wan team 2025, arXiv 2503.20314): the transformer that predicts a velocity, and the causal video autoencoder.
+//! Wan2.1 and Wan2.2 TI2V (Wan team 2025, arXiv 2503.20314): the transformer that predicts a velocity, and the causal
+//! video autoencoder.
 //!
 //! Names and arithmetic follow diffusers `WanTransformer3DModel` and `AutoencoderKLWan`.
 

@@ -48,7 +48,8 @@ pub struct Cond {
 pub struct PictureCond {
     /// Its embedding, for models that attend to it. // (1, tokens, image_dim)
     pub embedding: Option<Tensor>,
-    /// Channels that stand beside those of the latents, for models that take them. // (1, channels, latent frames, height, width)
+    /// Channels that stand beside those of the latents, for models that take them.
+    /// // (1, channels, latent frames, height, width)
     pub channels: Option<Tensor>,
     /// Latent frames at the start that are no noise: their tokens are told timestep 0.
     pub still_frames: usize,

@@ -3,11 +3,11 @@
 use navicache_control::solver::SolverKind;
 use navicache_models::wan::{TransformerConfig, VaeConfig};
 
-use crate::layout::INDEX;
 use crate::request::Defaults;
 use crate::scheduler::Scheduler;
-use crate::weights::Folder;
 use crate::{Error, Result};
+use navicache_weights::Folder;
+use navicache_weights::layout::INDEX;
 
 /// The published pipelines that differ in more than size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

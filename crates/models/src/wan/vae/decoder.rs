@@ -1,8 +1,8 @@
 //! The decoder.
 //!
-//! Latent frames go in one by one and frames come out as they are ready: one for the first, then as many as time was shortened
-//! by. Every convolution over time remembers what it needs of the frames before, so the result is that of the whole clip and
-//! memory does not grow with its length.
+//! Latent frames go in one by one and frames come out as they are ready: one for the first, then as many as time was
+//! shortened by. Every convolution over time remembers what it needs of the frames before, so the result is that of the
+//! whole clip and memory does not grow with its length.
 
 use candle_core::Tensor;
 

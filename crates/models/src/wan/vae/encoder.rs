@@ -1,7 +1,7 @@
 //! The encoder.
 //!
-//! Frames go in as the decoder hands them out: the first alone, then as many as time is shortened by. Every convolution over
-//! time remembers what it needs, so that the result is that of the whole clip.
+//! Frames go in as the decoder hands them out: the first alone, then as many as time is shortened by. Every convolution
+//! over time remembers what it needs, so that the result is that of the whole clip.
 
 use candle_core::Tensor;
 
@@ -111,7 +111,8 @@ pub struct LowerEncoding<'a> {
 }
 
 impl LowerEncoding<'_> {
-    /// The features of the next latent frame. // (frames, 3, height, width) -> (1, channels, latent height, latent width)
+    /// The features of the next latent frame.
+    /// // (frames, 3, height, width) -> (1, channels, latent height, latent width)
     pub fn next_features(&mut self, frames: &Tensor) -> Result<Tensor> {
         let vae = self.vae;
         let wanted = if self.is_first { 1 } else { vae.temporal_factor };

@@ -1,7 +1,8 @@
 //! Decoding in parts of a frame, for memory that a whole frame does not fit into.
 //!
-//! What sees the whole frame, the attention of the middle block, runs at the size of the latents, once for all. What is above it is
-//! convolutions, which see a few pixels around, and by far the most memory. So only they run part by part, on windows that overlap.
+//! What sees the whole frame, the attention of the middle block, runs at the size of the latents, once for all. What is
+//! above it is convolutions, which see a few pixels around, and by far the most memory. So only they run part by part,
+//! on windows that overlap.
 
 use std::ops::Range;
 
@@ -21,7 +22,8 @@ pub const EDGE: usize = 2;
 /// Smallest window along an axis.
 pub const SMALLEST: usize = 2 * OVERLAP;
 
-/// Ranges of a length, at most `window` long and of about equal size, that cover an axis and overlap by [`OVERLAP`] or more.
+/// Ranges of a length, at most `window` long and of about equal size, that cover an axis and overlap by [`OVERLAP`] or
+/// more.
 pub fn ranges(length: usize, window: usize) -> Vec<Range<usize>> {
     let window = window.max(SMALLEST);
     if length <= window {
@@ -51,8 +53,8 @@ pub fn largest_window(height: usize, width: usize, fits: impl Fn(&Window) -> boo
     std::iter::once(longest).chain(smaller).find(fits).unwrap_or(SMALLEST)
 }
 
-/// How much of what lies at every place of a range comes from its window, given the windows before and after it along an axis: the
-/// shares of all windows add up to one. `scale`: places to a latent.
+/// How much of what lies at every place of a range comes from its window, given the windows before and after it along
+/// an axis: the shares of all windows add up to one. `scale`: places to a latent.
 pub fn shares(all: &[Range<usize>], range: &Range<usize>, scale: usize) -> Vec<f32> {
     let before = all.iter().filter(|other| other.start < range.start).map(|other| other.end).max();
     let after = all.iter().filter(|other| other.start > range.start).map(|other| other.start).min();

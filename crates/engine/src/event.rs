@@ -1,0 +1,103 @@
+//! What a generation says while it runs, and how it is stopped.
+
+use std::ops::ControlFlow;
+
+use navicache_control::strip::Strip;
+
+use crate::request::Resolved;
+use crate::{Error, Result};
+
+/// What happens during a generation, in order. Answer [`ControlFlow::Break`] to stop at the next step or chunk of frames.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Event<'a> {
+    /// The request as it is understood; nothing has run yet.
+    Resolved(&'a Resolved),
+    /// A stage begins.
+    Stage(Stage),
+    /// Something the user should know.
+    Warning(&'a str),
+    /// A denoising step is done.
+    Step {
+        /// From 0.
+        index: usize,
+        /// Number of steps.
+        steps: usize,
+        /// Wall-clock seconds it took.
+        seconds: f64,
+        /// What ran so far.
+        strip: &'a Strip,
+    },
+    /// One tile of all frames is decoded; frames follow when all tiles are.
+    Tile {
+        /// From 0.
+        index: usize,
+        /// Number of tiles.
+        tiles: usize,
+    },
+    /// Frames are decoded.
+    Frames {
+        /// Index of the first of them.
+        first: usize,
+        /// How many they are.
+        count: usize,
+        /// Frames in all.
+        frames: usize,
+        /// 8-bit RGB. // (frames in chunk, height, width, 3)
+        rgb: &'a [u8],
+    },
+}
+
+/// A stage of a generation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// Text encoder.
+    Text,
+    /// Image encoder, and the VAE's encoder.
+    Picture,
+    /// Reading transformer and VAE.
+    Load,
+    /// The steps.
+    Denoise,
+    /// VAE decoder.
+    Decode,
+}
+
+impl Stage {
+    /// Lower-case name, as in estimates.
+    pub fn name(self) -> &'static str {
+        match self {
+            Stage::Text => "text",
+            Stage::Picture => "picture",
+            Stage::Load => "load",
+            Stage::Denoise => "denoise",
+            Stage::Decode => "decode",
+        }
+    }
+}
+
+/// Passes events on, and remembers warnings and the wish to stop.
+pub(crate) struct Reporter<'a> {
+    pub on_event: &'a mut dyn FnMut(Event) -> ControlFlow<()>,
+    pub warnings: Vec<String>,
+    pub cancelled: bool,
+}
+
+impl Reporter<'_> {
+    pub fn emit(&mut self, event: Event) {
+        self.cancelled |= (self.on_event)(event).is_break();
+    }
+
+    pub fn warn(&mut self, warning: String) {
+        self.emit(Event::Warning(&warning));
+        self.warnings.push(warning);
+    }
+
+    pub fn stop_if_cancelled(&self, step: usize, steps: usize) -> Result<()> {
+        if self.cancelled { Err(Error::Cancelled { step, steps }) } else { Ok(()) }
+    }
+
+    pub fn stop_if_decoding_cancelled(&self) -> Result<()> {
+        if self.cancelled { Err(Error::DecodingCancelled) } else { Ok(()) }
+    }
+}

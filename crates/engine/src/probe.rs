@@ -1,0 +1,108 @@
+//! What a block of a transformer and a chunk of a decoder take, timed on small latents.
+
+use std::time::Instant;
+
+use candle_core::{Device, Tensor};
+use navicache_models::Denoiser;
+
+use crate::{Result, latents};
+
+/// What one run of one block took.
+pub(crate) struct Probe {
+    tokens: f64,
+    /// Before and after the blocks.
+    around: f64,
+    block: f64,
+    blocks: f64,
+}
+
+/// Seconds as a polynomial of tokens: of what is around the blocks, and of all blocks.
+pub(crate) struct Fit {
+    around: f64,
+    linear: f64,
+    square: f64,
+}
+
+impl Probe {
+    /// Seconds of a forward at `tokens` if all of it grew with their power `exponent`.
+    pub fn seconds(&self, exponent: f64, tokens: f64) -> f64 {
+        (self.around + self.blocks * self.block) * (tokens / self.tokens).powf(exponent)
+    }
+
+    pub fn and(&self, other: &Probe) -> Fit {
+        // block = linear * n + square * n^2 at both; noise must not make either negative.
+        let (a, b) = (self.block / self.tokens, other.block / other.tokens);
+        let square = ((b - a) / (other.tokens - self.tokens)).max(0.0);
+        let linear = (b - square * other.tokens).max(0.0);
+        Fit { around: other.around / other.tokens, linear: self.blocks * linear, square: self.blocks * square }
+    }
+}
+
+impl Fit {
+    pub fn seconds(&self, tokens: f64) -> f64 {
+        tokens * (self.around + self.linear + self.square * tokens)
+    }
+}
+
+/// Runs the first block twice, the first time to have its weights at hand, and times the second.
+pub(crate) fn probe<D: Denoiser>(
+    transformer: &D,
+    cond: &D::Cond,
+    shape: &[usize; 5],
+    tokens: usize,
+    device: &Device,
+) -> Result<Probe> {
+    let latents = latents::from_seed(0, shape, device)?;
+    let units = transformer.units();
+    let first_block = units.iter().take_while(|unit| unit.block == 0).count();
+    let blocks = units.last().map_or(1, |unit| unit.block + 1) as f64;
+    let mut timed = (0.0, 0.0);
+    for _ in 0..2 {
+        let clock = Instant::now();
+        let mut state = transformer.begin(&latents, 500.0, cond)?;
+        let begun = clock.elapsed().as_secs_f64();
+        for unit in 0..first_block {
+            transformer.run_unit(unit, &mut state)?;
+        }
+        let block = clock.elapsed().as_secs_f64() - begun;
+        // Finishing reads values back, so that nothing is still running when the clock is read.
+        transformer.finish(state)?.flatten_all()?.get(0)?.to_scalar::<f32>()?;
+        timed = (clock.elapsed().as_secs_f64() - block, block);
+    }
+    Ok(Probe { tokens: tokens as f64, around: timed.0, block: timed.1, blocks })
+}
+
+/// Latents each way of the decoder's probe.
+const PROBE_LATENTS: usize = 8;
+
+/// Times the chunks of a decoding.
+pub(crate) struct ChunkClock {
+    begun: Instant,
+    /// Seconds a frame, of the last chunk: the first one is not like the others.
+    per_frame: f64,
+}
+
+impl ChunkClock {
+    /// A chunk is done. // (frames, 3, h, w)
+    pub fn chunk(&mut self, chunk: &Tensor) -> Result<()> {
+        chunk.flatten_all()?.get(0)?.to_scalar::<f32>()?;
+        self.per_frame = self.begun.elapsed().as_secs_f64() / chunk.dim(0)?.max(1) as f64;
+        self.begun = Instant::now();
+        Ok(())
+    }
+}
+
+/// Seconds of decoding `frames` frames of latents of a shape, from a few latent frames of a small square.
+pub(crate) fn decode_seconds(
+    shape: &[usize; 5],
+    frames: usize,
+    latent_frames: usize,
+    device: &Device,
+    decode: impl FnOnce(&Tensor, &mut ChunkClock) -> Result<()>,
+) -> Result<f64> {
+    let [one, channels, all, rows, columns] = *shape;
+    let small = [one, channels, latent_frames.min(all), rows.min(PROBE_LATENTS), columns.min(PROBE_LATENTS)];
+    let mut clock = ChunkClock { begun: Instant::now(), per_frame: 0.0 };
+    decode(&latents::from_seed(0, &small, device)?, &mut clock)?;
+    Ok(clock.per_frame * frames as f64 * (rows * columns) as f64 / (small[3] * small[4]) as f64)
+}

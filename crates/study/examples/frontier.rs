@@ -1,0 +1,165 @@
+//! What cache methods save on the embedded model, and what they cost: each against the uncached video of the same seed,
+//! 8 prompts with 2 seeds. The videos, their page and `frontier.svg` stay in a folder; given again, it goes on where it
+//! stopped.
+//!
+//!     cargo run --release -p navicache-study --example frontier -- FOLDER navicache:fast navicache:mid easycache
+//!
+//! With `--frontier` it measures every method at the settings of docs/results.md, with `--pairs` the pairs there;
+//! `--videos N` takes fewer than the 16 videos.
+
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+
+use navicache_engine::{Bundle, LoadOptions, Request};
+use navicache_study::compare::{self, Event, Plan, Results, Summary, Videos};
+
+const PROMPTS: [&str; 8] = [
+    "a red circle bouncing on a navy background",
+    "a blue star spinning on a cream background",
+    "a yellow ring circling on a teal background",
+    "a green square moving right on a black background",
+    "a purple triangle growing on a gray background",
+    "an orange circle moving up on a brown background",
+    "a white star moving left on a navy background",
+    "a cyan square shrinking on a cream background",
+];
+const SEEDS: [u64; 2] = [0, 1];
+
+type Failure = Box<dyn std::error::Error>;
+
+fn main() -> Result<(), Failure> {
+    let Options { folder, methods, videos } = Options::parse()?;
+    let bundle = Bundle::open("demo", &LoadOptions::default())?;
+    let prompts: Vec<String> = PROMPTS.map(String::from).into_iter().take(videos).collect();
+    let seeds = SEEDS.into_iter().take(videos.div_ceil(PROMPTS.len())).collect();
+    let plan = Plan { prompts, methods, seeds, request: Request::default(), lpips: None };
+    let results = compare::run(&bundle, &plan, &folder, &mut |event| {
+        if let Event::Run { index, runs, method, .. } = event {
+            eprintln!("{}/{runs} {method}", index + 1);
+        }
+        ControlFlow::Continue(())
+    })?;
+    compare::write(&results, Videos::Linked)?;
+    println!("| cache | units computed | speed-up | PSNR | worst video | SSIM | strip of the first video |");
+    println!("|---|---|---|---|---|---|---|");
+    for summary in &results.methods {
+        println!("{}", line(&results, summary));
+    }
+    Ok(())
+}
+
+fn line(results: &Results, summary: &Summary) -> String {
+    let or_dash = |value: Option<f64>, digits: usize| value.map_or(String::new(), |value| format!("{value:.digits$}"));
+    let first = results.of_method(&summary.method).next();
+    let strip: String = first.into_iter().flat_map(|run| run.measured.strip.split('|')).map(step_symbol).collect();
+    format!(
+        "| `{}` | {:.0} % | {} | {} dB | {} dB | {} | `{strip}` |",
+        summary.method,
+        100.0 * summary.work,
+        or_dash(summary.speedup, 2),
+        or_dash(summary.psnr, 1),
+        or_dash(summary.psnr_worst, 1),
+        or_dash(summary.ssim, 3)
+    )
+}
+
+/// A step's branches in one character: what they have in common, or `m`.
+fn step_symbol(step: &str) -> String {
+    let first = step.chars().next();
+    match first {
+        Some(symbol) if step.chars().all(|c| c == symbol) => symbol.to_string(),
+        Some(_) => "m".to_string(),
+        None => String::new(),
+    }
+}
+
+/// The settings of docs/results.md: three of each method.
+const FRONTIER: &[&str] = &[
+    "easycache:slow",
+    "easycache:mid",
+    "easycache:fast",
+    "navicache:slow",
+    "navicache:mid",
+    "navicache:fast",
+    "precisecache:slow",
+    "precisecache:mid",
+    "precisecache:fast",
+    "precisecache:flash",
+    "mixcache:slow",
+    "mixcache:mid",
+    "mixcache:fast",
+    "teacache:slow",
+    "teacache:mid",
+    "teacache:fast",
+    "magcache:slow",
+    "magcache:mid",
+    "magcache:fast",
+    "pab:slow",
+    "pab:mid",
+    "pab:fast",
+    "fbcache:slow",
+    "fbcache:mid",
+    "fbcache:fast",
+    "dbcache:slow",
+    "dbcache:mid",
+    "dbcache:fast",
+    "taylorseer:slow",
+    "taylorseer:mid",
+    "taylorseer:fast",
+    "fastercache:slow",
+    "fastercache:mid",
+    "fastercache:fast",
+    "fastercache:published",
+    "dicache:slow",
+    "dicache:mid",
+    "dicache:fast",
+    "seacache:slow",
+    "seacache:mid",
+    "seacache:fast",
+    "tafc:slow",
+    "tafc:mid",
+    "tafc:fast",
+    "bwcache:slow",
+    "bwcache:mid",
+    "bwcache:fast",
+    "adacache:slow",
+    "adacache:mid",
+    "adacache:fast",
+    "trend:slow",
+    "trend:mid",
+    "trend:fast",
+];
+
+/// Pairs of a trigger and a form of reuse that no paper has, for the same page.
+const PAIRS: &[&str] = &[
+    "navicache:mid,reuse=linear",
+    "navicache:fast,reuse=linear",
+    "teacache:fast,reuse=linear",
+    "seacache:fast,reuse=linear",
+    "adacache:fast,reuse=linear",
+    "navicache:fast,reuse=from_cond",
+    "taylorseer:mid,order=2",
+];
+
+struct Options {
+    folder: PathBuf,
+    methods: Vec<String>,
+    videos: usize,
+}
+
+impl Options {
+    fn parse() -> Result<Self, Failure> {
+        let mut args = std::env::args().skip(1);
+        let folder = args.next().filter(|arg| !arg.starts_with('-')).ok_or("expected FOLDER first")?.into();
+        let mut options = Options { folder, methods: Vec::new(), videos: usize::MAX };
+        while let Some(arg) = args.next() {
+            match arg.as_str() {
+                "--frontier" => options.methods.extend(FRONTIER.iter().map(|s| s.to_string())),
+                "--pairs" => options.methods.extend(PAIRS.iter().map(|s| s.to_string())),
+                "--videos" => options.videos = args.next().ok_or("expected a number after --videos")?.parse()?,
+                _ => options.methods.push(arg),
+            }
+        }
+        Ok(options)
+    }
+}

@@ -1,0 +1,392 @@
+//! Benchmarks: the parts of a generation on random numbers of the published shapes, with medians and the share of the
+//! machine's peak.
+//!
+//! Machines are shared: medians of several runs are reported, and the peak is measured in the same run.
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+use std::time::Instant;
+
+use candle_core::{DType, Device, Tensor};
+use navicache_engine::models::nn::{Linear, attention};
+use navicache_engine::models::wan::{Transformer, TransformerConfig};
+use navicache_engine::models::{Denoiser, Precision, Source, Weights, peak_flops};
+use serde::Serialize;
+
+use navicache_engine::{Bundle, DeviceChoice, DtypeChoice, Request, Tiling, decode, generate, noise, threads};
+
+use crate::error::{Error, Result};
+
+/// What is timed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// A layer of Wan2.1-1.3B's feed-forward network, 1536 to 8960.
+    Matmul,
+    /// Attention of 12 heads of 128 channels among all tokens.
+    Attention,
+    /// A block of Wan2.1-1.3B, 512 text tokens.
+    Block,
+    /// Wan2.1-1.3B, all 30 blocks.
+    Forward,
+    /// Decoding with the VAE of a model.
+    Vae,
+    /// A generation with a model, from prompt to frames.
+    EndToEnd,
+}
+
+impl Part {
+    /// All of them, by name.
+    pub const ALL: [(&'static str, Part); 6] = [
+        ("matmul", Part::Matmul),
+        ("attention", Part::Attention),
+        ("block", Part::Block),
+        ("forward", Part::Forward),
+        ("vae", Part::Vae),
+        ("end-to-end", Part::EndToEnd),
+    ];
+}
+
+impl std::str::FromStr for Part {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let found = Part::ALL.into_iter().find(|(name, _)| *name == text).map(|(_, part)| part);
+        let names = || Part::ALL.map(|(name, _)| name).join(", ");
+        found.ok_or_else(|| Error::request("bench", text, format!("expected one of {}", names())))
+    }
+}
+
+/// What a benchmark found.
+#[derive(Debug, Clone, Serialize)]
+pub struct Timing {
+    /// What was timed, in words.
+    pub what: String,
+    /// Its tokens, where it has any.
+    pub tokens: Option<usize>,
+    /// The same as frames, rows and columns, where they have a place.
+    pub grid: Option<[usize; 3]>,
+    /// Format of the weights.
+    pub dtype: String,
+    /// Threads.
+    pub threads: usize,
+    /// Median of the runs.
+    pub median_seconds: f64,
+    /// Every run, in order; one before them does not count.
+    pub runs: Vec<f64>,
+    /// Floating point operations, where they are counted: those of matrix products.
+    pub flop: Option<f64>,
+    /// Of these a second, in units of 10^9.
+    pub gflops: Option<f64>,
+    /// The most there can be, measured right before and after: on the CPU of operations on registers alone, twice as
+    /// many of bf16 where there is an instruction for it; elsewhere of a large matrix product.
+    pub peak_gflops: Option<f64>,
+    /// One over the other.
+    pub share_of_peak: Option<f64>,
+}
+
+/// How it is timed.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Tokens of the video.
+    pub tokens: usize,
+    /// Format of the weights; f32 if it is left to be chosen.
+    pub dtype: DtypeChoice,
+    /// Runs that count.
+    pub runs: usize,
+    /// Where it runs.
+    pub device: DeviceChoice,
+}
+
+/// The same, decided.
+struct Run {
+    tokens: usize,
+    dtype: DType,
+    precision: Precision,
+    runs: usize,
+    device: Device,
+}
+
+/// Text tokens of the published models.
+const TEXT_TOKENS: usize = 512;
+const HEADS: usize = 12;
+const HEAD_DIM: usize = 128;
+const FFN: usize = 8960;
+const LAYERS: usize = 30;
+
+/// Times a part that needs no model.
+pub fn run(part: Part, options: &Options) -> Result<Timing> {
+    let Options { tokens, dtype, device, .. } = options;
+    let (kept, device) = (dtype.for_parameters(0).unwrap_or(DType::F32), &device.open()?);
+    let precision = dtype.precision(Some(kept), None);
+    let options = &Run { tokens: *tokens, dtype: kept, precision, runs: options.runs, device: device.clone() };
+    let (n, dim) = (*tokens as f64, (HEADS * HEAD_DIM) as f64);
+    let drawn = |shape: &[usize]| -> Result<Tensor> { random(1, shape, device) };
+    let weights = |source| Weights::new(source, device, Some(options.dtype)).with_precision(precision);
+    match part {
+        Part::Matmul => {
+            let shapes = [("weight", vec![FFN, HEADS * HEAD_DIM]), ("bias", vec![FFN])];
+            let shapes = Random { shapes: shapes.map(|(name, shape)| (name.to_string(), shape)).into(), seed: 2 };
+            let layer = Linear::new(HEADS * HEAD_DIM, FFN, weights(&shapes))?;
+            let x = drawn(&[*tokens, HEADS * HEAD_DIM])?;
+            timed("linear 1536 -> 8960", Some(2.0 * n * dim * FFN as f64), options, || Ok(layer.forward(&x)?))
+        }
+        Part::Attention => {
+            let x = drawn(&[HEADS, *tokens, HEAD_DIM])?;
+            let scale = 1.0 / (HEAD_DIM as f64).sqrt();
+            timed("attention, 12 heads of 128", Some(4.0 * n * n * dim), options, || {
+                Ok(attention(&x, &x, &x, scale, None, precision)?)
+            })
+        }
+        Part::Block | Part::Forward => {
+            let layers = if part == Part::Block { 1 } else { LAYERS };
+            let config = config(layers)?;
+            let shapes = Random { shapes: wan_shapes(&config), seed: 3 };
+            let transformer = Transformer::new(&config, weights(&shapes))?;
+            let cond = transformer.cond(&drawn(&[1, TEXT_TOKENS, config.text_dim])?)?;
+            let places @ [frames, rows, columns] = grid(*tokens);
+            let options = &Run { tokens: frames * rows * columns, device: device.clone(), ..*options };
+            let latents = drawn(&[1, 16, frames, 2 * rows, 2 * columns])?;
+            let (n, text) = (options.tokens as f64, TEXT_TOKENS as f64);
+            let per_block =
+                12.0 * n * dim * dim + 4.0 * n * dim * FFN as f64 + 4.0 * n * n * dim + 4.0 * n * text * dim;
+            let timing = match part {
+                Part::Block => {
+                    let mut state = transformer.begin(&latents, 500.0, &cond)?;
+                    timed("block of Wan2.1-1.3B", Some(per_block), options, || {
+                        let start = transformer.features(&state);
+                        for unit in 0..transformer.units().len() {
+                            transformer.run_unit(unit, &mut state)?;
+                        }
+                        let done = transformer.features(&state).video;
+                        transformer.set_features(&mut state, start);
+                        Ok(done)
+                    })
+                }
+                _ => timed("forward of Wan2.1-1.3B", Some(per_block * LAYERS as f64), options, || {
+                    Ok(transformer.forward(&latents, 500.0, &cond)?)
+                }),
+            };
+            timing.map(|timing| Timing { grid: Some(places), ..timing })
+        }
+        Part::Vae | Part::EndToEnd => Err(Error::request("bench", "vae and end-to-end", "these need a model")),
+    }
+}
+
+/// Times a part of a model.
+pub fn run_on(part: Part, bundle: &Bundle, request: &Request, runs: usize) -> Result<Timing> {
+    let resolved = bundle.resolve(request)?;
+    let shape = bundle.latents_shape(&resolved);
+    let (tokens, device) = (bundle.tokens(&resolved), bundle.device().clone());
+    let options = Run { tokens, dtype: DType::F32, precision: Precision::F32, runs, device };
+    let size = format!("{} frames of {}x{}", resolved.frames, resolved.width, resolved.height);
+    let mut go_on = |_: navicache_engine::Event| ControlFlow::Continue(());
+    let mut timing = match part {
+        Part::Vae => {
+            let latents = random(0, &shape, bundle.device())?;
+            let what = format!("VAE of {}, {size}", bundle.name());
+            timed(&what, None, &options, || {
+                decode(bundle, &latents, resolved.frames, Tiling::Auto, &mut go_on)?;
+                Ok(latents.clone())
+            })?
+        }
+        _ => timed(&format!("{}, {size}, {} steps", bundle.name(), resolved.steps), None, &options, || {
+            Ok(generate(bundle, request, &mut go_on)?.latents)
+        })?,
+    };
+    timing.dtype = bundle.dtype_name();
+    Ok(timing)
+}
+
+/// Tokens as frames of rows and columns, no frame more than twice as wide as it is high: as many, or a few more where
+/// they do not divide so.
+fn grid(tokens: usize) -> [usize; 3] {
+    const MOST_FRAMES: usize = 32;
+    let of = |tokens: usize, frames: usize| {
+        let places = tokens / frames;
+        let rows = (1..=places.isqrt()).rev().find(|rows| places.is_multiple_of(*rows))?;
+        (frames * places == tokens && places / rows <= 2 * rows).then_some([frames, rows, places / rows])
+    };
+    let grids = (tokens.max(1)..).flat_map(|tokens| (1..=MOST_FRAMES).filter_map(move |frames| of(tokens, frames)));
+    grids.into_iter().next().unwrap_or([1, 1, tokens.max(1)])
+}
+
+fn config(layers: usize) -> Result<TransformerConfig> {
+    let json = serde_json::json!({"num_attention_heads": HEADS, "num_layers": layers, "ffn_dim": FFN});
+    serde_json::from_value(json).map_err(|e| Error::file("bench", e.to_string()))
+}
+
+/// Runs it once, then several times; a tensor of the result is read back each time, so that nothing is still running.
+fn timed(what: &str, flop: Option<f64>, options: &Run, mut run: impl FnMut() -> Result<Tensor>) -> Result<Timing> {
+    let read = |tensor: Tensor| -> Result<()> {
+        tensor.flatten_all()?.narrow(0, 0, 1)?.to_dtype(DType::F32)?.to_vec1::<f32>()?;
+        Ok(())
+    };
+    read(run()?)?;
+    let before = flop.map(|_| peak_gflops(options)).transpose()?;
+    let mut runs = Vec::with_capacity(options.runs);
+    for _ in 0..options.runs.max(1) {
+        let clock = Instant::now();
+        read(run()?)?;
+        runs.push(clock.elapsed().as_secs_f64());
+    }
+    let after = flop.map(|_| peak_gflops(options)).transpose()?;
+    let median_seconds = median(&runs);
+    let gflops = flop.map(|flop| flop / median_seconds / 1e9);
+    let peak_gflops = before.zip(after).map(|(before, after)| before.max(after));
+    Ok(Timing {
+        what: what.to_string(),
+        tokens: Some(options.tokens),
+        grid: None,
+        dtype: options.dtype.as_str().to_string(),
+        threads: threads(),
+        median_seconds,
+        runs,
+        flop,
+        gflops,
+        peak_gflops,
+        share_of_peak: gflops.zip(peak_gflops).map(|(gflops, peak)| gflops / peak),
+    })
+}
+
+fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let middle = sorted.len() / 2;
+    if sorted.len() % 2 == 1 { sorted[middle] } else { (sorted[middle - 1] + sorted[middle]) / 2.0 }
+}
+
+fn peak_gflops(options: &Run) -> Result<f64> {
+    const SIDE: usize = 4096;
+    let Run { dtype, device, precision, .. } = options;
+    if device.is_cpu() {
+        return Ok(peak_flops(*precision) / 1e9);
+    }
+    let x = random(4, &[SIDE, SIDE], device)?.to_dtype(*dtype)?;
+    let mut best = f64::INFINITY;
+    for _ in 0..4 {
+        let clock = Instant::now();
+        x.matmul(&x)?.flatten_all()?.narrow(0, 0, 1)?.to_dtype(DType::F32)?.to_vec1::<f32>()?;
+        best = best.min(clock.elapsed().as_secs_f64());
+    }
+    Ok(2.0 * (SIDE * SIDE * SIDE) as f64 / best / 1e9)
+}
+
+fn random(seed: u64, shape: &[usize], device: &Device) -> Result<Tensor> {
+    let values = noise::randn(seed, shape.iter().product());
+    Ok(Tensor::from_vec(values, shape, &Device::Cpu)?.to_device(device)?)
+}
+
+/// Random weights of given shapes, small enough for activations to stay finite.
+struct Random {
+    shapes: BTreeMap<String, Vec<usize>>,
+    seed: u64,
+}
+
+impl Source for Random {
+    fn shape(&self, name: &str) -> Option<Vec<usize>> {
+        self.shapes.get(name).cloned()
+    }
+
+    /// The same numbers over and over, of a few thousand that are drawn: drawing them all would take longer than the
+    /// benchmark.
+    fn load(&self, name: &str, dtype: Option<DType>, device: &Device) -> navicache_engine::models::Result<Tensor> {
+        const DRAWN: usize = 1 << 14;
+        let shape = self.shape(name).unwrap_or_default();
+        let row: usize = shape.iter().skip(1).product();
+        let scale = 1.0 / (row.max(1) as f32).sqrt();
+        let drawn = noise::randn(self.seed, DRAWN);
+        let values: Vec<f32> = drawn.iter().cycle().take(shape.iter().product()).map(|value| value * scale).collect();
+        let tensor = Tensor::from_vec(values, shape, &Device::Cpu)?;
+        Ok(tensor.to_dtype(dtype.unwrap_or(DType::F32))?.to_device(device)?)
+    }
+
+    fn place(&self, _: &str) -> String {
+        "random weights".to_string()
+    }
+}
+
+/// Names and shapes of a Wan transformer that makes video from text.
+pub fn wan_shapes(config: &TransformerConfig) -> BTreeMap<String, Vec<usize>> {
+    let (dim, ffn) = (config.dim(), config.ffn_dim);
+    let mut shapes = BTreeMap::new();
+    let mut linear = |name: String, outputs: usize, inputs: usize| {
+        shapes.insert(format!("{name}.weight"), vec![outputs, inputs]);
+        shapes.insert(format!("{name}.bias"), vec![outputs]);
+    };
+    for (name, outputs, inputs) in [
+        ("time_embedder.linear_1", dim, config.freq_dim),
+        ("time_embedder.linear_2", dim, dim),
+        ("time_proj", 6 * dim, dim),
+        ("text_embedder.linear_1", dim, config.text_dim),
+        ("text_embedder.linear_2", dim, dim),
+    ] {
+        linear(format!("condition_embedder.{name}"), outputs, inputs);
+    }
+    let volume = config.patch_size.iter().product::<usize>();
+    linear("proj_out".to_string(), config.out_channels * volume, dim);
+    for block in 0..config.num_layers {
+        for (attention, layer) in
+            ["attn1", "attn2"].iter().flat_map(|a| ["to_q", "to_k", "to_v", "to_out.0"].map(|l| (a, l)))
+        {
+            linear(format!("blocks.{block}.{attention}.{layer}"), dim, dim);
+        }
+        linear(format!("blocks.{block}.ffn.net.0.proj"), ffn, dim);
+        linear(format!("blocks.{block}.ffn.net.2"), dim, ffn);
+    }
+    for block in 0..config.num_layers {
+        for norm in ["attn1.norm_q", "attn1.norm_k", "attn2.norm_q", "attn2.norm_k", "norm2"] {
+            shapes.insert(format!("blocks.{block}.{norm}.weight"), vec![dim]);
+        }
+        shapes.insert(format!("blocks.{block}.norm2.bias"), vec![dim]);
+        shapes.insert(format!("blocks.{block}.scale_shift_table"), vec![1, 6, dim]);
+    }
+    let [pf, ph, pw] = config.patch_size;
+    shapes.insert("patch_embedding.weight".to_string(), vec![dim, config.in_channels, pf, ph, pw]);
+    shapes.insert("patch_embedding.bias".to_string(), vec![dim]);
+    shapes.insert("scale_shift_table".to_string(), vec![1, 2, dim]);
+    shapes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use navicache_engine::LoadOptions;
+
+    #[test]
+    fn every_part_is_timed_and_says_so() {
+        let options = Options { tokens: 24, dtype: DtypeChoice::Bf16, runs: 2, device: DeviceChoice::Cpu };
+        for part in [Part::Matmul, Part::Attention, Part::Block] {
+            let timing = run(part, &options).unwrap();
+            assert_eq!((timing.runs.len(), timing.dtype.as_str()), (2, "bf16"));
+            assert!(timing.median_seconds > 0.0 && timing.share_of_peak.is_some_and(|share| share > 0.0));
+        }
+        let demo = Bundle::open("demo", &LoadOptions::default()).unwrap();
+        let request = Request { size: Some((16, 16)), frames: Some(1), steps: Some(1), ..Request::new("x") };
+        for part in [Part::Vae, Part::EndToEnd] {
+            let timing = run_on(part, &demo, &request, 1).unwrap();
+            assert!(timing.median_seconds > 0.0 && timing.what.contains("1 frames of 16x16"), "{}", timing.what);
+        }
+        assert!("everything".parse::<Part>().unwrap_err().to_string().contains("matmul, attention"));
+    }
+
+    #[test]
+    fn grids_have_as_many_tokens_or_a_few_more() {
+        for (tokens, expected) in [
+            (1560, [1, 39, 40]),
+            (1755, [1, 39, 45]),
+            (32760, [1, 180, 182]),
+            (7, [7, 1, 1]),
+            (1, [1, 1, 1]),
+            (0, [1, 1, 1]),
+            (1571, [11, 11, 13]),
+        ] {
+            assert_eq!(grid(tokens), expected, "{tokens}");
+        }
+    }
+
+    #[test]
+    fn medians() {
+        assert_eq!(median(&[3.0, 1.0, 2.0]), 2.0);
+        assert_eq!(median(&[4.0, 1.0, 2.0, 3.0]), 2.5);
+    }
+}

@@ -1,0 +1,289 @@
+//! What a comparison found: of every run, and of every method over its runs.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::folder::{self, Folder, REFERENCE, Record};
+use crate::error::{Error, Result};
+
+/// Everything a folder holds.
+#[derive(Debug, Clone, Serialize)]
+pub struct Results {
+    version: u32,
+    #[serde(skip)]
+    folder: PathBuf,
+    /// What the videos show.
+    pub prompts: Vec<String>,
+    /// Seeds of the noise.
+    pub seeds: Vec<u64>,
+    /// Of every method, in the order of the plan.
+    pub methods: Vec<Summary>,
+    /// What the reader should know of the numbers.
+    pub warnings: Vec<String>,
+    /// Every run that is done.
+    pub runs: Vec<Run>,
+}
+
+/// One video.
+#[derive(Debug, Clone, Serialize)]
+pub struct Run {
+    /// What it shows.
+    pub prompt: String,
+    /// Seed of its noise.
+    pub seed: u64,
+    /// Its method, as given.
+    pub method: String,
+    /// Its file, within the folder.
+    pub video: String,
+    /// Its report (docs/report.md), with `compared` (as `navicache metrics --json`) and `blocks`.
+    pub report: Value,
+    /// What of it is summed up.
+    #[serde(skip)]
+    pub measured: Measured,
+}
+
+/// The part of a record that summaries and plots are made of.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Measured {
+    /// What ran, a character a branch, a bar after each step.
+    pub strip: String,
+    totals: Totals,
+    compared: Option<Compared>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+struct Totals {
+    forwards_computed: usize,
+    forwards_mixed: usize,
+    forwards_reused: usize,
+    units_computed: usize,
+    units_reused: usize,
+    seconds: Seconds,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+struct Compared {
+    psnr: Mean,
+    psnr_of_video: f64,
+    ssim: Mean,
+    /// Where weights for it are given.
+    #[serde(default)]
+    lpips: Option<Mean>,
+    motion_kept: Option<f64>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+struct Mean {
+    mean: f64,
+}
+
+/// Wall-clock seconds by stage.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Seconds {
+    /// Tokenizer and text encoder.
+    pub text: f64,
+    /// All steps.
+    pub denoise: f64,
+    /// VAE.
+    pub decode: f64,
+    /// Encoding and writing the video file.
+    pub write: f64,
+    /// The whole run.
+    pub total: f64,
+}
+
+/// A method over all its runs. Measurements are means over frames, then over videos; absent where there is nothing to
+/// compare.
+#[derive(Debug, Clone, Serialize)]
+pub struct Summary {
+    /// As given.
+    pub method: String,
+    /// How many runs are done.
+    pub runs: usize,
+    /// Seconds of denoising of the uncached runs over those of the same runs with the method.
+    pub speedup: Option<f64>,
+    /// Share of the units (parts of transformer blocks) that was computed.
+    pub work: f64,
+    /// Forwards (a branch of a step) that were computed, computed in part, and reused.
+    pub forwards: [usize; 3],
+    /// Seconds of a video.
+    pub seconds: Seconds,
+    /// dB; of frames, then the mean (VideoSys, NaviCache).
+    pub psnr: Option<f64>,
+    /// The same of the worst video.
+    pub psnr_worst: Option<f64>,
+    /// dB; one error over the video (EasyCache).
+    pub psnr_of_video: Option<f64>,
+    /// Structural similarity.
+    pub ssim: Option<f64>,
+    /// Perceptual distance, where it was measured.
+    pub lpips: Option<f64>,
+    /// Motion over that of the uncached video.
+    pub motion_kept: Option<f64>,
+}
+
+impl Results {
+    /// Reads what a folder holds.
+    pub fn read(folder: &Path) -> Result<Self> {
+        Results::of(&Folder::read(folder)?)
+    }
+
+    pub(super) fn of(folder: &Folder) -> Result<Self> {
+        let plan = folder.plan();
+        let mut runs = Vec::new();
+        for prompt in &plan.prompts {
+            for &seed in &plan.seeds {
+                for method in &plan.methods {
+                    let record = folder.record(prompt, seed, method);
+                    if record.exists() {
+                        runs.push(Run::new(prompt, seed, method, &record)?);
+                    }
+                }
+            }
+        }
+        if runs.is_empty() {
+            let reason = "no run is done yet; `navicache compare` with the same folder goes on".to_string();
+            return Err(Error::file(folder.root(), reason));
+        }
+        let methods: Vec<Summary> = plan.methods.iter().filter_map(|method| Summary::of(method, &runs)).collect();
+        Ok(Results {
+            version: folder::VERSION,
+            folder: folder.root().to_path_buf(),
+            prompts: plan
+                .prompts
+                .iter()
+                .filter(|prompt| runs.iter().any(|run| run.prompt == **prompt))
+                .cloned()
+                .collect(),
+            seeds: plan.seeds.iter().filter(|seed| runs.iter().any(|run| run.seed == **seed)).copied().collect(),
+            warnings: disturbed(&methods, &runs),
+            methods,
+            runs,
+        })
+    }
+
+    /// The folder they are of.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The runs of a method.
+    pub fn of_method<'a>(&'a self, method: &'a str) -> impl Iterator<Item = &'a Run> {
+        self.runs.iter().filter(move |run| run.method == method)
+    }
+
+    /// How much faster a run was than the uncached one.
+    pub fn speedup(&self, run: &Run) -> Option<f64> {
+        speedup(&[run], &self.runs)
+    }
+}
+
+impl Run {
+    pub(super) fn new(prompt: &str, seed: u64, method: &str, record: &Record) -> Result<Self> {
+        let report = record.read()?;
+        let measured = Measured::deserialize(&report)
+            .map_err(|e| Error::file(record.video().with_extension("json"), format!("not the record of a run: {e}")))?;
+        let (prompt, method) = (prompt.to_string(), method.to_string());
+        Ok(Run { prompt, seed, method, video: record.link(), report, measured })
+    }
+
+    /// Number of steps.
+    pub fn steps(&self) -> usize {
+        self.measured.strip.matches('|').count()
+    }
+
+    /// Share of the units that was computed.
+    pub fn work(&self) -> f64 {
+        let Totals { units_computed, units_reused, .. } = self.measured.totals;
+        units_computed as f64 / (units_computed + units_reused).max(1) as f64
+    }
+
+    /// Wall-clock seconds.
+    pub fn seconds(&self) -> &Seconds {
+        &self.measured.totals.seconds
+    }
+
+    /// dB, mean over frames; absent for the reference.
+    pub fn psnr(&self) -> Option<f64> {
+        self.measured.compared.as_ref().map(|compared| compared.psnr.mean)
+    }
+
+    fn same_video(&self, other: &Run) -> bool {
+        self.prompt == other.prompt && self.seed == other.seed
+    }
+}
+
+impl Summary {
+    fn of(method: &str, all: &[Run]) -> Option<Self> {
+        let runs: Vec<&Run> = all.iter().filter(|run| run.method == method).collect();
+        if runs.is_empty() {
+            return None;
+        }
+        let totals = || runs.iter().map(|run| &run.measured.totals);
+        let sum = |value: fn(&Totals) -> usize| totals().map(value).sum::<usize>();
+        let seconds = |value: fn(&Seconds) -> f64| totals().map(|t| value(&t.seconds)).sum::<f64>() / runs.len() as f64;
+        let compared = |value: fn(&Compared) -> Option<f64>| -> Vec<f64> {
+            runs.iter().filter_map(|run| value(run.measured.compared.as_ref()?)).collect()
+        };
+        let mean = |value| mean(&compared(value));
+        Some(Summary {
+            method: method.to_string(),
+            runs: runs.len(),
+            speedup: speedup(&runs, all),
+            work: sum(|t| t.units_computed) as f64 / sum(|t| t.units_computed + t.units_reused).max(1) as f64,
+            forwards: [sum(|t| t.forwards_computed), sum(|t| t.forwards_mixed), sum(|t| t.forwards_reused)],
+            seconds: Seconds {
+                text: seconds(|s| s.text),
+                denoise: seconds(|s| s.denoise),
+                decode: seconds(|s| s.decode),
+                write: seconds(|s| s.write),
+                total: seconds(|s| s.total),
+            },
+            psnr: mean(|c| Some(c.psnr.mean)),
+            psnr_worst: compared(|c| Some(c.psnr.mean)).into_iter().min_by(f64::total_cmp),
+            psnr_of_video: mean(|c| Some(c.psnr_of_video)),
+            ssim: mean(|c| Some(c.ssim.mean)),
+            lpips: mean(|c| c.lpips.as_ref().map(|lpips| lpips.mean)),
+            motion_kept: mean(|c| c.motion_kept),
+        })
+    }
+}
+
+/// How much of a difference of times is chance.
+const CHANCE: f64 = 1.3;
+
+/// Signs that something else kept the machine busy: uncached runs do the same work, and reuse saves no more time than
+/// work.
+fn disturbed(methods: &[Summary], runs: &[Run]) -> Vec<String> {
+    let mut warnings = Vec::new();
+    let uncached = || runs.iter().filter(|run| run.method == REFERENCE).map(|run| run.seconds().denoise);
+    let (least, most) = (uncached().fold(f64::INFINITY, f64::min), uncached().fold(0.0, f64::max));
+    if most > CHANCE * least {
+        warnings.push(format!(
+            "the machine was busy: uncached runs of the same work took from {least:.1} to {most:.1} s; trust the share of work more than the speed-ups"
+        ));
+    }
+    for Summary { method, speedup, work, .. } in methods {
+        if let Some(speedup) = speedup.filter(|speedup| speedup * work > CHANCE) {
+            warnings.push(format!(
+                "the machine was busy: {method} computed {:.0} % of the work, which does not explain {speedup:.2} times the speed",
+                100.0 * work
+            ));
+        }
+    }
+    warnings
+}
+
+/// Seconds of denoising, uncached over these, of the videos that have both.
+fn speedup(runs: &[&Run], all: &[Run]) -> Option<f64> {
+    let reference = |run: &Run| all.iter().find(|other| other.method == REFERENCE && other.same_video(run));
+    let pairs = runs.iter().filter_map(|run| Some((reference(run)?.seconds().denoise, run.seconds().denoise)));
+    let (before, after) = pairs.fold((0.0, 0.0), |(a, b), (before, after)| (a + before, b + after));
+    (after > 0.0).then(|| before / after)
+}
+
+fn mean(values: &[f64]) -> Option<f64> {
+    (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
+}

@@ -1,0 +1,322 @@
+//! The parts of a pipeline, wherever they were found: a Diffusers folder, a folder or files of any other packaging,
+//! recognised by what is in them. What a family makes of them it says itself.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use serde::de::DeserializeOwned;
+use tokenizers::Tokenizer;
+
+use crate::component::{Component, Role};
+use crate::error::{Error, Result};
+use crate::folder::Folder;
+use crate::found::Found;
+use crate::shards::shards;
+use crate::tensors::Tensors;
+use crate::tokenizer;
+
+/// Files that take the place of a pipeline's own, or make one up.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Files {
+    /// The transformer.
+    pub transformer: Option<PathBuf>,
+    /// The text encoder.
+    pub text_encoder: Option<PathBuf>,
+    /// The second text encoder, where there are two.
+    pub text_encoder_2: Option<PathBuf>,
+    /// The VAE.
+    pub vae: Option<PathBuf>,
+    /// The image encoder.
+    pub image_encoder: Option<PathBuf>,
+    /// `tokenizer.json` or `spiece.model`.
+    pub tokenizer: Option<PathBuf>,
+    /// That of the second text encoder.
+    pub tokenizer_2: Option<PathBuf>,
+}
+
+impl Files {
+    /// The weights among them.
+    fn weights(&self) -> impl Iterator<Item = (Role, &PathBuf)> {
+        [
+            (Role::Transformer, &self.transformer),
+            (Role::TextEncoder, &self.text_encoder),
+            (Role::SecondTextEncoder, &self.text_encoder_2),
+            (Role::Vae, &self.vae),
+            (Role::ImageEncoder, &self.image_encoder),
+        ]
+        .into_iter()
+        .filter_map(|(role, path)| Some((role, path.as_ref()?)))
+    }
+}
+
+/// A component's configuration and weights.
+pub struct Piece<C> {
+    /// What its shapes do not say.
+    pub config: C,
+    /// Its weights.
+    pub tensors: Tensors,
+}
+
+/// What was found at a place and in files that were given apart. It is known what every set of weights is, no more.
+#[derive(Default)]
+pub struct Parts {
+    /// The Diffusers folder, whose own parts are not among those found.
+    pub folder: Option<Folder>,
+    /// Other folders that were searched.
+    pub searched: Vec<PathBuf>,
+    /// Weights by what they are for.
+    pub found: BTreeMap<Role, Found>,
+    /// Which of them were given apart.
+    pub given: BTreeSet<Role>,
+    /// Files that hold no part of a pipeline, and why.
+    pub unknown: Vec<String>,
+    /// Tokenizers that were given apart: of the text encoder, and of the second one.
+    pub tokenizers: [Option<Tokenizer>; 2],
+}
+
+impl Parts {
+    /// Looks at a place and at what is given apart.
+    pub fn gather(base: Option<Base>, files: &Files) -> Result<Self> {
+        let mut parts = match base {
+            Some(Base::Diffusers(folder)) => Parts { folder: Some(folder), ..Parts::default() },
+            Some(Base::Loose(paths)) => Parts::loose(paths, files)?,
+            None => Parts::default(),
+        };
+        for (role, path) in files.weights() {
+            let found = Found::open(&group_of(path)?)?;
+            parts.given.insert(role);
+            parts.found.insert(role, found);
+        }
+        for (place, path) in parts.tokenizers.iter_mut().zip([&files.tokenizer, &files.tokenizer_2]) {
+            *place = path.as_ref().map(|path| tokenizer::from_file(path)).transpose()?;
+        }
+        Ok(parts)
+    }
+
+    /// Reads loose weight files, and those in folders, by their contents.
+    fn loose(paths: Vec<PathBuf>, files: &Files) -> Result<Self> {
+        let mut parts = Parts::default();
+        let mut from: BTreeMap<Role, PathBuf> = BTreeMap::new();
+        for path in &paths {
+            for group in groups(path)? {
+                let found = match Found::open(&group) {
+                    Ok(found) => found,
+                    Err(error) if path.is_file() => return Err(error),
+                    Err(error) => {
+                        parts.unknown.push(error.to_string());
+                        continue;
+                    }
+                };
+                let (component, role) = (found.recognised.component, found.recognised.component.role());
+                if files.weights().any(|(given, _)| given == role) {
+                    continue;
+                }
+                if let Some(other) = from.insert(role, group[0].clone()) {
+                    let reason = format!(
+                        "{component} is in {} and in {}; say which with {}",
+                        other.display(),
+                        group[0].display(),
+                        role.option()
+                    );
+                    return Err(Error::file(path, reason));
+                }
+                parts.found.insert(role, found);
+            }
+        }
+        if from.is_empty() && *files == Files::default() {
+            let place = paths.first().cloned().unwrap_or_default();
+            let found = if parts.unknown.is_empty() { "no weight file".to_string() } else { parts.unknown.join("; ") };
+            return Err(Error::file(place, format!("expected a Diffusers folder or weight files, found {found}")));
+        }
+        parts.searched = paths.into_iter().filter(|path| path.is_dir()).collect();
+        Ok(parts)
+    }
+
+    /// A component of the Diffusers folder, unless it was given apart.
+    pub fn piece<C: Clone>(
+        &self,
+        folder: &Folder,
+        (name, stem): (&str, &str),
+        component: Component,
+        config: &C,
+    ) -> Result<Option<Piece<C>>> {
+        if self.found.contains_key(&component.role()) {
+            return Ok(None);
+        }
+        Ok(Some(Piece { config: config.clone(), tensors: folder.tensors(name, stem, component)? }))
+    }
+
+    /// A tokenizer of the Diffusers folder, unless it was given apart: the first of some files.
+    pub fn tokenizer_of(&self, folder: &Folder, index: usize, files: &[&str]) -> Result<Option<Tokenizer>> {
+        if self.tokenizers[index].is_some() {
+            return Ok(None);
+        }
+        let file = files.iter().find(|file| folder.contains(file)).or(files.first()).copied().unwrap_or_default();
+        let read = tokenizer::from_bytes(&folder.bytes(file)?);
+        read.map(Some).map_err(|reason| Error::file(folder.path(file), reason))
+    }
+
+    /// The `config.json` beside the weights for a role, if there is one.
+    pub fn config_beside<T: DeserializeOwned>(&self, role: Role) -> Result<Option<T>> {
+        const FILE: &str = "config.json";
+        let Some(found) = self.found.get(&role) else { return Ok(None) };
+        let folder = Folder::Disk(folder_of(&found.file.path).to_path_buf());
+        folder.contains(FILE).then(|| folder.json(FILE)).transpose()
+    }
+}
+
+/// The folder that holds a path.
+pub fn folder_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
+}
+
+/// The reason that a pipeline is not whole.
+pub fn incomplete(place: &str, missing: &[String], unknown: &[String]) -> Error {
+    let others = match unknown.is_empty() {
+        true => String::new(),
+        false => format!(". Not used: {}", unknown.join("; ")),
+    };
+    let reason = format!(
+        "not all of a pipeline; missing: {}; or give the folder of a whole one with --model{others}",
+        missing.join(", ")
+    );
+    Error::file(place, reason)
+}
+
+/// What is missing of a list: what it is, and how to give it.
+pub fn missing<const N: usize>(parts: [(bool, &str); N]) -> Vec<String> {
+    parts.into_iter().filter(|(missing, _)| *missing).map(|(_, what)| what.to_string()).collect()
+}
+
+/// What `--model` points at.
+pub enum Base {
+    /// A Diffusers folder.
+    Diffusers(Folder),
+    /// Weight files of any packaging.
+    Loose(Vec<PathBuf>),
+}
+
+impl Base {
+    /// Looks at paths.
+    pub fn of(paths: Vec<PathBuf>) -> Self {
+        match &paths[..] {
+            [path] if path.join(INDEX).exists() => Base::Diffusers(Folder::Disk(path.clone())),
+            _ => Base::Loose(paths),
+        }
+    }
+}
+
+/// The file that makes a folder a Diffusers pipeline.
+pub const INDEX: &str = "model_index.json";
+/// Optional file of a pipeline's own defaults, beside `model_index.json`.
+pub const DEFAULTS_FILE: &str = "navicache.json";
+
+/// Endings of weight files.
+const ENDINGS: [&str; 5] = ["safetensors", "gguf", "pth", "pt", "bin"];
+/// Folders inside of folders that are searched.
+const DEPTH: usize = 2;
+
+/// The weight files at a path, those that belong together in one group.
+pub fn groups(path: &Path) -> Result<Vec<Vec<PathBuf>>> {
+    if path.is_file() {
+        return Ok(vec![group_of(path)?]);
+    }
+    let mut files = Vec::new();
+    weight_files(path, DEPTH, &mut files)?;
+    let mut groups: Vec<Vec<PathBuf>> = Vec::new();
+    for file in &files {
+        if !groups.iter().any(|group| group.contains(file)) {
+            groups.push(group_of(file)?);
+        }
+    }
+    Ok(groups)
+}
+
+fn weight_files(folder: &Path, depth: usize, found: &mut Vec<PathBuf>) -> Result<()> {
+    let mut entries = std::fs::read_dir(folder)
+        .and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect::<std::io::Result<Vec<_>>>())
+        .map_err(Error::io(folder))?;
+    entries.sort();
+    for path in entries {
+        let hidden = path.file_name().is_none_or(|name| name.to_string_lossy().starts_with('.'));
+        if hidden {
+            continue;
+        }
+        if path.is_dir() && depth > 0 {
+            weight_files(&path, depth - 1, found)?;
+        } else if path.extension().is_some_and(|e| ENDINGS.iter().any(|ending| e == *ending)) && path.is_file() {
+            found.push(path);
+        }
+    }
+    Ok(())
+}
+
+/// A file and the shards beside it: `NAME-00001-of-00003.ENDING`, or those that `NAME.ENDING.index.json` lists. Of a
+/// folder, the one set of weights in it.
+fn group_of(path: &Path) -> Result<Vec<PathBuf>> {
+    if path.is_dir() {
+        let mut groups = groups(path)?;
+        return match groups.len() {
+            1 => Ok(groups.remove(0)),
+            found => {
+                Err(Error::file(path, format!("expected the weights of one component, found {found} sets of them")))
+            }
+        };
+    }
+    let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    if name.ends_with(".index.json") {
+        return shards(folder_of(path), path);
+    }
+    let Some((stem, first, count, ending)) = shard_name(&name) else { return Ok(vec![path.to_path_buf()]) };
+    let digits = first.len();
+    let numbered = |i: usize| path.with_file_name(format!("{stem}-{i:0digits$}-of-{count}{ending}"));
+    let all: Vec<PathBuf> = (1..=count.parse().unwrap_or(0)).map(numbered).collect();
+    match all.iter().find(|path| !path.exists()) {
+        Some(missing) => {
+            Err(Error::file(missing, format!("expected {count} shards, this one is missing; download it again")))
+        }
+        None => Ok(all),
+    }
+}
+
+/// Splits `NAME-00001-of-00003.ENDING`.
+fn shard_name(name: &str) -> Option<(&str, &str, &str, &str)> {
+    let (before, after) = name.rsplit_once("-of-")?;
+    let (stem, first) = before.rsplit_once('-')?;
+    let digits = after.find(|c: char| !c.is_ascii_digit()).unwrap_or(after.len());
+    let (count, ending) = after.split_at(digits);
+    let numbers = [first, count].iter().all(|n| (1..=5).contains(&n.len()) && n.bytes().all(|b| b.is_ascii_digit()));
+    numbers.then_some((stem, first, count, ending))
+}
+
+/// A JSON file that says in `key` what it describes. That comes first: fields of another model's make no sense.
+fn identified(folder: &Folder, file: &str, key: &str, expected: &str) -> Result<serde_json::Value> {
+    let json: serde_json::Value = folder.json(file)?;
+    match json[key].as_str().unwrap_or("nothing") {
+        found if found == expected => Ok(json),
+        found => Err(Error::file(folder.path(file), format!("{key}: expected {expected}, found {found}"))),
+    }
+}
+
+/// A component's `config.json`.
+pub fn config<T: DeserializeOwned>(folder: &Folder, component: &str, key: &str, expected: &str) -> Result<T> {
+    let file = format!("{component}/config.json");
+    let json = identified(folder, &file, key, expected)?;
+    serde_json::from_value(json).map_err(|e| Error::file(folder.path(&file), e.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shards_are_known_by_their_names() {
+        assert_eq!(shard_name("m-00001-of-00003.safetensors"), Some(("m", "00001", "00003", ".safetensors")));
+        assert_eq!(shard_name("wan-Q4_K-00002-of-00002.gguf"), Some(("wan-Q4_K", "00002", "00002", ".gguf")));
+        assert_eq!(shard_name("best-of-4.gguf"), None);
+        assert_eq!(shard_name("models_t5_umt5-xxl-enc-bf16.pth"), None);
+    }
+}

@@ -1,0 +1,37 @@
+//! Weights on disk -> named tensors: containers, number formats, whose names the tensors have, and which part of a
+//! pipeline they are.
+//!
+//! Each container is read by one function from bytes to a [`Listing`]; the names of every packaging become those of
+//! Diffusers, which the models are written in. [`layout`] finds the parts of a pipeline wherever they are.
+#![warn(missing_docs)]
+
+pub mod catalog;
+mod change;
+mod component;
+mod container;
+mod entry;
+mod error;
+mod file;
+mod folder;
+mod format;
+mod found;
+pub mod hub_cache;
+pub mod layout;
+mod lora;
+mod matrix;
+mod names;
+mod shards;
+mod tensors;
+pub mod tokenizer;
+
+pub use component::{Component, Naming, Role};
+pub use container::{Container, list, list_file};
+pub use error::{Error, Result};
+pub use file::{Listing, Meta, Stored, WeightFile};
+pub use folder::Folder;
+pub use format::Format;
+pub use found::Found;
+pub use lora::{Lora, add as add_lora};
+pub use matrix::Residence;
+pub use names::{Recognised, recognise};
+pub use tensors::Tensors;
