@@ -1,23 +1,47 @@
 //! Which branches a step has, and with which weights their predictions are combined.
 
+use std::borrow::Cow;
+
 use serde::{Deserialize, Serialize};
 
 /// One conditioning of the denoiser.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(into = "String", try_from = "String")]
 pub enum Branch {
     /// Conditioned on the prompt. It comes first in every step, and policies observe this one.
     Cond,
     /// Conditioned on the negative prompt (or the empty one).
     Uncond,
+    /// A further one, as pipelines with more than one kind of guidance have, by its place in the step.
+    Other(u8),
 }
 
 impl Branch {
     /// Lower-case name, as in reports.
-    pub fn name(self) -> &'static str {
+    pub fn name(self) -> Cow<'static, str> {
         match self {
-            Branch::Cond => "cond",
-            Branch::Uncond => "uncond",
+            Branch::Cond => "cond".into(),
+            Branch::Uncond => "uncond".into(),
+            Branch::Other(place) => format!("other{place}").into(),
+        }
+    }
+}
+
+impl From<Branch> for String {
+    fn from(branch: Branch) -> Self {
+        branch.name().into_owned()
+    }
+}
+
+impl TryFrom<String> for Branch {
+    type Error = String;
+
+    fn try_from(name: String) -> Result<Self, String> {
+        match (name.as_str(), name.strip_prefix("other").map(str::parse)) {
+            ("cond", _) => Ok(Branch::Cond),
+            ("uncond", _) => Ok(Branch::Uncond),
+            (_, Some(Ok(place))) => Ok(Branch::Other(place)),
+            _ => Err(format!("branch {name:?} is not known; expected cond, uncond, or other0 to other255")),
         }
     }
 }
@@ -58,6 +82,16 @@ mod tests {
     fn a_scale_of_one_or_less_needs_one_branch() {
         assert_eq!(Guidance::from_scale(1.0).branches(), [(Branch::Cond, 1.0)]);
         assert_eq!(Guidance::from_scale(0.0).branches(), [(Branch::Cond, 1.0)]);
+    }
+
+    #[test]
+    fn names_go_both_ways() {
+        for branch in [Branch::Cond, Branch::Uncond, Branch::Other(0), Branch::Other(255)] {
+            let json = serde_json::to_string(&branch).unwrap();
+            assert_eq!(json, format!("{:?}", branch.name()));
+            assert_eq!(serde_json::from_str::<Branch>(&json).unwrap(), branch);
+        }
+        assert!(serde_json::from_str::<Branch>("\"other256\"").is_err());
     }
 
     #[test]

@@ -7,6 +7,7 @@
 
 pub mod cache;
 pub mod guidance;
+mod interpolate;
 pub mod predict;
 pub mod replay;
 pub mod schedule;

@@ -1,172 +1,135 @@
 //! Plays a policy without a model: against numbers, as the engine asks it.
 
-use std::collections::HashMap;
-
-use crate::cache::{Approx, Decision, Form, Guarded, Kept, Method, Quantity, Run, Scope, Seen, Span, Subject};
+use crate::cache::references::{Place, Refs};
+use crate::cache::walk::{Begun, Forward, Session};
+use crate::cache::{
+    Approx, Approximated, BranchRecord, Form, Kept, Measure, Method, Quantity, Run, Scope, Span, Spans, StepRecord,
+    Subject, WalkError,
+};
 use crate::guidance::Branch;
+use crate::interpolate::lagrange;
 use crate::strip::{Ran, Strip};
 use crate::trace::{ALL_BLOCKS, FIRST_BLOCK, MIDDLE_BLOCK, Trace};
 
 /// Where the numbers come from.
 pub trait Measures {
-    /// A quantity of a scope at a step; `computed` are the earlier steps that were computed in full, newest first. `None` where
-    /// it has no reference point.
-    fn measure(&mut self, step: usize, scope: Scope, quantity: Quantity, computed: &[usize]) -> Option<f64>;
+    /// A quantity of a scope at a step. `visited` is the step that its subject was looked at before, `computed` are those at which it
+    /// was computed in full, newest first. `None` where it has no reference point.
+    fn measure(&mut self, place: Place, quantity: Quantity, visited: Option<usize>, computed: &[usize]) -> Option<f64>;
 }
 
 /// What a policy did.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Played {
-    /// By step and branch: how many units were computed.
-    pub units: Vec<Vec<usize>>,
-    /// Units of one forward.
-    pub units_each: usize,
-    /// Everything that was made up.
-    pub reused: Vec<MadeUp>,
-}
-
-/// Something that was made up.
-#[derive(Debug, Clone, PartialEq)]
-pub struct MadeUp {
-    /// The step.
-    pub step: usize,
-    /// What of it.
-    pub scope: Scope,
-    /// How.
-    pub approx: Approx,
-    /// Weights of what was kept of the branch that the scope is about (of a step, the first), newest first.
-    pub weights: Vec<f64>,
-    /// The steps it was kept at.
-    pub anchors: Vec<usize>,
+    /// Its steps.
+    pub steps: Vec<StepRecord>,
 }
 
 impl Played {
+    /// Everything that was approximated, in order.
+    pub fn approximated(&self) -> impl Iterator<Item = &Approximated> {
+        self.steps.iter().flat_map(|step| &step.approximated)
+    }
+
+    /// Units that a step computed, by branch.
+    pub fn units(&self, step: usize) -> Vec<usize> {
+        self.steps[step].branches.iter().map(BranchRecord::computed).collect()
+    }
+
     /// Whether a step computed everything.
     pub fn is_full(&self, step: usize) -> bool {
-        self.units[step].iter().all(|&units| units == self.units_each)
+        self.steps[step].branches.iter().all(|branch| branch.ran() == Ran::Computed)
     }
 
     /// What ran.
     pub fn strip(&self) -> Strip {
-        let ran = |&units: &usize| match units {
-            0 => Ran::Reused,
-            all if all == self.units_each => Ran::Computed,
-            _ => Ran::Mixed,
-        };
         let mut strip = Strip::default();
-        for step in &self.units {
-            strip.push(step.iter().map(ran).collect());
+        for step in &self.steps {
+            strip.push(step.branches.iter().map(BranchRecord::ran).collect());
         }
         strip
     }
 
     /// Units that were computed, as a part of all.
     pub fn computed_part(&self) -> f64 {
-        let all = self.units.iter().flatten().count() * self.units_each;
-        self.units.iter().flatten().sum::<usize>() as f64 / all.max(1) as f64
+        let branches = || self.steps.iter().flat_map(|step| &step.branches);
+        let all: usize = branches().map(|branch| branch.units.len()).sum();
+        branches().map(BranchRecord::computed).sum::<usize>() as f64 / all.max(1) as f64
     }
 }
 
 /// Plays a whole run.
-pub fn play(run: &Run, method: &dyn Method, measures: &mut dyn Measures) -> Played {
-    let played = Played { units_each: run.units.len(), ..Played::default() };
-    let mut player = Player { policy: method.start(run), run, measures, full: HashMap::new(), played };
+pub fn play(run: &Run, method: &dyn Method, measures: &mut dyn Measures) -> Result<Played, WalkError> {
+    let mut session = Session::new(run.clone(), method.start(run));
+    let mut numbers = Numbers { measures };
     for step in 0..run.steps.len() {
-        player.step(step);
+        if session.begin_step(step, &mut numbers)? == Begun::Branches {
+            for &branch in &run.branches {
+                session.branch(branch, &mut numbers)?;
+            }
+        }
+        session.end_step(&mut numbers)?;
     }
-    player.played
+    Ok(Played { steps: session.finish(&mut numbers)? })
 }
 
-struct Player<'a> {
-    policy: Guarded,
-    run: &'a Run,
+/// The walk over recorded numbers: there are no values, their steps say all.
+struct Numbers<'a> {
     measures: &'a mut dyn Measures,
-    /// Steps that each branch computed in full, newest first.
-    full: HashMap<Branch, Vec<usize>>,
-    played: Played,
 }
 
-impl Player<'_> {
-    fn step(&mut self, step: usize) {
-        let all = self.run.units.len();
-        let mut units = vec![0; self.run.branches.len()];
-        match self.ask(step, Scope::Step) {
-            Decision::Reuse(Approx::FromCond { .. }) => units[0] = all,
-            Decision::Reuse(_) => {}
-            Decision::Compute => {
-                for (i, branch) in self.run.branches.clone().into_iter().enumerate() {
-                    units[i] = self.branch(step, branch);
-                }
-                self.learn(step, Scope::Step);
-                for (branch, _) in self.run.branches.iter().zip(&units).filter(|(_, units)| **units == all) {
-                    self.full.entry(*branch).or_default().insert(0, step);
-                }
-            }
-        }
-        self.played.units.push(units);
+impl Forward for Numbers<'_> {
+    type Value = ();
+    type Scalar = f64;
+    type Error = WalkError;
+
+    fn subject(&mut self, _: Place, _: Subject) -> Result<Option<()>, WalkError> {
+        Ok(Some(()))
     }
 
-    fn branch(&mut self, step: usize, branch: Branch) -> usize {
-        if self.ask(step, Scope::Branch(branch)) != Decision::Compute {
-            return 0;
-        }
-        let mut units = self.run.units.len();
-        let cut = self.policy.asks().spans.as_ref().map(|spans| spans.cut.clone()).unwrap_or_default();
-        for (index, Span { units: of_span, reusable, watched, .. }) in cut.into_iter().enumerate() {
-            let scope = Scope::Span { branch, span: index };
-            let decision = if reusable { self.ask(step, scope) } else { Decision::Compute };
-            match decision {
-                Decision::Reuse(_) => units -= of_span.len(),
-                Decision::Compute => {
-                    if watched {
-                        self.learn(step, scope);
-                    } else {
-                        self.policy.computed(self.run.at(step, scope), &Seen::default());
-                    }
-                }
-            }
-        }
-        if units > 0 {
-            self.learn(step, Scope::Branch(branch));
-        }
-        units
+    fn measure(&mut self, place: Place, quantity: Quantity, (): &(), refs: Refs<()>) -> Result<Option<f64>, WalkError> {
+        let computed: Vec<usize> = refs.computed.iter().map(|reference| reference.step).collect();
+        Ok(self.measures.measure(place, quantity, refs.visited.map(|reference| reference.step), &computed))
     }
 
-    fn ask(&mut self, step: usize, scope: Scope) -> Decision {
-        let Some(question) = self.policy.asks().question(scope).cloned() else { return Decision::Compute };
-        let seen = self.see(step, scope, &question.to_decide);
-        let at = self.run.at(step, scope);
-        let decision = self.policy.decide(at, &seen);
-        if let Decision::Reuse(approx) = decision {
-            let branch = match approx {
-                Approx::FromCond { .. } => Branch::Uncond,
-                _ => observed(self.run, scope),
-            };
-            let weights = self.policy.recipe(branch, at, approx).weights;
-            let anchors = self.policy.anchors(branch, scope, approx).iter().map(|anchor| anchor.step).collect();
-            self.played.reused.push(MadeUp { step, scope, approx, weights, anchors });
-        }
-        decision
+    fn read(&mut self, scalars: Vec<f64>) -> Result<Vec<f64>, WalkError> {
+        Ok(scalars)
     }
 
-    fn learn(&mut self, step: usize, scope: Scope) {
-        let to_learn = self.policy.asks().question(scope).map(|q| q.to_learn.clone()).unwrap_or_default();
-        let seen = self.see(step, scope, &to_learn);
-        self.policy.computed(self.run.at(step, scope), &seen);
+    fn compute(&mut self, _: Branch) -> Result<(), WalkError> {
+        Ok(())
     }
 
-    fn see(&mut self, step: usize, scope: Scope, quantities: &[Quantity]) -> Seen {
-        let computed = self.full.get(&observed(self.run, scope)).cloned().unwrap_or_default();
-        let measured = |&q: &Quantity| Some((q, self.measures.measure(step, scope, q, &computed)?));
-        quantities.iter().filter_map(measured).collect()
+    fn begin(&mut self, _: Branch, _: &Spans) -> Result<(), WalkError> {
+        Ok(())
     }
-}
 
-/// The branch that a scope's quantities are of.
-fn observed(run: &Run, scope: Scope) -> Branch {
-    match scope {
-        Scope::Step => run.branches.first().copied().unwrap_or(Branch::Cond),
-        Scope::Branch(branch) | Scope::Span { branch, .. } => branch,
+    fn run_units(&mut self, _: usize) -> Result<(), WalkError> {
+        Ok(())
+    }
+
+    fn enter(&mut self, _: &Span) -> Result<(), WalkError> {
+        Ok(())
+    }
+
+    fn replace(&mut self, _: &Span, _: Form, (): ()) -> Result<(), WalkError> {
+        Ok(())
+    }
+
+    fn finish(&mut self, _: Branch) -> Result<(), WalkError> {
+        Ok(())
+    }
+
+    fn kept(&mut self, _: Branch, _: Kept) -> Result<(), WalkError> {
+        Ok(())
+    }
+
+    fn sum(&mut self, _: &[(f64, &())], _: Option<(f64, f64)>) -> Result<(), WalkError> {
+        Ok(())
+    }
+
+    fn approximate(&mut self, _: Branch, _: Kept, (): ()) -> Result<(), WalkError> {
+        Ok(())
     }
 }
 
@@ -186,8 +149,8 @@ pub fn replay(trace: &Trace, method: &dyn Method) -> Result<Replayed, String> {
     let run = trace.run();
     let cut = method.try_start(&run)?.asks().spans.as_ref().map(|spans| spans.cut.clone()).unwrap_or_default();
     let middle = run.blocks(0..run.block_count() / 2).end;
-    let mut measures = FromTrace { trace, cut, middle, units: run.units.len() };
-    let played = play(&run, method, &mut measures);
+    let mut measures = FromTrace { trace, cut, middle, units: run.units.len(), computed: Vec::new() };
+    let played = play(&run, method, &mut measures).map_err(|e| e.to_string())?;
     let mut error = Some(0.0);
     for step in 0..run.steps.len() {
         let after = run.steps.get(step + 1).map_or(0.0, |step| step.sigma.0);
@@ -207,6 +170,8 @@ struct FromTrace<'a> {
     /// Units of the first half of the blocks.
     middle: usize,
     units: usize,
+    /// Steps at which the solver was asked for its error, newest first.
+    computed: Vec<usize>,
 }
 
 impl FromTrace<'_> {
@@ -224,26 +189,56 @@ impl FromTrace<'_> {
     ///
     /// Whatever is left out, up to the last unit, the prediction's residual stands for: that of the blocks goes through the head.
     fn miss(&self, played: &Played, step: usize, branch: Branch) -> Option<f64> {
-        let about = |made_up: &&MadeUp| match made_up.scope {
-            Scope::Step => !matches!(made_up.approx, Approx::FromCond { .. }) || branch == Branch::Uncond,
+        let about = |one: &&Approximated| match one.scope {
+            Scope::Step => !matches!(one.approx, Approx::FromCond { .. }) || branch == Branch::Uncond,
             Scope::Branch(b) | Scope::Span { branch: b, .. } => b == branch,
         };
-        let made_up: Vec<&MadeUp> = played.reused.iter().filter(|m| m.step == step).filter(about).collect();
-        let Some(last) = made_up.last() else { return Some(0.0) };
-        let subject = match last.approx.kept(last.scope) {
+        let approximated: Vec<&Approximated> = played.steps[step].approximated.iter().filter(about).collect();
+        let Some(last) = approximated.last() else { return Some(0.0) };
+        let Some(kept) = last.approx.kept(last.scope) else { return self.miss_between(played, last, branch) };
+        let subject = match kept {
             Kept::Gap => Subject::Gap,
             Kept::Prediction(Form::Residual) => Subject::Residual,
             Kept::Prediction(Form::Output) => Subject::Output,
-            Kept::Span(..) if self.is_rest(&made_up) => Subject::Residual,
+            Kept::Span(..) if self.is_rest(&approximated) => Subject::Residual,
             Kept::Span(..) => return None,
         };
         let anchors = &last.anchors[..last.weights.len().min(last.anchors.len())];
         self.trace.relative_miss(step, branch, subject, anchors, &last.weights)
     }
 
+    /// The same of a step that was left to the solver: it integrates what lies on the parabola in sigma through the computed steps around.
+    fn miss_between(&self, played: &Played, skipped: &Approximated, branch: Branch) -> Option<f64> {
+        let next = (skipped.step + 1..played.steps.len()).find(|&step| played.is_full(step))?;
+        let anchors: Vec<usize> = std::iter::once(next).chain(skipped.anchors.iter().take(2).copied()).collect();
+        let sigmas: Vec<f64> = anchors.iter().map(|&step| self.sigma(step)).collect();
+        let weights = lagrange(&sigmas, self.sigma(skipped.step));
+        self.trace.relative_miss(skipped.step, branch, Subject::Output, &anchors, &weights)
+    }
+
+    /// The error that the solver finds at a computed step: what a line through the two before it missed there, as far as it was followed.
+    /// See [`crate::solver::skipping`].
+    fn solver_error(&mut self, step: usize) -> Option<f64> {
+        let before = self.computed.clone();
+        self.computed.insert(0, step);
+        let [c, b] = *before.first_chunk()?;
+        let [now, at_c, at_b] = [step, c, b].map(|s| self.sigma(s));
+        let miss = self.trace.velocity_miss(step, &[c, b], &lagrange(&[at_c, at_b], now))?;
+        let share = |s: f64| (s - at_b) * (s - at_c) / ((now - at_b) * (now - at_c));
+        let followed: f64 = match step - c {
+            1 => 0.5 * (at_c - now),
+            _ => (c + 1..step).map(|j| (self.sigma(j) - self.sigma(j + 1)) * share(self.sigma(j))).sum(),
+        };
+        Some(miss * followed.abs())
+    }
+
+    fn sigma(&self, step: usize) -> f64 {
+        self.trace.steps[step].sigma
+    }
+
     /// Whether spans follow each other without a gap up to the last unit.
-    fn is_rest(&self, made_up: &[&MadeUp]) -> bool {
-        let spans = made_up.iter().filter_map(|m| match m.scope {
+    fn is_rest(&self, approximated: &[&Approximated]) -> bool {
+        let spans = approximated.iter().filter_map(|m| match m.scope {
             Scope::Span { span, .. } => Some(&self.cut[span].units),
             _ => None,
         });
@@ -259,20 +254,20 @@ impl FromTrace<'_> {
 }
 
 impl Measures for FromTrace<'_> {
-    fn measure(&mut self, step: usize, scope: Scope, quantity: Quantity, computed: &[usize]) -> Option<f64> {
-        let first = self.trace.header.branches.first().copied().unwrap_or(Branch::Cond);
-        let (branch, span) = match (scope, quantity.subject) {
-            (_, Subject::Gap) => (Branch::Uncond, None),
-            (Scope::Step, _) => (first, None),
-            (Scope::Branch(branch), _) => (branch, None),
+    fn measure(&mut self, place: Place, quantity: Quantity, visited: Option<usize>, computed: &[usize]) -> Option<f64> {
+        if quantity == Subject::SolverError.by(Measure::Magnitude) {
+            return self.solver_error(place.at.step);
+        }
+        let span = match (place.at.scope, quantity.subject) {
+            (Scope::Step | Scope::Branch(_), _) => None,
             (
-                Scope::Span { branch, .. },
+                _,
                 Subject::TimeEmbedding | Subject::TimeProjection | Subject::ModulatedInput | Subject::FilteredInput,
-            ) => (branch, Some(FIRST_BLOCK)),
-            (Scope::Span { branch, .. }, Subject::BlockOutputs) => (branch, Some(ALL_BLOCKS)),
-            (Scope::Span { branch, span }, _) => (branch, Some(self.recorded(span))),
+            ) => Some(FIRST_BLOCK),
+            (_, Subject::BlockOutputs) => Some(ALL_BLOCKS),
+            (Scope::Span { span, .. }, _) => Some(self.recorded(span)),
         };
-        self.trace.value(step, branch, span, quantity, computed)
+        self.trace.value(place.at.step, place.branch, span, quantity, visited, computed)
     }
 }
 
@@ -280,7 +275,7 @@ impl Measures for FromTrace<'_> {
 mod tests {
     use super::*;
     use crate::cache::CacheSpec;
-    use crate::cache::{Measure, Part};
+    use crate::cache::Part;
     use crate::trace::{Header, LAGS, Stack, TraceStep, VERSION, named};
 
     /// A trace whose subjects are numbers that follow a function of the step.
@@ -337,7 +332,7 @@ mod tests {
         assert!(held.error.unwrap() > 1e-3 && line.error.unwrap() < 1e-6, "{:?} {:?}", held.error, line.error);
         assert!(held.played.computed_part() < 0.9);
         // The first value held: |f(3) - f(2)| / f(3) at step 3, and so on.
-        let first = &held.played.reused[0];
+        let first = held.played.approximated().next().unwrap();
         assert_eq!((first.step, first.anchors[0]), (3, 2));
     }
 
@@ -355,7 +350,7 @@ mod tests {
         ] {
             let Replayed { played, error } = replayed(&trace, cache);
             assert!(error.is_some(), "{cache}");
-            assert_eq!(played.units.len(), 50);
+            assert_eq!(played.steps.len(), 50);
         }
         assert_eq!(replayed(&trace, "none").error, Some(0.0));
         assert_eq!(replayed(&trace, "pab").error, None, "single attentions are not recorded");

@@ -84,6 +84,12 @@ impl Stack {
         }
         stacks
     }
+
+    /// The units of a model's stacks, in the order they run.
+    pub fn units(stacks: &[Stack]) -> Vec<Unit> {
+        let blocks = stacks.iter().flat_map(|stack| std::iter::repeat_n(&stack.parts, stack.blocks));
+        blocks.enumerate().flat_map(|(block, parts)| parts.iter().map(move |&part| Unit { block, part })).collect()
+    }
 }
 
 /// One step of a trace.
@@ -102,34 +108,39 @@ pub struct TraceStep {
 impl Trace {
     /// The run that was recorded.
     pub fn run(&self) -> Run {
-        let blocks = self.header.stacks.iter().flat_map(|stack| std::iter::repeat_n(&stack.parts, stack.blocks));
-        let units = blocks.enumerate().flat_map(|(block, parts)| parts.iter().map(move |&part| Unit { block, part }));
         let step = |s: &TraceStep| Step { timestep: Timestep(s.timestep), sigma: Sigma(s.sigma) };
         Run {
             family: self.header.family.clone(),
             steps: self.steps.iter().map(step).collect(),
             branches: self.header.branches.clone(),
-            units: units.collect(),
+            units: Stack::units(&self.header.stacks),
+            segments: Vec::new(),
         }
     }
 
-    /// A quantity of a branch at a step, where the steps in `computed` (newest first, all before it) are those that a policy has
-    /// computed in full. `None` where there is no reference point, or nothing was recorded.
+    /// A quantity of a branch at a step. `visited` is the step that the subject was looked at before, `computed` are those (newest
+    /// first) at which it was computed in full. `None` where there is no reference point, or nothing was recorded.
     pub fn value(
         &self,
         step: usize,
         branch: Branch,
         span: Option<usize>,
         quantity: Quantity,
+        visited: Option<usize>,
         computed: &[usize],
     ) -> Option<f64> {
         let at = |step| Recorded { trace: self, step, branch, span, subject: quantity.subject };
-        let (now, before) = (at(step), step.checked_sub(1));
+        let now = at(step);
         match quantity.measure {
-            Measure::Magnitude | Measure::Norm | Measure::TokenRatioSinceVisit => now.get(quantity.measure),
-            Measure::DistanceSinceVisit => now.get(Measure::LagDistance(1)).or_else(|| now.get(quantity.measure)),
-            Measure::ChangeSinceVisit => now.change(before?),
-            Measure::RelativeChangeSinceVisit => Some(now.change(before?)? / at(before?).get(Measure::Magnitude)?),
+            Measure::Magnitude | Measure::Norm => now.get(quantity.measure),
+            // Recorded since the step before, which is the one visited before unless the subject was left out there.
+            Measure::TokenRatioSinceVisit => now.get(quantity.measure).filter(|_| visited == step.checked_sub(1)),
+            Measure::DistanceSinceVisit => {
+                let recorded = || now.get(quantity.measure).filter(|_| visited == step.checked_sub(1));
+                now.distance(visited?).or_else(recorded)
+            }
+            Measure::ChangeSinceVisit => now.change(visited?),
+            Measure::RelativeChangeSinceVisit => Some(now.change(visited?)? / at(visited?).get(Measure::Magnitude)?),
             Measure::ChangeSinceCompute => now.change(*computed.first()?),
             Measure::RelativeChangeSinceCompute => {
                 let last = *computed.first()?;
@@ -155,6 +166,15 @@ impl Trace {
         }
     }
 
+    /// Mean absolute error of a weighted sum of the guided velocities of `anchors` at a step, in f64 units of the velocity. The steps may
+    /// lie on both sides. `None` where too little was recorded.
+    pub fn velocity_miss(&self, step: usize, anchors: &[usize], weights: &[f64]) -> Option<f64> {
+        let branch = *self.header.branches.first()?;
+        let now = Recorded { trace: self, step, branch, span: None, subject: Subject::Velocity };
+        // Distances are Euclidean; the ratio of both sizes of the velocity itself makes them means.
+        Some(now.miss_of_sum(anchors, weights)? * now.get(Measure::Magnitude)? / now.get(Measure::Norm)?)
+    }
+
     /// Euclidean error of a weighted sum of a subject's earlier values, relative to the prediction: `||a_i - sum w_j a_j|| / ||o_i||`.
     pub fn relative_miss(
         &self,
@@ -166,7 +186,9 @@ impl Trace {
     ) -> Option<f64> {
         let now = Recorded { trace: self, step, branch, span: None, subject };
         let output = Recorded { subject: Subject::Output, ..now };
-        Some(now.miss(anchors, weights)? / output.get(Measure::Norm)?)
+        let is_later = anchors.iter().any(|&anchor| anchor > step); // then there is no holding of the newest value
+        let miss = if is_later { now.miss_of_sum(anchors, weights) } else { now.miss(anchors, weights) };
+        Some(miss? / output.get(Measure::Norm)?)
     }
 }
 
@@ -205,12 +227,13 @@ impl Recorded<'_> {
         (1..=lag).rev().find_map(recorded)
     }
 
-    /// Inner product with the value at an earlier step, from norms and the distance; `None` beyond what was recorded.
-    fn product(&self, since: usize) -> Option<f64> {
-        let earlier = Recorded { step: since, ..*self };
+    /// Inner product with the value at another step, from norms and the distance; `None` beyond what was recorded.
+    fn product(&self, other: usize) -> Option<f64> {
+        let at = |step: usize| Recorded { step, ..*self };
+        let (newer, older) = (self.step.max(other), self.step.min(other));
         let square = |x: f64| x * x;
-        let distance = if since == self.step { 0.0 } else { self.get(Measure::LagDistance(self.step - since))? };
-        let norms = square(self.get(Measure::Norm)?) + square(earlier.get(Measure::Norm)?);
+        let distance = if newer == older { 0.0 } else { at(newer).get(Measure::LagDistance(newer - older))? };
+        let norms = square(self.get(Measure::Norm)?) + square(at(other).get(Measure::Norm)?);
         Some((norms - square(distance)) / 2.0)
     }
 
@@ -225,8 +248,7 @@ impl Recorded<'_> {
         for (&j, wj) in anchors.iter().zip(weights) {
             square -= 2.0 * wj * self.product(j)?;
             for (&k, wk) in anchors.iter().zip(weights) {
-                let (newer, older) = (j.max(k), j.min(k));
-                square += wj * wk * Recorded { step: newer, ..*self }.product(older)?;
+                square += wj * wk * Recorded { step: j, ..*self }.product(k)?;
             }
         }
         Some(square.max(0.0).sqrt())
@@ -319,7 +341,7 @@ impl Recorder {
         let trial = Subject::Trial { frames: self.trial.0, size: self.trial.1 };
         let step = Question {
             to_decide: vec![trial.by(Measure::DistanceSinceVisit)],
-            to_learn: everything(Subject::Gap),
+            to_learn: [everything(Subject::Gap), everything(Subject::Velocity)].concat(),
             to_reuse: vec![],
         };
         let branch = Question {

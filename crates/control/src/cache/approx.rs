@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{At, Scope};
 use crate::guidance::Branch;
+use crate::interpolate::lagrange;
 use crate::schedule::{Sigma, Timestep};
 
 /// The forms that go with any trigger, by the names that the option `reuse` takes.
@@ -30,11 +31,24 @@ pub enum Reuse {
     Scaled,
     /// The conditional branch is computed, the other made up from it with their last difference.
     FromCond,
+    /// Nothing is approximated: the solver jumps from computed step to computed step. For solvers of second order.
+    StepOver,
+    /// The solver goes on along a forecast; when the next step is computed, it goes back and integrates the skipped steps again,
+    /// with values between both ends.
+    Corrected,
 }
 
 /// What a step can be reused by.
-pub(super) const FOR_STEPS: &[Reuse] =
-    &[Reuse::Residual, Reuse::Output, Reuse::Linear, Reuse::Quadratic, Reuse::Taylor, Reuse::FromCond];
+pub(super) const FOR_STEPS: &[Reuse] = &[
+    Reuse::Residual,
+    Reuse::Output,
+    Reuse::Linear,
+    Reuse::Quadratic,
+    Reuse::Taylor,
+    Reuse::FromCond,
+    Reuse::StepOver,
+    Reuse::Corrected,
+];
 /// What all blocks of a branch can be reused by.
 pub(super) const FOR_BLOCKS: &[Reuse] =
     &[Reuse::Residual, Reuse::Output, Reuse::Linear, Reuse::Quadratic, Reuse::Taylor];
@@ -45,6 +59,11 @@ pub(super) const FOR_PROBED: &[Reuse] =
     &[Reuse::Residual, Reuse::Output, Reuse::Linear, Reuse::Quadratic, Reuse::Taylor, Reuse::TwoAnchors];
 
 impl Reuse {
+    /// Whether nothing is approximated: the solver skips the step.
+    pub fn is_left_to_the_solver(self) -> bool {
+        matches!(self, Reuse::StepOver | Reuse::Corrected)
+    }
+
     /// Refuses a form that makes no sense for a method.
     pub(super) fn check(self, sensible: &[Reuse]) -> Result<(), String> {
         if sensible.contains(&self) {
@@ -61,6 +80,9 @@ impl Reuse {
             }
             Reuse::Output => {
                 "reuse=output would overwrite what the computed parts of the model add; it needs a method that reuses all blocks"
+            }
+            Reuse::StepOver | Reuse::Corrected => {
+                "reuse=step_over and reuse=corrected leave whole steps to the solver; this method decides inside of steps"
             }
             _ => "this form of reuse does not fit the method",
         }
@@ -104,6 +126,10 @@ pub enum Approx {
         /// Weight of the high ones.
         high: f64,
     },
+    /// No prediction: the solver jumps. See [`Reuse::StepOver`].
+    StepOver,
+    /// No prediction: the solver goes on along a forecast, and corrects it later. See [`Reuse::Corrected`].
+    Corrected,
 }
 
 /// Which of the two is kept of a computation.
@@ -126,28 +152,40 @@ impl From<Reuse> for Approx {
             Reuse::TwoAnchors => Approx::TwoAnchors { weight: 1.0 },
             Reuse::Scaled => Approx::Scaled { factor: 1.0 },
             Reuse::FromCond => Approx::FromCond { low: 1.0, high: 1.0 },
+            Reuse::StepOver => Approx::StepOver,
+            Reuse::Corrected => Approx::Corrected,
         }
     }
 }
 
 impl Approx {
-    /// What is kept for it.
-    pub fn kept(self, scope: Scope) -> Kept {
+    /// What is kept for it; `None` where nothing of a prediction is.
+    pub fn kept(self, scope: Scope) -> Option<Kept> {
         let form = match self {
-            Approx::FromCond { .. } => return Kept::Gap,
+            Approx::StepOver | Approx::Corrected => return None,
+            Approx::FromCond { .. } => return Some(Kept::Gap),
             Approx::Output => Form::Output,
             Approx::Taylor { form, .. } => form,
             _ => Form::Residual,
         };
-        match scope {
+        Some(match scope {
             Scope::Step | Scope::Branch(_) => Kept::Prediction(form),
             Scope::Span { span, .. } => Kept::Span(span, form),
+        })
+    }
+
+    /// How many values as large as the latents the solver keeps for it, beside those that it has anyway.
+    pub fn solver_values(self) -> usize {
+        match self {
+            Approx::Corrected => crate::solver::skipping::VALUES_KEPT,
+            _ => 0,
         }
     }
 
     /// Of how many computed steps.
     pub fn depth(self) -> usize {
         match self {
+            Approx::StepOver | Approx::Corrected => 0,
             Approx::Residual | Approx::Output | Approx::Scaled { .. } | Approx::FromCond { .. } => 1,
             Approx::Linear | Approx::TwoAnchors { .. } => 2,
             Approx::Quadratic => 3,
@@ -159,6 +197,7 @@ impl Approx {
     pub fn weights(self, anchors: &[Anchor], at: At) -> Vec<f64> {
         let sigmas = || anchors.iter().map(|a| a.sigma.0).collect::<Vec<_>>();
         match self {
+            Approx::StepOver | Approx::Corrected => vec![],
             Approx::Residual | Approx::Output | Approx::FromCond { .. } => vec![1.0],
             Approx::Scaled { factor } => vec![factor],
             Approx::TwoAnchors { weight } if anchors.len() > 1 => vec![weight, 1.0 - weight],
@@ -168,14 +207,6 @@ impl Approx {
             Approx::Taylor { order, .. } => taylor(&anchors[..anchors.len().min(order + 1)], at.step),
         }
     }
-}
-
-/// Values at `points` weighted to the value at `x` of the polynomial through them. The weights sum to 1.
-fn lagrange(points: &[f64], x: f64) -> Vec<f64> {
-    let weight = |(i, p): (usize, &f64)| {
-        points.iter().enumerate().filter(|(j, _)| *j != i).map(|(_, q)| (x - q) / (p - q)).product()
-    };
-    points.iter().enumerate().map(weight).collect()
 }
 
 /// `f_c + k f' + k^2/2 f''`, with differences to the step computed before, divided by how far it is.

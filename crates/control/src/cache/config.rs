@@ -70,6 +70,7 @@ methods! {
     BwCache bwcache,
     AdaCache adacache,
     Trend trend,
+    Stride stride,
     Schedule schedule,
 }
 

@@ -68,15 +68,31 @@ impl Guarded {
         &self.asks
     }
 
+    /// Whether it is computed whatever the policy would say, so that nothing need be measured for the answer.
+    pub fn is_forced(&self, at: At) -> bool {
+        let run = self.runs.get(&at.scope).copied().unwrap_or_default();
+        at.step < self.guard.first_steps
+            || at.step + self.guard.last_steps >= self.run.steps.len()
+            || self.run.segments.contains(&at.step)
+            || self.guard.max_run.is_some_and(|longest| run >= longest)
+            || self.asks.question(at.scope).is_none()
+    }
+
+    /// It is computed without asking the policy.
+    pub fn force(&mut self, at: At) -> Decision {
+        self.runs.insert(at.scope, 0);
+        Decision::Compute
+    }
+
+    /// Another network takes over: nothing that was computed before can be reused.
+    pub fn forget(&mut self) {
+        self.anchors.clear();
+        self.runs.clear();
+    }
+
     /// Whether to compute. What is asked of a scope that the policy has no question for is computed.
     pub fn decide(&mut self, at: At, seen: &Seen) -> Decision {
-        let run = self.runs.entry(at.scope).or_default();
-        let at_rest = at.step < self.guard.first_steps
-            || at.step + self.guard.last_steps >= self.run.steps.len()
-            || self.guard.max_run.is_some_and(|longest| *run >= longest)
-            || self.broken
-            || !seen.is_finite()
-            || self.asks.question(at.scope).is_none();
+        let at_rest = self.is_forced(at) || self.broken || !seen.is_finite();
         let decision = if at_rest { Decision::Compute } else { self.policy.decide(at, seen) };
         let possible = match decision {
             Decision::Compute => false,
@@ -115,14 +131,15 @@ impl Guarded {
         }
     }
 
-    /// The numbers with which a branch's value is made up.
-    pub fn recipe(&self, branch: Branch, at: At, approx: Approx) -> Recipe {
+    /// The numbers with which a branch's value is approximated; `None` where the solver skips the step and nothing is.
+    pub fn recipe(&self, branch: Branch, at: At, approx: Approx) -> Option<Recipe> {
+        let kept = approx.kept(at.scope)?;
         let weights = approx.weights(self.anchors(branch, at.scope, approx), at);
         let split = match approx {
             Approx::FromCond { low, high } if (low, high) != (1.0, 1.0) => Some((low, high)),
             _ => None,
         };
-        Recipe { branch, kept: approx.kept(at.scope), weights, split }
+        Some(Recipe { branch, kept, weights, split })
     }
 
     fn keep(&mut self, branch: Branch, place: Place, anchor: Anchor) {
@@ -134,9 +151,9 @@ impl Guarded {
     /// The computed steps that a branch's value can be made up from, newest first.
     pub fn anchors(&self, branch: Branch, scope: Scope, approx: Approx) -> &[Anchor] {
         let place = match approx.kept(scope) {
-            Kept::Prediction(_) => Place::Prediction,
-            Kept::Gap => Place::Gap,
-            Kept::Span(span, _) => Place::Span(span),
+            Some(Kept::Prediction(_)) | None => Place::Prediction,
+            Some(Kept::Gap) => Place::Gap,
+            Some(Kept::Span(span, _)) => Place::Span(span),
         };
         self.anchors.get(&(branch, place)).map_or(&[], Vec::as_slice)
     }
@@ -201,7 +218,7 @@ mod tests {
         let steps = crate::schedule::flow_euler(4, 1.0, 1000).unwrap().steps;
         let unit = |block| super::super::Unit { block, part: super::super::Part::Whole };
         let units = (0..4).map(unit).collect();
-        Run { family: String::new(), steps, branches: vec![Branch::Cond, Branch::Uncond], units }
+        Run { family: String::new(), steps, branches: vec![Branch::Cond, Branch::Uncond], units, segments: vec![] }
     }
 
     fn greedy(cut: Vec<Span>) -> Greedy {
@@ -213,16 +230,16 @@ mod tests {
     fn what_was_not_computed_is_not_reused() {
         let run = run();
         let mut policy = greedy(vec![Span::of(0..4)]).try_start(&run).unwrap();
-        let decide = |policy: &mut Guarded, scope| policy.decide(run.at(1, scope), &Seen::default());
+        let decide = |policy: &mut Guarded, scope| policy.decide(run.at(1, scope).unwrap(), &Seen::default());
         let span = |branch| Scope::Span { branch, span: 0 };
         assert_eq!(decide(&mut policy, Scope::Step), Decision::Compute);
-        policy.computed(run.at(0, span(Branch::Cond)), &Seen::default());
-        policy.computed(run.at(0, Scope::Branch(Branch::Cond)), &Seen::default());
+        policy.computed(run.at(0, span(Branch::Cond)).unwrap(), &Seen::default());
+        policy.computed(run.at(0, Scope::Branch(Branch::Cond)).unwrap(), &Seen::default());
         // one branch is not the step, and its span is not the other's
         assert_eq!(decide(&mut policy, Scope::Step), Decision::Compute);
         assert_eq!(decide(&mut policy, span(Branch::Uncond)), Decision::Compute);
         assert_eq!(decide(&mut policy, span(Branch::Cond)), Decision::Reuse(Approx::Residual));
-        policy.computed(run.at(0, Scope::Branch(Branch::Uncond)), &Seen::default());
+        policy.computed(run.at(0, Scope::Branch(Branch::Uncond)).unwrap(), &Seen::default());
         assert_eq!(decide(&mut policy, Scope::Step), Decision::Reuse(Approx::Residual));
         // without a question there is nothing to reuse
         assert_eq!(decide(&mut policy, Scope::Branch(Branch::Cond)), Decision::Compute);

@@ -43,6 +43,7 @@ macro_rules! described {
 
 pub mod adacache;
 mod approx;
+mod best;
 pub mod bwcache;
 mod config;
 pub mod dbcache;
@@ -61,19 +62,27 @@ mod per_branch;
 pub mod precisecache;
 pub mod presets;
 mod quantity;
+mod records;
+pub mod references;
 pub mod schedule;
 pub mod seacache;
+mod store;
+pub mod stride;
 pub mod tafc;
 pub mod taylorseer;
 pub mod teacache;
 pub mod trend;
+pub mod walk;
 
 use std::ops::Range;
 
 pub use approx::{Anchor, Approx, Form, Kept, Recipe, Reuse};
+pub use best::{Best, best};
 pub use config::{About, CacheConfig, CacheError, CacheSpec};
 pub use guard::{Guard, Guarded};
-pub use quantity::{Measure, Quantity, Seen, Subject};
+pub use quantity::{Measure, Quantity, ScopeKind, Seen, Subject, When};
+pub use records::{Approximated, BranchRecord, StepRecord, WalkError};
+pub use store::{CacheMemory, Item};
 
 use serde::{Deserialize, Serialize};
 
@@ -96,13 +105,19 @@ pub struct Run {
     pub branches: Vec<Branch>,
     /// The units of one forward, in the order they run.
     pub units: Vec<Unit>,
+    /// Steps at which another network takes over, in order. Such a step is computed, and nothing kept from before it is reused.
+    pub segments: Vec<usize>,
 }
 
 impl Run {
     /// A place in the run.
-    pub fn at(&self, step: usize, scope: Scope) -> At {
-        let Step { timestep, sigma } = self.steps[step];
-        At { step, timestep, sigma, scope }
+    ///
+    /// # Errors
+    /// The step is outside of the schedule.
+    pub fn at(&self, step: usize, scope: Scope) -> Result<At, WalkError> {
+        let steps = self.steps.len();
+        let Step { timestep, sigma } = *self.steps.get(step).ok_or(WalkError::OutsideSchedule { step, steps })?;
+        Ok(At { step, timestep, sigma, scope })
     }
 
     /// The units of a range of blocks.
@@ -252,8 +267,29 @@ impl Asks {
         }
     }
 
-    /// Refuses a cut that is not one, with the reason.
+    /// Whether a step teaches anything about a subject.
+    pub fn learns(&self, subject: Subject) -> bool {
+        self.step.iter().flat_map(|question| &question.to_learn).any(|quantity| quantity.subject == subject)
+    }
+
+    /// Refuses a cut that is not one, and subjects that a scope cannot supply, with the reason.
     fn check(&self, run: &Run) -> Result<(), String> {
+        let scopes = [
+            (ScopeKind::Step, self.step.as_ref()),
+            (ScopeKind::Branch, self.branch.as_ref()),
+            (ScopeKind::Span, self.spans.as_ref().map(|spans| &spans.question)),
+        ];
+        for (scope, question) in scopes {
+            let Some(Question { to_decide, to_learn, .. }) = question else { continue };
+            for (when, quantities) in [(When::Before, to_decide), (When::After, to_learn)] {
+                if let Some(quantity) = quantities.iter().find(|q| !q.subject.exists(scope, when)) {
+                    let name = quantity.name();
+                    return Err(format!(
+                        "{name} cannot be measured {when} a {scope} is computed: it is not known there"
+                    ));
+                }
+            }
+        }
         let mut end = 0;
         for Span { units, since, .. } in self.spans.iter().flat_map(|spans| &spans.cut) {
             if units.start < end || units.end < units.start || units.end > run.units.len() || *since > units.start {
@@ -330,7 +366,7 @@ pub trait Method {
 }
 
 /// The running state of a method, for one generation.
-pub trait Policy {
+pub trait Policy: Send {
     /// What it wants to see.
     fn asks(&self) -> Asks;
     /// Whether to compute. Called in order, where it has a question.

@@ -22,6 +22,13 @@ pub enum Subject {
         /// One row and one column of so many are kept.
         size: usize,
     },
+    /// The guided velocity, of all branches together. Known once they are computed.
+    Velocity,
+    /// The solver's sample of a step: the latents as they are known once its velocity is.
+    Sample,
+    /// What the solver learns at a step that ends a run of skipped ones: its sample there as it is now known, less the sample that
+    /// the model saw. Known once the step is computed. See [`crate::solver::skipping`].
+    SolverError,
     /// The embedding of the timestep. Known before the blocks.
     TimeEmbedding,
     /// Its projection to the modulation of the blocks. Known before the blocks.
@@ -36,6 +43,45 @@ pub enum Subject {
     SpanOutput,
     /// The features after each block of a span; the measure's mean over blocks. Known once the span is computed.
     BlockOutputs,
+}
+
+/// Which kind of scope a question is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ScopeKind {
+    /// All branches of a step.
+    Step,
+    /// One branch.
+    Branch,
+    /// A span of units.
+    Span,
+}
+
+impl std::fmt::Display for ScopeKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            ScopeKind::Step => "step",
+            ScopeKind::Branch => "branch",
+            ScopeKind::Span => "span",
+        })
+    }
+}
+
+/// When a quantity is measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum When {
+    /// Before it is decided whether to compute.
+    Before,
+    /// After it was computed.
+    After,
+}
+
+impl std::fmt::Display for When {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            When::Before => "before",
+            When::After => "after",
+        })
+    }
 }
 
 /// How it is measured.
@@ -75,6 +121,23 @@ impl Subject {
         Quantity { subject: self, measure }
     }
 
+    /// Whether it is known at a scope, before or after the scope is computed.
+    pub fn exists(self, scope: ScopeKind, when: When) -> bool {
+        use ScopeKind::{Span, Step};
+        match self {
+            Subject::Input => scope != Span,
+            Subject::Output | Subject::Residual => scope != Span && when == When::After,
+            Subject::Gap | Subject::Velocity | Subject::Sample | Subject::SolverError => {
+                scope == Step && when == When::After
+            }
+            Subject::Trial { .. } => scope == Step && when == When::Before,
+            Subject::TimeEmbedding | Subject::TimeProjection | Subject::ModulatedInput | Subject::FilteredInput => {
+                scope == Span && when == When::Before
+            }
+            Subject::SpanResidual | Subject::SpanOutput | Subject::BlockOutputs => scope == Span && when == When::After,
+        }
+    }
+
     fn name(self) -> &'static str {
         match self {
             Subject::Input => "input",
@@ -82,6 +145,9 @@ impl Subject {
             Subject::Residual => "residual",
             Subject::Gap => "gap",
             Subject::Trial { .. } => "trial",
+            Subject::Velocity => "velocity",
+            Subject::Sample => "sample",
+            Subject::SolverError => "solver_error",
             Subject::TimeEmbedding => "time_embedding",
             Subject::TimeProjection => "time_projection",
             Subject::ModulatedInput => "modulated_input",

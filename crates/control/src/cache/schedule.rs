@@ -61,6 +61,11 @@ impl Method for Config {
         if self.steps()?[0].contains(&false) {
             return Err("the strip reuses in its first step, where nothing was computed".to_string());
         }
+        let is_mixed = |step: &Vec<bool>| step.contains(&true) && step.contains(&false);
+        if self.reuse.is_left_to_the_solver() && self.steps()?.iter().any(is_mixed) {
+            return Err("a step of which one branch runs cannot be left to the solver: the strip must be the same for all branches"
+                .to_string());
+        }
         match self.reuse {
             Reuse::FromCond => Err("reuse=from_cond: the strip says which branches run".to_string()),
             reuse => reuse.check(FOR_STEPS),
@@ -92,13 +97,22 @@ struct Schedule {
 impl Policy for Schedule {
     fn asks(&self) -> Asks {
         let question = Question { to_reuse: vec![self.reuse.into()], ..Question::default() };
-        Asks { branch: Some(question), ..Asks::default() }
+        match self.reuse.is_left_to_the_solver() {
+            true => Asks { step: Some(question), ..Asks::default() },
+            false => Asks { branch: Some(question), ..Asks::default() },
+        }
     }
 
     fn decide(&mut self, at: At, _: &Seen) -> Decision {
-        let Scope::Branch(branch) = at.scope else { return Decision::Compute };
-        let position = self.branches.iter().position(|&b| b == branch);
-        let computes = position.and_then(|p| self.computes.get(at.step)?.get(p).copied()).unwrap_or(true);
+        let Some(branches) = self.computes.get(at.step) else { return Decision::Compute };
+        let computes = match at.scope {
+            Scope::Step => branches.contains(&true),
+            Scope::Branch(branch) => {
+                let position = self.branches.iter().position(|&b| b == branch);
+                position.and_then(|p| branches.get(p).copied()).unwrap_or(true)
+            }
+            Scope::Span { .. } => true,
+        };
         if computes { Decision::Compute } else { Decision::Reuse(Approx::from(self.reuse)) }
     }
 }

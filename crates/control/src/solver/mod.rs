@@ -6,6 +6,8 @@
 
 mod dpmpp;
 mod euler;
+mod history;
+pub mod skipping;
 mod unipc;
 
 use std::fmt;
@@ -14,6 +16,8 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use crate::schedule::{self, Schedule, ScheduleError, Sigma};
+
+pub use history::{History, Linear};
 
 /// Data predictions that a [`Combination`] reaches back to.
 pub const HISTORY: usize = 3;
@@ -42,6 +46,14 @@ impl SolverKind {
             SolverKind::UniPc => "unipc",
             SolverKind::DpmPp2M => "dpmpp",
             SolverKind::Euler => "euler",
+        }
+    }
+
+    /// Whether steps may be stepped over: whether a long step of the solver is nearly as good as several short ones.
+    pub fn steps_over(self) -> bool {
+        match self {
+            SolverKind::UniPc | SolverKind::DpmPp2M => true,
+            SolverKind::Euler => false,
         }
     }
 
@@ -111,24 +123,36 @@ pub struct StepPlan {
 
 /// Plans a run. Every coefficient is finite.
 pub fn plan(kind: SolverKind, schedule: &Schedule) -> Vec<StepPlan> {
-    let at = |index: usize| NoiseLevel::new(schedule.steps[index].sigma);
+    let sigma = |index: usize| schedule.steps[index].sigma;
     (0..schedule.steps.len())
         .map(|i| {
-            let levels = Levels {
-                next: schedule.steps.get(i + 1).map(|step| NoiseLevel::new(step.sigma)),
-                now: at(i),
-                last: i.checked_sub(1).map(at),
-                before_last: i.checked_sub(2).map(at),
-            };
-            let (correct, advance) = match kind {
-                SolverKind::UniPc => (unipc::correct(&levels), unipc::advance(&levels)),
-                SolverKind::DpmPp2M => (None, dpmpp::advance(&levels)),
-                SolverKind::Euler => (None, euler::advance(&levels)),
-            };
-            let to_data = DataPrediction { sample: 1.0, velocity: -levels.now.sigma };
-            StepPlan { to_data, correct, advance }
+            let [last, before_last] = [1, 2].map(|back| i.checked_sub(back).map(sigma));
+            plan_step(kind, before_last, last, sigma(i), schedule.steps.get(i + 1).map(|step| step.sigma))
         })
         .collect()
+}
+
+/// Plans one step between any noise levels: from the one `before_last` and the `last`, where predictions were made, over `now` to
+/// `next`; without `next` to no noise at all.
+pub fn plan_step(
+    kind: SolverKind,
+    before_last: Option<Sigma>,
+    last: Option<Sigma>,
+    now: Sigma,
+    next: Option<Sigma>,
+) -> StepPlan {
+    let levels = Levels {
+        next: next.map(NoiseLevel::new),
+        now: NoiseLevel::new(now),
+        last: last.map(NoiseLevel::new),
+        before_last: before_last.map(NoiseLevel::new),
+    };
+    let (correct, advance) = match kind {
+        SolverKind::UniPc => (unipc::correct(&levels), unipc::advance(&levels)),
+        SolverKind::DpmPp2M => (None, dpmpp::advance(&levels)),
+        SolverKind::Euler => (None, euler::advance(&levels)),
+    };
+    StepPlan { to_data: DataPrediction { sample: 1.0, velocity: -levels.now.sigma }, correct, advance }
 }
 
 /// The noise levels around a step.

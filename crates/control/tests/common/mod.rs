@@ -1,5 +1,6 @@
 //! Plays a policy against measured values of a small model.
 
+use navicache_control::cache::references::Place;
 use navicache_control::cache::{CacheConfig, CacheSpec, Part, Quantity, Run, Scope, Unit};
 use navicache_control::guidance::Branch;
 use navicache_control::replay::{self, Measures, Played};
@@ -16,6 +17,7 @@ pub fn run(steps: usize) -> Run {
         steps: flow_unipc(steps, 3.0, 1000).unwrap().steps,
         branches: vec![Branch::Cond, Branch::Uncond],
         units: (0..BLOCKS).flat_map(|block| parts.map(|part| Unit { block, part })).collect(),
+        segments: vec![],
     }
 }
 
@@ -30,12 +32,12 @@ pub type Measured<'a> = &'a mut dyn FnMut(usize, Scope, Quantity) -> Option<f64>
 struct Given<'a>(Measured<'a>);
 
 impl Measures for Given<'_> {
-    fn measure(&mut self, step: usize, scope: Scope, quantity: Quantity, _: &[usize]) -> Option<f64> {
-        (self.0)(step, scope, quantity)
+    fn measure(&mut self, place: Place, quantity: Quantity, _: Option<usize>, _: &[usize]) -> Option<f64> {
+        (self.0)(place.at.step, place.at.scope, quantity)
     }
 }
 
 /// Plays a whole run.
 pub fn play(config: &CacheConfig, steps: usize, measure: Measured) -> Played {
-    replay::play(&run(steps), config.method(), &mut Given(measure))
+    replay::play(&run(steps), config.method(), &mut Given(measure)).unwrap()
 }

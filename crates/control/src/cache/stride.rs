@@ -1,0 +1,100 @@
+//! Stride: our own method. The solver skips steps and says itself, for nothing, how wrong that was; the next stride is as long as the
+//! wanted error allows.
+//!
+//! When a step ends a run of skipped ones, its sample moves once its velocity is known: the skipped steps are integrated again between
+//! both ends (`reuse=corrected`), or the solver's corrector spans the jump (`reuse=step_over`). The move is the difference of two
+//! solutions of different order, as embedded Runge-Kutta pairs have it, and no model call is spent on it. Of a stride of `h` steps it grows
+//! as `h^3`, so the stride that meets a tolerance is
+//!
+//! ```text
+//! h' = h (tolerance / error)^(1/3)
+//! ```
+//!
+//! and one step longer than the last at most, which is the step-size control of every solver for differential equations (Hairer, Norsett, Wanner, *Solving Ordinary Differential
+//! Equations I*, II.4). docs/skipping.md has the derivation and the measurements.
+
+use super::{About, Asks, At, Decision, Guard, Measure, Method, Policy, Quantity, Question, Reuse, Run, Seen, Subject};
+
+/// What `navicache methods` says.
+pub const ABOUT: About = About {
+    name: "stride",
+    line: "how wrong the solver's last stride was, which it finds out for nothing; longer ones until the error is as large as wanted",
+    paper: "navicache",
+    source: "ours",
+    needs: "nothing",
+};
+
+options! {
+    /// Error of the latents that a stride may make, as the solver finds it: mean absolute error relative to their mean size. 0
+    /// computes every step.
+    threshold: f64,
+    /// So many steps at the start are computed.
+    warmup_steps: usize,
+    /// Longest run of skipped steps; absent: a tenth of the steps, at least 2.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    max_run: Option<usize>,
+    /// How a skipped step is handled: step_over or corrected.
+    reuse: Reuse,
+}
+
+/// The error of a stride of `h` steps grows as `h` to this power.
+const ORDER: f64 = 3.0;
+
+const ERROR: Quantity = Subject::SolverError.by(Measure::Magnitude);
+const SIZE: Quantity = Subject::Sample.by(Measure::Magnitude);
+
+impl Method for Config {
+    described!();
+
+    fn guard(&self, steps: usize) -> Guard {
+        let max_run = self.max_run.unwrap_or((steps / 10).max(2));
+        Guard { first_steps: self.warmup_steps, last_steps: 1, max_run: Some(max_run) }
+    }
+
+    fn policy(&self, _: &Run) -> Box<dyn Policy> {
+        Box::new(Stride { config: self.clone(), computed: None, stride: 1 })
+    }
+
+    fn check(&self) -> Result<(), String> {
+        match self.reuse.is_left_to_the_solver() {
+            true => Ok(()),
+            false => Err("reuse: expected step_over or corrected; nothing else says how wrong it was".to_string()),
+        }
+    }
+}
+
+struct Stride {
+    config: Config,
+    /// The last computed step.
+    computed: Option<usize>,
+    /// Steps from it to the next computed one.
+    stride: usize,
+}
+
+impl Policy for Stride {
+    fn asks(&self) -> Asks {
+        let question =
+            Question { to_decide: vec![], to_learn: vec![ERROR, SIZE], to_reuse: vec![self.config.reuse.into()] };
+        Asks { step: Some(question), ..Asks::default() }
+    }
+
+    fn decide(&mut self, at: At, _: &Seen) -> Decision {
+        match self.computed {
+            Some(computed) if at.step - computed < self.stride => Decision::Reuse(self.config.reuse.into()),
+            _ => Decision::Compute,
+        }
+    }
+
+    fn computed(&mut self, at: At, seen: &Seen) {
+        let stride = self.computed.map_or(1, |computed| at.step - computed);
+        self.computed = Some(at.step);
+        self.stride = match (seen.get(ERROR), seen.get(SIZE)) {
+            // No error at all is no measurement: a velocity that is zero throughout has no scale.
+            (Some(error), Some(size)) if self.config.threshold > 0.0 && error > 0.0 => {
+                let wanted = stride as f64 * (self.config.threshold * size / error).powf(1.0 / ORDER);
+                (wanted.floor().max(1.0) as usize).min(stride + 1)
+            }
+            _ => 1,
+        };
+    }
+}

@@ -1,0 +1,75 @@
+//! What a multistep solver remembers, as a value: it can be kept, and put back to go from there again.
+
+use std::collections::VecDeque;
+
+use super::{Combination, HISTORY, StepPlan};
+
+/// Who adds up values that this crate does not know.
+pub trait Linear {
+    /// A tensor, or a number.
+    type Value: Clone;
+    /// What can go wrong.
+    type Error;
+
+    /// The sum of values times weights; there is at least one.
+    fn sum(&mut self, terms: &[(f64, &Self::Value)]) -> Result<Self::Value, Self::Error>;
+}
+
+/// The sample and the data predictions that the next steps refer to.
+#[derive(Debug, Clone, PartialEq)]
+pub struct History<V> {
+    /// The sample that the last step started from, after its correction.
+    pub sample: Option<V>,
+    /// Data predictions, newest first.
+    pub data: VecDeque<V>,
+}
+
+impl<V> Default for History<V> {
+    fn default() -> Self {
+        History { sample: None, data: VecDeque::new() }
+    }
+}
+
+impl<V: Clone> History<V> {
+    /// Takes a step's prediction in: from the latents `x` that the model saw and its `velocity` to the step's sample, which is `x`
+    /// or, with solvers that correct, a better one.
+    pub fn arrive<L: Linear<Value = V>>(
+        &mut self,
+        plan: &StepPlan,
+        x: &V,
+        velocity: &V,
+        linear: &mut L,
+    ) -> Result<(), L::Error> {
+        let data = linear.sum(&[(plan.to_data.sample, x), (plan.to_data.velocity, velocity)])?;
+        self.arrive_with(plan, x, data, linear)
+    }
+
+    /// The same from a data prediction, at a sample `x` that need not be the one that the model saw.
+    pub fn arrive_with<L: Linear<Value = V>>(
+        &mut self,
+        plan: &StepPlan,
+        x: &V,
+        data: V,
+        linear: &mut L,
+    ) -> Result<(), L::Error> {
+        self.data.push_front(data);
+        self.data.truncate(HISTORY);
+        let sample = match (&plan.correct, &self.sample) {
+            (Some(correction), Some(last)) => self.combine(correction, last, linear)?,
+            _ => x.clone(),
+        };
+        self.sample = Some(sample);
+        Ok(())
+    }
+
+    /// The next sample, from the one that was arrived at; `None` before any was.
+    pub fn leave<L: Linear<Value = V>>(&self, advance: &Combination, linear: &mut L) -> Result<Option<V>, L::Error> {
+        self.sample.as_ref().map(|sample| self.combine(advance, sample, linear)).transpose()
+    }
+
+    fn combine<L: Linear<Value = V>>(&self, c: &Combination, sample: &V, linear: &mut L) -> Result<V, L::Error> {
+        let data = self.data.iter().zip(c.data).filter(|(_, coefficient)| *coefficient != 0.0);
+        let terms: Vec<(f64, &V)> = [(c.sample, sample)].into_iter().chain(data.map(|(m, c)| (c, m))).collect();
+        linear.sum(&terms)
+    }
+}

@@ -1,0 +1,224 @@
+//! Steps that the model does not compute, left to the solver: stepped over, or corrected once the next one is computed.
+//!
+//! A held or forecast prediction is a wrong value at a right place. A solver can do better, since it knows how to go from one
+//! computed step to the next: docs/skipping.md has the derivation and what both gain.
+//!
+//! * **Step over.** A skipped step is no step. With the sample `X_c` and the data predictions of the last two computed steps `c` and
+//!   `b`, the sample at any later step is the solver's own update from `c` in one piece; when a step `i` is computed, the solver's own
+//!   corrector spans the whole jump. Nothing is kept beside the solver's history. It needs a solver of second order: Euler's own
+//!   error grows with the length of its steps.
+//! * **Correct.** After a computed step `c` the history is saved. Skipped steps go on along a forecast, provisionally. When
+//!   step `i` is computed, the solver goes back to `c` and walks every skipped step of the fine grid again, with velocities on the
+//!   parabola in sigma through those measured at `b`, `c` and `i`. This works with any solver, and keeps the error of its grid.
+//!
+//! Both give an estimate of their error for nothing: how far the sample of step `i` moved once `i` was known.
+
+use std::collections::VecDeque;
+
+use super::{History, Linear, SolverKind, StepPlan, plan, plan_step};
+use crate::interpolate::lagrange;
+use crate::schedule::{Schedule, Sigma};
+
+/// How a step that the model does not compute is handled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Skip {
+    /// The solver jumps from computed step to computed step.
+    Over,
+    /// It goes on along a forecast, and integrates these steps again once the next step is computed.
+    Corrected,
+}
+
+/// Values as large as the latents that correcting keeps beside the solver's history: the saved history, and three velocities.
+pub const VALUES_KEPT: usize = super::HISTORY + 1 + ANCHORS;
+
+/// Computed steps that a parabola goes through.
+const ANCHORS: usize = 3;
+
+/// How much of a correction the data prediction follows. The model saw `x` and predicted clean latents `m`; for the corrected
+/// sample `X` they are taken to be `m + THETA (X - x)`. 1 would keep the velocity, 0 the data prediction; the network's own response
+/// lies between.
+const THETA: f64 = 0.5;
+
+/// A computed step.
+#[derive(Debug, Clone, PartialEq)]
+struct Anchor<V> {
+    step: usize,
+    /// The guided velocity that was measured there.
+    velocity: V,
+}
+
+/// The solver's walk along the schedule: from prediction to prediction, whatever lies between. Cloned, it is a checkpoint.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Stepper<V> {
+    kind: SolverKind,
+    schedule: Schedule,
+    plans: Vec<StepPlan>,
+    history: History<V>,
+    /// Steps whose data predictions the history holds, newest first.
+    data_steps: Vec<usize>,
+    /// Computed steps with their velocities, newest first: where steps may be corrected.
+    anchors: VecDeque<Anchor<V>>,
+    /// The history right after the last computed step.
+    saved: Option<Saved<V>>,
+    keeps: Keeps,
+    /// How the steps since the last computed one were skipped.
+    skipped: Option<Skip>,
+    /// Whether the last computed step's sample is another than the model saw.
+    moved: bool,
+}
+
+/// What is kept beside the solver's own history.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Keeps {
+    /// Nothing: steps are stepped over, or none are skipped.
+    Nothing,
+    /// The last velocities, from which the error of a step follows.
+    Velocities,
+    /// These and the history after the last computed step: steps may be corrected.
+    WhatCorrects,
+}
+
+/// What is gone back to.
+#[derive(Debug, Clone, PartialEq)]
+struct Saved<V> {
+    history: History<V>,
+    data_steps: Vec<usize>,
+}
+
+impl<V: Clone> Stepper<V> {
+    /// A walk along a schedule.
+    pub fn new(kind: SolverKind, schedule: Schedule, keeps: Keeps) -> Self {
+        Stepper {
+            plans: plan(kind, &schedule),
+            kind,
+            schedule,
+            history: History::default(),
+            data_steps: Vec::new(),
+            anchors: VecDeque::new(),
+            saved: None,
+            keeps,
+            skipped: None,
+            moved: false,
+        }
+    }
+
+    /// Takes the prediction of step `step` in: the velocity that the model made of the latents `x`. Hands out the step's sample
+    /// where it is now known to be another than `x`.
+    pub fn arrive<L>(&mut self, step: usize, x: &V, velocity: &V, linear: &mut L) -> Result<Option<V>, L::Error>
+    where
+        L: Linear<Value = V>,
+    {
+        let corrected = match (self.skipped.take(), self.saved.clone()) {
+            (Some(Skip::Corrected), Some(saved)) => Some(self.walk_again(step, velocity, saved, linear)?),
+            _ => None,
+        };
+        let plan = self.plan_at(step);
+        let moves = corrected.is_some() || (plan.correct.is_some() && self.history.sample.is_some());
+        match &corrected {
+            None => self.history.arrive(&plan, x, velocity, linear)?,
+            Some(sample) => {
+                let (seen, moved) = (1.0 - THETA, THETA);
+                let terms = [
+                    (seen * plan.to_data.sample, x),
+                    (moved * plan.to_data.sample, sample),
+                    (plan.to_data.velocity, velocity),
+                ];
+                let data = linear.sum(&terms)?;
+                self.history.arrive_with(&plan, sample, data, linear)?;
+            }
+        }
+        self.note(step);
+        if self.keeps != Keeps::Nothing {
+            self.anchors.push_front(Anchor { step, velocity: velocity.clone() });
+            self.anchors.truncate(ANCHORS);
+        }
+        if self.keeps == Keeps::WhatCorrects {
+            self.saved = Some(Saved { history: self.history.clone(), data_steps: self.data_steps.clone() });
+        }
+        self.moved = moves;
+        Ok(self.history.sample.clone().filter(|_| moves))
+    }
+
+    /// What was wrong with the latents `x` that the model saw at the last computed step, as far as it is known. Where the sample
+    /// moved, by how much; else half of what a line through the two computed steps before would have missed over the step.
+    pub fn error<L: Linear<Value = V>>(&self, x: &V, linear: &mut L) -> Result<Option<V>, L::Error> {
+        if let (Some(sample), true) = (&self.history.sample, self.moved) {
+            return linear.sum(&[(1.0, sample), (-1.0, x)]).map(Some);
+        }
+        let anchors: Vec<&Anchor<V>> = self.anchors.iter().collect();
+        let [i, c, b] = anchors[..] else { return Ok(None) };
+        let [si, sc, sb] = [i, c, b].map(|anchor| self.sigma(anchor.step).0);
+        let (half, along) = (0.5 * (sc - si), (si - sc) / (sc - sb));
+        linear.sum(&[(half, &i.velocity), (-half * (1.0 + along), &c.velocity), (half * along, &b.velocity)]).map(Some)
+    }
+
+    /// The latents that step `step + 1` starts from, once its prediction was taken in.
+    pub fn leave<L: Linear<Value = V>>(&self, step: usize, linear: &mut L) -> Result<Option<V>, L::Error> {
+        self.history.leave(&self.jump(step), linear)
+    }
+
+    /// The latents that step `step + 1` starts from, where `step` is skipped. Provisional, if steps are corrected.
+    pub fn skip<L: Linear<Value = V>>(
+        &mut self,
+        step: usize,
+        skip: Skip,
+        linear: &mut L,
+    ) -> Result<Option<V>, L::Error> {
+        self.skipped = Some(skip);
+        self.history.leave(&self.jump(step), linear)
+    }
+
+    /// The solver's update from the last computed step to the step after `step`, in one piece.
+    fn jump(&self, step: usize) -> super::Combination {
+        let next = self.schedule.steps.get(step + 1).map(|s| s.sigma);
+        match self.data_steps.as_slice() {
+            [now, rest @ ..] => {
+                plan_step(self.kind, None, rest.first().map(|&s| self.sigma(s)), self.sigma(*now), next).advance
+            }
+            [] => self.plans[step].advance,
+        }
+    }
+
+    /// The plan of a step whose history may have gaps.
+    fn plan_at(&self, step: usize) -> StepPlan {
+        let at = |back: usize| self.data_steps.get(back).map(|&s| self.sigma(s));
+        let next = self.schedule.steps.get(step + 1).map(|s| s.sigma);
+        plan_step(self.kind, at(1), at(0), self.sigma(step), next)
+    }
+
+    /// Goes back to the last computed step, and walks the skipped ones again up to `step`, whose velocity is known now.
+    fn walk_again<L>(&mut self, step: usize, velocity: &V, saved: Saved<V>, linear: &mut L) -> Result<V, L::Error>
+    where
+        L: Linear<Value = V>,
+    {
+        let Saved { history, data_steps } = saved;
+        let from = data_steps.first().copied().unwrap_or(step);
+        (self.history, self.data_steps) = (history, data_steps);
+        let mut z = self.history.leave(&self.jump(from), linear)?;
+        for between in from + 1..step {
+            let points: Vec<f64> = std::iter::once(step)
+                .chain(self.anchors.iter().take(ANCHORS - 1).map(|anchor| anchor.step))
+                .map(|s| self.sigma(s).0)
+                .collect();
+            let weights = lagrange(&points, self.sigma(between).0);
+            let values = std::iter::once(velocity).chain(self.anchors.iter().map(|anchor| &anchor.velocity));
+            let terms: Vec<(f64, &V)> = weights.into_iter().zip(values).collect();
+            let u = linear.sum(&terms)?;
+            if let Some(at) = &z {
+                self.history.arrive(&self.plan_at(between), at, &u, linear)?;
+                self.note(between);
+                z = self.history.leave(&self.jump(between), linear)?;
+            }
+        }
+        Ok(z.unwrap_or_else(|| velocity.clone()))
+    }
+
+    fn note(&mut self, step: usize) {
+        self.data_steps.insert(0, step);
+        self.data_steps.truncate(super::HISTORY);
+    }
+
+    fn sigma(&self, step: usize) -> Sigma {
+        self.schedule.steps[step].sigma
+    }
+}
