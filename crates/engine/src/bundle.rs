@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use navicache_control::cache;
+use navicache_control::cache::{self, CacheMemory};
 use navicache_models::{Observed, Part, Unit};
 
 use crate::device::{DeviceChoice, DtypeChoice, device_name};
@@ -11,7 +11,6 @@ use crate::family::{self, Family};
 use crate::host::Host;
 use crate::report::Machine;
 use crate::request::{Defaults, Request, Resolved};
-use crate::store::Bill;
 use crate::{Error, Result, demo, latents, machine};
 use candle_core::Device;
 use navicache_media::Picture;
@@ -225,7 +224,7 @@ impl Bundle {
     }
 
     /// What caching will take of memory.
-    pub(crate) fn bill(&self, asks: &cache::Asks, run: &cache::Run, request: &Resolved) -> Bill {
+    pub(crate) fn cache_memory(&self, asks: &cache::Asks, run: &cache::Run, request: &Resolved) -> CacheMemory {
         const F32: usize = 4;
         let shape = self.family.sizes().latents_shape(request.width, request.height, request.frames);
         let features = self.family.sizes().tokens(&shape) * self.family.width() * F32;
@@ -233,7 +232,7 @@ impl Bundle {
             Observed::Latents => shape.iter().product::<usize>() * F32,
             Observed::Tokens => features,
         };
-        Bill::new(asks, run.branches.len(), predictions as u64, features as u64, run.block_count())
+        CacheMemory::new(asks, run.branches.len(), predictions as u64, features as u64, run.block_count())
     }
 
     /// Most bytes that caching may keep.

@@ -23,6 +23,9 @@ pub enum Error {
     /// The cache method or its options make no sense.
     #[error(transparent)]
     Cache(#[from] CacheError),
+    /// The steps of a run were not taken as they go.
+    #[error(transparent)]
+    Walk(#[from] navicache_control::cache::WalkError),
     /// The schedule cannot be made.
     #[error(transparent)]
     Schedule(#[from] navicache_control::schedule::ScheduleError),

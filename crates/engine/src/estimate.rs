@@ -79,7 +79,7 @@ pub fn estimate(bundle: &Bundle, request: &Request) -> Result<Estimate> {
 
     // Memory
     let method = resolved.cache.method();
-    let cache_bytes = start(bundle, &resolved, method, family.schedule(&resolved)?.steps, &branches)?.bill.bytes;
+    let cache_bytes = start(bundle, &resolved, method, family.schedule(&resolved)?.steps, &branches)?.memory.bytes;
     let plan = family.decode_plan(&shape, resolved.tile);
     let memory = stage_memory(bundle, &resolved, &plan, cache_bytes);
 

@@ -5,22 +5,21 @@ use std::path::Path;
 use std::time::Instant;
 
 use candle_core::Tensor;
-use navicache_control::cache::{CacheError, Guarded, Method, Run};
+use navicache_control::cache::{Approx, CacheError, CacheMemory, Guarded, Method, Run};
 use navicache_control::guidance::Branch;
 use navicache_control::schedule::Step;
-use navicache_control::solver;
 use navicache_control::strip::Ran;
+use navicache_control::trace::Stack;
 use navicache_media::{Clip, Frames, Spec, WholeFile};
 
 use crate::bundle::Bundle;
 use crate::decode::decode_frames;
+use crate::denoise::{Sampled, StepDone};
 use crate::event::{Event, Reporter, Stage};
 use crate::family::{Conditions, Pictured, Steps};
 use crate::report::{self, Report, Seconds, Totals, described};
 use crate::request::{Request, Resolved};
-use crate::sampler::{Sampled, StepDone};
-use crate::store::Bill;
-use crate::{Result, latents, machine};
+use crate::{Error, Result, latents, machine};
 
 /// A finished video.
 pub struct Video {
@@ -82,7 +81,7 @@ fn run(
 ) -> Result<Video> {
     let begun = Instant::now();
     let mut reporter = Reporter { on_event, warnings: Vec::new(), cancelled: false };
-    let Denoised { resolved, run, sampled, bill, cache, mut seconds } =
+    let Denoised { resolved, run, sampled, memory, cache, mut seconds } =
         denoise(bundle, request, method, Destination::Frames, &mut reporter)?;
     let frames = resolved.frames;
 
@@ -92,11 +91,13 @@ fn run(
     seconds.decode = clock.elapsed().as_secs_f64();
     seconds.total = begun.elapsed().as_secs_f64();
 
-    let totals = totals(&sampled, bill, seconds);
+    let totals = totals(&sampled, memory, seconds);
     let report = Report {
         version: report::VERSION,
         model: bundle.name().to_string(),
         cache,
+        branches: run.branches,
+        stacks: Stack::of(&run.units),
         family: run.family,
         strip: sampled.strip.to_string(),
         steps: sampled.steps,
@@ -132,7 +133,7 @@ pub(crate) struct Denoised {
     pub resolved: Resolved,
     pub run: Run,
     pub sampled: Sampled,
-    pub bill: Bill,
+    pub memory: CacheMemory,
     /// The method with its options.
     pub cache: serde_json::Value,
     pub seconds: Seconds,
@@ -160,7 +161,6 @@ pub(crate) fn denoise(
     let Resolved { width, height, frames, steps, .. } = resolved;
     let method = method.unwrap_or(resolved.cache.method());
     let schedule = family.schedule(&resolved)?;
-    let plans = solver::plan(resolved.solver, &schedule);
     let branches = family.branches(&resolved);
     let (shape, device) = (family.sizes().latents_shape(width, height, frames), &family.host().device);
     let latents = match &resolved.latents {
@@ -206,14 +206,14 @@ pub(crate) fn denoise(
     reporter.emit(Event::Stage(Stage::Denoise));
     let clock = Instant::now();
     reporter.stop_if_cancelled(0, steps)?;
-    let Started { run, policy, bill } = start(bundle, &resolved, method, schedule.steps, &branches)?;
-    bill.check(bundle.cache_budget(&resolved), method.name())?;
+    let Started { run, policy, memory } = start(bundle, &resolved, method, schedule.steps, &branches)?;
+    check_memory(memory, bundle.cache_budget(&resolved), method.name())?;
     let on_step = &mut |done: StepDone| {
         reporter.emit(Event::Step { index: done.index, steps, seconds: done.seconds, strip: done.strip });
         if reporter.cancelled { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     };
     let conditions = Conditions { request: &resolved, branches: &branches, texts, pictured };
-    let sampled = family.sample(conditions, Steps { run: &run, plans: &plans, policy, on_step }, latents)?;
+    let sampled = family.sample(conditions, Steps { run: &run, solver: resolved.solver, policy, on_step }, latents)?;
     seconds.denoise = clock.elapsed().as_secs_f64();
     let rescue = resolved.rescue.as_ref().filter(|_| destination == Destination::Frames);
     for path in resolved.save_latents.iter().chain(rescue) {
@@ -221,7 +221,7 @@ pub(crate) fn denoise(
     }
     warn_if_inert(method, &sampled, reporter);
     let cache = described(method);
-    Ok(Denoised { resolved, run, sampled, bill, cache, seconds })
+    Ok(Denoised { resolved, run, sampled, memory, cache, seconds })
 }
 
 /// A method that is about to run.
@@ -229,7 +229,7 @@ pub(crate) struct Started {
     pub run: Run,
     pub policy: Guarded,
     /// What it will keep.
-    pub bill: Bill,
+    pub memory: CacheMemory,
 }
 
 /// Starts a method for a request.
@@ -245,11 +245,21 @@ pub(crate) fn start(
         steps,
         branches: branches.iter().map(|branch| branch.0).collect(),
         units: bundle.units()?,
+        segments: Vec::new(),
     };
     let refused = |reason| CacheError::Options { method: method.name().to_string(), reason };
     let policy = method.try_start(&run).map_err(refused)?;
-    let bill = bundle.bill(policy.asks(), &run, request);
-    Ok(Started { run, policy, bill })
+    let steps_over = policy.asks().step.iter().flat_map(|q| &q.to_reuse).any(|approx| *approx == Approx::StepOver);
+    if steps_over && !request.solver.steps_over() {
+        let reason = format!(
+            "reuse=step_over with the solver {}: its own error grows with the length of its steps, so that jumping loses \
+             what it saves. reuse=corrected works with every solver",
+            request.solver
+        );
+        return Err(refused(reason).into());
+    }
+    let memory = bundle.cache_memory(policy.asks(), &run, request);
+    Ok(Started { run, policy, memory })
 }
 
 /// Steps up to which nothing is left between the guarded steps at both ends.
@@ -279,7 +289,7 @@ fn warn_if_inert(method: &dyn Method, sampled: &Sampled, reporter: &mut Reporter
     }
 }
 
-fn totals(sampled: &Sampled, bill: Bill, seconds: Seconds) -> Totals {
+fn totals(sampled: &Sampled, memory: CacheMemory, seconds: Seconds) -> Totals {
     let branches = || sampled.steps.iter().flat_map(|step| step.branches.values());
     Totals {
         forwards_computed: sampled.strip.count(Ran::Computed),
@@ -288,8 +298,58 @@ fn totals(sampled: &Sampled, bill: Bill, seconds: Seconds) -> Totals {
         units_computed: branches().map(|b| b.units_computed).sum(),
         units_reused: branches().map(|b| b.units_reused).sum(),
         steps_reused: sampled.strip.steps_reused(),
-        store_bytes: bill.bytes,
+        store_bytes: memory.bytes,
         seconds,
         peak_memory_bytes: machine::peak_memory_bytes(),
+    }
+}
+
+/// Refuses a method that keeps more than the budget, with both numbers.
+fn check_memory(memory: CacheMemory, budget: u64, method: &str) -> Result<()> {
+    if memory.bytes <= budget {
+        return Ok(());
+    }
+    Err(Error::Request {
+        what: "--cache",
+        found: method.to_string(),
+        expected: format!(
+            "keeps {} tensors of {} and {} of {}, {} in all; the budget is {} (--cache-memory). \
+             Take a method that keeps less, a smaller video, or a larger budget",
+            memory.features.count,
+            size(memory.features.bytes_each),
+            memory.latents.count,
+            size(memory.latents.bytes_each),
+            size(memory.bytes),
+            size(budget)
+        ),
+    })
+}
+
+/// `4.4 MB`
+fn size(bytes: u64) -> String {
+    let (unit, name) = match bytes {
+        0..1_000 => return format!("{bytes} B"),
+        1_000..1_000_000 => (1e3, "kB"),
+        1_000_000..1_000_000_000 => (1e6, "MB"),
+        _ => (1e9, "GB"),
+    };
+    format!("{:.1} {name}", bytes as f64 / unit)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use navicache_control::cache::Item;
+
+    #[test]
+    fn too_much_is_refused_with_both_numbers() {
+        let item = |count, bytes_each| Item { count, bytes_each };
+        let memory = CacheMemory { bytes: 6020, latents: item(2, 10), features: item(6, 1000) };
+        assert!(check_memory(memory, 6020, "x").is_ok());
+        let message = check_memory(memory, 6000, "x").unwrap_err().to_string();
+        assert!(
+            message.contains("--cache x") && message.contains("the budget is 6.0 kB (--cache-memory)"),
+            "{message}"
+        );
     }
 }

@@ -51,7 +51,7 @@ pub(crate) fn from_file(path: &Path, shape: &[usize; 5], device: &Device) -> Res
         );
         return Err(Error::file(path, reason));
     }
-    if !crate::measure::is_finite(&latents)? {
+    if !crate::denoise::arithmetic::is_finite(&latents)? {
         return Err(Error::file(path, format!("{NAME}: expected finite numbers, found NaN or infinity")));
     }
     Ok(latents.to_device(device)?)

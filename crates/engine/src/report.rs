@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use navicache_control::guidance::Branch;
+use navicache_control::trace::Stack;
 use serde::Serialize;
 
 use navicache_control::cache::Method;
@@ -24,6 +26,10 @@ pub struct Report {
     pub request: Resolved,
     /// The cache method with all its options.
     pub cache: serde_json::Value,
+    /// The branches of every step, in order.
+    pub branches: Vec<Branch>,
+    /// The blocks of the model, from the first to the last.
+    pub stacks: Vec<Stack>,
     /// One entry a step.
     pub steps: Vec<StepReport>,
     /// What ran: `S` computed, `.` reused, `m` mixed; a character a branch, a bar after each step.
@@ -48,7 +54,7 @@ pub struct StepReport {
     /// Wall-clock seconds, deciding and solving included.
     pub seconds: f64,
     /// By branch name: `cond`, `uncond`.
-    pub branches: BTreeMap<&'static str, BranchReport>,
+    pub branches: BTreeMap<String, BranchReport>,
 }
 
 /// One branch of a step.
@@ -60,6 +66,9 @@ pub struct BranchReport {
     pub units_computed: usize,
     /// Units that did not.
     pub units_reused: usize,
+    /// Which of the units ran, `S` or `.` each, in the order they run; absent where all did, or none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub units: Option<String>,
     /// Wall-clock seconds.
     pub seconds: f64,
     /// The measured quantities that decided, and those that were learnt from; `[n]` behind a name: of the n-th span of blocks.

@@ -5,7 +5,7 @@
 
 use std::path::PathBuf;
 
-use navicache_control::cache::{CacheConfig, CacheSpec};
+use navicache_control::cache::{self, Best, CacheConfig, CacheSpec};
 use navicache_control::guidance::Branch;
 use navicache_control::solver::SolverKind;
 use serde::{Deserialize, Serialize};
@@ -197,6 +197,9 @@ pub struct Resolved {
     /// The cache method; shown as a part of its own in the report.
     #[serde(skip)]
     pub cache: CacheConfig,
+    /// What was chosen because no method was asked for, and why.
+    #[serde(skip)]
+    pub chosen: Option<Best>,
 }
 
 /// Most steps that make sense: the models know a thousand timesteps.
@@ -230,7 +233,10 @@ impl Request {
         self.true_guidance.map_or(Ok(()), |scale| check_finite("--true-guidance", scale, 0.0))?;
         let shift = self.shift.unwrap_or_else(|| shift(width, height, frames));
         check_finite("--shift", shift, 1e-3)?;
-        let default_cache = || CacheSpec::new("navicache", Default::default());
+        let solver = self.solver.unwrap_or(solver);
+        let chosen = self.cache.is_none().then(|| cache::best(&defaults.presets, solver));
+        let asked = self.cache.as_ref().or(chosen.as_ref().map(|best| &best.spec));
+        let cache = asked.cloned().unwrap_or_else(|| CacheSpec::new("none", Default::default()));
         Ok(Resolved {
             prompt: self.prompt.clone(),
             negative_prompt: self.negative_prompt.clone().unwrap_or_default(),
@@ -240,7 +246,7 @@ impl Request {
             frames,
             fps,
             steps,
-            solver: self.solver.unwrap_or(solver),
+            solver,
             shift,
             guidance,
             true_guidance: self.true_guidance,
@@ -251,7 +257,8 @@ impl Request {
             cache_memory: self.cache_memory,
             tile: self.tile,
             rescue: self.rescue.clone(),
-            cache: self.cache.clone().unwrap_or_else(default_cache).resolve(&defaults.presets)?,
+            cache: cache.resolve(&defaults.presets)?,
+            chosen,
         })
     }
 }
@@ -301,7 +308,7 @@ impl Resolved {
     pub(crate) fn prompts(&self, branches: &[(Branch, f64)]) -> impl Iterator<Item = &str> {
         branches.iter().map(|(branch, _)| match branch {
             Branch::Cond => self.prompt.as_str(),
-            Branch::Uncond => self.negative_prompt.as_str(),
+            Branch::Uncond | Branch::Other(_) => self.negative_prompt.as_str(),
         })
     }
 
@@ -416,7 +423,7 @@ mod tests {
     fn what_is_not_asked_for_is_the_models_own() {
         let resolved = resolve(|_| ()).unwrap();
         assert_eq!((resolved.width, resolved.frames, resolved.steps, resolved.shift), (64, 17, 50, 3.0));
-        assert_eq!(resolved.cache.method().name(), "navicache");
+        assert_eq!(resolved.cache.method().name(), "stride");
     }
 
     #[test]

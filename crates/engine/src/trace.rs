@@ -34,7 +34,7 @@ pub fn record(
         stacks: Stack::of(&run.units),
         lags: recorder.lags,
     };
-    let branch = |name: &str| run.branches.iter().copied().find(|branch| branch.name() == name);
+    let branch = |name: String| run.branches.iter().copied().find(|branch| branch.name() == name);
     let step = |report: crate::report::StepReport| {
         let seen = report.branches.into_iter().filter_map(|(name, report)| Some((branch(name)?, report.seen)));
         let seen: BTreeMap<Branch, BTreeMap<String, f64>> = seen.collect();

@@ -13,7 +13,7 @@ use navicache_engine::models::text::clip::{self, ClipText};
 use navicache_engine::models::text::llama::{self, Llama};
 use navicache_engine::models::{Denoiser, Weights};
 use navicache_engine::noise;
-use navicache_engine::weights::Found;
+use navicache_engine::weights::{Found, Tensors};
 use navicache_engine::{Bundle, LoadOptions, Request, Tiling, Video, generate};
 use serde::de::DeserializeOwned;
 use tempfile::TempDir;

@@ -6,17 +6,16 @@ use candle_core::Tensor;
 use navicache_control::cache::{Guarded, Run};
 use navicache_control::guidance::Branch;
 use navicache_control::schedule::Schedule;
-use navicache_control::solver::{SolverKind, StepPlan};
+use navicache_control::solver::SolverKind;
 use navicache_models::text::t5;
 use navicache_models::{Denoiser, Observed, Unit};
 
+use crate::denoise::{BranchInput, Sampled, Start, StepDone, sample};
 use crate::event::{Reporter, Stage};
 use crate::film::DecodePlan;
 use crate::host::Host;
 use crate::probe::Probe;
 use crate::request::{Defaults, Resolved, Tiling};
-use crate::sampler::{Sampled, Start, StepDone, sample};
-use crate::scoped::BranchInput;
 use crate::sizes::Sizes;
 use crate::{Error, Request, Result};
 use navicache_media::Picture;
@@ -161,7 +160,7 @@ impl Conditions<'_> {
 /// The steps of a run, and who decides about them.
 pub(crate) struct Steps<'a> {
     pub run: &'a Run,
-    pub plans: &'a [StepPlan],
+    pub solver: SolverKind,
     pub policy: Guarded,
     pub on_step: &'a mut dyn FnMut(StepDone) -> ControlFlow<()>,
 }
@@ -169,7 +168,7 @@ pub(crate) struct Steps<'a> {
 impl Steps<'_> {
     /// Runs them.
     pub fn run<D: Denoiser>(self, denoiser: &D, inputs: &[BranchInput<D::Cond>], start: Start) -> Result<Sampled> {
-        sample(denoiser, inputs, start, self.run, self.plans, self.policy, self.on_step)
+        sample(denoiser, inputs, start, self.run, self.solver, self.policy, self.on_step)
     }
 }
 

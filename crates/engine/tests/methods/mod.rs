@@ -26,6 +26,9 @@ pub const EAGER: &[&str] = &[
     "bwcache,threshold=1,run=0.2",
     "adacache,threshold=5",
     "trend,threshold=0.02",
+    "stride,threshold=0.1",
+    "stride,threshold=0.1,reuse=step_over",
+    "navicache,threshold=0.3,align_steps=3,reuse=corrected",
 ];
 
 /// Settings that reuse nothing, whatever they see.
@@ -46,6 +49,9 @@ pub const OFF: &[&str] = &[
     "tafc,threshold=0",
     "fastercache,attention_interval=1,uncond_interval=1",
     "trend,threshold=0",
+    "stride,threshold=0",
+    "stride,threshold=0,reuse=step_over",
+    "navicache,threshold=0,align_steps=0,reuse=corrected",
     "navicache,threshold=0,align_steps=0",
     "easycache,threshold=0,warmup_steps=0",
 ];

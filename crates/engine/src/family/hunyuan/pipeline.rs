@@ -12,6 +12,7 @@ use navicache_models::text::llama::{self, Llama};
 use navicache_models::{Denoiser, Observed, Unit};
 use tokenizers::Tokenizer;
 
+use crate::denoise::{Sampled, Start};
 use crate::event::{Reporter, Stage};
 use crate::family::seam::{Conditions, Family, Steps, Text};
 use crate::film::{DecodePlan, FrameSink};
@@ -20,7 +21,6 @@ use crate::machine::computing;
 use crate::probe::{self, Probe};
 use crate::prompt::tokenize;
 use crate::request::{Defaults, Resolved, Tiling};
-use crate::sampler::{Sampled, Start};
 use crate::scheduler::Scheduler;
 use crate::sizes::{Causal, Sizes};
 use crate::{Error, Result};

@@ -12,6 +12,7 @@ use navicache_models::{Denoiser, Observed, Unit};
 use tokenizers::Tokenizer;
 
 use super::{prompt, sizes};
+use crate::denoise::{Sampled, Start};
 use crate::event::{Reporter, Stage};
 use crate::family::seam::{Conditions, Family, Steps, Text, t5_bytes};
 use crate::film::{DecodePlan, FrameSink};
@@ -20,7 +21,6 @@ use crate::machine::computing;
 use crate::probe::{self, Probe};
 use crate::prompt::tokenize;
 use crate::request::{Defaults, Frames, Limits, Resolved, Tiling};
-use crate::sampler::{Sampled, Start};
 use crate::sizes::Sizes;
 use crate::{Error, Request, Result};
 use navicache_weights::Tensors;
@@ -228,7 +228,7 @@ impl Family for OpenSora {
         let inputs = conditions.inputs(|branch, text| {
             Ok(match branch {
                 Branch::Cond => transformer.cond(&text.hidden, told)?,
-                Branch::Uncond => transformer.null_cond(text.hidden.dim(1)?, told)?,
+                Branch::Uncond | Branch::Other(_) => transformer.null_cond(text.hidden.dim(1)?, told)?,
             })
         })?;
         steps.run(&*transformer, &inputs, Start { latents, still: None })

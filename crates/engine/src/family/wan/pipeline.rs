@@ -15,6 +15,7 @@ use tokenizers::Tokenizer;
 
 use super::image::{Encoders, Preprocessor, condition_on};
 use super::published::Published;
+use crate::denoise::{Sampled, Start};
 use crate::event::{Reporter, Stage};
 use crate::family::seam::{Conditions, Family, Pictured, Steps, Text, t5_bytes};
 use crate::film::{Blend, DecodePlan, FrameSink};
@@ -23,7 +24,6 @@ use crate::machine::computing;
 use crate::probe::{self, Probe};
 use crate::prompt::{self, tokenize};
 use crate::request::{Defaults, Resolved, Tiling};
-use crate::sampler::{Sampled, Start};
 use crate::scheduler::Scheduler;
 use crate::sizes::{Causal, Sizes};
 use crate::{Error, Result};

@@ -1,19 +1,21 @@
-//! The sampling loop: predict every branch, combine them, advance the solver.
+//! The sampling loop: ask about a step, predict every branch, combine them, advance the solver.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::time::Instant;
 
 use candle_core::Tensor;
-use navicache_control::cache::{Guarded, Run};
-use navicache_control::schedule::Step;
-use navicache_control::solver::{Combination, StepPlan};
-use navicache_control::strip::Strip;
+use navicache_control::cache::walk::{Begun, Session};
+use navicache_control::cache::{Approx, BranchRecord, Guarded, Run, Scope, StepRecord, Subject};
+use navicache_control::schedule::{Schedule, Step};
+use navicache_control::solver::SolverKind;
+use navicache_control::solver::skipping::{Keeps, Stepper};
+use navicache_control::strip::{Ran, Strip};
 use navicache_models::Denoiser;
 
-use crate::measure::is_finite;
+use super::forward::{BranchInput, Tensors};
+use crate::machine::computing;
 use crate::report::{BranchReport, StepReport};
-use crate::scoped::{BranchInput, Scoped};
 use crate::{Error, Result};
 
 /// What a run left.
@@ -22,6 +24,9 @@ pub(crate) struct Sampled {
     pub latents: Tensor,
     pub strip: Strip,
     pub steps: Vec<StepReport>,
+    /// Every decision and measurement, as the walk recorded them.
+    #[cfg_attr(not(test), expect(dead_code, reason = "reports hold what users ask for; tests compare the rest"))]
+    pub records: Vec<StepRecord>,
 }
 
 /// What is told of a finished step.
@@ -47,6 +52,13 @@ impl Start {
         let left = latents.dim(2)? - known;
         Ok(if left == 0 { still.clone() } else { Tensor::cat(&[still, &latents.narrow(2, known, left)?], 2)? })
     }
+
+    /// The latents of frames that are not known; of what happens to the others nothing is seen.
+    fn free(still: Option<&Tensor>, latents: &Tensor) -> Result<Tensor> {
+        let known = still.map_or(Ok(0), |still| still.dim(2))?;
+        let left = latents.dim(2)? - known;
+        Ok(if left == 0 { latents.zeros_like()? } else { latents.narrow(2, known, left)? })
+    }
 }
 
 /// Denoises latents along the run's steps. The policy lives for this call only.
@@ -55,92 +67,111 @@ pub(crate) fn sample<D: Denoiser>(
     branches: &[BranchInput<D::Cond>],
     start: Start,
     run: &Run,
-    solver: &[StepPlan],
+    solver: SolverKind,
     policy: Guarded,
     on_step: &mut dyn FnMut(StepDone) -> ControlFlow<()>,
 ) -> Result<Sampled> {
     let Start { mut latents, still } = start;
-    let mut scoped = Scoped::new(denoiser, run, policy);
-    let mut history = History::default();
+    let may = |approx: Approx| policy.asks().step.iter().flat_map(|q| &q.to_reuse).any(|a| *a == approx);
+    let (corrects, steps_over) = (may(Approx::Corrected), may(Approx::StepOver));
+    let learns_error = policy.asks().learns(Subject::SolverError);
+    let keeps = match (corrects, learns_error) {
+        (true, _) => Keeps::WhatCorrects,
+        (false, true) => Keeps::Velocities,
+        (false, false) => Keeps::Nothing,
+    };
+    let spans = policy.asks().spans.as_ref().map_or(0, |spans| spans.cut.len());
+    let mut stepper = Stepper::new(solver, Schedule { steps: run.steps.clone() }, keeps);
+    let mut session = Session::new(run.clone(), policy);
+    let mut tensors = Tensors::new(denoiser, run, branches, latents.clone());
     let mut strip = Strip::default();
-    let mut steps = Vec::with_capacity(run.steps.len());
+    let mut clocks = Vec::with_capacity(run.steps.len());
 
-    for (index, (step, plan)) in run.steps.iter().zip(solver).enumerate() {
+    for step in 0..run.steps.len() {
         let begun = Instant::now();
-        // 1. Predict the velocity of every branch, or make it up
-        let predicted = scoped.step(index, &Start::shown(still.as_ref(), &latents)?, branches)?;
-        strip.push(predicted.iter().map(|p| p.ran).collect());
+        let mut seconds = vec![0.0; branches.len()];
+        tensors.set_step(step, Start::shown(still.as_ref(), &latents)?);
 
-        // 2. Combine
-        let mut velocity = None;
-        let mut reports = BTreeMap::new();
-        for (BranchInput { branch, weight, .. }, p) in branches.iter().zip(predicted) {
-            let units_reused = run.units.len() - p.units_computed;
-            let report = BranchReport {
-                decision: p.ran.name(),
-                units_computed: p.units_computed,
-                units_reused,
-                seconds: p.seconds,
-                seen: p.seen,
-            };
-            reports.insert(branch.name(), report);
-            let weighted = if *weight == 1.0 { p.output } else { (p.output * *weight)? };
-            velocity = Some(match velocity {
-                None => weighted,
-                Some(sum) => (sum + weighted)?,
-            });
-        }
-        let Some(velocity) = velocity else { break };
-
-        // 3. Advance
-        latents = history.advance(plan, &latents, &velocity)?;
-        if !is_finite(&latents)? {
-            return Err(Error::NotFinite { step: index + 1, steps: run.steps.len() });
-        }
-
-        let seconds = begun.elapsed().as_secs_f64();
-        let Step { timestep, sigma } = *step;
-        steps.push(StepReport { index, timestep: timestep.0, sigma: sigma.0, seconds, branches: reports });
-        if on_step(StepDone { index, seconds, strip: &strip }).is_break() {
-            return Err(Error::Cancelled { step: index + 1, steps: run.steps.len() });
-        }
-    }
-    Ok(Sampled { latents: Start::shown(still.as_ref(), &latents)?, strip, steps })
-}
-
-/// What a multistep solver remembers.
-#[derive(Default)]
-struct History {
-    /// The sample that the last step started from, after its correction.
-    sample: Option<Tensor>,
-    /// Data predictions, newest first.
-    data: VecDeque<Tensor>,
-}
-
-impl History {
-    /// From the latents `x` that the model saw and its `velocity` to the next latents.
-    fn advance(&mut self, plan: &StepPlan, x: &Tensor, velocity: &Tensor) -> Result<Tensor> {
-        let data = (x.affine(plan.to_data.sample, 0.0)? + velocity.affine(plan.to_data.velocity, 0.0)?)?;
-        self.data.push_front(data);
-        self.data.truncate(navicache_control::solver::HISTORY);
-        let sample = match (&plan.correct, &self.sample) {
-            (Some(correction), Some(last)) => self.combine(correction, last)?,
-            _ => x.clone(),
-        };
-        let next = self.combine(&plan.advance, &sample)?;
-        self.sample = Some(sample);
-        Ok(next)
-    }
-
-    fn combine(&self, combination: &Combination, sample: &Tensor) -> Result<Tensor> {
-        let mut sum = sample.affine(combination.sample, 0.0)?;
-        for (data, &coefficient) in self.data.iter().zip(&combination.data) {
-            if coefficient != 0.0 {
-                sum = (sum + data.affine(coefficient, 0.0)?)?;
+        // All of it runs on a thread that computes: from there, work is shared at little cost.
+        let (next, symbols) = computing(|| {
+            // 1. Is it computed, approximated, or skipped?
+            let skipped = session.begin_step(step, &mut tensors)?;
+            if let Begun::Skipped(skip) = skipped {
+                let next = stepper.skip(step, skip, &mut tensors)?;
+                return Ok((next, ended(session.end_step(&mut tensors)?)));
             }
+
+            // 2. The velocity of every branch, and of all together
+            for (input, seconds) in branches.iter().zip(&mut seconds) {
+                let begun = Instant::now();
+                session.branch(input.branch, &mut tensors)?;
+                *seconds = begun.elapsed().as_secs_f64();
+            }
+            let velocity = tensors.velocity()?;
+
+            // 3. Advance, and learn
+            let x = tensors.latents().clone();
+            let sample = stepper.arrive(step, &x, &velocity, &mut tensors)?;
+            let error = if learns_error { stepper.error(&x, &mut tensors)? } else { None };
+            let error = error.map(|error| Start::free(still.as_ref(), &error)).transpose()?;
+            let sample = sample.filter(|_| corrects || steps_over);
+            let sample = sample.map(|sample| Start::shown(still.as_ref(), &sample)).transpose()?;
+            tensors.set_solver(velocity, sample, error);
+            let symbols = ended(session.end_step(&mut tensors)?);
+            Ok::<_, Error>((stepper.leave(step, &mut tensors)?, symbols))
+        })?;
+        strip.push(symbols);
+        let Some(next) = next else { break };
+        latents = next;
+        tensors.watch(&latents)?;
+        // A GPU goes on by itself; without this, its time would be counted to the step after.
+        latents.device().synchronize()?;
+
+        let seconds_of_step = begun.elapsed().as_secs_f64();
+        clocks.push((seconds_of_step, seconds));
+        if on_step(StepDone { index: step, seconds: seconds_of_step, strip: &strip }).is_break() {
+            return Err(Error::Cancelled { step: step + 1, steps: run.steps.len() });
         }
-        Ok(sum)
     }
+    let records = session.finish(&mut tensors)?;
+    tensors.check()?;
+    let steps = records.iter().zip(clocks).map(|(record, clock)| report(run, spans, record, clock)).collect();
+    Ok(Sampled { latents: Start::shown(still.as_ref(), &latents)?, strip, steps, records })
+}
+
+/// What ran of every branch.
+fn ended(record: &StepRecord) -> Vec<Ran> {
+    record.branches.iter().map(BranchRecord::ran).collect()
+}
+
+/// What is reported of a step that took `seconds`, and so many of each branch, under a policy with a cut of so many spans.
+fn report(run: &Run, spans: usize, record: &StepRecord, (seconds, of_branches): (f64, Vec<f64>)) -> StepReport {
+    let Step { timestep, sigma } = run.steps[record.step];
+    let mut branches = BTreeMap::new();
+    for (index, (branch, seconds)) in record.branches.iter().zip(of_branches).enumerate() {
+        let is_of = |scope: Scope| match scope {
+            Scope::Step => index == 0,
+            Scope::Branch(b) | Scope::Span { branch: b, .. } => b == branch.branch,
+        };
+        let seen = record.measured.iter().filter(|(scope, ..)| is_of(*scope)).map(|(scope, quantity, value)| {
+            let label = match scope {
+                Scope::Span { span, .. } if spans > 1 => format!("[{span}]"),
+                _ => String::new(),
+            };
+            (quantity.name() + &label, *value)
+        });
+        let report = BranchReport {
+            decision: branch.ran().name(),
+            units_computed: branch.computed(),
+            units_reused: branch.units.len() - branch.computed(),
+            units: (branch.ran() == Ran::Mixed)
+                .then(|| branch.units.iter().map(|&ran| if ran { 'S' } else { '.' }).collect()),
+            seconds,
+            seen: seen.collect(),
+        };
+        branches.insert(branch.branch.name().into_owned(), report);
+    }
+    StepReport { index: record.step, timestep: timestep.0, sigma: sigma.0, seconds, branches }
 }
 
 #[cfg(test)]
@@ -148,9 +179,11 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use candle_core::Device;
-    use navicache_control::cache::{self, CacheConfig, CacheSpec};
+    use navicache_control::cache::references::Place;
+    use navicache_control::cache::{self, CacheConfig, CacheSpec, Quantity};
     use navicache_control::guidance::Branch;
-    use navicache_control::solver::{self, SolverKind};
+    use navicache_control::replay::{self, Measures};
+    use navicache_control::solver::SolverKind;
     use navicache_models::{Features, Part, Signal, Unit};
 
     use super::*;
@@ -218,24 +251,37 @@ mod tests {
         }
     }
 
+    /// A method, and a run of it.
+    fn configured(cache: &str, steps: usize) -> (CacheConfig, Run) {
+        let schedule = SolverKind::Euler.schedule(steps, 3.0, 1000).unwrap();
+        let part = |part| if part == Part::SelfAttn { cache::Part::SelfAttn } else { cache::Part::Mlp };
+        let units = AddConstant::new().0.iter().map(|u| cache::Unit { block: u.block, part: part(u.part) }).collect();
+        let branches = vec![Branch::Cond, Branch::Uncond];
+        let run = Run { family: "wan".to_string(), steps: schedule.steps, branches, units, segments: vec![] };
+        let config = cache.parse::<CacheSpec>().unwrap().resolve("wan").unwrap_or_else(|e| panic!("{cache}: {e}"));
+        config.method().check_run(&run).unwrap_or_else(|e| panic!("{cache}: {e}"));
+        (config, run)
+    }
+
     /// Runs it; says how many units ran.
     fn run(cache: &str, steps: usize) -> (Sampled, usize) {
         let denoiser = AddConstant::new();
         let branches = [(Branch::Cond, 3.0, 10.0), (Branch::Uncond, -2.0, 20.0)]
             .map(|(branch, weight, cond)| BranchInput { branch, weight, cond });
         let latents = Tensor::new(&[0.5f32, -1.0, 2.0, 0.25], &Device::Cpu).unwrap().reshape((1, 1, 1, 2, 2)).unwrap();
-        let schedule = SolverKind::Euler.schedule(steps, 3.0, 1000).unwrap();
-        let plans = solver::plan(SolverKind::Euler, &schedule);
-        let part = |part| if part == Part::SelfAttn { cache::Part::SelfAttn } else { cache::Part::Mlp };
-        let units = denoiser.0.iter().map(|u| cache::Unit { block: u.block, part: part(u.part) }).collect();
-        let branch_list = vec![Branch::Cond, Branch::Uncond];
-        let control_run = Run { family: "wan".to_string(), steps: schedule.steps, branches: branch_list, units };
-        let config = cache.parse::<CacheSpec>().unwrap().resolve("wan").unwrap_or_else(|e| panic!("{cache}: {e}"));
-        config.method().check_run(&control_run).unwrap_or_else(|e| panic!("{cache}: {e}"));
+        let (config, control_run) = configured(cache, steps);
         let go_on = &mut |_: StepDone| ControlFlow::Continue(());
         let policy = config.method().start(&control_run);
-        let sampled =
-            sample(&denoiser, &branches, Start { latents, still: None }, &control_run, &plans, policy, go_on).unwrap();
+        let sampled = sample(
+            &denoiser,
+            &branches,
+            Start { latents, still: None },
+            &control_run,
+            SolverKind::Euler,
+            policy,
+            go_on,
+        )
+        .unwrap();
         let units = denoiser.1.load(Ordering::Relaxed);
         (sampled, units)
     }
@@ -287,6 +333,9 @@ mod tests {
         ("bwcache", "bwcache,threshold=100,reuse=residual"),
         ("adacache", "adacache,codebook=steps100,threshold=100"),
         ("trend", "trend,threshold=100,warmup_steps=3"),
+        ("trend", "trend,threshold=100,warmup_steps=3,reuse=corrected"),
+        ("stride", "stride,threshold=100,warmup_steps=3,reuse=corrected"),
+        ("stride", "stride,threshold=100,warmup_steps=3,reuse=step_over"),
     ];
 
     #[test]
@@ -296,8 +345,9 @@ mod tests {
         for (name, cache) in EAGER {
             let (cached, units) = run(cache, steps);
             // Residuals are constant here, so whatever is made up of them is right, whichever form it takes. What outputs
-            // are extrapolated from is not constant.
-            if *cache != "taylorseer" {
+            // are extrapolated from is not constant, and what is left to the solver is no residual.
+            let by_solver = cache.contains("reuse=corrected") || cache.contains("reuse=step_over");
+            if *cache != "taylorseer" && !by_solver {
                 close(&plain, &cached, cache);
             }
             let counted: usize = cached.steps.iter().flat_map(|s| s.branches.values()).map(|b| b.units_computed).sum();
@@ -309,6 +359,30 @@ mod tests {
         for about in CacheConfig::METHODS {
             let covered = EAGER.iter().any(|(name, _)| *name == about.name);
             assert!(covered || ["none", "schedule"].contains(&about.name), "{}", about.name);
+        }
+    }
+
+    /// What was measured in the engine, given again.
+    struct Recorded<'a>(&'a [StepRecord]);
+
+    impl Measures for Recorded<'_> {
+        fn measure(&mut self, place: Place, quantity: Quantity, _: Option<usize>, _: &[usize]) -> Option<f64> {
+            let measured = &self.0[place.at.step].measured;
+            measured.iter().find(|(s, q, _)| (*s, *q) == (place.at.scope, quantity)).map(|(.., value)| *value)
+        }
+    }
+
+    #[test]
+    fn the_engine_and_a_replay_of_its_measurements_decide_the_same() {
+        for (_, cache) in EAGER {
+            let (sampled, _) = run(cache, 30);
+            let (config, control_run) = configured(cache, 30);
+            let played = replay::play(&control_run, config.method(), &mut Recorded(&sampled.records)).unwrap();
+            assert_eq!(played.strip(), sampled.strip, "{cache}");
+            for (played, ran) in played.steps.iter().zip(&sampled.records) {
+                assert_eq!(played.branches, ran.branches, "{cache}");
+                assert_eq!(played.approximated, ran.approximated, "{cache}: the same weights of the same steps");
+            }
         }
     }
 
@@ -343,6 +417,8 @@ mod tests {
             "bwcache,threshold=0",
             "adacache,threshold=0",
             "trend,threshold=0,warmup_steps=0",
+            "trend,threshold=0,warmup_steps=0,reuse=corrected",
+            "stride,threshold=0,warmup_steps=0,reuse=corrected",
         ] {
             assert_eq!(values(&run(cache, 20).0), plain, "{cache}");
         }

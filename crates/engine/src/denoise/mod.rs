@@ -1,0 +1,10 @@
+//! From noise to latents: the sampling loop, and the tensors under the walk of [`navicache_control::cache::walk`].
+
+pub(crate) mod arithmetic;
+mod forward;
+mod sampler;
+mod spectrum;
+mod trial;
+
+pub(crate) use forward::BranchInput;
+pub(crate) use sampler::{Sampled, Start, StepDone, sample};

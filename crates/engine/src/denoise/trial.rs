@@ -1,0 +1,34 @@
+//! PreciseCache's trial pass: the low frequencies of the prediction for thinned-out latents.
+
+use candle_core::Tensor;
+use navicache_control::cache::At;
+use navicache_models::Denoiser;
+
+use super::arithmetic::Value;
+use super::spectrum::low_pass;
+use crate::Result;
+
+/// The low frequencies of the prediction for latents of which every `frames`-th frame and every `size`-th row and column are taken.
+///
+/// Values are picked, not averaged: a mean of noise has less noise in it than the timestep says.
+pub(super) fn trial<D: Denoiser>(
+    denoiser: &D,
+    x: &Tensor,
+    at: At,
+    cond: &D::Cond,
+    frames: usize,
+    size: usize,
+) -> Result<Value> {
+    let [pf, ph, pw] = denoiser.patch();
+    let mut thin = x.clone();
+    let mut pick = |axis: usize, factor: usize, patch: usize| -> Result<Tensor> {
+        let n = thin.dim(axis)?;
+        let count = n.div_ceil(factor).next_multiple_of(patch).min(n);
+        let stay = Tensor::new((0..count).map(|i| (i * n / count) as u32).collect::<Vec<_>>(), x.device())?;
+        thin = thin.index_select(&stay, axis)?;
+        Ok(stay)
+    };
+    let stay = [pick(2, frames, pf)?, pick(3, size, ph)?, pick(4, size, pw)?];
+    let cond = denoiser.thinned(cond, &stay)?;
+    Ok(vec![low_pass(&denoiser.forward(&thin, at.timestep.0, &cond)?)?])
+}
