@@ -12,6 +12,8 @@ pub enum Error {
     Hub(#[from] navicache_hub::Error),
     #[error(transparent)]
     Study(#[from] navicache_study::Error),
+    #[error(transparent)]
+    Media(#[from] navicache_media::Error),
 }
 
 impl Error {
@@ -22,6 +24,7 @@ impl Error {
             Error::Engine(error) => matches!(error, Engine::Cancelled { .. } | Engine::DecodingCancelled),
             Error::Hub(error) => matches!(error, navicache_hub::Error::Cancelled),
             Error::Study(error) => error.is_cancelled(),
+            Error::Media(_) => false,
         }
     }
 }

@@ -154,7 +154,12 @@ impl Progress {
 
 fn described(resolved: &Resolved) -> String {
     let Resolved { width, height, frames, steps, solver, guidance, seed, .. } = resolved;
-    let cache = resolved.cache.method().name();
+    let cache = match &resolved.chosen {
+        None => resolved.cache.method().name().to_string(),
+        Some(best) => {
+            format!("{}\ncache: {} was chosen, {} (--cache none computes everything)", best.spec, best.spec, best.why)
+        }
+    };
     format!(
         "{frames} frames of {width}x{height}, {steps} steps of {solver}, guidance {guidance}, seed {seed}, cache {cache}"
     )

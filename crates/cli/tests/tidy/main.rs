@@ -50,7 +50,7 @@ const OPTION_WORDS: &Exceptions = &[
     ("crates/engine/src/family/wan/pipeline.rs", 3),
     ("crates/engine/src/machine.rs", 1),
     ("crates/engine/src/request.rs", 14),
-    ("crates/engine/src/store.rs", 2),
+    ("crates/engine/src/generate.rs", 2),
     ("crates/models/src/wan/config.rs", 2),
     ("crates/weights/src/component.rs", 5),
     ("crates/weights/src/layout.rs", 1),
@@ -98,7 +98,10 @@ fn no_note_is_left_behind() {
 #[test]
 fn the_readme_counts_the_methods() {
     let readme = std::fs::read_to_string(root().join("README.md")).unwrap();
-    check(rules::number_of_methods(&readme, CacheConfig::METHODS.len()));
+    // `none` caches nothing, and `schedule` repeats what another method did.
+    let is_method = |name: &str| !["none", "schedule"].contains(&name);
+    let methods = CacheConfig::METHODS.iter().filter(|about| is_method(about.name)).count();
+    check(rules::number_of_methods(&readme, methods));
 }
 
 fn check(problems: Vec<String>) {

@@ -10,7 +10,6 @@ mod page;
 mod plot;
 mod results;
 mod run;
-mod watch;
 
 pub use folder::REFERENCE;
 pub use page::{Page, Videos, write};

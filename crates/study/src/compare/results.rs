@@ -104,7 +104,7 @@ pub struct Summary {
     pub runs: usize,
     /// Seconds of denoising of the uncached runs over those of the same runs with the method.
     pub speedup: Option<f64>,
-    /// Share of the units (parts of transformer blocks) that was computed.
+    /// Units (parts of transformer blocks) that were computed, as a share of those of the uncached runs.
     pub work: f64,
     /// Forwards (a branch of a step) that were computed, computed in part, and reused.
     pub forwards: [usize; 3],
@@ -232,7 +232,7 @@ impl Summary {
             method: method.to_string(),
             runs: runs.len(),
             speedup: speedup(&runs, all),
-            work: sum(|t| t.units_computed) as f64 / sum(|t| t.units_computed + t.units_reused).max(1) as f64,
+            work: sum(|t| t.units_computed) as f64 / units_in_full(&runs, all).max(1) as f64,
             forwards: [sum(|t| t.forwards_computed), sum(|t| t.forwards_mixed), sum(|t| t.forwards_reused)],
             seconds: Seconds {
                 text: seconds(|s| s.text),
@@ -249,6 +249,14 @@ impl Summary {
             motion_kept: mean(|c| c.motion_kept),
         })
     }
+}
+
+/// Units of the uncached runs of the same videos; where one is missing, of the run itself.
+fn units_in_full(runs: &[&Run], all: &[Run]) -> usize {
+    let in_full = |run: &Run| run.measured.totals.units_computed + run.measured.totals.units_reused;
+    let reference =
+        |run: &Run| all.iter().find(|other| other.method == REFERENCE && other.same_video(run)).map(in_full);
+    runs.iter().map(|run| reference(run).unwrap_or_else(|| in_full(run))).sum()
 }
 
 /// How much of a difference of times is chance.

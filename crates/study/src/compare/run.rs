@@ -4,7 +4,8 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use navicache_engine::control::cache::CacheSpec;
-use navicache_engine::report::described;
+use navicache_engine::control::trace::Stack;
+use navicache_engine::report::{BranchReport, Report, StepReport, described};
 use navicache_engine::{Bundle, Request, Video, cache_argument, generate_with, warm_up};
 use navicache_media::{Clip, Spec, video};
 use navicache_metrics::{Lpips, Meter};
@@ -12,12 +13,11 @@ use serde_json::{Value, json};
 
 use super::folder::{Folder, REFERENCE, Record};
 use super::results::{Results, Run};
-use super::watch::Watched;
 use crate::error::{Error, Result};
 
 /// Methods that are worth a look, where a model has presets for them.
-const WORTH_A_LOOK: [&str; 6] =
-    [REFERENCE, "navicache:fast", "navicache:mid", "navicache:slow", "easycache:mid", "trend:mid"];
+const WORTH_A_LOOK: [&str; 7] =
+    [REFERENCE, "none,steps=25", "stride:mid", "stride:fast", "navicache:mid", "navicache:fast", "easycache:mid"];
 
 /// What is to be compared: every method on every prompt with every seed.
 #[derive(Debug, Clone)]
@@ -179,10 +179,12 @@ impl<'a> Checked<'a> {
     }
 
     fn request(&self, (prompt, seed): (&str, u64), method: &str) -> Result<Request> {
+        let (cache, steps) = split_steps(method)?;
         Ok(Request {
             prompt: prompt.to_string(),
             seed: Some(seed),
-            cache: Some(cache_argument(method)?),
+            cache: Some(cache_argument(&cache)?),
+            steps: steps.or(self.request.steps),
             save_latents: None,
             rescue: None,
             ..self.request.clone()
@@ -190,9 +192,23 @@ impl<'a> Checked<'a> {
     }
 }
 
+/// A method's `steps=N` apart: so many steps in place of the plan's. `none,steps=25` is the rival of every method: the
+/// same solver with fewer steps, and nothing reused.
+fn split_steps(method: &str) -> Result<(String, Option<usize>)> {
+    let Some((before, rest)) = method.split_once(",steps=") else { return Ok((method.to_string(), None)) };
+    let (number, after) = rest.split_once(',').map_or((rest, ""), |(number, after)| (number, after));
+    let steps = number.trim().parse().map_err(|_| {
+        let expected = "expected a number of steps after steps=, as in none,steps=25".to_string();
+        Error::from(navicache_engine::Error::Request { what: "method", found: method.to_string(), expected })
+    })?;
+    let cache = if after.is_empty() { before.to_string() } else { format!("{before},{after}") };
+    Ok((cache, Some(steps)))
+}
+
 /// Whether a model has the preset.
 fn has(bundle: &Bundle, text: &str) -> bool {
-    text.parse::<CacheSpec>().and_then(|spec| spec.resolve(&bundle.defaults().presets)).is_ok()
+    let cache = split_steps(text).map_or_else(|_| text.to_string(), |(cache, _)| cache);
+    cache.parse::<CacheSpec>().and_then(|spec| spec.resolve(&bundle.defaults().presets)).is_ok()
 }
 
 /// The values without those that came before.
@@ -244,8 +260,8 @@ impl Job<'_> {
         on_event: &mut dyn FnMut(Event) -> ControlFlow<()>,
     ) -> Result<Clip> {
         let resolved = bundle.resolve(&self.request)?;
-        let watched = Watched::new(resolved.cache.method());
-        let mut video = generate_with(bundle, &self.request, &watched, &mut |event| on_event(Event::Inner(event)))?;
+        let mut video =
+            generate_with(bundle, &self.request, resolved.cache.method(), &mut |event| on_event(Event::Inner(event)))?;
         self.record.make_folder()?;
         video.save(&self.record.video())?;
 
@@ -265,7 +281,7 @@ impl Job<'_> {
         record["added"] = json!(bundle.added());
         record["lpips"] = json!(meter.lpips.is_some());
         record["compared"] = json!(compared);
-        record["blocks"] = watched.ran(&video.report.strip);
+        record["blocks"] = ran(&video.report);
         self.record.write(&record)?;
         Ok(reference)
     }
@@ -277,4 +293,17 @@ fn lossless(video: &mut Video, record: &Record) -> Result<Clip> {
     let clip = Clip { width, height, fps: None, frames: std::mem::take(&mut video.frames) };
     clip.save(&record.frames(), fps)?;
     Ok(clip)
+}
+
+/// What ran of every step and branch: `S` all of it, `.` nothing, else a character a unit, in the order they run.
+fn ran(report: &Report) -> Value {
+    let of_branch = |branch: &BranchReport| match &branch.units {
+        Some(units) => units.clone(),
+        None => if branch.units_computed > 0 { "S" } else { "." }.to_string(),
+    };
+    let names: Vec<String> = report.branches.iter().map(|branch| branch.name().into_owned()).collect();
+    let of_step = |step: &StepReport| names.iter().filter_map(|name| step.branches.get(name)).map(of_branch).collect();
+    let steps: Vec<Vec<String>> = report.steps.iter().map(of_step).collect();
+    let units = Stack::units(&report.stacks).into_iter().map(|unit| json!({"block": unit.block, "part": unit.part}));
+    json!({"branches": names, "units": units.collect::<Vec<_>>(), "steps": steps})
 }
