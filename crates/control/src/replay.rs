@@ -258,6 +258,9 @@ impl Measures for FromTrace<'_> {
         if quantity == Subject::SolverError.by(Measure::Magnitude) {
             return self.solver_error(place.at.step);
         }
+        // In a run that computes everything the solver's sample is the input.
+        let is_sample = quantity.subject == Subject::Sample;
+        let quantity = if is_sample { Subject::Input.by(quantity.measure) } else { quantity };
         let span = match (place.at.scope, quantity.subject) {
             (Scope::Step | Scope::Branch(_), _) => None,
             (

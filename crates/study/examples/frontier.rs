@@ -4,8 +4,9 @@
 //!
 //!     cargo run --release -p navicache-study --example frontier -- FOLDER navicache:fast navicache:mid easycache
 //!
-//! With `--frontier` it measures every method at the settings of docs/results.md, with `--pairs` the pairs there;
-//! `--videos N` takes fewer than the 16 videos.
+//! With `--frontier` it measures every method at the settings of docs/results.md, with `--pairs` the pairs there, with
+//! `--rivals` the same solver with fewer steps; `--held-out` takes 16 videos that no preset was chosen on, `--videos N`
+//! fewer of them; `--solver`, `--steps` and `--guidance` are those of `navicache generate`.
 
 use std::ops::ControlFlow;
 use std::path::PathBuf;
@@ -25,14 +26,28 @@ const PROMPTS: [&str; 8] = [
 ];
 const SEEDS: [u64; 2] = [0, 1];
 
+/// Videos that no preset was chosen on.
+const HELD_OUT: [&str; 8] = [
+    "a white square bouncing on a brown background",
+    "a blue star moving left on a teal background",
+    "a purple star moving up on a black background",
+    "a yellow triangle moving left on a teal background",
+    "a green star moving right on a teal background",
+    "a yellow ring circling on a brown background",
+    "an orange ring shrinking on a navy background",
+    "a purple square moving up on a cream background",
+];
+const HELD_OUT_SEEDS: [u64; 2] = [501, 502];
+
 type Failure = Box<dyn std::error::Error>;
 
 fn main() -> Result<(), Failure> {
-    let Options { folder, methods, videos } = Options::parse()?;
+    let Options { folder, methods, videos, held_out, request } = Options::parse()?;
     let bundle = Bundle::open("demo", &LoadOptions::default())?;
-    let prompts: Vec<String> = PROMPTS.map(String::from).into_iter().take(videos).collect();
-    let seeds = SEEDS.into_iter().take(videos.div_ceil(PROMPTS.len())).collect();
-    let plan = Plan { prompts, methods, seeds, request: Request::default(), lpips: None };
+    let (prompts, seeds) = if held_out { (HELD_OUT, HELD_OUT_SEEDS) } else { (PROMPTS, SEEDS) };
+    let seeds = seeds.into_iter().take(videos.div_ceil(prompts.len())).collect();
+    let prompts: Vec<String> = prompts.map(String::from).into_iter().take(videos).collect();
+    let plan = Plan { prompts, methods, seeds, request, lpips: None };
     let results = compare::run(&bundle, &plan, &folder, &mut |event| {
         if let Event::Run { index, runs, method, .. } = event {
             eprintln!("{}/{runs} {method}", index + 1);
@@ -40,8 +55,8 @@ fn main() -> Result<(), Failure> {
         ControlFlow::Continue(())
     })?;
     compare::write(&results, Videos::Linked)?;
-    println!("| cache | units computed | speed-up | PSNR | worst video | SSIM | strip of the first video |");
-    println!("|---|---|---|---|---|---|---|");
+    println!("| cache | computed steps | units computed | speed-up | PSNR | worst video | SSIM | strip of the first video |");
+    println!("|---|---|---|---|---|---|---|---|");
     for summary in &results.methods {
         println!("{}", line(&results, summary));
     }
@@ -52,9 +67,12 @@ fn line(results: &Results, summary: &Summary) -> String {
     let or_dash = |value: Option<f64>, digits: usize| value.map_or(String::new(), |value| format!("{value:.digits$}"));
     let first = results.of_method(&summary.method).next();
     let strip: String = first.into_iter().flat_map(|run| run.measured.strip.split('|')).map(step_symbol).collect();
+    let steps = |run: &compare::Run| run.measured.strip.split_terminator('|').filter(|step| step.contains('S')).count();
+    let computed: usize = results.of_method(&summary.method).map(steps).sum();
     format!(
-        "| `{}` | {:.0} % | {} | {} dB | {} dB | {} | `{strip}` |",
+        "| `{}` | {:.1} | {:.0} % | {} | {} dB | {} dB | {} | `{strip}` |",
         summary.method,
+        computed as f64 / summary.runs as f64,
         100.0 * summary.work,
         or_dash(summary.speedup, 2),
         or_dash(summary.psnr, 1),
@@ -128,6 +146,9 @@ const FRONTIER: &[&str] = &[
     "trend:slow",
     "trend:mid",
     "trend:fast",
+    "stride:slow",
+    "stride:mid",
+    "stride:fast",
 ];
 
 /// Pairs of a trigger and a form of reuse that no paper has, for the same page.
@@ -139,23 +160,40 @@ const PAIRS: &[&str] = &[
     "adacache:fast,reuse=linear",
     "navicache:fast,reuse=from_cond",
     "taylorseer:mid,order=2",
+    "navicache:mid,reuse=step_over",
+    "navicache:mid,reuse=corrected",
+    "easycache:mid,reuse=corrected",
+    "trend:mid,reuse=corrected",
 ];
+
+/// The same solver with fewer steps, and nothing reused.
+const RIVALS: &[&str] = &["none,steps=27", "none,steps=25", "none,steps=20", "none,steps=18", "none,steps=15"];
 
 struct Options {
     folder: PathBuf,
     methods: Vec<String>,
     videos: usize,
+    held_out: bool,
+    request: Request,
 }
 
 impl Options {
     fn parse() -> Result<Self, Failure> {
         let mut args = std::env::args().skip(1);
         let folder = args.next().filter(|arg| !arg.starts_with('-')).ok_or("expected FOLDER first")?.into();
-        let mut options = Options { folder, methods: Vec::new(), videos: usize::MAX };
+        let request = Request::default();
+        let mut options = Options { folder, methods: Vec::new(), videos: usize::MAX, held_out: false, request };
         while let Some(arg) = args.next() {
             match arg.as_str() {
                 "--frontier" => options.methods.extend(FRONTIER.iter().map(|s| s.to_string())),
                 "--pairs" => options.methods.extend(PAIRS.iter().map(|s| s.to_string())),
+                "--rivals" => options.methods.extend(RIVALS.iter().map(|s| s.to_string())),
+                "--held-out" => options.held_out = true,
+                "--solver" => options.request.solver = Some(args.next().ok_or("expected a name after --solver")?.parse()?),
+                "--steps" => options.request.steps = Some(args.next().ok_or("expected a number after --steps")?.parse()?),
+                "--guidance" => {
+                    options.request.guidance = Some(args.next().ok_or("expected a number after --guidance")?.parse()?);
+                }
                 "--videos" => options.videos = args.next().ok_or("expected a number after --videos")?.parse()?,
                 _ => options.methods.push(arg),
             }

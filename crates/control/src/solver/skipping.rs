@@ -102,13 +102,14 @@ impl<V: Clone> Stepper<V> {
         }
     }
 
-    /// Takes the prediction of step `step` in: the velocity that the model made of the latents `x`. Hands out the step's sample
-    /// where it is now known to be another than `x`.
+    /// Takes the prediction of step `step` in: the velocity that the model made of the latents `x`. Hands out the step's
+    /// sample where steps were skipped before it, so that it is now known to be another than `x`.
     pub fn arrive<L>(&mut self, step: usize, x: &V, velocity: &V, linear: &mut L) -> Result<Option<V>, L::Error>
     where
         L: Linear<Value = V>,
     {
-        let corrected = match (self.skipped.take(), self.saved.clone()) {
+        let skipped = self.skipped.take();
+        let corrected = match (skipped, self.saved.clone()) {
             (Some(Skip::Corrected), Some(saved)) => Some(self.walk_again(step, velocity, saved, linear)?),
             _ => None,
         };
@@ -136,7 +137,7 @@ impl<V: Clone> Stepper<V> {
             self.saved = Some(Saved { history: self.history.clone(), data_steps: self.data_steps.clone() });
         }
         self.moved = moves;
-        Ok(self.history.sample.clone().filter(|_| moves))
+        Ok(self.history.sample.clone().filter(|_| moves && skipped.is_some()))
     }
 
     /// What was wrong with the latents `x` that the model saw at the last computed step, as far as it is known. Where the sample

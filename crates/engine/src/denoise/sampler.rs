@@ -73,7 +73,7 @@ pub(crate) fn sample<D: Denoiser>(
 ) -> Result<Sampled> {
     let Start { mut latents, still } = start;
     let may = |approx: Approx| policy.asks().step.iter().flat_map(|q| &q.to_reuse).any(|a| *a == approx);
-    let (corrects, steps_over) = (may(Approx::Corrected), may(Approx::StepOver));
+    let corrects = may(Approx::Corrected);
     let learns_error = policy.asks().learns(Subject::SolverError);
     let keeps = match (corrects, learns_error) {
         (true, _) => Keeps::WhatCorrects,
@@ -114,7 +114,6 @@ pub(crate) fn sample<D: Denoiser>(
             let sample = stepper.arrive(step, &x, &velocity, &mut tensors)?;
             let error = if learns_error { stepper.error(&x, &mut tensors)? } else { None };
             let error = error.map(|error| Start::free(still.as_ref(), &error)).transpose()?;
-            let sample = sample.filter(|_| corrects || steps_over);
             let sample = sample.map(|sample| Start::shown(still.as_ref(), &sample)).transpose()?;
             tensors.set_solver(velocity, sample, error);
             let symbols = ended(session.end_step(&mut tensors)?);

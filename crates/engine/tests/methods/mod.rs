@@ -26,8 +26,8 @@ pub const EAGER: &[&str] = &[
     "bwcache,threshold=1,run=0.2",
     "adacache,threshold=5",
     "trend,threshold=0.02",
-    "stride,threshold=0.1",
-    "stride,threshold=0.1,reuse=step_over",
+    "stride,threshold=0.5",
+    "stride,threshold=0.5,reuse=step_over",
     "navicache,threshold=0.3,align_steps=3,reuse=corrected",
 ];
 
