@@ -23,7 +23,7 @@ use crate::level::{Kernel, Level};
 use crate::panel::{Number, Pair, turn};
 use crate::simd::Simd;
 use crate::storage::contiguous;
-use crate::tile::{F32, Onto, PAIR_COLUMNS, PairTile, Products, Tiles, Units, WithProducts};
+use crate::tile::{F32, Onto, PAIR_COLUMNS, PairTile, Products, Tiles, Units, WithProducts, bf16_bits};
 
 /// Rows of activations in a block: a multiple of every tile's rows.
 const BLOCK: usize = 96;
@@ -57,7 +57,7 @@ pub trait Rows: Sync {
     fn read_bf16(&self, first: usize, to: &mut [bf16]) -> Result<()> {
         let mut wide = vec![0.0; to.len()];
         self.read(first, &mut wide)?;
-        to.convert_from_f32_slice(&wide);
+        round(&wide, to);
         Ok(())
     }
 
@@ -230,6 +230,26 @@ fn pairs(tile: PairTile, x: &[f32], inputs: usize) -> Vec<Pair> {
         pairs.par_chunks_mut(rows * depth).zip(x.par_chunks(rows * inputs)).for_each(pack);
     }
     pairs
+}
+
+/// Rounded to bf16.
+fn round(from: &[f32], to: &mut [bf16]) {
+    struct Round<'a>(&'a [f32], &'a mut [bf16]);
+
+    impl Kernel for Round<'_> {
+        type Output = ();
+
+        #[inline(always)]
+        fn plain(self) {
+            self.1.iter_mut().zip(self.0).for_each(|(to, from)| *to = bf16::from_bits(bf16_bits(*from)));
+        }
+
+        #[inline(always)]
+        fn fast<S: Simd>(self, _: S) {
+            self.plain();
+        }
+    }
+    Level::current().run(Round(from, to));
 }
 
 /// Rounded to bf16 and back.
@@ -482,7 +502,7 @@ impl<S: Deref<Target = Storage> + Sync> Rows for Dense<'_, S> {
         }
         let mut wide = vec![0.0; to.len()];
         self.read(first, &mut wide)?;
-        to.convert_from_f32_slice(&wide);
+        round(&wide, to);
         Ok(())
     }
 }

@@ -320,6 +320,35 @@ fn beside_the_tiles_of_candle() {
     }
 }
 
+/// Quantised blocks of any bytes are widened to the bits that candle gives, at every level.
+#[test]
+fn widening_is_candle_s() {
+    use candle_core::CpuStorage;
+    use candle_core::quantized::GgmlDType;
+
+    let mut state = 7u64;
+    let mut byte = || {
+        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (state >> 56) as u8
+    };
+    for kind in [GgmlDType::Q8_0, GgmlDType::Q4K, GgmlDType::Q5K, GgmlDType::Q6K] {
+        let bytes: Vec<u8> = (0..37 * kind.type_size()).map(|_| byte()).collect();
+        let count = 37 * kind.block_size();
+        let CpuStorage::F32(theirs) = kind.from_data(bytes.clone().into()).dequantize(count).unwrap() else { panic!() };
+        for level in Level::available() {
+            let mut ours = vec![0.0; count];
+            assert!(level.scope(|| kernels::widen(kind, &bytes, &mut ours)));
+            for (i, (ours, theirs)) in ours.iter().zip(&theirs).enumerate() {
+                let same = ours.to_bits() == theirs.to_bits() || ours.is_nan() && theirs.is_nan();
+                assert!(same, "{kind:?} {} {i}: {ours} instead of {theirs}", level.name());
+            }
+        }
+        assert!(!kernels::widen(kind, &bytes[1..], &mut vec![0.0; count]));
+        assert!(!kernels::widen(kind, &bytes, &mut vec![0.0; count - 1]));
+    }
+    assert!(!kernels::widen(GgmlDType::Q2K, &[0; 84], &mut [0.0; 256]));
+}
+
 /// Neither the number of threads nor a second run changes a bit.
 #[test]
 fn threads() {

@@ -15,7 +15,7 @@ mod pairs;
 
 use std::hint::black_box;
 
-pub(crate) use pairs::{PAIR_COLUMNS, PairTile, WithProducts, pair};
+pub(crate) use pairs::{PAIR_COLUMNS, PairTile, WithProducts, bf16_bits, pair};
 
 use crate::panel::Number;
 use crate::simd::Simd;

@@ -89,13 +89,13 @@ impl PairTile {
 /// Both rounded to bf16, the first in the lower half.
 #[inline(always)]
 pub(crate) fn pair(first: f32, second: f32) -> Pair {
-    bf16_bits(first) | bf16_bits(second) << 16
+    u32::from(bf16_bits(first)) | u32::from(bf16_bits(second)) << 16
 }
 
 /// The nearest bf16, ties to even, without a branch so that it becomes vectors; NaN stays one.
 #[inline(always)]
-fn bf16_bits(x: f32) -> u32 {
+pub(crate) fn bf16_bits(x: f32) -> u16 {
     let bits = x.to_bits();
     let rounded = bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) >> 16;
-    if x.is_nan() { (bits >> 16) | 0x40 } else { rounded }
+    (if x.is_nan() { (bits >> 16) | 0x40 } else { rounded }) as u16
 }
