@@ -1,10 +1,10 @@
 //! Product with a matrix of weights, in f32 or with what is multiplied rounded to bf16.
 //!
-//! Rows of the matrix are read as they are needed, from whatever they are kept in, and packed in panels of a tile's columns. Then blocks
-//! of activations meet groups of panels: the block stays in the second cache while a piece of a panel passes by, the sums of a tile in
-//! registers (Goto and van de Geijn 2008, doi 10.1145/1356052.1356053). AVX-512 BF16 multiplies two pairs of bf16 and adds both products
-//! to an f32 in one instruction, twice the work of f32's; without it, the rounded numbers are multiplied in f32, so that results differ
-//! by the rounding of sums only.
+//! Rows of the matrix are read as they are needed, from whatever they are kept in, and packed in panels of a tile's
+//! columns. Then blocks of activations meet groups of panels: the block stays in the second cache while a piece of a
+//! panel passes by, the sums of a tile in registers (Goto and van de Geijn 2008, doi 10.1145/1356052.1356053). AVX-512
+//! BF16 multiplies two pairs of bf16 and adds both products to an f32 in one instruction, twice the work of f32's;
+//! without it, the rounded numbers are multiplied in f32, so that results differ by the rounding of sums only.
 //!
 //! Each sum is one chain over the inputs, whatever block or group it falls into.
 
@@ -19,6 +19,8 @@ use crate::activation::Activation;
 use crate::level::{Kernel, Level};
 use crate::matrix::{Rounded, Rows, pack, panels};
 use crate::panel::{Number, Pair};
+use crate::parallel::SMALL;
+use crate::precision::Precision;
 use crate::simd::Simd;
 use crate::storage::contiguous;
 use crate::tile::{F32, MAX_ROWS, Onto, PAIR_COLUMNS, PairTile, Products, Tiles, Units, WithProducts};
@@ -27,21 +29,9 @@ use crate::tile::{F32, MAX_ROWS, Onto, PAIR_COLUMNS, PairTile, Products, Tiles, 
 const BLOCK: usize = 96;
 /// Most columns of the result in a group: a multiple of every tile's columns.
 const GROUP: usize = 256;
-/// Numbers of a panel's column in a piece, which a block meets at a time. Shorter ones would stay in the first cache, but putting a
-/// tile's sums away and fetching them again costs more than that gains.
+/// Numbers of a panel's column in a piece, which a block meets at a time. Shorter ones would stay in the first cache,
+/// but putting a tile's sums away and fetching them again costs more than that gains.
 const DEPTH: usize = 768;
-/// Below so many multiplications, threads are not worth it.
-pub(crate) const SMALL: usize = 1 << 20;
-
-/// What is multiplied; sums are always f32.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Precision {
-    /// f32.
-    #[default]
-    F32,
-    /// Both sides rounded to bf16.
-    Bf16,
-}
 
 /// `then(x w^T + bias)`, (n, in) -> (n, out). All is in main memory.
 ///
@@ -151,8 +141,8 @@ fn product_f32(level: Level, x: &[f32], w: &dyn Rows, layer: &Layer) -> Result<V
     Ok(product(&sides, layer, |task| level.run(task)))
 }
 
-/// Products of what is rounded to bf16: groups of columns, of each the blocks of rows, so that weights are packed where they are used and
-/// read once, and stay in the second cache while all rows pass by. // (n, in) -> (n, out)
+/// Products of what is rounded to bf16: groups of columns, of each the blocks of rows, so that weights are packed where
+/// they are used and read once, and stay in the second cache while all rows pass by. // (n, in) -> (n, out)
 #[allow(unsafe_code)]
 fn product_bf16(level: Level, tile: PairTile, x: &[f32], w: &dyn Rows, layer: &Layer) -> Result<Vec<f32>> {
     let (Units { rows, step }, (outputs, inputs)) = (tile.units(), w.dims());
@@ -199,7 +189,8 @@ fn product_bf16(level: Level, tile: PairTile, x: &[f32], w: &dyn Rows, layer: &L
     } else {
         groups.into_par_iter().enumerate().map_init(Vec::new, group).collect::<Result<()>>()?;
     }
-    // SAFETY: there is room for all rows, and every group has written all of its columns of all of them; together these are all.
+    // SAFETY: there is room for all rows, and every group has written all of its columns of all of them; together these
+    // are all.
     unsafe { y.set_len(n * outputs) };
     Ok(y)
 }
@@ -254,7 +245,8 @@ fn product<N: Number>(sides: &Sides<N>, layer: &Layer, run: impl Fn(Task<N>) + S
     } else {
         x.par_chunks(BLOCK * depth).zip(to.par_chunks_mut(BLOCK * outputs)).for_each(block);
     }
-    // SAFETY: there is room for all rows, and every task has written all of its columns of all of its rows; together these are all.
+    // SAFETY: there is room for all rows, and every task has written all of its columns of all of its rows; together
+    // these are all.
     unsafe { y.set_len(n * outputs) };
     y
 }

@@ -10,8 +10,9 @@ use half::{bf16, f16};
 use rayon::prelude::*;
 
 use crate::level::{Kernel, Level};
-use crate::linear::{Precision, SMALL};
 use crate::panel::{Number, Pair, turn};
+use crate::parallel::SMALL;
+use crate::precision::Precision;
 use crate::simd::Simd;
 use crate::tile::{PAIR_COLUMNS, bf16_bits};
 
@@ -82,7 +83,8 @@ impl Weight for Pair {
 /// Pairs as single numbers. Where there are pairs, the lower half of a word comes first.
 #[allow(unsafe_code)]
 fn halves(pairs: &mut [Pair]) -> &mut [bf16] {
-    // SAFETY: the same bytes: a pair has the size of two bf16 and is aligned more strictly, and all bits are a number of either.
+    // SAFETY: the same bytes: a pair has the size of two bf16 and is aligned more strictly, and all bits are a number
+    // of either.
     unsafe { std::slice::from_raw_parts_mut(pairs.as_mut_ptr().cast(), 2 * pairs.len()) }
 }
 

@@ -1,5 +1,6 @@
-//! Blocks of small integers with scales of their own, as GGUF has them (llama.cpp's `ggml-quants.c`), to f32: loops over whole groups that
-//! become vectors of the level's instruction set. The numbers are bit for bit those of the plain loops.
+//! Blocks of small integers with scales of their own, as GGUF has them (llama.cpp's `ggml-quants.c`), to f32: loops
+//! over whole groups that become vectors of the level's instruction set. The numbers are bit for bit those of the plain
+//! loops.
 
 use candle_core::quantized::GgmlDType;
 use half::f16;
@@ -12,8 +13,8 @@ const BLOCK: usize = 256;
 /// Numbers that share a scale.
 const GROUP: usize = 32;
 
-/// Widens whole blocks, as many as there is room for. `false`: there is no kernel for this kind, or bytes and numbers do not belong
-/// together, and nothing was written.
+/// Widens whole blocks, as many as there is room for. `false`: there is no kernel for this kind, or bytes and numbers
+/// do not belong together, and nothing was written.
 pub fn widen(kind: GgmlDType, bytes: &[u8], to: &mut [f32]) -> bool {
     let (numbers, size) = (kind.block_size(), kind.type_size());
     let known = matches!(kind, GgmlDType::Q8_0 | GgmlDType::Q4K | GgmlDType::Q5K | GgmlDType::Q6K);

@@ -1,4 +1,5 @@
-//! Pixels as a kernel sees them: a number for each tap, input and place of the kernel, side by side for every output pixel of a band.
+//! Pixels as a kernel sees them: a number for each tap, input and place of the kernel, side by side for every output
+//! pixel of a band.
 
 use super::{Band, Panels, Resize, Sums};
 use crate::tile::Tiles;

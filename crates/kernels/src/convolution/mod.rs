@@ -1,15 +1,16 @@
 //! Convolution over frames and time.
 //!
-//! A frame is computed in bands of rows, in three steps: what the kernel looks at is *gathered* into panels, matrix products with the
-//! kernel follow, with tiles of sums in registers ([`crate::tile`]), and the sums are *scattered* over the rows of all outputs, with
-//! bias and residual on the way. What is gathered, what the sums stand for, and how many passes of the three steps that takes is
-//! the form's:
+//! A frame is computed in bands of rows, in three steps: what the kernel looks at is *gathered* into panels, matrix
+//! products with the kernel follow, with tiles of sums in registers ([`crate::tile`]), and the sums are *scattered*
+//! over the rows of all outputs, with bias and residual on the way. What is gathered, what the sums stand for, and how
+//! many passes of the three steps that takes is the form's:
 //!
 //! - [`columns`]: pixels as the kernel sees them, in one product. Any kernel.
-//! - [`winograd`]: tiles of pixels, transformed, in small products that need 2.25 times fewer multiplications. Kernels of 3x3.
+//! - [`winograd`]: tiles of pixels, transformed, in small products that need 2.25 times fewer multiplications. Kernels
+//!   of 3x3.
 //!
-//! No tensor of columns is made: a band's panels stay in the caches. Time and inputs are one depth of the products; frames that are
-//! not there are left out of it.
+//! No tensor of columns is made: a band's panels stay in the caches. Time and inputs are one depth of the products;
+//! frames that are not there are left out of it.
 
 mod columns;
 mod winograd;

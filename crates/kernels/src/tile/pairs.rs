@@ -8,9 +8,6 @@ use super::avx512_bf16::Avx512Bf16;
 use super::{Products, Units};
 use crate::panel::{Number, Pair};
 
-/// Columns of every tile of pairs.
-pub(crate) const PAIR_COLUMNS: usize = 32;
-
 /// Instructions for products of pairs of bf16; like [`crate::simd::Simd`], the proof that the machine has them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum PairTile {
@@ -55,8 +52,8 @@ impl PairTile {
         }
     }
 
-    /// Rounds a row to bf16, in pairs. Each 16 of them are `step` from those before; what is left of the last 16 is zeros as far as `to`
-    /// has room.
+    /// Rounds a row to bf16, in pairs. Each 16 of them are `step` from those before; what is left of the last 16 is
+    /// zeros as far as `to` has room.
     pub(crate) fn round(self, row: &[f32], to: &mut [Pair], step: usize) {
         match self {
             #[cfg(target_arch = "x86_64")]
@@ -75,7 +72,8 @@ impl PairTile {
         }
     }
 
-    /// Packs the rows of a tile as it reads them best, filled up with zeros. // (at most a tile's rows, width) -> (rows, depth)
+    /// Packs the rows of a tile as it reads them best, filled up with zeros. // (at most a tile's rows, width) ->
+    /// (rows, depth)
     pub(crate) fn pack(self, rows: &[f32], width: usize, to: &mut [Pair]) {
         let Units { rows: count, step } = self.units();
         let depth = Pair::row(width).next_multiple_of(step);
