@@ -13,7 +13,7 @@
 //!
 //! The pixels of a picture that is doubled have `d1 = d2`: the third point is zero and left out, and 3 x 3 are left.
 
-use super::{Band, Panels, Sums, aligned};
+use super::band::{self, Band, Panels, Sums, aligned};
 use crate::tile::Tiles;
 
 /// Of the points, the one that a doubled picture has no use for.
@@ -44,7 +44,7 @@ pub(super) fn kernel(weight: &[f32], across: usize) -> [f32; 16] {
 /// A point down, by the order of the passes, with `N` points across.
 pub(super) struct Pass<const N: usize>(pub(super) usize);
 
-impl<const N: usize> super::Pass for Pass<N> {
+impl<const N: usize> band::Pass for Pass<N> {
     const PRODUCTS: usize = N;
 
     /// The band's tiles of two by two outputs.
