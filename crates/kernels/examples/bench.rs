@@ -86,7 +86,8 @@ fn main() -> Result<()> {
         let ours = || kernels::attention(&q, &k, &v, 0.088, None, Precision::Bf16);
         report(&format!("{name}, bf16"), (flops, "GFLOP/s"), rounds, vec![], &ours)?;
     }
-    // Layers of Wan2.1's decoder: inputs, outputs, time, size, frames, height and width, and how they follow from the input's.
+    // Layers of Wan2.1's decoder: inputs, outputs, time, size, frames, height and width, and how they follow from the
+    // input's.
     for (inputs, outputs, time, size, frames, side, resize) in [
         (384, 384, 3, 3, 1, 32, Resize::Same),
         (384, 384, 3, 3, 2, 64, Resize::Same),

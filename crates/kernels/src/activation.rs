@@ -1,7 +1,7 @@
 //! GELU (by tanh) and SiLU.
 //!
-//! Both are `x * sigmoid(z)`: SiLU with `z = x`, GELU with `z = 2 sqrt(2 / pi) (x + 0.044715 x^3)`, as `(1 + tanh(z / 2)) / 2` is
-//! `sigmoid(z)`. One exponential and one division a vector, so that memory is what takes the time.
+//! Both are `x * sigmoid(z)`: SiLU with `z = x`, GELU with `z = 2 sqrt(2 / pi) (x + 0.044715 x^3)`, as `(1 + tanh(z /
+//! 2)) / 2` is `sigmoid(z)`. One exponential and one division a vector, so that memory is what takes the time.
 
 #[cfg(feature = "cuda")]
 use candle_core::CudaStorage;

@@ -1,10 +1,11 @@
-//! Scaled dot-product attention that never holds more than a small block of scores (Dao et al. 2022, arXiv 2205.14135; Milakov and
-//! Gimelshein 2018, arXiv 1805.02867).
+//! Scaled dot-product attention that never holds more than a small block of scores (Dao et al. 2022, arXiv 2205.14135;
+//! Milakov and Gimelshein 2018, arXiv 1805.02867).
 //!
-//! A few queries at a time meet a block of keys: their scores are a tile product and fit the innermost cache, where they become
-//! exponentials against the greatest score so far, and weigh the values of the block in a second tile product. When a later block has
-//! a greater score, what was added up before is scaled down on the way. A block of keys and values stays in the second cache while
-//! all queries of a task pass by; keys and values are packed once a head, in the order in which they are read.
+//! A few queries at a time meet a block of keys: their scores are a tile product and fit the innermost cache, where
+//! they become exponentials against the greatest score so far, and weigh the values of the block in a second tile
+//! product. When a later block has a greater score, what was added up before is scaled down on the way. A block of keys
+//! and values stays in the second cache while all queries of a task pass by; keys and values are packed once a head, in
+//! the order in which they are read.
 //!
 //! Queries are computed independently of each other, in the same order whatever task they fall into.
 
@@ -15,8 +16,9 @@ use half::bf16;
 use rayon::prelude::*;
 
 use crate::level::{Kernel, Level};
-use crate::linear::Precision;
 use crate::panel::{Number, Pair, turn};
+use crate::parallel::SMALL;
+use crate::precision::Precision;
 use crate::simd::Simd;
 use crate::softmax::{base, exponentials, exponentials_for_bf16, greatest, share, softmax_last_dim};
 use crate::storage::{Heads, in_memory};
@@ -30,16 +32,15 @@ const KEYS: usize = 256;
 const QUERIES: usize = 96;
 /// The same of products of pairs, which would wait for keys and values if there were fewer.
 const PAIR_QUERIES: usize = 192;
-/// Below so many multiplications, threads are not worth it.
-const SMALL: usize = 1 << 20;
 
 /// `softmax(scale q k^T + bias) v` for every head.
 ///
 /// * `q` - (heads, n, d), `k` - (heads, m, d), `v` - (heads, m, d), with any strides of heads and tokens
 /// * `bias` - broadcast to (heads, n, m), may hold `-inf`
 ///
-/// Returns (n, heads * d), ready for the output projection. A query that may attend to nothing gets zeros.
-/// With [`Precision::Bf16`], what is multiplied is rounded: queries times `scale`, keys, values, and the weights of the values.
+/// Returns (n, heads * d), ready for the output projection. A query that may attend to nothing gets zeros. With
+/// [`Precision::Bf16`], what is multiplied is rounded: queries times `scale`, keys, values, and the weights of the
+/// values.
 pub fn attention(
     q: &Tensor,
     k: &Tensor,
@@ -247,7 +248,8 @@ impl Kernel for PackPairs<'_> {
 
 /// * `step`, `columns` - of a tile
 /// * `convert` - a row of f32 to what is multiplied
-/// * `weave` - the same of a column, for many columns: from a row and the one below it, of which f32 need the first alone
+/// * `weave` - the same of a column, for many columns: from a row and the one below it, of which f32 need the first
+///   alone
 #[inline(always)]
 fn pack<N: Number>(
     inputs: &Inputs,

@@ -1,7 +1,7 @@
 //! Root-mean-square norm over the channels of pictures, with SiLU on the way if asked.
 //!
-//! The channels of a pixel are a plane apart. A block of pixels is read once, channel by channel, while their squares add up, and is still in
-//! the second cache when it is read again to be scaled.
+//! The channels of a pixel are a plane apart. A block of pixels is read once, channel by channel, while their squares
+//! add up, and is still in the second cache when it is read again to be scaled.
 
 use candle_core::{Device, Result, Tensor, bail};
 use rayon::prelude::*;
@@ -18,7 +18,8 @@ const PIXELS: usize = 64;
 /// What a pixel is at least taken to be long.
 const SHORTEST: f32 = 1e-12;
 
-/// `x / max(|x|, 1e-12) * sqrt(channels) * scale`, with the norm |x| of each pixel's channels, (frames, channels, h, w) -> the same.
+/// `x / max(|x|, 1e-12) * sqrt(channels) * scale`, with the norm |x| of each pixel's channels, (frames, channels, h, w)
+/// -> the same.
 ///
 /// * `scale` - (channels)
 pub fn channel_rms_norm(x: &Tensor, scale: &Tensor, activation: Activation) -> Result<Tensor> {

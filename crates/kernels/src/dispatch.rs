@@ -1,16 +1,17 @@
 //! Which level is the fastest on this machine: measured, not assumed.
 //!
-//! More lanes are faster everywhere; whether an instruction for bf16 is faster than f32's is not known from its name: `vdpbf16ps` does twice
-//! as much a second as an f32 FMA on Zen 4, and half as much on Xeons. So each is timed on numbers that are in registers already, and what was
-//! found is remembered where [`remember_in`] says: the same machine and program choose the same, and so compute the same bits.
+//! More lanes are faster everywhere; whether an instruction for bf16 is faster than f32's is not known from its name:
+//! `vdpbf16ps` does twice as much a second as an f32 FMA on Zen 4, and half as much on Xeons. So each is timed on
+//! numbers that are in registers already, and what was found is remembered where [`remember_in`] says: the same machine
+//! and program choose the same, and so compute the same bits.
 
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::Instant;
 
 use crate::level::Level;
-use crate::linear::Precision;
 use crate::peak::operations;
+use crate::precision::Precision;
 
 /// What the rate of f32 is called.
 const F32: &str = "f32";
@@ -20,19 +21,21 @@ const F32: &str = "f32";
 pub struct Choice {
     /// The fastest, or what `NAVICACHE_KERNELS` names.
     pub level: Level,
-    /// Floating point operations a second of one thread: of f32, and of bf16 at each level that has an instruction for it. Empty where the
-    /// level was named.
+    /// Floating point operations a second of one thread: of f32, and of bf16 at each level that has an instruction for
+    /// it. Empty where the level was named.
     pub rates: Vec<(&'static str, f64)>,
 }
 
 static FOLDER: OnceLock<PathBuf> = OnceLock::new();
 
-/// Lets what is measured be remembered in a folder, which need not be there yet. To be called before anything is computed.
+/// Lets what is measured be remembered in a folder, which need not be there yet. To be called before anything is
+/// computed.
 pub fn remember_in(folder: PathBuf) {
     let _ = FOLDER.set(folder);
 }
 
-/// What this process uses outside of [`Level::scope`]: measured at the first call, in a few milliseconds, unless it is remembered.
+/// What this process uses outside of [`Level::scope`]: measured at the first call, in a few milliseconds, unless it is
+/// remembered.
 pub fn choice() -> &'static Choice {
     static CHOICE: OnceLock<Choice> = OnceLock::new();
     CHOICE.get_or_init(|| {
@@ -52,6 +55,13 @@ pub fn choice() -> &'static Choice {
         }
         choice
     })
+}
+
+impl Level {
+    /// That of the innermost [`Level::scope`], or else the one that was chosen, see [`choice`].
+    pub fn current() -> Level {
+        Level::forced().unwrap_or_else(|| choice().level)
+    }
 }
 
 /// The fastest level without an instruction for bf16.

@@ -1,7 +1,8 @@
 //! The exponential function.
 //!
-//! `exp(x) = 2^n exp(r)` with `n = round(x / ln 2)`, so that `r` is at most `ln 2 / 2`; a polynomial of degree 7 does the rest (the
-//! coefficients are Cephes'). Within 2 units in the last place; 0 and infinity beyond the range, NaN of NaN.
+//! `exp(x) = 2^n exp(r)` with `n = round(x / ln 2)`, so that `r` is at most `ln 2 / 2`; a polynomial of degree 7 does
+//! the rest (the coefficients are Cephes'). Within 2 units in the last place; 0 and infinity beyond the range, NaN of
+//! NaN.
 
 use crate::simd::Simd;
 
@@ -32,8 +33,8 @@ pub(crate) fn exp<S: Simd>(simd: S, x: S::V) -> S::V {
 /// Of `2^f`, for `f` from -0.5 to 0.5, the highest power first: within 8e-5 of it.
 const TWO_TO: [f32; 4] = [0.055_088_68, 0.242_604_05, 0.693_276_2, 0.999_928_94];
 
-/// `exp(x - base)` of each lane, `offset` being `-base / ln 2`, for what is rounded to bf16 after: its error is a fiftieth of the rounding's.
-/// 0 far below the range.
+/// `exp(x - base)` of each lane, `offset` being `-base / ln 2`, for what is rounded to bf16 after: its error is a
+/// fiftieth of the rounding's. 0 far below the range.
 #[inline(always)]
 pub(crate) fn exp_for_bf16<S: Simd>(simd: S, x: S::V, offset: S::V) -> S::V {
     const LOWEST: f32 = -200.0;

@@ -1,7 +1,8 @@
-//! Norm of groups of channels over all frames and pixels of a clip (Wu and He 2018, arXiv 1803.08494), with SiLU on the way if asked.
+//! Norm of groups of channels over all frames and pixels of a clip (Wu and He 2018, arXiv 1803.08494), with SiLU on the
+//! way if asked.
 //!
-//! Mean and variance of pieces that fit into a core's cache are put together as Chan, Golub and LeVeque do (1983), so that large groups lose
-//! no digits; a second reading scales.
+//! Mean and variance of pieces that fit into a core's cache are put together as Chan, Golub and LeVeque do (1983), so
+//! that large groups lose no digits; a second reading scales.
 
 use candle_core::{Device, Result, Tensor, bail};
 use rayon::prelude::*;
@@ -16,7 +17,8 @@ use crate::storage::{in_memory, with_numbers};
 /// Numbers in a piece.
 const PIECE: usize = 1 << 14;
 
-/// `(x - mean) / sqrt(variance + epsilon) * scale + shift` with mean and variance of each group, (frames, channels, h, w) -> the same.
+/// `(x - mean) / sqrt(variance + epsilon) * scale + shift` with mean and variance of each group, (frames, channels, h,
+/// w) -> the same.
 ///
 /// * `scale`, `shift` - (channels)
 /// * `groups` - how many; neighbouring channels are in one

@@ -40,8 +40,8 @@ pub(crate) trait Kernel {
     /// The simplest code that computes it.
     fn plain(self) -> Self::Output;
 
-    /// The same in vectors. To be marked `inline(always)`, as everything it calls: it has to end up inside of a function that is
-    /// compiled for the instruction set. One that needs no tiles may ask for `S: Simd` alone.
+    /// The same in vectors. To be marked `inline(always)`, as everything it calls: it has to end up inside of a
+    /// function that is compiled for the instruction set. One that needs no tiles may ask for `S: Simd` alone.
     fn fast<S: Tiles>(self, simd: S) -> Self::Output;
 }
 
@@ -75,8 +75,8 @@ impl Level {
         })
     }
 
-    /// The fastest vectors of this machine with AMX's tiles as loops over their bytes: slow, but what surrounds the tiles is what runs where
-    /// they are. For tests; none where there are no vectors.
+    /// The fastest vectors of this machine with AMX's tiles as loops over their bytes: slow, but what surrounds the
+    /// tiles is what runs where they are. For tests; none where there are no vectors.
     pub fn emulated() -> Option<Level> {
         let fastest = Level::available().iter().rev().find(|level| level.vectors != Vectors::Plain)?;
         Some(Level { pairs: Some(PairTile::Emulated), ..*fastest })
@@ -117,9 +117,9 @@ impl Level {
         Level::available().iter().find(|level| level.name() == name).copied()
     }
 
-    /// That of the innermost [`Level::scope`], or else the fastest, see [`crate::choice`].
-    pub fn current() -> Level {
-        FORCED.get().unwrap_or_else(|| crate::choice().level)
+    /// That of the innermost [`Level::scope`].
+    pub(crate) fn forced() -> Option<Level> {
+        FORCED.get()
     }
 
     /// Whether it has an instruction for products of bf16.

@@ -1,15 +1,16 @@
 //! Large blocks of memory in huge pages, kept for the next that need as much.
 //!
-//! A tensor of a video is tens of megabytes, used once and given back; the next one has the same size. In pages of 4 KiB, the system
-//! spends a tenth of a matrix product on handing them out and taking them back. Linux gives pages of 2 MiB, but in its usual setting
-//! ("madvise") only to who asks.
+//! A tensor of a video is tens of megabytes, used once and given back; the next one has the same size. In pages of 4
+//! KiB, the system spends a tenth of a matrix product on handing them out and taking them back. Linux gives pages of 2
+//! MiB, but in its usual setting ("madvise") only to who asks.
 
 #![allow(unsafe_code)]
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::{Mutex, PoisonError};
 
-/// The system's allocator, but on Linux for large blocks: those are huge pages, and some stay at hand when they are given back.
+/// The system's allocator, but on Linux for large blocks: those are huge pages, and some stay at hand when they are
+/// given back.
 ///
 /// For the programs that use the kernels: `#[global_allocator] static MEMORY: HugePages = HugePages;`
 #[derive(Debug, Clone, Copy)]
@@ -26,9 +27,9 @@ fn is_large(layout: Layout) -> bool {
     cfg!(target_os = "linux") && layout.size() >= LARGE && layout.align() <= PAGE
 }
 
-// SAFETY: small blocks are the system allocator's. Large ones are mappings of their own, at least as long and as strictly aligned as
-// was asked for, zero when they are new, and unmapped with the size that they were made for. Which of the two a block is follows from
-// its layout alone.
+// SAFETY: small blocks are the system allocator's. Large ones are mappings of their own, at least as long and as
+// strictly aligned as was asked for, zero when they are new, and unmapped with the size that they were made for. Which
+// of the two a block is follows from its layout alone.
 unsafe impl GlobalAlloc for HugePages {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         if is_large(layout) {
@@ -107,8 +108,9 @@ fn keep(block: *mut u8, size: usize) {
 #[cfg(target_os = "linux")]
 fn map(size: usize) -> *mut u8 {
     let Some(length) = size.checked_add(PAGE) else { return std::ptr::null_mut() };
-    // SAFETY: a new private mapping, of which what lies before and after the block is given back. `start` is within it, as it is
-    // longer than the block by a huge page. Advice changes no contents; without it the block works as well, slower.
+    // SAFETY: a new private mapping, of which what lies before and after the block is given back. `start` is within it,
+    // as it is longer than the block by a huge page. Advice changes no contents; without it the block works as well,
+    // slower.
     unsafe {
         let (access, kind) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
         let mapped = libc::mmap(std::ptr::null_mut(), length, access, kind, -1, 0);

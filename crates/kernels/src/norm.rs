@@ -1,7 +1,9 @@
-//! Normalisation over the last dimension: layer norm, with a scale and shift of its own or from elsewhere, and root-mean-square norm.
+//! Normalisation over the last dimension: layer norm, with a scale and shift of its own or from elsewhere, and
+//! root-mean-square norm.
 //!
-//! A row is read from memory once: mean, variance and result are three passes over what is in the innermost cache by then. The second
-//! pass also corrects the mean by what the first rounded away, so that rows far from zero lose nothing.
+//! A row is read from memory once: mean, variance and result are three passes over what is in the innermost cache by
+//! then. The second pass also corrects the mean by what the first rounded away, so that rows far from zero lose
+//! nothing.
 
 #[cfg(feature = "cuda")]
 use candle_core::CudaStorage;

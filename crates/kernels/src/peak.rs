@@ -4,12 +4,13 @@ use std::hint::black_box;
 use std::time::Instant;
 
 use crate::level::{Kernel, Level};
-use crate::linear::Precision;
 use crate::panel::Pair;
+use crate::precision::Precision;
 use crate::tile::{F32, PairTile, Products, Tiles, WithProducts};
 
-/// The most floating point operations a second, all threads together, of the instruction that multiplies numbers of this precision at the
-/// current level, on numbers that are in registers already. Measured anew at every call, in a few hundredths of a second.
+/// The most floating point operations a second, all threads together, of the instruction that multiplies numbers of
+/// this precision at the current level, on numbers that are in registers already. Measured anew at every call, in a few
+/// hundredths of a second.
 pub fn peak_flops(precision: Precision) -> f64 {
     /// About as long for every instruction.
     const ROUNDS: usize = 1 << 20;

@@ -1,4 +1,5 @@
-//! Residuals: what a layer gives, perhaps weighed channel by channel, is added to what it was given. One pass over memory.
+//! Residuals: what a layer gives, perhaps weighed channel by channel, is added to what it was given. One pass over
+//! memory.
 
 #[cfg(feature = "cuda")]
 use candle_core::CudaStorage;

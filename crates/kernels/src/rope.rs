@@ -1,8 +1,8 @@
 //! Rotary position embedding of neighbouring channels (Su et al. 2021, arXiv 2104.09864).
 //!
-//! `x` times cosines plus `x` with neighbours swapped times sines of alternating sign: two products a vector. The cosines and sines of a token
-//! are spread to all channels once, for all heads. Heads may be columns of the same rows, as a projection gives them: they
-//! become blocks of their own on the way.
+//! `x` times cosines plus `x` with neighbours swapped times sines of alternating sign: two products a vector. The
+//! cosines and sines of a token are spread to all channels once, for all heads. Heads may be columns of the same rows,
+//! as a projection gives them: they become blocks of their own on the way.
 
 #[cfg(feature = "cuda")]
 use candle_core::CudaStorage;

@@ -1,6 +1,7 @@
 //! Softmax over the last dimension.
 //!
-//! Three passes over a row, which is in the cache after the first: the greatest, exponentials and their sum, the division.
+//! Three passes over a row, which is in the cache after the first: the greatest, exponentials and their sum, the
+//! division.
 
 #[cfg(feature = "cuda")]
 use candle_core::CudaStorage;

@@ -25,8 +25,8 @@ fn gpu() -> Device {
     GPU.with(Device::clone)
 }
 
-/// Whether `f` gives on the GPU what it gives in plain loops, as close as `tolerance`, relative to one or to the numbers if they are greater.
-/// Inputs are rounded to bf16 first where `dtype` says so, and stay f32 on the CPU.
+/// Whether `f` gives on the GPU what it gives in plain loops, as close as `tolerance`, relative to one or to the
+/// numbers if they are greater. Inputs are rounded to bf16 first where `dtype` says so, and stay f32 on the CPU.
 fn close(
     inputs: &[&Tensor],
     dtype: DType,

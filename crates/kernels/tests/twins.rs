@@ -93,7 +93,8 @@ proptest! {
         // Scores of some thousands are known to some ten-thousandths, and so are their exponentials.
         let tolerance = if size > 1.0 { 1e-2 } else { 2e-5 };
         close(|| kernels::attention(&q, &k, &v, scale, None, Precision::F32), tolerance)?;
-        // Weights of the values are rounded against another greatest score. Of great scores, one more rounding decides who wins.
+        // Weights of the values are rounded against another greatest score. Of great scores, one more rounding decides
+        // who wins.
         if size <= 1.0 {
             close(|| kernels::attention(&q, &k, &v, scale, None, Precision::Bf16), 1e-2)?;
         }
@@ -266,7 +267,8 @@ proptest! {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// What surrounds AMX's tiles, where there are none: packing, edges, strides; with as many rows and numbers as are no whole tiles.
+    /// What surrounds AMX's tiles, where there are none: packing, edges, strides; with as many rows and numbers as are
+    /// no whole tiles.
     #[test]
     fn emulated_tiles(n in size(70), m in size(70), (d, inputs, outputs) in (size(40), size(90), size(70)), heads in 1usize..3, seed: u64) {
         let Some(level) = Level::emulated() else { return Ok(()) };
@@ -292,7 +294,8 @@ proptest! {
     }
 }
 
-/// Candle shapes the tiles of a thread once, for its quantised products; ours in between change nothing there, nor theirs here.
+/// Candle shapes the tiles of a thread once, for its quantised products; ours in between change nothing there, nor
+/// theirs here.
 #[test]
 fn beside_the_tiles_of_candle() {
     use candle_core::Module;
@@ -318,6 +321,35 @@ fn beside_the_tiles_of_candle() {
             }
         });
     }
+}
+
+/// Quantised blocks of any bytes are widened to the bits that candle gives, at every level.
+#[test]
+fn widening_is_candle_s() {
+    use candle_core::CpuStorage;
+    use candle_core::quantized::GgmlDType;
+
+    let mut state = 7u64;
+    let mut byte = || {
+        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (state >> 56) as u8
+    };
+    for kind in [GgmlDType::Q8_0, GgmlDType::Q4K, GgmlDType::Q5K, GgmlDType::Q6K] {
+        let bytes: Vec<u8> = (0..37 * kind.type_size()).map(|_| byte()).collect();
+        let count = 37 * kind.block_size();
+        let CpuStorage::F32(theirs) = kind.from_data(bytes.clone().into()).dequantize(count).unwrap() else { panic!() };
+        for level in Level::available() {
+            let mut ours = vec![0.0; count];
+            assert!(level.scope(|| kernels::widen(kind, &bytes, &mut ours)));
+            for (i, (ours, theirs)) in ours.iter().zip(&theirs).enumerate() {
+                let same = ours.to_bits() == theirs.to_bits() || ours.is_nan() && theirs.is_nan();
+                assert!(same, "{kind:?} {} {i}: {ours} instead of {theirs}", level.name());
+            }
+        }
+        assert!(!kernels::widen(kind, &bytes[1..], &mut vec![0.0; count]));
+        assert!(!kernels::widen(kind, &bytes, &mut vec![0.0; count - 1]));
+    }
+    assert!(!kernels::widen(GgmlDType::Q2K, &[0; 84], &mut [0.0; 256]));
 }
 
 /// Neither the number of threads nor a second run changes a bit.
@@ -436,7 +468,8 @@ fn errors_are_those_of_the_format() {
     }
 }
 
-/// Of as many inputs and taps as the widest layers have: products of transformed numbers are as exact as those of pixels.
+/// Of as many inputs and taps as the widest layers have: products of transformed numbers are as exact as those of
+/// pixels.
 #[test]
 fn convolution_is_exact() {
     let (inputs, outputs, side) = (384, 4, 10);

@@ -17,5 +17,5 @@ mod weights;
 
 pub use denoiser::{Denoiser, Features, Observed, Part, Signal, Unit};
 pub use error::{Error, Result};
-pub use navicache_kernels::{Choice, HugePages, Level, Precision, Rows, choice, peak_flops, remember_in};
+pub use navicache_kernels::{Choice, HugePages, Level, Precision, Rows, choice, peak_flops, remember_in, widen};
 pub use weights::{Matrix, Packed, Source, Weights};

@@ -3,6 +3,7 @@
 use candle_core::quantized::GgmlDType;
 use candle_core::{CpuStorage, DType};
 use half::f16;
+use navicache_models::widen;
 use rayon::prelude::*;
 
 /// How the numbers of a tensor are stored.
@@ -121,6 +122,7 @@ fn read(bytes: &[u8], format: Format, values: &mut [f32]) -> Option<()> {
         Format::Bf16 => each(bytes, values, |b| f32::from_bits((u16::from_le_bytes(b) as u32) << 16)),
         Format::F8E4m3 => each(bytes, values, |[b]: [u8; 1]| F8E4M3[b as usize]),
         Format::F8E5m2 => each(bytes, values, |[b]: [u8; 1]| f16::from_bits((b as u16) << 8).to_f32()),
+        Format::Quantized(dtype) if widen(dtype, bytes, values) => {}
         Format::Quantized(dtype) => match dtype.from_data(bytes.into()).dequantize(values.len()).ok()? {
             CpuStorage::F32(read) => values.copy_from_slice(&read),
             _ => return None,

@@ -1,16 +1,21 @@
-//! AdaCache: *Adaptive Caching for Faster Video Generation with Diffusion Transformers* (Kahatapitiya et al., ICCV 2025, arXiv
-//! 2411.02397; code AdaCache-DiT).
+//! AdaCache: *Adaptive Caching for Faster Video Generation with Diffusion Transformers* (Kahatapitiya et al., ICCV
+//! 2025, arXiv 2411.02397; code AdaCache-DiT).
 //!
-//! At a computed step, the relative change of one block's residual, per step since the last compute, is looked up in a codebook: the
-//! smaller the change, the longer the following run of reuse.
+//! At a computed step, the relative change of one block's residual, per step since the last compute, is looked up in a
+//! codebook: the smaller the change, the longer the following run of reuse.
 //!
 //! | paper | here |
 //! |---|---|
 //! | cache metric `c_t` | relative change of the middle block's residual, divided by the steps in between |
 //! | codebook | `codebook`: bounds and the distance to the next computed step |
 //!
-//! The released code watches the temporal attention of block 13 of 28; models with one attention over space and time have the middle
-//! block instead. The branches of a step share a decision, taken on the first. Its motion regularisation is not here.
+//! The first step and the last two are computed (read at commit 2c6d3ca: `skip_cache_steps` are calls 1, S - 1 and S).
+//! The branches of a step share a decision.
+//!
+//! It was released for Open-Sora 1.2 alone. There it watches what the temporal attention of block 13 of 28 adds, of
+//! both branches together. Here every model, Open-Sora too, has the whole middle block instead (14 of 28), of the first
+//! branch: models with one attention over space and time have no other part that corresponds. Its motion regularisation
+//! is not here.
 
 use serde::{Deserialize, Serialize};
 
@@ -26,7 +31,7 @@ pub const ABOUT: About = About {
     name: "adacache",
     line: "change of the middle block's residual, through a codebook of run lengths",
     paper: "Kahatapitiya et al., ICCV 2025, arXiv 2411.02397",
-    source: "the released code, without motion regularisation",
+    source: "the released code, without motion regularisation; it watches another part of Open-Sora",
     needs: "nothing",
 };
 
@@ -79,7 +84,7 @@ impl Method for Config {
     described!();
 
     fn guard(&self, _: usize) -> Guard {
-        Guard { last_steps: 1, max_run: self.max_run, ..Guard::NONE }
+        Guard { last_steps: 2, max_run: self.max_run, ..Guard::NONE }
     }
 
     fn policy(&self, run: &Run) -> Box<dyn Policy> {

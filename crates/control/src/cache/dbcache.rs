@@ -1,5 +1,6 @@
-//! DBCache, dual-block cache (vipshop/cache-dit): the first `F` blocks run at every step and decide, the last `B` run at every step
-//! and repair; between them the last computed residual stands in, or a forecast of it (`reuse=taylor` is its TaylorSeer calibrator).
+//! DBCache, dual-block cache (vipshop/cache-dit, read at commit f86744a): the first `F` blocks run at every step and
+//! decide, the last `B` run at every step and repair; between them the last computed residual stands in, or a forecast
+//! of it (`reuse=taylor` is its TaylorSeer calibrator).
 //!
 //! | cache-dit | here |
 //! |---|---|
@@ -9,6 +10,12 @@
 //! | `max_cached_steps` | `max_reused` |
 //! | `max_continuous_cached_steps` | `max_run` |
 //! | `max_accumulated_residual_diff_threshold` | `max_accumulated` |
+//!
+//! The sum that `max_accumulated` bounds is one over the generation: every change that was compared with the threshold
+//! counts, also where the step was computed then, and none of those steps that were computed by an earlier rule. When
+//! it has reached its bound, everything that follows is computed. (In the release it outlives the generation; here no
+//! state does.) The run of reused steps is counted anew after every computed step; the release counts on after one that
+//! the threshold computed.
 //!
 //! Every branch decides for itself.
 
@@ -40,7 +47,7 @@ options! {
     /// Most reused steps in all; absent: no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     max_reused: Option<usize>,
-    /// Largest sum of changes in a run of reused steps; absent: no limit.
+    /// Sum of all changes so far, in the whole generation, at which nothing is reused any more; absent: no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     max_accumulated: Option<f64>,
     /// Longest run of reused steps; absent: no limit.
@@ -109,6 +116,7 @@ pub(super) struct Probed {
     reuse: Reuse,
     change: Option<f64>,
     position: Option<f64>,
+    /// Sum of the changes that were compared.
     accumulated: f64,
     max_accumulated: Option<f64>,
     reused_left: Option<usize>,
@@ -145,30 +153,27 @@ impl Policy for Probed {
 
     fn decide(&mut self, _: At, _: &Seen) -> Decision {
         let Some(change) = self.change else { return Decision::Compute };
-        let accumulated = self.accumulated + change;
-        let reuse = change < self.threshold
-            && self.reused_left != Some(0)
-            && self.max_accumulated.is_none_or(|most| accumulated < most);
-        if !reuse {
+        if self.reused_left == Some(0) || self.max_accumulated.is_some_and(|most| self.accumulated >= most) {
             return Decision::Compute;
         }
-        self.accumulated = accumulated;
+        self.accumulated += change;
+        if change >= self.threshold {
+            return Decision::Compute;
+        }
         self.reused_left = self.reused_left.map(|left| left - 1);
         Decision::Reuse(between(self.reuse, self.position, FARTHEST))
     }
 
     fn computed(&mut self, at: At, seen: &Seen) {
-        match at.scope {
-            Scope::Span { span: PROBE, .. } => {
-                self.change = seen.get(PROBE_CHANGE);
-                self.position = seen.get(PROBE_POSITION);
-            }
-            _ => self.accumulated = 0.0,
+        if let Scope::Span { span: PROBE, .. } = at.scope {
+            self.change = seen.get(PROBE_CHANGE);
+            self.position = seen.get(PROBE_POSITION);
         }
     }
 }
 
-/// The farthest position that DiCache allows by default: as far beyond the last computed step as that is from the one before.
+/// The farthest position that DiCache allows by default: as far beyond the last computed step as that is from the one
+/// before.
 pub(super) const FARTHEST: f64 = 2.0;
 
 /// The value with the probe's position, where the form has one: no nearer than the last computed step.

@@ -1,9 +1,9 @@
 //! EasyCache: *Less is Enough: Training-Free Video Diffusion Acceleration via Runtime-Adaptive Caching*
 //! (Zhou et al. 2025, arXiv 2507.02860; code H-EmbodVis/EasyCache).
 //!
-//! The ratio of output change to input change moves slowly along the trajectory. It is measured at every computed step and held
-//! until the next one; times the input change it predicts how much the output has moved, and the predictions of a run of steps
-//! add up until they reach the threshold.
+//! The ratio of output change to input change moves slowly along the trajectory. It is measured at every computed step
+//! and held until the next one; times the input change it predicts how much the output has moved, and the predictions
+//! of a run of steps add up until they reach the threshold.
 //!
 //! | paper | here |
 //! |---|---|
@@ -11,6 +11,9 @@
 //! | accumulated deviation `E_t` | `change`, relative to the last computed output |
 //! | threshold `tau` | `threshold` |
 //! | warm-up `R` | `warmup_steps` |
+//!
+//! The presets of Wan and HunyuanVideo are the release's. It was not released for Open-Sora: the 0.35 there is
+//! NaviCache's setting for that model.
 
 use super::approx::FOR_STEPS;
 use super::path_sum::PathSum;
@@ -104,7 +107,8 @@ pub(super) fn asks(reuse: Reuse) -> Asks {
     Asks { step: Some(question), ..Asks::default() }
 }
 
-/// The ratio between two neighbouring computed steps, `m(o_i - o_c) / (m(x_i - x_c) + epsilon)`; absent at the first one.
+/// The ratio between two neighbouring computed steps, `m(o_i - o_c) / (m(x_i - x_c) + epsilon)`; absent at the first
+/// one.
 pub(super) fn observed_ratio(seen: &Seen, epsilon: f64) -> Option<f64> {
     Some(seen.get(OUTPUT_CHANGE_SINCE_COMPUTE)? / (seen.get(INPUT_CHANGE_SINCE_COMPUTE)? + epsilon))
 }

@@ -1,9 +1,12 @@
-//! FasterCache: *Training-Free Video Diffusion Model Acceleration with High Quality* (Lv et al., ICLR 2025, arXiv 2410.19355; here
-//! as in diffusers).
+//! FasterCache: *Training-Free Video Diffusion Model Acceleration with High Quality* (Lv et al., ICLR 2025, arXiv
+//! 2410.19355; here as in diffusers 0.42.1, `hooks/faster_cache.py`).
 //!
-//! Two parts. Self-attention runs at one step in `attention_interval`, and goes on along the line through its last two results in
-//! between. The unconditional branch runs at one step in `uncond_interval`; in between its difference to the conditional one is
-//! added, low and high spatial frequencies growing by a factor each time, since low ones matter early and high ones late.
+//! Two parts. The unconditional branch runs at one step in `uncond_interval`; in between its difference to the
+//! conditional one is added, low and high spatial frequencies growing by a factor each time, since low ones matter
+//! early and high ones late. Self-attention runs at one step in `attention_interval`, and goes on along the line
+//! through its last two results in between; with guidance it does so only at steps that leave the unconditional branch
+//! out, so that branch's attention is never made up. Without guidance (distilled models have one branch) nothing else
+//! holds it back.
 //!
 //! | diffusers | here |
 //! |---|---|
@@ -14,6 +17,10 @@
 //! | `unconditional_batch_timestep_skip_range` | `uncond_below` |
 //! | `alpha_low_frequency`, `low_frequency_weight_update_timestep_range` | `low_growth`, timesteps 99 to 901 |
 //! | `alpha_high_frequency`, `high_frequency_weight_update_timestep_range` | `high_growth`, timesteps below 301 |
+//!
+//! Two differences. diffusers' line goes through the results of the last two steps, made-up ones included; here it goes
+//! through the last two computed ones (nothing made up is kept). diffusers keeps what attention returns; here it is
+//! what it adds to the features, the gate of its own step included.
 
 use super::{About, Approx, Asks, At, Decision, Guard, Method, Policy, Question, Run, Scope, Seen, Span, Spans};
 use crate::guidance::Branch;
@@ -21,9 +28,9 @@ use crate::guidance::Branch;
 /// What `navicache methods` says.
 pub const ABOUT: About = About {
     name: "fastercache",
-    line: "self-attention at one step in two, the unconditional branch at one in five, by a fixed schedule",
+    line: "the unconditional branch at one step in five, then self-attention at one in two, by a fixed schedule",
     paper: "Lv et al., ICLR 2025, arXiv 2410.19355",
-    source: "diffusers",
+    source: "diffusers, but for what its line goes through",
     needs: "memory for every self-attention; guidance for its second part",
 };
 
@@ -59,7 +66,8 @@ impl Method for Config {
     fn policy(&self, run: &Run) -> Box<dyn Policy> {
         let cut = run.units.iter().enumerate().filter(|(_, unit)| unit.part.is_self_attention());
         let cut = cut.map(|(i, _)| Span::of(i..i + 1)).collect();
-        Box::new(FasterCache { config: self.clone(), cut, low: 1.0, high: 1.0 })
+        let guided = run.branches.len() > 1;
+        Box::new(FasterCache { config: self.clone(), cut, guided, low: 1.0, high: 1.0 })
     }
 
     fn check(&self) -> Result<(), String> {
@@ -73,6 +81,8 @@ impl Method for Config {
 struct FasterCache {
     config: Config,
     cut: Vec<Span>,
+    /// Whether there is an unconditional branch.
+    guided: bool,
     /// What the frequencies of the difference have grown by since it was computed.
     low: f64,
     high: f64,
@@ -83,8 +93,18 @@ impl FasterCache {
         Approx::TwoAnchors { weight: 1.0 + self.config.attention_weight }
     }
 
+    fn leaves_uncond_out(&self, at: At) -> bool {
+        at.timestep.0 < self.config.uncond_below && !at.step.is_multiple_of(self.config.uncond_interval)
+    }
+
+    fn leaves_attention_out(&self, at: At) -> bool {
+        at.timestep.0 < self.config.attention_below
+            && !at.step.is_multiple_of(self.config.attention_interval)
+            && (!self.guided || self.leaves_uncond_out(at))
+    }
+
     fn uncond(&mut self, at: At) -> Decision {
-        if at.timestep.0 >= self.config.uncond_below || at.step.is_multiple_of(self.config.uncond_interval) {
+        if !self.leaves_uncond_out(at) {
             return Decision::Compute;
         }
         if LOW_GROWS.0 < at.timestep.0 && at.timestep.0 < LOW_GROWS.1 {
@@ -110,12 +130,7 @@ impl Policy for FasterCache {
     fn decide(&mut self, at: At, _: &Seen) -> Decision {
         match at.scope {
             Scope::Branch(Branch::Uncond) => self.uncond(at),
-            Scope::Span { .. }
-                if at.timestep.0 < self.config.attention_below
-                    && !at.step.is_multiple_of(self.config.attention_interval) =>
-            {
-                Decision::Reuse(self.attention())
-            }
+            Scope::Span { .. } if self.leaves_attention_out(at) => Decision::Reuse(self.attention()),
             _ => Decision::Compute,
         }
     }

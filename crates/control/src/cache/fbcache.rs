@@ -1,9 +1,9 @@
-//! FBCache, first-block cache: what the first block adds tells whether the rest must run (ParaAttention, chengzeyi; also in
-//! diffusers).
+//! FBCache, first-block cache: what the first block adds tells whether the rest must run (ParaAttention, chengzeyi;
+//! also in diffusers).
 //!
-//! The first block runs at every step. While its residual stays close to that of the last step that was computed in full, the rest of the blocks is
-//! made up. It is a distance to that step, not a sum along the path. The released comparison lets an equal distance pass; here it
-//! is strict, so that 0 computes everything.
+//! The first block runs at every step. While its residual stays close to that of the last step that was computed in
+//! full, the rest of the blocks is made up. It is a distance to that step, not a sum along the path. The comparison is
+//! strict, as in ParaAttention, so that 0 computes everything; diffusers alone lets an equal distance pass.
 
 use super::approx::FOR_PROBED;
 use super::dbcache::{Probed, ProbedCut};

@@ -1,8 +1,8 @@
 //! MagCache: *Fast Video Generation with Magnitude-Aware Cache* (Ma et al., NeurIPS 2025, arXiv 2506.09045; code
 //! Zehong-Ma/MagCache).
 //!
-//! The ratio between the sizes of neighbouring steps' residuals hardly depends on the prompt, so a table of it, measured once for
-//! each model, tells how much error a run of reuse adds up.
+//! The ratio between the sizes of neighbouring steps' residuals hardly depends on the prompt, so a table of it,
+//! measured once for each model, tells how much error a run of reuse adds up.
 //!
 //! | paper | here |
 //! |---|---|
@@ -12,9 +12,12 @@
 //! | maximum skip `K` | `max_run` |
 //! | retention ratio | `warmup` |
 //!
-//! Every branch decides for itself. The comparison is strict, as on Wan (the other releases allow equality), and the error of
-//! Open-Sora's table is taken without its sign, as that of all others. `reuse=scaled` multiplies the residual by the product of
-//! the ratios, which the paper does not do.
+//! Wan2.2 TI2V has two published settings (commit df81cb1): `mid` is the README's, 0.06, `slow` the code's default,
+//! 0.04, both with `K` 2.
+//!
+//! Every branch decides for itself. The comparison is strict, as on Wan (the other releases allow equality), and the
+//! error of Open-Sora's table is taken without its sign, as that of all others. `reuse=scaled` multiplies the residual
+//! by the product of the ratios, which the paper does not do.
 
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
@@ -81,8 +84,8 @@ struct Table {
     uncond: Vec<f64>,
 }
 
-/// The published tables and that of the demo model. Conditional and unconditional entries are separate, the first is 1, and
-/// Open-Sora's is given after its square root.
+/// The published tables and that of the demo model. Conditional and unconditional entries are separate, the first is 1,
+/// and Open-Sora's is given after its square root.
 const CALIBRATION: &str = include_str!("calibration/magcache.json");
 
 impl Ratios {

@@ -1,9 +1,11 @@
 //! NaviCache: feature caching steered like an inertial navigation system (ICML 2026, arXiv 2606.26795; code
 //! HelloZicky/NaviCache). This is the released algorithm.
 //!
-//! Like EasyCache, the output change of a step is predicted as ratio times input change; unlike it, the ratio is tracked by a
-//! scalar Kalman filter instead of being held from the last computed step. During the alignment steps at the start every step is
-//! computed and the measured ratio overwrites the estimate.
+//! Like EasyCache, the output change of a step is predicted as ratio times input change; unlike it, the ratio is
+//! tracked by a scalar Kalman filter instead of being held from the last computed step. During the alignment steps at
+//! the start every step is computed and the measured ratio overwrites the estimate. On Wan2.2 alone the release does
+//! not overwrite (commit 6d29edc): the filter begins with a ratio of 0 and a variance of 1 and corrects itself from the
+//! second computed step on (`alignment=filtered`).
 //!
 //! | paper | here |
 //! |---|---|
@@ -16,14 +18,14 @@
 //! | accumulated predicted variation `eps_acc` | `change`, relative to the last computed output |
 //! | threshold `tau` | `threshold` |
 //!
-//! In the released code the filter moves at computed steps only, the variance does not grow while steps are reused, and the gate
-//! does not use it: with `Q = R` the gain tends to the golden ratio 0.618, an exponential moving average. That is what the
-//! defaults do. The paper describes more than the code has. Its formulas are not public, so these options are reconstructions
-//! of ours, each neutral by default:
+//! In the released code the filter moves at computed steps only, the variance does not grow while steps are reused, and
+//! the gate does not use it: with `Q = R` the gain tends to the golden ratio 0.618, an exponential moving average. That
+//! is what the defaults do. The paper describes more than the code has. Its formulas are not public, so these options
+//! are reconstructions of ours, each neutral by default:
 //!
 //! | in the paper | option | what it does here |
 //! |---|---|---|
-//! | Prior Projection at every step | `projection=every_step` | the variance grows by `Q` with every step, reused ones too |
+//! | Prior Projection at every step | `projection=every_step` | the variance grows by `Q` at reused steps too |
 //! | time-dependent noise | `noise_floor` | `Q_i = Q (f + (1 - f) (1 - i/S)^2)`: early steps change faster |
 //! | uncertainty-aware gate | `uncertainty` | the gate takes the ratio plus so many standard deviations |
 //! | drift state | `drift` | a second state, the ratio's change a step, that fades by this factor a step |
@@ -54,6 +56,9 @@ options! {
     threshold: f64,
     /// So many steps at the start are computed and set the ratio.
     align_steps: usize,
+    /// What a ratio measured in the alignment steps does.
+    #[serde(default)]
+    alignment: Alignment,
     /// Variance that the ratio gains with every projection.
     process_noise: f64,
     /// Variance of one measured ratio.
@@ -80,6 +85,17 @@ options! {
 
 fn constant_noise() -> f64 {
     1.0
+}
+
+/// What the ratios of the alignment steps do.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Alignment {
+    /// Each is the estimate: the released code but for Wan2.2.
+    #[default]
+    Overwritten,
+    /// They correct the estimate as all others do; it begins at 0. The released code for Wan2.2.
+    Filtered,
 }
 
 /// When the filter projects its estimate forward.
@@ -155,7 +171,8 @@ impl NaviCache {
             Projection::AtComputed => self.filter.clone(),
             Projection::EveryStep => self.projected(step),
         };
-        Some((filter.ratio? + self.config.uncertainty * filter.variance.sqrt()).clamp(0.0, f64::INFINITY)) // NaN stays NaN
+        // NaN stays NaN.
+        Some((filter.ratio? + self.config.uncertainty * filter.variance.sqrt()).clamp(0.0, f64::INFINITY))
     }
 }
 
@@ -177,9 +194,13 @@ impl Policy for NaviCache {
         self.change.reset();
         self.output_magnitude = seen.get(OUTPUT_MAGNITUDE);
         if let Some(ratio) = observed_ratio(seen, EPSILON) {
-            if at.step < self.config.align_steps {
+            let filtered = self.config.alignment == Alignment::Filtered;
+            if at.step < self.config.align_steps && !filtered {
                 self.filter.align(ratio);
             } else {
+                if filtered {
+                    self.filter.ratio.get_or_insert(0.0);
+                }
                 match self.config.projection {
                     Projection::AtComputed => self.filter.project(self.config.noise_at(at.step, self.steps)),
                     Projection::EveryStep => self.filter = self.projected(at.step),

@@ -1,11 +1,12 @@
 //! The numbers behind preset names, for each method and each family of models: `presets.json`.
 //!
-//! A family is a path with dashes, `wan-t2v-14b`: what it has no presets for it takes from `wan-t2v`, then from `wan`. A name in
-//! place of presets stands for those of another family.
+//! A family is a path with dashes, `wan-t2v-14b`: what it has no presets for it takes from `wan-t2v`, then from `wan`.
+//! A name in place of presets stands for those of another family.
 //!
-//! Where there are published numbers, they are the presets: the READMEs of NaviCache, EasyCache, TeaCache, MagCache, SeaCache and TAFC for
-//! Wan, HunyuanVideo and Open-Sora, the papers of PreciseCache and BWCache, the defaults of diffusers (FasterCache, TaylorSeer),
-//! cache-dit (DBCache) and VideoSys (PAB on Open-Sora). The demo model's own were chosen on the demo model: docs/results.md.
+//! Where there are published numbers, they are the presets: the READMEs of NaviCache, EasyCache, TeaCache, MagCache,
+//! SeaCache and TAFC for the models that they have, the papers of PreciseCache and BWCache, the defaults of DiCache
+//! (`mid`), diffusers (FasterCache, TaylorSeer), cache-dit (DBCache) and VideoSys (PAB on Open-Sora). EasyCache's on
+//! Open-Sora are NaviCache's. The demo model's own were chosen on the demo model: docs/results.md.
 
 use std::sync::OnceLock;
 
@@ -34,8 +35,8 @@ fn of(method: &str, family: &str) -> Option<&'static Map<String, Value>> {
     }
 }
 
-/// The options of a preset (`None`: the default one), or `None` when the method has no such preset for the model family.
-/// A method without presets has the empty set of options for no preset.
+/// The options of a preset (`None`: the default one), or `None` when the method has no such preset for the model
+/// family. A method without presets has the empty set of options for no preset.
 pub fn options(method: &str, family: &str, preset: Option<&str>) -> Option<Map<String, Value>> {
     let Some(presets) = of(method, family) else { return preset.is_none().then(Map::new) };
     presets.get(preset.unwrap_or(DEFAULT))?.as_object().cloned()

@@ -23,7 +23,12 @@ pub fn run(steps: usize) -> Run {
 
 /// A method by its `--cache` argument, with the presets of Wan.
 pub fn method(text: &str) -> CacheConfig {
-    text.parse::<CacheSpec>().unwrap().resolve("wan").unwrap_or_else(|e| panic!("{text}: {e}"))
+    method_for(text, "wan")
+}
+
+/// A method by its `--cache` argument, with the presets of a family of models.
+pub fn method_for(text: &str, family: &str) -> CacheConfig {
+    text.parse::<CacheSpec>().unwrap().resolve(family).unwrap_or_else(|e| panic!("{text} for {family}: {e}"))
 }
 
 /// A measured value; absent where there is none.
@@ -39,5 +44,10 @@ impl Measures for Given<'_> {
 
 /// Plays a whole run.
 pub fn play(config: &CacheConfig, steps: usize, measure: Measured) -> Played {
-    replay::play(&run(steps), config.method(), &mut Given(measure)).unwrap()
+    play_on(&run(steps), config, measure)
+}
+
+/// Plays a run that is not the usual one.
+pub fn play_on(run: &Run, config: &CacheConfig, measure: Measured) -> Played {
+    replay::play(run, config.method(), &mut Given(measure)).unwrap()
 }

@@ -1,12 +1,14 @@
-//! Pixels as a kernel sees them: a number for each tap, input and place of the kernel, side by side for every output pixel of a band.
+//! Pixels as a kernel sees them: a number for each tap, input and place of the kernel, side by side for every output
+//! pixel of a band.
 
-use super::{Band, Panels, Resize, Sums};
+use super::band::{self, Band, Panels, Sums};
+use super::shape::Resize;
 use crate::tile::Tiles;
 
 /// The only pass.
 pub(super) struct Pass;
 
-impl super::Pass for Pass {
+impl band::Pass for Pass {
     const PRODUCTS: usize = 1;
 
     /// The band's pixels.

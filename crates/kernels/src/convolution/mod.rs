@@ -1,49 +1,31 @@
 //! Convolution over frames and time.
 //!
-//! A frame is computed in bands of rows, in three steps: what the kernel looks at is *gathered* into panels, matrix products with the
-//! kernel follow, with tiles of sums in registers ([`crate::tile`]), and the sums are *scattered* over the rows of all outputs, with
-//! bias and residual on the way. What is gathered, what the sums stand for, and how many passes of the three steps that takes is
-//! the form's:
+//! A frame is computed in bands of rows, in three steps: what the kernel looks at is *gathered* into panels, matrix
+//! products with the kernel follow, with tiles of sums in registers ([`crate::tile`]), and the sums are *scattered*
+//! over the rows of all outputs, with bias and residual on the way. What is gathered, what the sums stand for, and how
+//! many passes of the three steps that takes is the form's:
 //!
 //! - [`columns`]: pixels as the kernel sees them, in one product. Any kernel.
-//! - [`winograd`]: tiles of pixels, transformed, in small products that need 2.25 times fewer multiplications. Kernels of 3x3.
+//! - [`winograd`]: tiles of pixels, transformed, in small products that need 2.25 times fewer multiplications. Kernels
+//!   of 3x3.
 //!
-//! No tensor of columns is made: a band's panels stay in the caches. Time and inputs are one depth of the products; frames that are
-//! not there are left out of it.
+//! No tensor of columns is made: a band's panels stay in the caches. Time and inputs are one depth of the products;
+//! frames that are not there are left out of it.
 
+mod band;
 mod columns;
+mod shape;
 mod winograd;
 
+use band::{Band, Clip, LINE, Panels, Pass, Sums, aligned};
 use candle_core::{DType, Device, Result, Tensor, bail};
 use rayon::prelude::*;
 
 use crate::level::{Kernel, Level};
-use crate::simd::MAX_LANES;
 use crate::storage::{in_memory, with_numbers};
 use crate::tile::{Onto, Tiles};
-
-/// Numbers in a line of the caches.
-const LINE: usize = 16;
-
-/// What a kernel sees beyond the edge of a frame, and before the first one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Edge {
-    /// Nothing.
-    Zeros,
-    /// The nearest pixel, and the first frame.
-    Repeated,
-}
-
-/// How an output's height and width follow from the input's.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Resize {
-    /// They are the same: the kernel is odd, and centred.
-    Same,
-    /// Every pixel becomes four of its kind before the kernel sees them.
-    Doubled,
-    /// Outputs stand at every second pixel, which is the first that the kernel sees.
-    Halved,
-}
+pub use shape::{Edge, Resize};
+use shape::{Form, Shape};
 
 /// A kernel that moves over frames and time, without looking ahead.
 #[derive(Debug, Clone)]
@@ -59,17 +41,6 @@ enum Weights {
     Packed(Vec<f32>, Level),
     /// For devices and types that the kernels are not for. // (out, in, time, size, size)
     Elsewhere(Tensor),
-}
-
-/// What does not change from clip to clip.
-#[derive(Debug, Clone, Copy)]
-struct Shape {
-    outputs: usize,
-    inputs: usize,
-    time: usize,
-    size: usize,
-    edge: Edge,
-    resize: Resize,
 }
 
 impl Convolution {
@@ -169,56 +140,6 @@ impl Convolution {
     }
 }
 
-impl Shape {
-    /// An output's height or width.
-    fn length(self, input: usize) -> usize {
-        match self.resize {
-            Resize::Same => input,
-            Resize::Doubled => 2 * input,
-            Resize::Halved => input.div_ceil(2),
-        }
-    }
-
-    /// The row of the input that a row of the kernel sees, and the same of columns; nothing where there are zeros.
-    #[inline(always)]
-    fn source(self, output: usize, tap: usize, input: usize) -> Option<usize> {
-        let (place, end) = match self.resize {
-            Resize::Same => ((output + tap) as isize - (self.size / 2) as isize, input),
-            Resize::Doubled => ((output + tap) as isize - (self.size / 2) as isize, 2 * input),
-            Resize::Halved => ((2 * output + tap) as isize, input),
-        };
-        let place = match self.edge {
-            Edge::Zeros => usize::try_from(place).ok().filter(|&place| place < end)?,
-            Edge::Repeated => place.clamp(0, end as isize - 1) as usize,
-        };
-        Some(if self.resize == Resize::Doubled { place / 2 } else { place })
-    }
-
-    fn form(self) -> Form {
-        match self.resize {
-            Resize::Same if self.size == 3 => Form::Winograd { across: 4 },
-            Resize::Doubled if self.size == 3 => Form::Winograd { across: 3 },
-            _ => Form::Columns,
-        }
-    }
-
-    /// Depth of the products for each tap and input.
-    fn depth(self) -> usize {
-        match self.form() {
-            Form::Columns => self.size * self.size,
-            Form::Winograd { .. } => 1,
-        }
-    }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Form {
-    /// One product in one pass.
-    Columns,
-    /// As many products, and as many passes.
-    Winograd { across: usize },
-}
-
 struct Pack<'a> {
     shape: Shape,
     weight: &'a [f32], // (out, time, in, size, size)
@@ -259,20 +180,6 @@ impl Kernel for Pack<'_> {
         }
         packed
     }
-}
-
-/// A call: frames, and what is done with them.
-struct Clip<'a> {
-    shape: Shape,
-    /// Height and width of the input.
-    size: [usize; 2],
-    /// How many frames are before those of the clip.
-    memory: usize,
-    /// The frames before and those of the clip. // (n, in, h, w) each
-    frames: [&'a [f32]; 2],
-    packed: &'a [f32],
-    bias: &'a [f32],     // (out), or empty
-    residual: &'a [f32], // as the output, or empty
 }
 
 impl<'a> Clip<'a> {
@@ -346,78 +253,12 @@ impl<'a> Clip<'a> {
     }
 }
 
-/// Some rows of an output frame.
-struct Band<'a> {
-    clip: &'a Clip<'a>,
-    taps: &'a [&'a [f32]],
-    /// Of those that see a frame.
-    first_tap: usize,
-    first_row: usize,
-    rows: usize,
-    /// Height and width of the output.
-    output: [usize; 2],
-    /// Of the frame. // (out, height, width)
-    residual: Option<&'a [f32]>,
-}
-
-impl Band<'_> {
-    fn bias(&self, output: usize) -> f32 {
-        self.clip.bias.get(output).copied().unwrap_or(0.0)
-    }
-
-    /// The residual's rows where the band is. // (rows, width)
-    fn residual(&self, output: usize) -> Option<&[f32]> {
-        let [height, width] = self.output;
-        self.residual.map(|residual| &residual[(output * height + self.first_row) * width..][..self.rows * width])
-    }
-}
-
 /// Panels and sums of a task, kept for the next one.
 #[derive(Default)]
 struct Scratch {
     panels: Vec<f32>,
     sums: Vec<f32>,
     lines: Vec<f32>,
-}
-
-/// What is gathered for the products of a pass.
-struct Panels<'a> {
-    numbers: &'a mut [f32], // (products, panels, depth, columns), and a line after each panel
-    panel_len: usize,
-    product_len: usize,
-}
-
-impl Panels<'_> {
-    /// A vector to the columns of a product from `at` on, at a depth; what is beyond the last panel is dropped.
-    #[inline(always)]
-    fn put<S: Tiles>(&mut self, simd: S, product: usize, k: usize, at: usize, v: S::V) {
-        let (panel, column) = (at / S::TILE_COLUMNS, at % S::TILE_COLUMNS);
-        let panels = &mut self.numbers[product * self.product_len..][..self.product_len];
-        let start = panel * self.panel_len + k * S::TILE_COLUMNS;
-        if column + S::LANES <= S::TILE_COLUMNS {
-            return simd.store(v, &mut panels[start + column..]);
-        }
-        let (mut lanes, room) = ([0.0; MAX_LANES], S::TILE_COLUMNS - column);
-        simd.store(v, &mut lanes);
-        panels[start + column..start + S::TILE_COLUMNS].copy_from_slice(&lanes[..room]);
-        if let Some(next) = panels.get_mut(start + self.panel_len..start + self.panel_len + S::LANES - room) {
-            next.copy_from_slice(&lanes[room..S::LANES]);
-        }
-    }
-}
-
-/// Sums of the products of a pass.
-struct Sums<'a> {
-    numbers: &'a [f32], // (products, outputs and more, columns), and a line after each product
-    len: usize,
-    width: usize,
-}
-
-impl Sums<'_> {
-    #[inline(always)]
-    fn row(&self, product: usize, output: usize) -> &[f32] {
-        &self.numbers[product * self.len + output * self.width..]
-    }
 }
 
 struct Task<'a, 'y> {
@@ -469,21 +310,6 @@ impl Kernel for Task<'_, '_> {
     }
 }
 
-/// A pass of a form.
-trait Pass {
-    /// How many products it takes.
-    const PRODUCTS: usize;
-
-    /// Columns of the products that a band has.
-    fn columns(&self, band: &Band) -> usize;
-
-    /// Puts what the kernel sees into panels, which have room for all.
-    fn gather<S: Tiles>(&self, simd: S, band: &Band, panels: &mut Panels, lines: &mut Vec<f32>);
-
-    /// Makes outputs of sums. // y: (outputs, rows * width)
-    fn scatter<S: Tiles>(&self, simd: S, band: &Band, sums: &Sums, y: &mut [&mut [f32]]);
-}
-
 impl Task<'_, '_> {
     /// Gathers, multiplies and scatters.
     #[inline(always)]
@@ -510,15 +336,6 @@ impl Task<'_, '_> {
         }
         pass.scatter(simd, band, &Sums { numbers: sums, len: sums_len, width }, y);
     }
-}
-
-/// So many numbers from the first of a cache line on, of a vector that has them from then on.
-fn aligned(numbers: &mut Vec<f32>, len: usize) -> &mut [f32] {
-    if numbers.len() < len + LINE {
-        numbers.resize(len + LINE, 0.0);
-    }
-    let start = numbers.as_ptr().align_offset(LINE * size_of::<f32>()).min(LINE);
-    &mut numbers[start..start + len]
 }
 
 /// `sums = weights panels`

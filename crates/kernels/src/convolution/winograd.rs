@@ -1,4 +1,5 @@
-//! F(2x2, 3x3): four outputs of a 3x3 kernel with 16 multiplications instead of 36 (Lavin and Gray 2016, arXiv 1509.09308).
+//! F(2x2, 3x3): four outputs of a 3x3 kernel with 16 multiplications instead of 36 (Lavin and Gray 2016, arXiv
+//! 1509.09308).
 //!
 //! Along an axis, two outputs of a kernel g depend on four pixels d. At four *points*,
 //!
@@ -6,13 +7,13 @@
 //! - the kernel is `[g0, (g0 + g1 + g2) / 2, (g0 - g1 + g2) / 2, g2]`,
 //! - and of their products m, the outputs are `[m0 + m1 + m2, m1 - m2 - m3]`.
 //!
-//! Along both axes there are 4 x 4 points. Their products are summed over inputs and taps before they become outputs, so that
-//! transforming takes little time beside multiplying. Each pass does one of the points down, with all points across, so that what it
-//! gathers and its sums have room in the second cache.
+//! Along both axes there are 4 x 4 points. Their products are summed over inputs and taps before they become outputs,
+//! so that transforming takes little time beside multiplying. Each pass does one of the points down, with all points
+//! across, so that what it gathers and its sums have room in the second cache.
 //!
 //! The pixels of a picture that is doubled have `d1 = d2`: the third point is zero and left out, and 3 x 3 are left.
 
-use super::{Band, Panels, Sums, aligned};
+use super::band::{self, Band, Panels, Sums, aligned};
 use crate::tile::Tiles;
 
 /// Of the points, the one that a doubled picture has no use for.
@@ -43,7 +44,7 @@ pub(super) fn kernel(weight: &[f32], across: usize) -> [f32; 16] {
 /// A point down, by the order of the passes, with `N` points across.
 pub(super) struct Pass<const N: usize>(pub(super) usize);
 
-impl<const N: usize> super::Pass for Pass<N> {
+impl<const N: usize> band::Pass for Pass<N> {
     const PRODUCTS: usize = N;
 
     /// The band's tiles of two by two outputs.

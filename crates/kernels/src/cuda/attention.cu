@@ -1,7 +1,8 @@
 // Scaled dot-product attention on tensor cores, scores never in memory (Dao 2023, arXiv 2307.08691).
 //
-// A block of four warps owns 64 queries of a head, 16 a warp. Blocks of 64 keys and values pass through shared memory. What a product of queries and keys
-// leaves in a thread's registers is, rounded, what the product with the values takes from there: exponentials never move.
+// A block of four warps owns 64 queries of a head, 16 a warp. Blocks of 64 keys and values pass through shared memory.
+// What a product of queries and keys leaves in a thread's registers is, rounded, what the product with the values takes
+// from there: exponentials never move.
 
 #define WARPS 4
 #define THREADS (32 * WARPS)

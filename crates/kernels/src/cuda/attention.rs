@@ -54,8 +54,9 @@ pub(crate) fn attention(
             call.arg(size);
         }
         call.arg(&head).arg(&query).arg(&scale);
-        // SAFETY: the arguments are those that the kernel declares, the shapes those of the tensors, of heads that it is for. Blocks cover all
-        // queries of all heads; rows beyond the last query or key are neither read nor written.
+        // SAFETY: the arguments are those that the kernel declares, the shapes those of the tensors, of heads that it
+        // is for. Blocks cover all queries of all heads; rows beyond the last query or key are neither read nor
+        // written.
         unsafe { call.launch(grid(heads * n.div_ceil(QUERIES), THREADS)?) }.w()?;
     }
     Ok((CudaStorage::wrap_cuda_slice(y, device.clone()), shape))

@@ -67,8 +67,9 @@ impl CustomOp3 for Op {
             let y = y.as_cuda_slice_mut::<f32>()?;
             let ((x, _x), (w, _w), (y, _y)) = (x.device_ptr(&stream), w.device_ptr(&stream), y.device_ptr_mut(&stream));
             let one = 1.0f32;
-            // To cuBLAS, which counts columns first, x and y are transposed, and w has to be. // y^T (out, n) += w (out, in) x^T (in, n)
-            // SAFETY: the shapes are those of the tensors, all contiguous; `one` is of the type that sums in f32 take it in, and outlives the call.
+            // To cuBLAS, which counts columns first, x and y are transposed, and w has to be. // y^T (out, n) += w
+            // (out, in) x^T (in, n) SAFETY: the shapes are those of the tensors, all contiguous; `one` is of the type
+            // that sums in f32 take it in, and outlives the call.
             unsafe {
                 gemm_ex(
                     *blas.handle(),

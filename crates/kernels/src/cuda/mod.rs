@@ -1,8 +1,8 @@
 //! The same operations on GPUs of NVIDIA's, Ampere and later.
 //!
-//! Kernels are CUDA C, compiled by NVRTC when one of their file is first called, for the GPU that is there: a build needs no GPU, and none of these
-//! files a header. They compute in f32 what the loops beside them compute, in other orders of sums; products of matrices are of bf16
-//! where they are told so.
+//! Kernels are CUDA C, compiled by NVRTC when one of their file is first called, for the GPU that is there: a build
+//! needs no GPU, and none of these files a header. They compute in f32 what the loops beside them compute, in other
+//! orders of sums; products of matrices are of bf16 where they are told so.
 //!
 //! `tests/cuda.rs` compiles all of them without a GPU, and compares them with their plain twins on one.
 
@@ -37,7 +37,8 @@ pub(crate) const ELEMENTS: File = File { name: "elements.cu", text: include_str!
 pub(crate) const ATTENTION: File =
     File { name: "attention.cu", text: concat!(include_str!("warp.cuh"), include_str!("attention.cu")) };
 
-/// Compute capabilities that kernels are compiled for, ten times the number. A GPU takes the last one that is not beyond its own.
+/// Compute capabilities that kernels are compiled for, ten times the number. A GPU takes the last one that is not
+/// beyond its own.
 pub const ARCHITECTURES: [u32; 3] = [80, 89, 90];
 
 /// Compiles every file for a compute capability; needs NVRTC, but no GPU. Names and PTX.
@@ -112,15 +113,17 @@ impl Call<'_> {
             for number in self.numbers {
                 call.arg(number);
             }
-            // SAFETY: every caller gives the arguments that the kernel declares and a grid that covers its result; kernels compare their
-            // place with the sizes before they read or write, and callers have compared those with the tensors.
+            // SAFETY: every caller gives the arguments that the kernel declares and a grid that covers its result;
+            // kernels compare their place with the sizes before they read or write, and callers have compared those
+            // with the tensors.
             unsafe { call.launch(grid(blocks, THREADS)?) }.w()?;
         }
         Ok(CudaStorage::wrap_cuda_slice(y, device.clone()))
     }
 }
 
-/// Calls a kernel of `rows.cu` for every row of the first input; the others have its shape, or are vectors as long as a row.
+/// Calls a kernel of `rows.cu` for every row of the first input; the others have its shape, or are vectors as long as a
+/// row.
 pub(crate) fn by_rows(
     name: &'static str,
     inputs: &[(&CudaStorage, &Layout)],

@@ -28,7 +28,8 @@ __device__ float block_greatest(float x) {
     return greatest;
 }
 
-// y = (x - mean) / sqrt(variance + epsilon) * (offset + scale) + shift. The second pass corrects the mean by what the first rounded away.
+// y = (x - mean) / sqrt(variance + epsilon) * (offset + scale) + shift. The second pass corrects the mean by what the
+// first rounded away.
 extern "C" __global__ void layer_norm(float *y, const float *x, const float *scale, const float *shift, long long dim, float epsilon, float offset) {
     x += blockIdx.x * dim;
     y += blockIdx.x * dim;

@@ -1,5 +1,6 @@
-// What a warp does together, in PTX for Ampere and later. The layouts of matrices over the threads are those of the PTX manual: with `group` = lane / 4
-// and `pair` = lane % 4 * 2, a thread holds of an 8 x 8 matrix the two numbers at row `group`, columns `pair` and `pair + 1`.
+// What a warp does together, in PTX for Ampere and later. The layouts of matrices over the threads are those of the PTX
+// manual: with `group` = lane / 4 and `pair` = lane % 4 * 2, a thread holds of an 8 x 8 matrix the two numbers at row
+// `group`, columns `pair` and `pair + 1`.
 
 typedef unsigned short bf16;
 
@@ -26,8 +27,8 @@ __device__ inline void load_matrices_transposed(unsigned (&to)[4], const bf16 *r
                  : "memory");
 }
 
-// c += a b, with a (16 x 16) as four matrices: upper left, lower left, upper right, lower right; b (16 x 8) as the transposed upper and
-// lower one; c (16 x 8) as the upper and the lower one.
+// c += a b, with a (16 x 16) as four matrices: upper left, lower left, upper right, lower right; b (16 x 8) as the
+// transposed upper and lower one; c (16 x 8) as the upper and the lower one.
 __device__ inline void multiply_add(float (&c)[4], const unsigned (&a)[4], unsigned upper, unsigned lower) {
     asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
         : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])

@@ -1,7 +1,7 @@
 //! Vectors of `f32`, one type for each instruction set.
 //!
-//! A value of a type that is [`Simd`] is the proof that the machine has the instructions: it is made by detection alone. So kernels are
-//! safe code, and what is `unsafe` stays in this folder.
+//! A value of a type that is [`Simd`] is the proof that the machine has the instructions: it is made by detection
+//! alone. So kernels are safe code, and what is `unsafe` stays in this folder.
 
 #[cfg(target_arch = "aarch64")]
 pub(crate) mod neon;
@@ -24,6 +24,9 @@ pub(crate) trait Simd: Copy + Send + Sync {
     fn load(self, from: &[f32]) -> Self::V;
     /// To the start of a slice, which has room.
     fn store(self, v: Self::V, to: &mut [f32]);
+    /// Asks for a number of a slice, or one beyond its end, to be in the first cache soon.
+    #[inline(always)]
+    fn fetch(self, _from: &[f32], _at: usize) {}
     /// `a + b`
     fn add(self, a: Self::V, b: Self::V) -> Self::V;
     /// `a - b`

@@ -60,7 +60,8 @@ impl Simd for Neon {
     #[inline(always)]
     fn store(self, v: float32x4_t, to: &mut [f32]) {
         let to = &mut to[..Self::LANES];
-        // SAFETY: the slice has as many numbers as are written; `self` is the proof that the machine has the instruction.
+        // SAFETY: the slice has as many numbers as are written; `self` is the proof that the machine has the
+        // instruction.
         unsafe { vst1q_f32(to.as_mut_ptr(), v) }
     }
 

@@ -82,7 +82,8 @@ impl Simd for Avx2 {
     #[inline(always)]
     fn store(self, v: __m256, to: &mut [f32]) {
         let to = &mut to[..Self::LANES];
-        // SAFETY: the slice has as many numbers as are written; `self` is the proof that the machine has the instruction.
+        // SAFETY: the slice has as many numbers as are written; `self` is the proof that the machine has the
+        // instruction.
         unsafe { _mm256_storeu_ps(to.as_mut_ptr(), v) }
     }
 
@@ -136,6 +137,12 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
+    fn fetch(self, from: &[f32], at: usize) {
+        // SAFETY: the instruction reads nothing that a program could notice, whatever the address.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(from.as_ptr().wrapping_add(at).cast()) }
+    }
+
+    #[inline(always)]
     fn sum(self, v: __m512) -> f32 {
         // SAFETY: `self` is the proof that the machine has the instructions.
         unsafe { folded!(_mm512_add_ps, v) }
@@ -163,7 +170,8 @@ impl Simd for Avx512 {
     #[inline(always)]
     fn store(self, v: __m512, to: &mut [f32]) {
         let to = &mut to[..Self::LANES];
-        // SAFETY: the slice has as many numbers as are written; `self` is the proof that the machine has the instruction.
+        // SAFETY: the slice has as many numbers as are written; `self` is the proof that the machine has the
+        // instruction.
         unsafe { _mm512_storeu_ps(to.as_mut_ptr(), v) }
     }
 

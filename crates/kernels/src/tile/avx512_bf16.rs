@@ -103,8 +103,8 @@ fn tile_of_pairs(
         // SAFETY: `pairs` are as many as are read, and all bits are a vector.
         let vectors: [__m512bh; VECTORS] = unsafe { pairs.as_ptr().cast::<[__m512bh; VECTORS]>().read_unaligned() };
         for (r, sums) in sums.iter_mut().enumerate() {
-            // SAFETY: `k < depth` and `r < ROWS`, so that this is at most `(ROWS - 1) * row + (depth - 1) * step`, less than
-            // the length, as asserted above; all bits are a vector.
+            // SAFETY: `k < depth` and `r < ROWS`, so that this is at most `(ROWS - 1) * row + (depth - 1) * step`, less
+            // than the length, as asserted above; all bits are a vector.
             let pair: __m512bh = unsafe {
                 let pair = *a.get_unchecked(r * row + k * step);
                 std::mem::transmute(_mm512_set1_epi32(pair.cast_signed()))

@@ -1,8 +1,9 @@
 //! The core of a matrix product.
 //!
-//! A tile of sums, some rows by some columns, stays in registers while the depth passes by. Each step loads one number a row and
-//! one vector for each group of columns and multiplies all with all: the products need far fewer loads than there are products. The
-//! columns come from a *panel*: the tile's columns packed row after row, so that they are read in order.
+//! A tile of sums, some rows by some columns, stays in registers while the depth passes by. Each step loads one number
+//! a row and one vector for each group of columns and multiplies all with all: the products need far fewer loads than
+//! there are products. The columns come from a *panel*: the tile's columns packed row after row, so that they are read
+//! in order.
 //!
 //! Each sum is one chain over the depth, so it is the same number whatever tile it falls into.
 
@@ -15,7 +16,7 @@ mod pairs;
 
 use std::hint::black_box;
 
-pub(crate) use pairs::{PAIR_COLUMNS, PairTile, WithProducts, pair};
+pub(crate) use pairs::{PairTile, WithProducts, bf16_bits, pair};
 
 use crate::panel::Number;
 use crate::simd::Simd;
@@ -24,8 +25,14 @@ use crate::simd::neon::Neon;
 #[cfg(target_arch = "x86_64")]
 use crate::simd::x86::{Avx2, Avx512};
 
+/// Columns of every tile of pairs.
+pub(crate) const PAIR_COLUMNS: usize = 32;
+
 /// The most rows of any tile.
 pub(crate) const MAX_ROWS: usize = 32;
+
+/// Steps of the depth that a panel is fetched ahead of.
+const AHEAD: usize = 16;
 
 /// What a tile takes at a time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -132,8 +139,8 @@ pub(crate) trait Products {
         width: usize,
     );
 
-    /// Products of numbers that are there already, so many times over, for the most that the instruction can do. Gives the number of
-    /// operations.
+    /// Products of numbers that are there already, so many times over, for the most that the instruction can do. Gives
+    /// the number of operations.
     fn chains(&mut self, rounds: usize) -> usize;
 }
 
@@ -180,13 +187,16 @@ fn tile<S: Simd, const R: usize, const C: usize>(
     assert!(depth > 0 && a.len() > (R - 1) * row + (depth - 1) * step);
     let mut sums: [[_; C]; R] = started(simd, onto, c, width);
     for (k, b) in panel.chunks_exact(columns).enumerate() {
+        for i in 0..C {
+            simd.fetch(b, AHEAD * columns + i * S::LANES);
+        }
         let mut vectors = [simd.splat(0.0); C];
         for (i, vector) in vectors.iter_mut().enumerate() {
             *vector = simd.load(&b[i * S::LANES..]);
         }
         for (r, sums) in sums.iter_mut().enumerate() {
-            // SAFETY: `k < depth` and `r < R`, so that this is at most `(R - 1) * row + (depth - 1) * step`, less than the length, as
-            // asserted above.
+            // SAFETY: `k < depth` and `r < R`, so that this is at most `(R - 1) * row + (depth - 1) * step`, less than
+            // the length, as asserted above.
             let number = simd.splat(unsafe { *a.get_unchecked(r * row + k * step) });
             for (sum, vector) in sums.iter_mut().zip(vectors) {
                 *sum = simd.fma(number, vector, *sum);

@@ -8,9 +8,6 @@ use super::avx512_bf16::Avx512Bf16;
 use super::{Products, Units};
 use crate::panel::{Number, Pair};
 
-/// Columns of every tile of pairs.
-pub(crate) const PAIR_COLUMNS: usize = 32;
-
 /// Instructions for products of pairs of bf16; like [`crate::simd::Simd`], the proof that the machine has them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum PairTile {
@@ -55,8 +52,8 @@ impl PairTile {
         }
     }
 
-    /// Rounds a row to bf16, in pairs. Each 16 of them are `step` from those before; what is left of the last 16 is zeros as far as `to`
-    /// has room.
+    /// Rounds a row to bf16, in pairs. Each 16 of them are `step` from those before; what is left of the last 16 is
+    /// zeros as far as `to` has room.
     pub(crate) fn round(self, row: &[f32], to: &mut [Pair], step: usize) {
         match self {
             #[cfg(target_arch = "x86_64")]
@@ -75,7 +72,8 @@ impl PairTile {
         }
     }
 
-    /// Packs the rows of a tile as it reads them best, filled up with zeros. // (at most a tile's rows, width) -> (rows, depth)
+    /// Packs the rows of a tile as it reads them best, filled up with zeros. // (at most a tile's rows, width) ->
+    /// (rows, depth)
     pub(crate) fn pack(self, rows: &[f32], width: usize, to: &mut [Pair]) {
         let Units { rows: count, step } = self.units();
         let depth = Pair::row(width).next_multiple_of(step);
@@ -89,13 +87,13 @@ impl PairTile {
 /// Both rounded to bf16, the first in the lower half.
 #[inline(always)]
 pub(crate) fn pair(first: f32, second: f32) -> Pair {
-    bf16_bits(first) | bf16_bits(second) << 16
+    u32::from(bf16_bits(first)) | u32::from(bf16_bits(second)) << 16
 }
 
 /// The nearest bf16, ties to even, without a branch so that it becomes vectors; NaN stays one.
 #[inline(always)]
-fn bf16_bits(x: f32) -> u32 {
+pub(crate) fn bf16_bits(x: f32) -> u16 {
     let bits = x.to_bits();
     let rounded = bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) >> 16;
-    if x.is_nan() { (bits >> 16) | 0x40 } else { rounded }
+    (if x.is_nan() { (bits >> 16) | 0x40 } else { rounded }) as u16
 }

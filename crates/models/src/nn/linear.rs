@@ -9,8 +9,8 @@ use crate::{Matrix, Result, Weights};
 
 /// `x W^T + b`.
 ///
-/// The matrix may be kept in another format than the activations, or on disk. On the CPU its rows are converted as they are packed for a
-/// product; one that is kept in what is multiplied stays packed.
+/// The matrix may be kept in another format than the activations, or on disk. On the CPU its rows are converted as they
+/// are packed for a product; one that is kept in what is multiplied stays packed.
 #[derive(Debug, Clone)]
 pub struct Linear {
     weight: Weight, // (out, in)

@@ -1,5 +1,5 @@
-//! Tiles as loops over their bytes: as the manual says what the instructions do (Intel's Software Developer's Manual, TILELOADD, TILESTORED and
-//! TDPBF16PS), bit for bit.
+//! Tiles as loops over their bytes: as the manual says what the instructions do (Intel's Software Developer's Manual,
+//! TILELOADD, TILESTORED and TDPBF16PS), bit for bit.
 
 use super::{SIDE, Unit, span};
 use crate::panel::Pair;
@@ -51,8 +51,8 @@ impl Unit for Emulated {
         }
     }
 
-    /// Of every pair the first product to one sum and the second to another, then both together to what was there. Numbers below the normal
-    /// range count as zero.
+    /// Of every pair the first product to one sum and the second to another, then both together to what was there.
+    /// Numbers below the normal range count as zero.
     fn add_products<const C: u8, const A: u8, const B: u8>(&mut self) {
         let number = |bytes: &[u8]| flushed(f32::from_bits(u32::from(u16::from_le_bytes([bytes[0], bytes[1]])) << 16));
         for r in 0..SIDE {

@@ -40,7 +40,8 @@ impl Amx {
     #[inline(always)]
     pub(crate) fn begin(self) -> Hardware {
         let (mut before, ours) = (Shapes::default(), Shapes::whole_tiles());
-        // SAFETY: `self` is the proof that the machine has the instructions and lets us use them; each reads or writes 64 bytes.
+        // SAFETY: `self` is the proof that the machine has the instructions and lets us use them; each reads or writes
+        // 64 bytes.
         unsafe {
             asm!("sttilecfg [{}]", in(reg) &raw mut before, options(nostack, preserves_flags));
             asm!("ldtilecfg [{}]", in(reg) &raw const ours, options(nostack, preserves_flags, readonly));
@@ -86,8 +87,8 @@ impl Shapes {
     }
 }
 
-/// Tiles of this thread with shapes of ours. Others on the same thread, candle's quantised products for one, shape them once and for all: so
-/// they get theirs back.
+/// Tiles of this thread with shapes of ours. Others on the same thread, candle's quantised products for one, shape them
+/// once and for all: so they get theirs back.
 pub(crate) struct Hardware {
     before: Shapes,
     of_this_thread: PhantomData<*const ()>,
@@ -96,7 +97,8 @@ pub(crate) struct Hardware {
 impl Drop for Hardware {
     #[inline(always)]
     fn drop(&mut self) {
-        // SAFETY: these are the shapes that the machine gave, 64 bytes; without any, the instruction lets go of the tiles.
+        // SAFETY: these are the shapes that the machine gave, 64 bytes; without any, the instruction lets go of the
+        // tiles.
         unsafe { asm!("ldtilecfg [{}]", in(reg) &raw const self.before, options(nostack, preserves_flags, readonly)) };
     }
 }

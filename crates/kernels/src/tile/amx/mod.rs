@@ -1,8 +1,9 @@
 //! Products of pairs of bf16 by AMX: eight tiles of 16 rows of 64 bytes.
 //!
-//! A product of tiles takes 16 pairs of the depth: `c += a b` with `a` (16 rows, 16 pairs) and `b` (16 pairs, 16 columns). Four tiles hold
-//! sums, so that each of two tiles of either side is used twice. What a unit does with its tiles is a trait: the machine's own, and
-//! loops over the tile's bytes, which check everything around them on any machine.
+//! A product of tiles takes 16 pairs of the depth: `c += a b` with `a` (16 rows, 16 pairs) and `b` (16 pairs, 16
+//! columns). Four tiles hold sums, so that each of two tiles of either side is used twice. What a unit does with its
+//! tiles is a trait: the machine's own, and loops over the tile's bytes, which check everything around them on any
+//! machine.
 
 mod emulated;
 #[cfg(target_arch = "x86_64")]
