@@ -55,7 +55,9 @@ fn main() -> Result<(), Failure> {
         ControlFlow::Continue(())
     })?;
     compare::write(&results, Videos::Linked)?;
-    println!("| cache | computed steps | units computed | speed-up | PSNR | worst video | SSIM | strip of the first video |");
+    println!(
+        "| cache | computed steps | units computed | speed-up | PSNR | worst video | SSIM | strip of the first video |"
+    );
     println!("|---|---|---|---|---|---|---|---|");
     for summary in &results.methods {
         println!("{}", line(&results, summary));
@@ -189,8 +191,12 @@ impl Options {
                 "--pairs" => options.methods.extend(PAIRS.iter().map(|s| s.to_string())),
                 "--rivals" => options.methods.extend(RIVALS.iter().map(|s| s.to_string())),
                 "--held-out" => options.held_out = true,
-                "--solver" => options.request.solver = Some(args.next().ok_or("expected a name after --solver")?.parse()?),
-                "--steps" => options.request.steps = Some(args.next().ok_or("expected a number after --steps")?.parse()?),
+                "--solver" => {
+                    options.request.solver = Some(args.next().ok_or("expected a name after --solver")?.parse()?)
+                }
+                "--steps" => {
+                    options.request.steps = Some(args.next().ok_or("expected a number after --steps")?.parse()?)
+                }
                 "--guidance" => {
                     options.request.guidance = Some(args.next().ok_or("expected a number after --guidance")?.parse()?);
                 }
