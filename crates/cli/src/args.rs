@@ -496,6 +496,10 @@ pub struct Methods {
     /// Show this one
     pub name: Option<String>,
 
+    /// Show what is taken for each family of models where no --cache is given, and why
+    #[arg(long, conflicts_with = "name")]
+    pub best: bool,
+
     /// Print JSON
     #[arg(long)]
     pub json: bool,

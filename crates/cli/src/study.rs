@@ -2,8 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use navicache_engine::control::cache::CacheConfig;
+use navicache_engine::control::cache::{Best, CacheConfig, best, presets};
 use navicache_engine::control::predict;
+use navicache_engine::control::solver::SolverKind;
 use navicache_engine::control::trace::Trace;
 use navicache_engine::control::tune::{self, Prediction, Target};
 use navicache_engine::trace::{Recorded, read};
@@ -18,6 +19,10 @@ pub fn methods(options: &Methods) -> Result<()> {
     if let Some(name) = &options.name {
         let described = CacheConfig::describe(CacheConfig::about(name)?);
         print(&if options.json { format!("{described:#}") } else { described_in_words(&described) });
+        return Ok(());
+    }
+    if options.best {
+        print_best(options.json);
         return Ok(());
     }
     let all = CacheConfig::METHODS;
@@ -39,6 +44,21 @@ pub fn methods(options: &Methods) -> Result<()> {
     }
     print("\nnavicache methods NAME shows options and presets.");
     Ok(())
+}
+
+/// What is taken where nothing is asked for, by family and solver.
+fn print_best(json: bool) {
+    let families = presets::families("stride");
+    let choices = families.iter().flat_map(|family| SolverKind::ALL.map(|solver| (family, solver, best(family, solver))));
+    if json {
+        let choice = |(family, solver, best): (&String, SolverKind, Best)| {
+            json!({"family": family, "solver": solver, "cache": best.spec.to_string(), "why": best.why})
+        };
+        return print(&format!("{:#}", Value::from(choices.map(choice).collect::<Vec<_>>())));
+    }
+    for (family, solver, best) in choices {
+        print(&format!("{family:<12}  {:<5}  {}  {}", solver.name(), best.spec, best.why));
+    }
 }
 
 /// `fast mid slow for demo, wan; mid for opensora`
