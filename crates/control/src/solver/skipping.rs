@@ -114,7 +114,6 @@ impl<V: Clone> Stepper<V> {
             _ => None,
         };
         let plan = self.plan_at(step);
-        let moves = corrected.is_some() || (plan.correct.is_some() && self.history.sample.is_some());
         match &corrected {
             None => self.history.arrive(&plan, x, velocity, linear)?,
             Some(sample) => {
@@ -136,8 +135,9 @@ impl<V: Clone> Stepper<V> {
         if self.keeps == Keeps::WhatCorrects {
             self.saved = Some(Saved { history: self.history.clone(), data_steps: self.data_steps.clone() });
         }
-        self.moved = moves;
-        Ok(self.history.sample.clone().filter(|_| moves && skipped.is_some()))
+        let moves = corrected.is_some() || plan.correct.is_some();
+        self.moved = moves && skipped.is_some();
+        Ok(self.history.sample.clone().filter(|_| self.moved))
     }
 
     /// What was wrong with the latents `x` that the model saw at the last computed step, as far as it is known. Where the sample
