@@ -77,8 +77,8 @@ pub struct Timing {
     pub flop: Option<f64>,
     /// Of these a second, in units of 10^9.
     pub gflops: Option<f64>,
-    /// The most there can be, measured right before and after: on the CPU of operations on registers alone, twice as
-    /// many of bf16 where there is an instruction for it; elsewhere of a large matrix product.
+    /// The most there can be, measured right before and after: on the CPU of the instruction that multiplies numbers of
+    /// this format, on registers alone; elsewhere of a large matrix product.
     pub peak_gflops: Option<f64>,
     /// One over the other.
     pub share_of_peak: Option<f64>,

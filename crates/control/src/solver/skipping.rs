@@ -28,8 +28,9 @@ pub enum Skip {
     Corrected,
 }
 
-/// Values as large as the latents that correcting keeps beside the solver's history: the saved history, and three velocities.
-pub const VALUES_KEPT: usize = super::HISTORY + 1 + ANCHORS;
+/// Values as large as the latents that correcting keeps beside the solver's history: the saved history, and of three computed
+/// steps the velocity and the data prediction.
+pub const VALUES_KEPT: usize = super::HISTORY + 1 + 2 * ANCHORS;
 
 /// Computed steps that a parabola goes through.
 const ANCHORS: usize = 3;
@@ -45,6 +46,8 @@ struct Anchor<V> {
     step: usize,
     /// The guided velocity that was measured there.
     velocity: V,
+    /// The data prediction as it was kept.
+    data: V,
 }
 
 /// The solver's walk along the schedule: from prediction to prediction, whatever lies between. Cloned, it is a checkpoint.
@@ -128,8 +131,8 @@ impl<V: Clone> Stepper<V> {
             }
         }
         self.note(step);
-        if self.keeps != Keeps::Nothing {
-            self.anchors.push_front(Anchor { step, velocity: velocity.clone() });
+        if let (Some(data), true) = (self.history.data.front().cloned(), self.keeps != Keeps::Nothing) {
+            self.anchors.push_front(Anchor { step, velocity: velocity.clone(), data });
             self.anchors.truncate(ANCHORS);
         }
         if self.keeps == Keeps::WhatCorrects {
@@ -166,6 +169,16 @@ impl<V: Clone> Stepper<V> {
         linear: &mut L,
     ) -> Result<Option<V>, L::Error> {
         self.skipped = Some(skip);
+        // After a correction the history holds steps that were not computed: a slope between two of them, carried on over
+        // a long jump, is noise. The jump goes by the computed ones.
+        let anchors = (self.anchors.front(), self.anchors.get(1), &self.history.sample);
+        if let (Skip::Corrected, (Some(c), Some(b), Some(sample))) = (skip, anchors) {
+            let next = self.schedule.steps.get(step + 1).map(|s| s.sigma);
+            let jump = plan_step(self.kind, None, Some(self.sigma(b.step)), self.sigma(c.step), next).advance;
+            let terms = [(jump.sample, sample), (jump.data[0], &c.data), (jump.data[1], &b.data)];
+            let terms: Vec<(f64, &V)> = terms.into_iter().filter(|(weight, _)| *weight != 0.0).collect();
+            return linear.sum(&terms).map(Some);
+        }
         self.history.leave(&self.jump(step), linear)
     }
 
