@@ -460,6 +460,10 @@ pub struct Metrics {
     /// Print JSON, with the values of every frame
     #[arg(long)]
     pub json: bool,
+
+    /// Threads to measure with; left out, those that the machine has
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub threads: Option<u16>,
 }
 
 /// matmul, attention, block and forward have the shapes of Wan2.1-1.3B and random weights; vae and end-to-end time a model. One run goes before

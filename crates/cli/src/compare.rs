@@ -1,6 +1,7 @@
 //! `navicache compare`: methods side by side.
 
 use navicache_engine::control::cache::CacheSpec;
+use navicache_engine::metrics::Metric;
 use navicache_engine::open_lpips;
 use navicache_study::compare::{self, Event, Page, Plan, Results, Run, Summary, Videos};
 
@@ -90,29 +91,29 @@ fn closing(page: &Page, asked_to_link: bool, progress: &Progress) -> String {
 fn table(results: &Results) -> String {
     let width = results.methods.iter().map(|m| m.method.chars().count()).max().unwrap_or(0).max("method".len());
     let or_dash = |value: Option<f64>, digits: usize| value.map_or("–".to_string(), |v| format!("{v:.digits$}"));
-    let perceptual = results.methods.iter().any(|m| m.lpips.is_some());
+    let measured = |metric: &Metric| results.methods.iter().any(|m| m.get(metric).is_some());
+    let metrics: Vec<&Metric> = Summary::other_metrics().filter(|metric| measured(metric)).collect();
     let line = |m: &Summary| {
-        let lpips = if perceptual { format!(" {:>8}", or_dash(m.lpips, 4)) } else { String::new() };
+        let others: String =
+            metrics.iter().map(|metric| format!(" {:>8}", or_dash(m.get(metric), metric.digits))).collect();
         format!(
-            "{:<width$} {:>8} {:>5.0} % {:>9.2} {:>8} {:>8}{lpips} {:>8}",
+            "{:<width$} {:>8} {:>5.0} % {:>9.2} {:>8}{others} {:>8}",
             m.method,
             or_dash(m.speedup, 2),
             100.0 * m.work,
             m.seconds.denoise,
             or_dash(m.psnr, 2),
-            or_dash(m.ssim, 4),
             or_dash(m.motion_kept, 3),
         )
     };
     let head = format!(
-        "{:<width$} {:>8} {:>7} {:>9} {:>8} {:>8}{} {:>8}",
+        "{:<width$} {:>8} {:>7} {:>9} {:>8}{} {:>8}",
         "method",
         "speed-up",
         "work",
         "s denoise",
         "PSNR",
-        "SSIM",
-        if perceptual { "    LPIPS" } else { "" },
+        metrics.iter().map(|metric| format!(" {:>8}", metric.name)).collect::<String>(),
         "motion"
     );
     [head].into_iter().chain(results.methods.iter().map(line)).collect::<Vec<_>>().join("\n")

@@ -3,7 +3,7 @@
 use navicache_engine::metrics::{
     Better, Comparison, Convention, Curve, METRICS, Meter, Metric, PSNR, Pair, Scores, save_curves,
 };
-use navicache_engine::{Error, Result, WholeFile, open_lpips};
+use navicache_engine::{Error, Result, WholeFile, open_lpips, use_threads};
 use serde_json::json;
 
 use crate::args::Metrics;
@@ -11,6 +11,7 @@ use crate::terminal::print;
 
 /// Measures a video, or every video of a folder.
 pub fn measure(options: &Metrics) -> Result<()> {
+    options.threads.map_or(Ok(()), |threads| use_threads(threads.into()))?;
     if let Some(path) = &options.csv {
         WholeFile::create(path)?;
     }

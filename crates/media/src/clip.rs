@@ -1,8 +1,5 @@
 //! A clip in memory.
 
-use std::path::Path;
-
-use crate::video::Writer;
 use crate::{Error, Result};
 
 /// What a video file has to know before its first frame.
@@ -32,16 +29,6 @@ pub struct Clip {
 }
 
 impl Clip {
-    /// Writes it in the format that the file name's ending says.
-    pub fn save(&self, path: &Path, fps: u32) -> Result<()> {
-        let Clip { width, height, frames, .. } = self;
-        let frame = width * height * 3;
-        let spec = Spec { width: *width, height: *height, fps, frames: frames.len() / frame.max(1) };
-        let mut writer = Writer::create(path, &spec)?;
-        frames.chunks_exact(frame.max(1)).try_for_each(|rgb| writer.push(rgb))?;
-        writer.finish()
-    }
-
     /// A view of the frames; an error if there are none.
     pub fn as_frames(&self) -> Result<Frames<'_>> {
         Frames::new(&self.frames, self.width, self.height)

@@ -13,11 +13,13 @@
 
 mod clip;
 mod error;
+mod input;
 mod picture;
 pub mod video;
 mod whole_file;
 
 pub use clip::{Clip, Frames, Spec};
 pub use error::{Error, Result};
+pub use input::{open_file, read_file};
 pub use picture::{Filter, Picture};
 pub use whole_file::{WholeFile, folder_of};

@@ -1,14 +1,17 @@
 //! A picture that a video starts from: read, turned upright, and resized as the reference does.
 
 use std::f64::consts::PI;
+use std::io::Cursor;
 use std::path::Path;
 
-use image::{DynamicImage, ImageDecoder, ImageReader};
+use image::{DynamicImage, ImageDecoder, ImageReader, Limits};
 
-use crate::{Error, Result};
+use crate::{Error, Result, read_file};
 
-/// Most pixels that are read; more is a mistake or an attack.
-const PIXELS_MAX: u64 = 1 << 28;
+/// Most pixels that are read: more than phones take; what is made of them has a million.
+const PIXELS_MAX: u64 = 1 << 27;
+/// Most bytes that a decoder may take.
+const MEMORY_MAX: u64 = 1 << 30;
 
 /// 8-bit RGB. // (height, width, 3)
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,13 +28,21 @@ impl Picture {
     /// Reads PNG, JPEG or WebP, and turns it as its EXIF data says. Transparency is dropped.
     pub fn open(path: &Path) -> Result<Self> {
         let wrong = |e: image::ImageError| Error::file(path, e.to_string());
-        let reader =
-            ImageReader::open(path).map_err(Error::io(path))?.with_guessed_format().map_err(Error::io(path))?;
+        let bytes = read_file(path)?;
+        if is_cut_jpeg(&bytes) {
+            return Err(Error::file(path, "the picture is cut short: its end is missing"));
+        }
+        let reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format().map_err(Error::io(path))?;
         let mut decoder = reader.into_decoder().map_err(wrong)?;
         let (width, height) = decoder.dimensions();
         if u64::from(width) * u64::from(height) > PIXELS_MAX {
-            return Err(Error::file(path, format!("{width}x{height} pixels, expected at most {PIXELS_MAX}")));
+            let reason =
+                format!("{width}x{height} pixels, expected at most {PIXELS_MAX} in all; make it smaller first");
+            return Err(Error::file(path, reason));
         }
+        let mut limits = Limits::default();
+        limits.max_alloc = Some(MEMORY_MAX);
+        decoder.set_limits(limits).map_err(wrong)?;
         let orientation = decoder.orientation().map_err(wrong)?;
         let mut image = DynamicImage::from_decoder(decoder).map_err(wrong)?;
         image.apply_orientation(orientation);
@@ -47,7 +58,8 @@ impl Picture {
         (fit((area as f64 / aspect).sqrt(), across), fit((area as f64 * aspect).sqrt(), down))
     }
 
-    /// Another size, with Pillow's arithmetic: 22-bit fixed-point weights, rows first, rounded to 8 bits between the passes.
+    /// Another size, with Pillow's arithmetic: 22-bit fixed-point weights, rows first, rounded to 8 bits between the
+    /// passes.
     pub fn resized(&self, width: usize, height: usize, filter: Filter) -> Self {
         let mut picture = self.clone();
         if width != picture.width {
@@ -96,6 +108,36 @@ impl Picture {
             }
         }
         Picture { width: self.height, height: self.width, rgb }
+    }
+}
+
+/// Whether a JPEG ends before its end marker (ITU-T T.81, annex B). Decoders fill what is missing with grey.
+fn is_cut_jpeg(bytes: &[u8]) -> bool {
+    const START: [u8; 2] = [0xff, 0xd8];
+    const END: u8 = 0xd9;
+    const SCAN: u8 = 0xda;
+    let Some(mut rest) = bytes.strip_prefix(&START) else { return false };
+    loop {
+        let Some(at) = rest.windows(2).position(|pair| pair[0] == 0xff && !matches!(pair[1], 0 | 0xff)) else {
+            return true;
+        };
+        let marker = rest[at + 1];
+        rest = &rest[at + 2..];
+        if marker == END {
+            return false;
+        }
+        // The restart markers and a few others stand alone; the others say how long they are.
+        if !matches!(marker, 0x01 | 0xd0..=0xd7) {
+            let Some((length, _)) = rest.split_first_chunk::<2>() else { return true };
+            let Some(after) = rest.get(usize::from(u16::from_be_bytes(*length))..) else { return true };
+            rest = after;
+        }
+        // Coded data goes on up to the next marker that is none of its own.
+        if marker == SCAN || matches!(marker, 0xd0..=0xd7) {
+            let own = |pair: &[u8]| pair[0] != 0xff || matches!(pair[1], 0 | 0xff | 0xd0..=0xd7);
+            let Some(end) = rest.windows(2).position(|pair| !own(pair)) else { return true };
+            rest = &rest[end..];
+        }
     }
 }
 
@@ -189,6 +231,34 @@ mod tests {
         let square = Picture { width: 8, height: 4, rgb }.middle_square(4, Filter::Bicubic);
         assert_eq!((square.width, square.height), (4, 4));
         assert_eq!(square.rgb.iter().step_by(3).take(4).copied().collect::<Vec<_>>(), [2, 3, 4, 5]);
+    }
+
+    #[test]
+    fn half_a_picture_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let image = image::RgbImage::from_fn(60, 40, |x, y| image::Rgb([(x * 4) as u8, (y * 6) as u8, (x * y) as u8]));
+        for name in ["a.jpg", "a.png", "a.webp"] {
+            let path = folder.path().join(name);
+            image.save(&path).unwrap();
+            let whole = std::fs::read(&path).unwrap();
+            assert_eq!(Picture::open(&path).unwrap().width, 60, "{name}");
+            for part in [2, 3, 4] {
+                std::fs::write(&path, &whole[..whole.len() * (part - 1) / part]).unwrap();
+                assert!(Picture::open(&path).is_err(), "{name} without its last part of {part}");
+            }
+            std::fs::write(&path, [&whole[..], b"more"].concat()).unwrap();
+            assert_eq!(Picture::open(&path).unwrap().width, 60, "{name} with something after it");
+        }
+    }
+
+    #[test]
+    fn a_picture_that_is_too_large_is_refused_before_it_is_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("large.png");
+        let mut encoder = png::Encoder::new(std::fs::File::create(&path).unwrap(), 16384, 16384);
+        encoder.set_depth(png::BitDepth::Eight);
+        encoder.write_header().unwrap().write_chunk(png::chunk::IDAT, &[0x78, 0x9c]).unwrap();
+        assert!(Picture::open(&path).unwrap_err().to_string().contains("16384x16384 pixels, expected at most"));
     }
 
     #[test]

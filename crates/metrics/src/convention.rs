@@ -1,9 +1,8 @@
-//! What papers mean when they report PSNR, SSIM and LPIPS of a video. Numbers of different conventions cannot be compared.
+//! What papers mean when they report PSNR, SSIM and LPIPS of a video. Numbers of different conventions cannot be
+//! compared.
 
-use std::borrow::Cow;
 use std::str::FromStr;
 
-use navicache_media::Frames;
 use serde::Serialize;
 
 use crate::{Error, Result, Scores};
@@ -18,11 +17,11 @@ pub enum Convention {
     /// Frames as they are, the same number and size in both videos; PSNR is the mean over frames.
     #[default]
     Raw,
-    /// VideoSys (PAB; NaviCache measures with the same scripts): as `Raw`, but a larger or longer reference is cut to the video, the
-    /// middle and the beginning of it; over many videos, the mean of the means of every sixteen.
+    /// VideoSys (PAB; NaviCache measures with the same scripts): as `Raw`, but a larger or longer reference is cut to
+    /// the video, the middle and the beginning of it; over many videos, the mean of the means of every sixteen.
     VideoSys,
-    /// EasyCache: PSNR of one error over the whole video; at most 100, where the script goes on to infinity. SSIM as torchmetrics had it
-    /// until 1.4; later versions count the edge of the frame too, with its mirror image beyond it.
+    /// EasyCache: PSNR of one error over the whole video; at most 100, where the script goes on to infinity. SSIM as
+    /// torchmetrics had it until 1.4; later versions count the edge of the frame too, with its mirror image beyond it.
     EasyCache,
 }
 
@@ -40,21 +39,17 @@ impl FromStr for Convention {
 }
 
 impl Convention {
-    /// The pixels of the reference that are compared, those of frames of the video's size. What cannot be cut is left as it is.
-    pub(crate) fn fit<'a>(self, reference: Frames<'a>, video: Frames) -> Cow<'a, [u8]> {
-        let (wide, high) =
-            (reference.width().checked_sub(video.width()), reference.height().checked_sub(video.height()));
-        let (count, length) = (reference.iter().len(), video.iter().len());
-        let (Convention::VideoSys, Some(wide), Some(high), true) = (self, wide, high, count >= length) else {
-            return Cow::Borrowed(reference.pixels());
-        };
-        if wide == 0 && high == 0 {
-            return Cow::Borrowed(&reference.pixels()[..video.pixels().len()]);
-        }
-        let (left, top) = (wide / 2, high / 2);
-        let rows = |frame: &'a [u8]| frame.chunks_exact(3 * reference.width()).skip(top).take(video.height());
-        let middle = |row: &'a [u8]| &row[3 * left..3 * (left + video.width())];
-        Cow::Owned(reference.iter().take(length).flat_map(rows).flat_map(middle).copied().collect())
+    /// Where frames of a reference of this size are cut for a video of that size: pixels left and above. `None`: they
+    /// are not.
+    pub(crate) fn cut(self, reference: (usize, usize), video: (usize, usize)) -> Option<(usize, usize)> {
+        let wide = reference.0.checked_sub(video.0)?;
+        let high = reference.1.checked_sub(video.1)?;
+        (self == Convention::VideoSys && wide + high > 0).then_some((wide / 2, high / 2))
+    }
+
+    /// Whether a reference that is longer than the video is cut to its beginning.
+    pub(crate) fn takes_longer_references(self) -> bool {
+        self == Convention::VideoSys
     }
 
     /// The scores of many videos as one; `None` of none.
@@ -79,19 +74,6 @@ fn mean(values: &[f64]) -> Option<f64> {
 mod tests {
     use super::*;
     use crate::PSNR;
-
-    #[test]
-    fn what_videosys_cuts() {
-        let pixels: Vec<u8> = (0..2 * 4 * 5 * 3).map(|i| i as u8).collect(); // two frames of 5x4
-        let reference = Frames::new(&pixels, 5, 4).unwrap();
-        let (small, long) = ([0; 2 * 3 * 3], [0; 3 * 3 * 2 * 3]);
-        let video = Frames::new(&small, 3, 2).unwrap();
-        let row = |from: usize| pixels[from..from + 9].to_vec();
-        assert_eq!(*Convention::VideoSys.fit(reference, video), [row(15 + 3), row(30 + 3)].concat());
-        assert_eq!(*Convention::Raw.fit(reference, video), pixels);
-        let longer = Frames::new(&long, 3, 2).unwrap();
-        assert_eq!(*Convention::VideoSys.fit(reference, longer), pixels, "a shorter reference cannot be cut");
-    }
 
     #[test]
     fn means_over_videos() {

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::Better;
+use crate::metric::Better;
 
 /// A value for every frame.
 #[derive(Debug, Clone, PartialEq, Serialize)]

@@ -6,8 +6,9 @@ use navicache_media::WholeFile;
 
 use crate::{Comparison, Error, METRICS, Result};
 
-/// Writes a CSV file of named videos, a line a frame: `video`, `frame`, a column a metric, `motion` and `reference_motion`, the mean
-/// absolute difference from the frame before. What was not measured is left empty; a single video without a name has no column for it.
+/// Writes a CSV file of named videos, a line a frame: `video`, `frame`, a column a metric, `motion` and
+/// `reference_motion`, the mean absolute difference from the frame before. What was not measured is left empty; a
+/// single video without a name has no column for it.
 pub fn save_curves(path: &Path, videos: &[(Option<&str>, &Comparison)]) -> Result<()> {
     let named = videos.iter().any(|(name, _)| name.is_some());
     let mut writer = csv::Writer::from_writer(WholeFile::create(path)?);

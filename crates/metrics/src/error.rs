@@ -26,6 +26,9 @@ pub enum Error {
         /// Of the reference's.
         expected: String,
     },
+    /// A video without frames.
+    #[error("expected frames, found none")]
+    NoFrames,
     /// Frames that are too small for a metric.
     #[error("frames {width}x{height}: {metric} needs at least {least}x{least}")]
     TooSmall {

@@ -20,8 +20,8 @@ pub struct Pair {
 }
 
 impl Pair {
-    /// The pairs of two folders of videos by name, and what only one of them has; `None` for two videos. A folder that holds PNG files
-    /// is one video.
+    /// The pairs of two folders of videos by name, and what only one of them has; `None` for two videos. A folder that
+    /// holds PNG files is one video.
     pub fn of_folders(reference: &Path, video: &Path) -> Result<Option<Vec<Pair>>> {
         let is_folder = |path: &Path| Ok::<_, Error>(path.is_dir() && !holds_png(path)?);
         match (is_folder(reference)?, is_folder(video)?) {

@@ -1,9 +1,9 @@
 //! Peak signal to noise ratio, in dB, of RGB in [0, 1].
 //!
-//! Two conventions live side by side in the literature and differ by a decibel or more: a value for each frame, then the mean
-//! (VideoSys, NaviCache), and one error over the whole video (EasyCache).
+//! Two conventions live side by side in the literature and differ by a decibel or more: a value for each frame, then
+//! the mean (VideoSys, NaviCache), and one error over the whole video (EasyCache).
 
-use crate::{Better, Metric};
+use crate::metric::{Better, Metric};
 
 /// A frame with less error than this counts as equal.
 const NO_ERROR: f64 = 1e-10;
@@ -17,7 +17,7 @@ pub static PSNR: Metric = Metric {
     unit: "dB",
     better: Better::Higher,
     digits: 2,
-    of_frame: |_, pair| Ok(Some(decibels(pair.squares(), pair.video.len()))),
+    of_frame: |pair| Ok(Some(decibels(pair.squares(), pair.video.len()))),
 };
 
 /// Of so many values with this sum of squared differences, in grey levels.

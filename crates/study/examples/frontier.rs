@@ -12,6 +12,7 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 use navicache_engine::{Bundle, LoadOptions, Request};
+use navicache_metrics::SSIM;
 use navicache_study::compare::{self, Event, Plan, Results, Summary, Videos};
 
 const PROMPTS: [&str; 8] = [
@@ -79,7 +80,7 @@ fn line(results: &Results, summary: &Summary) -> String {
         or_dash(summary.speedup, 2),
         or_dash(summary.psnr, 1),
         or_dash(summary.psnr_worst, 1),
-        or_dash(summary.ssim, 3)
+        or_dash(summary.get(&SSIM), 3)
     )
 }
 

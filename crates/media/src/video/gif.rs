@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use gif::{Encoder, EncodingError, Frame, Repeat};
 
-use super::{Format, Sink, check_file};
+use super::format::{Format, Sink, check_file};
 use crate::{Error, Result, Spec, WholeFile};
 
 pub(super) static FORMAT: Format = Format {
@@ -12,7 +12,7 @@ pub(super) static FORMAT: Format = Format {
     about: "animated GIF: 256 colours a frame",
     check: check_file,
     create: |path, spec| Ok(Box::new(Gif::create(path, spec)?)),
-    read: Err("a GIF has too few colours to be measured"),
+    open: Err("a GIF has too few colours to be measured"),
 };
 
 /// Samples that the palette is fitted to: 1 is every pixel, 30 the fewest.

@@ -1,31 +1,26 @@
-//! Video files. Writing: frames go in one by one, the file appears when it is whole. Reading: a whole clip at once.
+//! Video files. Frames go in and come out one by one; a file that is written appears when it is whole.
 
+mod format;
 mod gif;
+mod h264;
 mod mp4;
+mod mp4_index;
 mod mp4_reader;
 mod png;
 mod safetensors;
+mod stream;
 mod y4m;
 mod yuv;
 
 use std::path::{Path, PathBuf};
 
+use format::{Sink, Source};
+
+pub use format::Format;
 pub use png::holds_png;
+pub use stream::{Colours, Matrix, Orientation, Range, Stream};
 
 use crate::{Clip, Error, Result, Spec};
-
-/// A video format: a row of [`FORMATS`].
-pub struct Format {
-    /// How names of its files end, without the point; `None`: a folder, its name has no ending.
-    pub ending: Option<&'static str>,
-    /// What it is, in a few words.
-    pub about: &'static str,
-    /// Finds out whether a file could be written.
-    check: fn(&Path) -> Result<()>,
-    create: fn(&Path, &Spec) -> Result<Box<dyn Sink>>,
-    /// Reads all of a file; or why none is read.
-    read: Result<fn(&Path) -> Result<Clip>, &'static str>,
-}
 
 /// Every format that is known. The first is what is written where nothing else is asked for.
 pub static FORMATS: &[&Format] = &[&mp4::FORMAT, &gif::FORMAT, &y4m::FORMAT, &safetensors::FORMAT, &png::FORMAT];
@@ -41,11 +36,6 @@ impl Format {
             let reason = format!("expected a name ending in {endings}, or without ending for a folder of PNG files");
             Error::file(path, reason)
         })
-    }
-
-    /// Whether its files are read too.
-    pub fn is_read(&self) -> bool {
-        self.read.is_ok()
     }
 }
 
@@ -63,36 +53,65 @@ pub fn endings_read() -> String {
     endings(FORMATS.iter().copied().filter(|format| format.is_read()))
 }
 
-/// Reads a video of any format that is read.
+/// A video file that is read frame by frame.
+pub struct Reader {
+    source: Box<dyn Source>,
+}
+
+impl Reader {
+    /// Opens a video of any format that is read.
+    pub fn open(path: &Path) -> Result<Self> {
+        match Format::from_path(path)?.open {
+            Ok(open) => Ok(Reader { source: open(path)? }),
+            Err(reason) => Err(Error::file(path, format!("{reason}; expected {} or PNG files", endings_read()))),
+        }
+    }
+
+    /// What the file says of itself.
+    pub fn stream(&self) -> &Stream {
+        self.source.stream()
+    }
+
+    /// The next frame as it is shown, 8-bit RGB, (height, width, 3); `None` after the last.
+    pub fn next_frame(&mut self) -> Result<Option<Vec<u8>>> {
+        self.source.next()
+    }
+}
+
+impl Clip {
+    /// Writes it in the format that the file name's ending says.
+    pub fn save(&self, path: &Path, fps: u32) -> Result<()> {
+        let Clip { width, height, frames, .. } = self;
+        let frame = width * height * 3;
+        let spec = Spec { width: *width, height: *height, fps, frames: frames.len() / frame.max(1) };
+        let mut writer = Writer::create(path, &spec)?;
+        frames.chunks_exact(frame.max(1)).try_for_each(|rgb| writer.push(rgb))?;
+        writer.finish()
+    }
+}
+
+/// Most bytes of a clip that is held in memory as a whole.
+const LARGEST_CLIP: usize = 1 << 33;
+
+/// Reads all of a video into memory.
 pub fn read(path: &Path) -> Result<Clip> {
-    match Format::from_path(path)?.read {
-        Ok(read) => read(path),
-        Err(reason) => Err(Error::file(path, format!("{reason}; expected {} or PNG files", endings_read()))),
+    let mut reader = Reader::open(path)?;
+    let (width, height) = reader.stream().shown();
+    let fps = reader.stream().fps;
+    let mut frames = Vec::new();
+    while let Some(frame) = reader.next_frame()? {
+        if frames.len() + frame.len() > LARGEST_CLIP {
+            let most = LARGEST_CLIP / frame.len();
+            return Err(Error::file(path, format!("expected at most {most} frames of {width}x{height}, found more")));
+        }
+        frames.extend(frame);
     }
-}
-
-fn bytes_of(path: &Path) -> Result<Vec<u8>> {
-    std::fs::read(path).map_err(Error::io(path))
-}
-
-/// Largest side of a video that is read.
-const LARGEST_SIDE: usize = 16384;
-
-/// Refuses sizes that no video has, before memory is taken for them.
-fn check_size(path: &Path, width: usize, height: usize) -> Result<()> {
-    if (1..=LARGEST_SIDE).contains(&width) && (1..=LARGEST_SIDE).contains(&height) {
-        return Ok(());
-    }
-    Err(Error::file(path, format!("expected 1 to {LARGEST_SIDE} pixels each way, found {width}x{height}")))
+    Ok(Clip { width, height, fps, frames })
 }
 
 /// Finds out now whether a video could be written to `path` later: the format is known, the folder there and writable.
 pub fn check_destination(path: &Path) -> Result<()> {
     (Format::from_path(path)?.check)(path)
-}
-
-fn check_file(path: &Path) -> Result<()> {
-    crate::WholeFile::create(path).map(drop)
 }
 
 /// A video file under way. Dropped before [`Writer::finish`], it leaves nothing behind.
@@ -101,14 +120,6 @@ pub struct Writer {
     spec: Spec,
     pushed: usize,
     sink: Box<dyn Sink>,
-}
-
-/// What a format does.
-trait Sink {
-    /// Takes the next frame: 8-bit RGB, (height, width, 3).
-    fn push(&mut self, rgb: &[u8]) -> Result<()>;
-    /// Completes the file and gives it its name.
-    fn finish(self: Box<Self>) -> Result<()>;
 }
 
 impl Writer {
@@ -240,7 +251,7 @@ mod tests {
         let size = spec.width * spec.height * 3;
         assert_eq!(clip.frames.len(), spec.frames * size);
         for (index, found) in clip.frames.chunks_exact(size).enumerate() {
-            let luma = |rgb: &[u8]| yuv::Planes::from_rgb(rgb, spec.width, spec.height).y;
+            let luma = |rgb: &[u8]| yuv::Planes::from_rgb(rgb, Colours::default()).y;
             let pairs = luma(found).into_iter().zip(luma(&frame(&spec, index)));
             let error: f64 = pairs.map(|(a, b)| (a as f64 - b as f64).powi(2)).sum();
             let psnr = 10.0 * (255f64.powi(2) * (size / 3) as f64 / error).log10();

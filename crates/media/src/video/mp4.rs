@@ -11,12 +11,14 @@ use openh264::encoder::{
     Complexity, Encoder, EncoderConfig, FrameRate, FrameType, IntraFramePeriod, QpRange, RateControlMode, VuiConfig,
 };
 use openh264::formats::YUVSlices;
-use shiguredo_mp4::boxes::{Avc1Box, AvccBox, SampleEntry, VisualSampleEntryFields};
+use shiguredo_mp4::boxes::{Avc1Box, AvccBox, SampleEntry, UnknownBox, VisualSampleEntryFields};
 use shiguredo_mp4::mux::{Mp4FileMuxer, Mp4FileMuxerOptions, Sample, estimate_maximum_moov_box_size};
-use shiguredo_mp4::{TrackKind, Uint};
+use shiguredo_mp4::{BoxSize, BoxType, TrackKind, Uint};
 
+use super::format::{Format, Sink, check_file};
+use super::mp4_reader;
+use super::stream::{Colours, Matrix, Range};
 use super::yuv::{Planes, halved};
-use super::{Format, Sink, check_file, mp4_reader};
 use crate::{Error, Result, Spec, WholeFile};
 
 pub(super) static FORMAT: Format = Format {
@@ -24,11 +26,15 @@ pub(super) static FORMAT: Format = Format {
     about: "H.264 in MP4: plays everywhere",
     check: check_file,
     create: |path, spec| Ok(Box::new(Mp4::create(path, spec)?)),
-    read: Ok(mp4_reader::read),
+    open: Ok(mp4_reader::open),
 };
 
 /// Largest picture the encoder takes: longer side, shorter side.
 const LARGEST: (usize, usize) = (3840, 2160);
+/// The colours that the file says it has, to the stream's readers and to the container's.
+const COLOURS: Colours = Colours { matrix: Matrix::Bt709, range: Range::Limited };
+/// `colr`: primaries, transfer and matrix of BT.709, limited range (ITU-T H.273).
+const COLR: &[u8] = b"nclx\0\x01\0\x01\0\x01\0";
 /// Quantisation: artefacts of the file must not be mistaken for artefacts of the method.
 const QP: QpRange = QpRange::new(10, 20);
 
@@ -82,7 +88,7 @@ fn failed(path: &Path, e: impl std::fmt::Display) -> Error {
 impl Sink for Mp4 {
     fn push(&mut self, rgb: &[u8]) -> Result<()> {
         let Spec { width, height, fps, .. } = self.spec;
-        let planes = Planes::from_rgb(rgb, width, height);
+        let planes = Planes::from_rgb(rgb, COLOURS);
         let (cb, cr) = (halved(&planes.cb, width), halved(&planes.cr, width));
         let source = YUVSlices::new((&planes.y, &cb, &cr), (width, height), (width, width / 2, width / 2));
         let stream = self.encoder.encode(&source).map_err(|e| failed(&self.path, e))?;
@@ -173,7 +179,11 @@ impl Coded {
                 bit_depth_chroma_minus8: high.then(|| Uint::new(0)),
                 sps_ext_list: Vec::new(),
             },
-            unknown_boxes: Vec::new(),
+            unknown_boxes: vec![UnknownBox {
+                box_type: BoxType::Normal(*b"colr"),
+                box_size: BoxSize::with_payload_size(BoxType::Normal(*b"colr"), COLR.len() as u64),
+                payload: COLR.to_vec(),
+            }],
         })
     }
 }

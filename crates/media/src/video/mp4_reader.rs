@@ -1,97 +1,185 @@
-//! Reads H.264 in MP4, without ffmpeg: the `shiguredo_mp4` crate finds the samples, OpenH264 decodes them.
+//! Reads H.264 in MP4, frame by frame, in the order in which they are shown, with the colours, the turn and the cut
+//! that the file says.
 //!
-//! Colours are taken as BT.709 in limited range, which is what this program writes.
+//! `mp4_index` finds the samples, OpenH264 decodes them, `h264` knows what it can.
 
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
 
 use openh264::decoder::{DecodedYUV, Decoder};
 use openh264::formats::YUVSource;
-use shiguredo_mp4::TrackKind;
-use shiguredo_mp4::boxes::SampleEntry;
-use shiguredo_mp4::demux::{Input, Mp4FileDemuxer};
 
-use super::bytes_of;
-use super::yuv::to_rgb;
-use crate::{Clip, Error, Result};
+use super::format::{CONVERT, Source};
+use super::h264::{Sequence, append_unit, decoder};
+use super::mp4_index::{self, Track};
+use super::stream::{Colours, Matrix, Range, Stream};
+use super::yuv::{Picture, Plane, Rounding, ToRgb};
+use crate::{Error, Result, open_file};
 
-/// Decodes the video track.
-pub(super) fn read(path: &Path) -> Result<Clip> {
-    let file = &bytes_of(path)?;
-    let wrong = |reason: String| Error::file(path, format!("not a whole H.264 video: {reason}"));
-    let mut demuxer = Mp4FileDemuxer::new();
-    while let Some(required) = demuxer.required_input() {
-        let start = (required.position as usize).min(file.len());
-        let end = required.size.map_or(file.len(), |size| start.saturating_add(size).min(file.len()));
-        demuxer.handle_input(Input { position: required.position, data: &file[start..end] });
-    }
-    let mut decoder = Decoder::new().map_err(|e| wrong(e.to_string()))?;
-    let mut clip = Clip { width: 0, height: 0, fps: None, frames: Vec::new() };
-    let mut duration = 0.0;
-    let mut samples = 0;
-    while let Some(sample) = demuxer.next_sample().map_err(|e| wrong(e.to_string()))? {
-        if sample.track.kind != TrackKind::Video {
-            continue;
+/// Most frames that wait for one that is shown before them; H.264 knows 16.
+const MOST_WAITING: usize = 32;
+
+pub(super) struct Mp4Reader {
+    path: PathBuf,
+    file: File,
+    track: Track,
+    stream: Stream,
+    /// It has no chroma.
+    grey: bool,
+    to_rgb: ToRgb,
+    decoder: Decoder,
+    /// The sample that is decoded next.
+    next: usize,
+    /// How many frames were given.
+    given: usize,
+    /// Decoded and not yet due, by their places.
+    waiting: BTreeMap<usize, Vec<u8>>,
+}
+
+pub(super) fn open(path: &Path) -> Result<Box<dyn Source>> {
+    let mut file = open_file(path)?;
+    let wrong = |reason: String| Error::file(path, format!("{reason}; {CONVERT}"));
+    let track = mp4_index::read(&mut file)
+        .map_err(|reason| Error::file(path, format!("not a video that is read: {reason}")))?;
+    let (stream, grey) = describe(&mut file, &track).map_err(wrong)?;
+    stream.check_size(path)?;
+    let decoder = decoder().map_err(|e| Error::file(path, e.to_string()))?;
+    let to_rgb = ToRgb::new(stream.colours, if grey { Rounding::Exact } else { Rounding::AsFfmpeg });
+    let (path, waiting) = (path.to_path_buf(), BTreeMap::new());
+    Ok(Box::new(Mp4Reader { path, file, track, stream, grey, to_rgb, decoder, next: 0, given: 0, waiting }))
+}
+
+/// What the file says of its frames: first the stream, then the container, then what ffmpeg assumes. And
+/// whether it has no chroma.
+fn describe(file: &mut File, track: &Track) -> Result<(Stream, bool), String> {
+    let sequences = &track.description.avcc_box.sps_list;
+    let sequence = match sequences.first() {
+        Some(unit) => Sequence::read(unit)?,
+        None => {
+            let first = track.samples.first().ok_or("it has no frames")?;
+            let sample = bytes_of(file, first)?;
+            let units = units(&sample, length_size(track)).ok_or("its first frame is broken")?;
+            let unit = units.into_iter().find(|unit| unit[0] & 0x1f == 7).ok_or("it has no sequence parameters")?;
+            Sequence::read(unit)?
         }
-        duration += sample.duration as f64 / sample.track.timescale.get() as f64;
-        samples += 1;
-        let mut stream = Vec::new();
-        match sample.sample_entry {
-            Some(SampleEntry::Avc1(entry)) => {
-                for unit in entry.avcc_box.sps_list.iter().chain(&entry.avcc_box.pps_list) {
-                    append(&mut stream, unit);
-                }
+    };
+    let (range, matrix) = track.colours;
+    let matrix = sequence.matrix.or(matrix).map_or(Ok(Matrix::default()), Matrix::from_code)?;
+    let range = sequence.range.or(range).unwrap_or_default();
+    let range = if sequence.grey { Range::Full } else { range }; // as ffmpeg takes all grey pictures
+    let shown = || track.samples.iter().filter(|sample| sample.rank.is_some());
+    let seconds = shown().map(|sample| f64::from(sample.duration)).sum::<f64>() / f64::from(track.timescale);
+    let frames = shown().count();
+    if frames == 0 {
+        return Err("it has no frames".to_string());
+    }
+    let stream = Stream {
+        width: sequence.width,
+        height: sequence.height,
+        fps: (seconds > 0.0).then_some(frames as f64 / seconds),
+        frames: Some(frames),
+        colours: Colours { matrix, range },
+        orientation: track.orientation,
+    };
+    Ok((stream, sequence.grey))
+}
+
+/// Bytes of the length before each unit.
+fn length_size(track: &Track) -> usize {
+    usize::from(track.description.avcc_box.length_size_minus_one.get()) + 1
+}
+
+fn bytes_of(file: &mut File, sample: &mp4_index::Sample) -> Result<Vec<u8>, String> {
+    let cut = |_| "the file ends before its last frame".to_string();
+    let length = file.seek(SeekFrom::End(0)).map_err(|e| e.to_string())?;
+    if sample.offset.saturating_add(sample.size.into()) > length {
+        return Err(cut(()));
+    }
+    file.seek(SeekFrom::Start(sample.offset)).map_err(|e| e.to_string())?;
+    let mut bytes = vec![0; sample.size as usize];
+    file.read_exact(&mut bytes).map_err(|_| cut(()))?;
+    Ok(bytes)
+}
+
+/// The units of a sample, each after its length; `None` where a length lies.
+fn units(mut data: &[u8], length_size: usize) -> Option<Vec<&[u8]>> {
+    let mut units = Vec::new();
+    while !data.is_empty() {
+        let (length, rest) = data.split_at_checked(length_size)?;
+        let length = length.iter().fold(0, |length, &byte| length << 8 | usize::from(byte));
+        let (unit, rest) = rest.split_at_checked(length)?;
+        if !unit.is_empty() {
+            units.push(unit);
+        }
+        data = rest;
+    }
+    Some(units)
+}
+
+impl Mp4Reader {
+    /// Decodes the next sample; its frame waits until it is due.
+    fn decode(&mut self) -> Result<(), String> {
+        let sample = self.track.samples[self.next];
+        let frame = self.next;
+        self.next += 1;
+        let data = bytes_of(&mut self.file, &sample)?;
+        let units =
+            units(&data, length_size(&self.track)).ok_or_else(|| format!("frame {frame}: its units are broken"))?;
+        let mut bytes = Vec::with_capacity(data.len() + 64);
+        if frame == 0 {
+            let description = &self.track.description.avcc_box;
+            for unit in description.sps_list.iter().chain(&description.pps_list) {
+                append_unit(&mut bytes, unit)?;
             }
-            Some(_) => return Err(wrong("the video track has another codec".to_string())),
-            None => {}
         }
-        let start = sample.data_offset as usize;
-        let data = file.get(start..start.saturating_add(sample.data_size));
-        let data = data.ok_or_else(|| wrong("the file ends before its last frame".to_string()))?;
-        split(data, &mut stream).ok_or_else(|| wrong("a frame's units are broken".to_string()))?;
-        if let Some(picture) = decoder.decode(&stream).map_err(|e| wrong(e.to_string()))? {
-            push(&mut clip, &picture).map_err(wrong)?;
+        let mut slices = false;
+        for unit in units {
+            slices |= append_unit(&mut bytes, unit)?;
         }
+        let broken = |reason: String| format!("frame {frame} cannot be decoded ({reason})");
+        let picture = self.decoder.decode(&bytes).map_err(|e| broken(e.to_string()))?;
+        let picture =
+            picture.filter(|_| slices).ok_or_else(|| broken("there is no whole picture in it".to_string()))?;
+        let rgb = rgb_of(&picture, &self.stream, self.grey, &self.to_rgb)?;
+        if let Some(rank) = sample.rank {
+            let size = (self.stream.width, self.stream.height);
+            self.waiting.insert(rank, self.stream.orientation.apply(rgb, size));
+        }
+        if self.waiting.len() > MOST_WAITING {
+            return Err(format!("more than {MOST_WAITING} frames are decoded before one that is shown first"));
+        }
+        Ok(())
     }
-    for picture in decoder.flush_remaining().map_err(|e| wrong(e.to_string()))? {
-        push(&mut clip, &picture).map_err(wrong)?;
-    }
-    if clip.frames.is_empty() {
-        return Err(wrong("it has no frames".to_string()));
-    }
-    clip.fps = (duration > 0.0).then_some(samples as f64 / duration);
-    Ok(clip)
 }
 
-/// Units that stand after their lengths, four bytes each, as a byte stream with start codes; `None` where a length lies.
-fn split(mut data: &[u8], stream: &mut Vec<u8>) -> Option<()> {
-    while let Some((length, rest)) = data.split_first_chunk::<4>() {
-        let length = u32::from_be_bytes(*length) as usize;
-        append(stream, rest.get(..length)?);
-        data = &rest[length..];
-    }
-    data.is_empty().then_some(())
-}
-
-fn append(stream: &mut Vec<u8>, unit: &[u8]) {
-    stream.extend([0, 0, 0, 1]);
-    stream.extend(unit);
-}
-
-fn push(clip: &mut Clip, picture: &DecodedYUV) -> Result<(), String> {
+fn rgb_of(picture: &DecodedYUV, stream: &Stream, grey: bool, to_rgb: &ToRgb) -> Result<Vec<u8>, String> {
     let (width, height) = picture.dimensions();
-    if clip.frames.is_empty() {
-        (clip.width, clip.height) = (width, height);
+    if (width, height) != (stream.width, stream.height) {
+        return Err(format!("its size changes from {}x{} to {width}x{height}", stream.width, stream.height));
     }
-    if (width, height) != (clip.width, clip.height) {
-        return Err(format!("its size changes from {}x{} to {width}x{height}", clip.width, clip.height));
+    let (luma, cb, cr) = picture.strides();
+    let plane = |samples, stride| Plane { samples, stride };
+    let chroma = (!grey).then(|| [plane(picture.u(), cb), plane(picture.v(), cr)]);
+    Ok(to_rgb.frame(&Picture { width, height, y: plane(picture.y(), luma), chroma, shared: (2, 2) }))
+}
+
+impl Source for Mp4Reader {
+    fn stream(&self) -> &Stream {
+        &self.stream
     }
-    let (luma, cb_stride, cr_stride) = picture.strides();
-    let (y, cb, cr) = (picture.y(), picture.u(), picture.v());
-    for row in 0..height {
-        for column in 0..width {
-            let (y, half) = (y[row * luma + column], column / 2);
-            clip.frames.extend(to_rgb(y, cb[row / 2 * cb_stride + half], cr[row / 2 * cr_stride + half]));
+
+    fn next(&mut self) -> Result<Option<Vec<u8>>> {
+        loop {
+            if let Some(frame) = self.waiting.remove(&self.given) {
+                self.given += 1;
+                return Ok(Some(frame));
+            }
+            if self.next == self.track.samples.len() {
+                return Ok(None);
+            }
+            self.decode().map_err(|reason| Error::file(&self.path, format!("{reason}; {CONVERT}")))?;
         }
     }
-    Ok(())
 }

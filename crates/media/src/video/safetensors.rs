@@ -1,19 +1,22 @@
 //! Raw frames as one tensor, for programs.
 
+use std::fs::File;
+use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
 
-use safetensors::tensor::TensorView;
-use safetensors::{Dtype, SafeTensors};
+use safetensors::Dtype;
+use safetensors::tensor::{Metadata, TensorView};
 
-use super::{Format, Sink, bytes_of, check_file};
-use crate::{Clip, Error, Result, Spec, WholeFile};
+use super::format::{Format, Sink, Source, check_file};
+use super::stream::Stream;
+use crate::{Error, Result, Spec, WholeFile, open_file};
 
 pub(super) static FORMAT: Format = Format {
     ending: Some("safetensors"),
     about: "tensor `frames`, u8, (frames, height, width, 3): lossless, for programs",
     check: check_file,
     create: |path, spec| Ok(Box::new(Frames::create(path, spec)?)),
-    read: Ok(read),
+    open: Ok(open),
 };
 
 const NAME: &str = "frames";
@@ -46,17 +49,65 @@ impl Sink for Frames {
     }
 }
 
-/// Reads the tensor.
-fn read(path: &Path) -> Result<Clip> {
-    let bytes = &bytes_of(path)?;
+/// The frames of a tensor, from the file one by one.
+struct FramesReader {
+    path: PathBuf,
+    file: BufReader<File>,
+    stream: Stream,
+    left: usize,
+}
+
+/// Longest header; one of a single tensor has a hundred bytes.
+const LONGEST_HEADER: u64 = 1 << 20;
+
+fn open(path: &Path) -> Result<Box<dyn Source>> {
     let wrong = |reason: String| Error::file(path, reason);
-    let file = SafeTensors::deserialize(bytes).map_err(|e| wrong(format!("not a safetensors file ({e})")))?;
-    let view = file.tensor(NAME).map_err(|_| wrong(format!("expected a tensor {NAME:?}, found {:?}", file.names())))?;
-    let (&[_, height, width, 3], Dtype::U8) = (view.shape(), view.dtype()) else {
-        let reason =
-            format!("{NAME}: expected u8 (frames, height, width, 3), found {:?} {:?}", view.dtype(), view.shape());
+    let broken = |reason: &dyn std::fmt::Display| wrong(format!("not a safetensors file ({reason})"));
+    let mut file = BufReader::new(open_file(path)?);
+    let length = file.get_ref().metadata().map_err(Error::io(path))?.len();
+    let mut header = vec![0; 8];
+    file.read_exact(&mut header).map_err(|e| broken(&e))?;
+    let size = header.iter().rev().fold(0, |size, &byte| size << 8 | u64::from(byte));
+    if size > LONGEST_HEADER {
+        return Err(broken(&format!("a header of {size} bytes")));
+    }
+    header.resize(size as usize, 0);
+    file.read_exact(&mut header).map_err(|e| broken(&e))?;
+    let names: Metadata = serde_json::from_slice(&header).map_err(|e| broken(&e))?;
+    let found = || names.tensors().into_keys().collect::<Vec<_>>();
+    let info = names.info(NAME).ok_or_else(|| wrong(format!("expected a tensor {NAME:?}, found {:?}", found())))?;
+    let (&[frames, height, width, 3], Dtype::U8) = (info.shape.as_slice(), info.dtype) else {
+        let reason = format!("{NAME}: expected u8 (frames, height, width, 3), found {:?} {:?}", info.dtype, info.shape);
         return Err(wrong(reason));
     };
-    super::check_size(path, width, height)?;
-    Ok(Clip { width, height, fps: None, frames: view.data().to_vec() })
+    let (begin, end) = info.data_offsets;
+    let expected = 8 + size + names.data_len() as u64;
+    if expected != length || end < begin || Some(end - begin) != bytes_of(&info.shape) {
+        return Err(broken(&format!("{length} bytes, expected {expected}")));
+    }
+    let stream = Stream { width, height, frames: Some(frames), ..Stream::default() };
+    stream.check_size(path)?;
+    file.seek_relative(begin as i64).map_err(Error::io(path))?;
+    Ok(Box::new(FramesReader { path: path.to_path_buf(), file, stream, left: frames }))
+}
+
+/// Of a tensor of bytes; `None` where it has too many.
+fn bytes_of(shape: &[usize]) -> Option<usize> {
+    shape.iter().try_fold(1usize, |bytes, side| bytes.checked_mul(*side))
+}
+
+impl Source for FramesReader {
+    fn stream(&self) -> &Stream {
+        &self.stream
+    }
+
+    fn next(&mut self) -> Result<Option<Vec<u8>>> {
+        if self.left == 0 {
+            return Ok(None);
+        }
+        self.left -= 1;
+        let mut frame = vec![0; self.stream.width * self.stream.height * 3];
+        self.file.read_exact(&mut frame).map_err(Error::io(&self.path))?;
+        Ok(Some(frame))
+    }
 }

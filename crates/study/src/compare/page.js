@@ -3,7 +3,9 @@
 
 const data = JSON.parse(document.getElementById('data').textContent);
 const $ = (id) => document.getElementById(id);
-const { fps, frames, methods, runs, steps } = data;
+const { fps, frames, methods, metrics, runs, steps } = data;
+/** Metrics beside PSNR, which is told in more than one way. */
+const others = metrics.filter(({ key }) => key !== 'psnr');
 
 /** A choice of what is shown; the address keeps it. */
 const shown = { prompt: 0, seed: data.seeds[0], against: methods.length > 1 ? 1 : 0, view: 'wipe', wipe: 50, gain: 4, sort: 'speedup' };
@@ -196,7 +198,7 @@ function stage() {
   const facts = run ? [
     ['speed-up', number(run.speedup, 2, '×')], ['work', percent(work(run))],
     ...(run.compared ? [['PSNR', number(run.compared.psnr.mean, 2, ' dB')], ['worst frame', number(run.compared.psnr.worst, 2, ' dB')],
-      ['SSIM', number(run.compared.ssim.mean, 4)], ['motion kept', number(run.compared.motion_kept, 3)]] : []),
+      ...others.filter(({ key }) => run.compared[key]).map(({ key, name, digits, unit }) => [name, number(run.compared[key].mean, digits, unit && ` ${unit}`)]), ['motion kept', number(run.compared.motion_kept, 3)]] : []),
     ...Object.entries(options).filter(([key]) => key !== 'method').map(([key, value]) => [key, typeof value === 'object' ? JSON.stringify(value) : String(value)]),
     ...run.warnings.map((warning) => ['warning', warning]),
   ] : [['', 'This video is not done yet.']];
@@ -215,11 +217,10 @@ const columns = [
   { key: 'psnr', head: 'PSNR', text: (m) => number(m.psnr, 2) },
   { key: 'psnr_worst', head: 'worst', text: (m) => number(m.psnr_worst, 2) },
   { key: 'psnr_of_video', head: 'whole', text: (m) => number(m.psnr_of_video, 2) },
-  { key: 'ssim', head: 'SSIM', text: (m) => number(m.ssim, 4) },
-  { key: 'lpips', head: 'LPIPS', text: (m) => number(m.lpips, 4) },
+  ...others.filter(({ key }) => methods.some((m) => m[key] != null)).map(({ key, name, digits }) => ({ key, head: name, text: (m) => number(m[key], digits) })),
   { key: 'motion_kept', head: 'motion', text: (m) => number(m.motion_kept, 3) },
   ...['text', 'denoise', 'decode', 'total'].map((stage) => ({ key: stage, head: `${stage}, s`, of: (m) => m.seconds[stage], text: (m) => number(m.seconds[stage], 2) })),
-].filter(({ key }) => (key !== 'lpips' || methods.some((m) => m.lpips != null)) && (key !== 'runs' || methods.some((m) => m.runs !== methods[0].runs)));
+].filter(({ key }) => key !== 'runs' || methods.some((m) => m.runs !== methods[0].runs));
 
 function table() {
   const down = !shown.sort.startsWith('-');
@@ -311,7 +312,7 @@ function ticks(svg, count, x, y, noun) {
 // ---- per-frame curves
 
 function curves() {
-  const measures = [['psnr', 'PSNR, dB', 1], ['ssim', 'SSIM', 4], ['lpips', 'LPIPS', 4]];
+  const measures = metrics.map(({ key, name, unit, digits }) => [key, unit ? `${name}, ${unit}` : name, digits]);
   const mine = current().filter((run) => run.compared);
   const charts = measures.filter(([key]) => mine.some((run) => run.compared[key])).map(([key, title, digits]) => {
     const series = mine.filter((run) => run.compared[key]).map((run) => ({ method: run.method, values: run.compared[key].frames }));

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use html_escape::encode_safe;
+use navicache_metrics::METRICS;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
@@ -168,8 +169,12 @@ fn data(results: &Results, media: Map<String, Value>, videos: Videos) -> Value {
     if first["added"].as_array().is_some_and(|added| !added.is_empty()) {
         settings.insert("files".to_string(), first["added"].clone());
     }
+    let metrics: Vec<Value> = METRICS
+        .iter()
+        .map(|metric| json!({"key": metric.key, "name": metric.name, "unit": metric.unit, "digits": metric.digits}))
+        .collect();
     json!({
-        "prompts": results.prompts, "seeds": results.seeds, "methods": methods, "warnings": results.warnings, "runs": runs, "steps": steps,
+        "metrics": metrics, "prompts": results.prompts, "seeds": results.seeds, "methods": methods, "warnings": results.warnings, "runs": runs, "steps": steps,
         "width": request["width"], "height": request["height"], "frames": request["frames"], "fps": request["fps"],
         "settings": settings, "machine": first["machine"], "embedded": videos == Videos::Embedded, "media": media,
     })

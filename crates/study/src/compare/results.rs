@@ -1,7 +1,9 @@
 //! What a comparison found: of every run, and of every method over its runs.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use navicache_metrics::{METRICS, Metric, PSNR};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -67,11 +69,17 @@ struct Totals {
 struct Compared {
     psnr: Mean,
     psnr_of_video: f64,
-    ssim: Mean,
-    /// Where weights for it are given.
-    #[serde(default)]
-    lpips: Option<Mean>,
     motion_kept: Option<f64>,
+    /// The other metrics among other things, by their keys.
+    #[serde(flatten)]
+    rest: BTreeMap<String, Value>,
+}
+
+impl Compared {
+    /// The mean of a metric other than PSNR, where it was measured.
+    fn mean(&self, metric: &Metric) -> Option<f64> {
+        self.rest.get(metric.key)?["mean"].as_f64()
+    }
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -116,10 +124,9 @@ pub struct Summary {
     pub psnr_worst: Option<f64>,
     /// dB; one error over the video (EasyCache).
     pub psnr_of_video: Option<f64>,
-    /// Structural similarity.
-    pub ssim: Option<f64>,
-    /// Perceptual distance, where it was measured.
-    pub lpips: Option<f64>,
+    /// The other metrics by their keys, where they were measured.
+    #[serde(flatten)]
+    pub metrics: BTreeMap<&'static str, Option<f64>>,
     /// Motion over that of the uncached video.
     pub motion_kept: Option<f64>,
 }
@@ -216,6 +223,16 @@ impl Run {
 }
 
 impl Summary {
+    /// The metrics beside PSNR, which is told in more than one way.
+    pub fn other_metrics() -> impl Iterator<Item = &'static Metric> {
+        METRICS.iter().copied().filter(|metric| metric.key != PSNR.key)
+    }
+
+    /// A metric's mean, where it was measured.
+    pub fn get(&self, metric: &Metric) -> Option<f64> {
+        if metric.key == PSNR.key { self.psnr } else { *self.metrics.get(metric.key)? }
+    }
+
     fn of(method: &str, all: &[Run]) -> Option<Self> {
         let runs: Vec<&Run> = all.iter().filter(|run| run.method == method).collect();
         if runs.is_empty() {
@@ -224,10 +241,10 @@ impl Summary {
         let totals = || runs.iter().map(|run| &run.measured.totals);
         let sum = |value: fn(&Totals) -> usize| totals().map(value).sum::<usize>();
         let seconds = |value: fn(&Seconds) -> f64| totals().map(|t| value(&t.seconds)).sum::<f64>() / runs.len() as f64;
-        let compared = |value: fn(&Compared) -> Option<f64>| -> Vec<f64> {
+        let compared = |value: &dyn Fn(&Compared) -> Option<f64>| -> Vec<f64> {
             runs.iter().filter_map(|run| value(run.measured.compared.as_ref()?)).collect()
         };
-        let mean = |value| mean(&compared(value));
+        let mean = |value: &dyn Fn(&Compared) -> Option<f64>| mean(&compared(value));
         Some(Summary {
             method: method.to_string(),
             runs: runs.len(),
@@ -241,12 +258,11 @@ impl Summary {
                 write: seconds(|s| s.write),
                 total: seconds(|s| s.total),
             },
-            psnr: mean(|c| Some(c.psnr.mean)),
-            psnr_worst: compared(|c| Some(c.psnr.mean)).into_iter().min_by(f64::total_cmp),
-            psnr_of_video: mean(|c| Some(c.psnr_of_video)),
-            ssim: mean(|c| Some(c.ssim.mean)),
-            lpips: mean(|c| c.lpips.as_ref().map(|lpips| lpips.mean)),
-            motion_kept: mean(|c| c.motion_kept),
+            psnr: mean(&|c| Some(c.psnr.mean)),
+            psnr_worst: compared(&|c| Some(c.psnr.mean)).into_iter().min_by(f64::total_cmp),
+            psnr_of_video: mean(&|c| Some(c.psnr_of_video)),
+            metrics: Summary::other_metrics().map(|metric| (metric.key, mean(&|c| c.mean(metric)))).collect(),
+            motion_kept: mean(&|c| c.motion_kept),
         })
     }
 }

@@ -1,0 +1,50 @@
+//! What a video format is.
+
+use std::path::Path;
+
+use super::stream::Stream;
+use crate::{Result, Spec, WholeFile};
+
+/// A video format: a row of the table `FORMATS`.
+pub struct Format {
+    /// How names of its files end, without the point; `None`: a folder, its name has no ending.
+    pub ending: Option<&'static str>,
+    /// What it is, in a few words.
+    pub about: &'static str,
+    /// Finds out whether a file could be written.
+    pub(super) check: fn(&Path) -> Result<()>,
+    pub(super) create: fn(&Path, &Spec) -> Result<Box<dyn Sink>>,
+    /// Opens a file to be read; or why none is read.
+    pub(super) open: Result<fn(&Path) -> Result<Box<dyn Source>>, &'static str>,
+}
+
+impl Format {
+    /// Whether its files are read too.
+    pub fn is_read(&self) -> bool {
+        self.open.is_ok()
+    }
+}
+
+/// What a format does to be written.
+pub trait Sink {
+    /// Takes the next frame: 8-bit RGB, (height, width, 3).
+    fn push(&mut self, rgb: &[u8]) -> Result<()>;
+    /// Completes the file and gives it its name.
+    fn finish(self: Box<Self>) -> Result<()>;
+}
+
+/// What a format does to be read.
+pub trait Source: Send {
+    /// What it says of itself.
+    fn stream(&self) -> &Stream;
+    /// The next frame as it is shown, 8-bit RGB, (height, width, 3); `None` after the last.
+    fn next(&mut self) -> Result<Option<Vec<u8>>>;
+}
+
+/// What helps where a video is of a kind that is not read.
+pub(super) const CONVERT: &str = "make PNG files of it: mkdir frames; ffmpeg -i FILE frames/%d.png";
+
+/// Whether a file could be written.
+pub(super) fn check_file(path: &Path) -> Result<()> {
+    WholeFile::create(path).map(drop)
+}
