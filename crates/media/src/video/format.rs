@@ -5,6 +5,9 @@ use std::path::Path;
 use super::stream::Stream;
 use crate::{Result, Spec, WholeFile};
 
+/// Opens a file for reading.
+pub(super) type Open = fn(&Path) -> Result<Box<dyn Source>>;
+
 /// A video format: a row of the table `FORMATS`.
 pub struct Format {
     /// How names of its files end, without the point; `None`: a folder, its name has no ending.
@@ -15,7 +18,7 @@ pub struct Format {
     pub(super) check: fn(&Path) -> Result<()>,
     pub(super) create: fn(&Path, &Spec) -> Result<Box<dyn Sink>>,
     /// Opens a file to be read; or why none is read.
-    pub(super) open: Result<fn(&Path) -> Result<Box<dyn Source>>, &'static str>,
+    pub(super) open: Result<Open, &'static str>,
 }
 
 impl Format {

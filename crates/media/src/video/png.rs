@@ -15,7 +15,7 @@ use crate::{Error, Result, Spec, folder_of, open_file};
 pub(super) static FORMAT: Format = Format {
     ending: None,
     about: "a folder of PNG files: lossless",
-    check: check,
+    check,
     create: |path, spec| Ok(Box::new(PngFolder::create(path, spec)?)),
     open: Ok(open),
 };
