@@ -27,6 +27,8 @@ use terminal::{INTERRUPTED, go_on_unless, print, stop_on_ctrl_c};
 /// Does what the arguments say.
 pub fn main() -> ExitCode {
     let command = Args::parse().command;
+    #[cfg(unix)]
+    terminal::outlive_file_limits();
     // Which instructions are fastest here is measured once.
     if let Some(folder) = cache_folder() {
         navicache_engine::models::remember_in(folder);

@@ -1,4 +1,4 @@
-//! Standard output, and Ctrl-C.
+//! Standard output, Ctrl-C and other signals.
 
 use std::io::Write;
 use std::ops::ControlFlow;
@@ -11,6 +11,13 @@ pub const INTERRUPTED: u8 = 130;
 /// A line of output. A reader that has seen enough is no reason to panic.
 pub fn print(text: &str) {
     let _ = writeln!(std::io::stdout(), "{text}");
+}
+
+/// A file that reaches the limit of its size (`ulimit -f`) is an error then, as a full disk is, and not the end of the program.
+#[cfg(unix)]
+pub fn outlive_file_limits() {
+    let unread = Arc::new(AtomicBool::new(false));
+    let _ = signal_hook::flag::register(signal_hook::consts::SIGXFSZ, unread); // where it cannot be, all is as before
 }
 
 /// The answer to an event: stop, if it was asked for.

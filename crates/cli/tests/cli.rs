@@ -574,3 +574,42 @@ fn ctrl_c_stops_at_a_step() {
     assert!(rest.contains("cancelled after"), "{rest}");
     assert!(files(folder.path()).is_empty());
 }
+
+/// A shell in a folder that stands for the program's, with `$navicache` in it.
+#[cfg(unix)]
+fn shell(folder: &Path, script: &str) -> Output {
+    let program = env!("CARGO_BIN_EXE_navicache");
+    Command::new("sh").args(["-c", script]).env("navicache", program).current_dir(folder).output().unwrap()
+}
+
+#[cfg(unix)]
+#[test]
+fn a_file_that_may_not_grow_is_an_error_that_leaves_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let made = shell(
+        folder.path(),
+        "ulimit -f 20; \"$navicache\" generate 'a red circle' --size 64x64 --frames 9 --steps 2 -q -o o.y4m",
+    );
+    assert_eq!(made.status.code(), Some(1), "{}", stderr(&made));
+    assert!(stderr(&made).contains("o.y4m") && stderr(&made).contains("File too large"), "{}", stderr(&made));
+    assert!(files(folder.path()).iter().all(|name| !name.ends_with(".part") && name != "o.y4m"));
+}
+
+#[cfg(unix)]
+#[test]
+fn pipes_are_written_into_and_not_read_as_videos() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = |script: &str| shell(folder.path(), script);
+    write_frames(&folder.path().join("a.safetensors"), 3, 40, 36);
+    let piped = run(
+        "mkfifo curves && (cat curves > copy & \"$navicache\" metrics a.safetensors a.safetensors --threads 1 --csv curves && wait)",
+    );
+    assert!(piped.status.success(), "{}", stderr(&piped));
+    assert_eq!(std::fs::read_to_string(folder.path().join("copy")).unwrap().lines().count(), 4);
+    assert!(run("test -p curves").status.success(), "the pipe is still one");
+    for link in ["/dev/zero", "$PWD/curves"] {
+        let refused = run(&format!("ln -sf {link} z.mp4; \"$navicache\" metrics z.mp4 z.mp4"));
+        assert_eq!(refused.status.code(), Some(1));
+        assert!(stderr(&refused).contains("z.mp4: is no regular file"), "{}", stderr(&refused));
+    }
+}
