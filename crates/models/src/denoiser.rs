@@ -50,7 +50,7 @@ pub enum Signal {
     ModulatedInput,
 }
 
-/// What a forward is to whoever decides about whole forwards: what its change is measured by, and what is kept of it.
+/// Which tensors step-level cache policies observe: latents and velocity, or tokens before and after the blocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Observed {
     /// The latents that go in and the velocity that comes out, of the conditional branch.

@@ -5,6 +5,8 @@
 //! holds it.
 #![warn(missing_docs)]
 
+mod autoencoder;
+mod branches;
 mod denoiser;
 mod error;
 pub mod hunyuan;
@@ -12,9 +14,12 @@ pub mod image;
 pub mod nn;
 pub mod opensora;
 pub mod text;
+pub mod tiling;
 pub mod wan;
 mod weights;
 
+pub use autoencoder::{Autoencoder, Chunk, Chunks, DecodePlan, Room};
+pub use branches::{Branches, Conditioned, Pass};
 pub use denoiser::{Denoiser, Features, Observed, Part, Signal, Unit};
 pub use error::{Error, Result};
 pub use navicache_kernels::{Choice, HugePages, Level, Precision, Rows, choice, peak_flops, remember_in, widen};

@@ -7,6 +7,7 @@ use candle_core::{Device, Tensor};
 use navicache_kernels::Activation;
 
 use super::VaeConfig;
+use crate::autoencoder::{Autoencoder, Chunk, Chunks, DecodePlan, Room};
 use crate::nn::{CausalConv3d, Edge, GroupNorm, Linear, Resize, attention};
 use crate::{Error, Precision, Result, Weights};
 
@@ -17,6 +18,9 @@ const EPSILON: f64 = 1e-6;
 const TIME_STRIDE: usize = 3;
 /// Latent frames of a window of time beside its first; a clip of at most so many is decoded at once.
 const TIME_WINDOW: usize = 4;
+
+/// Tiles smaller than this are no use: most of them would be what they share.
+const SMALLEST_TILE: usize = 16;
 
 /// Windows of space, in latents.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,6 +34,11 @@ pub struct Tiles {
 impl Tiles {
     /// Those of the reference: 256 pixels every 192.
     pub const PUBLISHED: Tiles = Tiles { size: 32, stride: 24 };
+
+    /// Tiles of a size; a quarter of a tile is shared with the next, as in the published ones.
+    fn of(size: usize) -> Tiles {
+        Tiles { size, stride: size - size / 4 }
+    }
 }
 
 /// The decoder, and the factor of the latents it was trained with.
@@ -132,6 +141,48 @@ impl Vae {
         }
         let whole = Tensor::cat(&rows, 2)?;
         Ok(whole.narrow(2, 0, height * factor)?.narrow(3, 0, width * factor)?)
+    }
+}
+
+impl VaeConfig {
+    /// Bytes of decoding tiles of so many latents each way.
+    fn tile_bytes(&self, tile: usize, [_, _, frames, rows, columns]: &[usize; 5]) -> u64 {
+        let (space, time) = (self.spatial_compression_ratio, self.temporal_compression_ratio);
+        let count = frames.saturating_sub(1) * time + 1;
+        // Windows of time are blended as f32, whole frames of them.
+        let kept = 3 * (columns * space) * (rows * space) * (count + 3 * 4 * 17);
+        self.decode_bytes((*rows).min(tile), (*columns).min(tile), *frames) + kept as u64
+    }
+}
+
+impl Autoencoder for Vae {
+    /// Whole frames where they fit, else the published tiles, else smaller ones.
+    fn plan(&self, latents: &[usize; 5], room: Room) -> DecodePlan {
+        let [_, _, _, rows, columns] = *latents;
+        let factor = self.config.spatial_compression_ratio;
+        let tile = match room {
+            Room::Pixels(pixels) => (pixels / factor).max(SMALLEST_TILE),
+            Room::Bytes(room) => {
+                let smaller = (SMALLEST_TILE..=Tiles::PUBLISHED.size).rev().step_by(4);
+                let mut sizes = std::iter::once(rows.max(columns)).chain(smaller);
+                sizes.find(|&size| self.config.tile_bytes(size, latents) <= room).unwrap_or(SMALLEST_TILE)
+            }
+        };
+        DecodePlan::new(tile, latents, factor, self.config.tile_bytes(tile, latents))
+    }
+
+    fn decoder<'a>(&'a self, latents: &Tensor, _: usize, plan: &DecodePlan) -> Result<Box<dyn Chunks + 'a>> {
+        Ok(Box::new(Vae::decoder(self, &self.denormalize(latents)?, Some(Tiles::of(plan.window)))?))
+    }
+
+    fn typical_frames(&self) -> usize {
+        TIME_WINDOW
+    }
+}
+
+impl Chunks for Decoding<'_> {
+    fn next_chunk(&mut self) -> Result<Option<Chunk>> {
+        Ok(Decoding::next_chunk(self)?.map(Chunk::Frames))
     }
 }
 

@@ -7,6 +7,7 @@ use candle_core::Tensor;
 use navicache_kernels::Activation;
 
 use super::{FrameVaeConfig, TimeVaeConfig, VaeConfig};
+use crate::autoencoder::{Autoencoder, Chunk, Chunks, DecodePlan, Room};
 use crate::nn::{CausalConv3d, Conv2d, GroupNorm, Linear, Resize, attention};
 use crate::{Error, Precision, Result, Weights};
 
@@ -58,6 +59,31 @@ impl Vae {
         }
         let latents = latents.squeeze(0)?.transpose(0, 1)?.contiguous()?; // (f, channels, h, w)
         Ok(Decoding { vae: self, latents, chunk: Vec::new().into_iter(), next: 0, frames })
+    }
+}
+
+impl Autoencoder for Vae {
+    /// Whole frames always, one at a time: the norms look at all of a frame.
+    fn plan(&self, latents: &[usize; 5], _: Room) -> DecodePlan {
+        let [_, _, frames, rows, columns] = *latents;
+        let (config, factor) = (&self.config, self.config.space_factor());
+        let pixels = 3 * (columns * factor) * (rows * factor) * config.frames_of(frames);
+        let bytes = config.decode_bytes(rows, columns, frames) + pixels as u64;
+        DecodePlan::new(rows.max(columns), latents, factor, bytes)
+    }
+
+    fn decoder<'a>(&'a self, latents: &Tensor, frames: usize, _: &DecodePlan) -> Result<Box<dyn Chunks + 'a>> {
+        Ok(Box::new(Vae::decoder(self, &self.denormalize(latents)?, frames)?))
+    }
+
+    fn typical_frames(&self) -> usize {
+        self.config.micro_latent_frames()
+    }
+}
+
+impl Chunks for Decoding<'_> {
+    fn next_chunk(&mut self) -> Result<Option<Chunk>> {
+        Ok(Decoding::next_chunk(self)?.map(Chunk::Frames))
     }
 }
 

@@ -9,4 +9,4 @@ mod vae;
 
 pub use config::{TransformerConfig, VaeConfig};
 pub use transformer::{Cond, PictureCond, State, Transformer};
-pub use vae::{Decoding, Encoding, LowerEncoding, UpperEncoding, Vae, VaeEncoder, tiling};
+pub use vae::{Decoding, Encoding, LowerEncoding, UpperEncoding, Vae, VaeEncoder};

@@ -4,12 +4,14 @@
 //! shortened by. Every convolution over time remembers what it needs of the frames before, so the result is that of the
 //! whole clip and memory does not grow with its length.
 
+use std::sync::Arc;
+
 use candle_core::Tensor;
 
 use super::blocks::{ChannelNorm, Chunk, MidBlock, Resnet, ResnetState};
 use super::statistic;
-use super::tiling::Window;
 use crate::nn::{CausalConv3d, Conv2d, ConvState, Resize};
+use crate::tiling::Window;
 use crate::wan::VaeConfig;
 use crate::{Error, Result, Weights};
 
@@ -24,6 +26,7 @@ pub struct Vae {
     norm_out: ChannelNorm,
     conv_out: CausalConv3d,
     patch: usize,
+    pub(super) config: VaeConfig,
 }
 
 impl Vae {
@@ -58,6 +61,7 @@ impl Vae {
             norm_out: ChannelNorm::of_clips(dim, decoder.pp("norm_out"))?,
             conv_out: CausalConv3d::new(dim, config.out_channels, 3, 3, decoder.pp("conv_out"))?,
             patch: config.patch(),
+            config: config.clone(),
         })
     }
 
@@ -80,7 +84,7 @@ impl Vae {
     }
 
     /// Starts to decode a window of frames whose features are known.
-    pub fn window_decoder<'a>(&'a self, features: &'a [Tensor], window: Window) -> Decoding<'a> {
+    pub fn window_decoder(&self, features: Arc<Vec<Tensor>>, window: Window) -> Decoding<'_> {
         Decoding { vae: self, input: Input::Window(features, window), next: 0, state: UpperState::new(self) }
     }
 
@@ -120,14 +124,14 @@ impl Trunk {
 /// A clip, or a window of it, that is being decoded.
 pub struct Decoding<'a> {
     vae: &'a Vae,
-    input: Input<'a>,
+    input: Input,
     next: usize,
     state: UpperState,
 }
 
-enum Input<'a> {
+enum Input {
     Latents(Trunk),
-    Window(&'a [Tensor], Window),
+    Window(Arc<Vec<Tensor>>, Window),
 }
 
 /// What every convolution over time above the latents' size remembers.

@@ -24,6 +24,7 @@ pub struct VaeEncoder {
     z_dim: usize,
     patch: usize,
     temporal_factor: usize,
+    pub(super) config: VaeConfig,
 }
 
 impl VaeEncoder {
@@ -60,6 +61,7 @@ impl VaeEncoder {
             z_dim,
             patch,
             temporal_factor: config.scale_factor_temporal(),
+            config: config.clone(),
         })
     }
 

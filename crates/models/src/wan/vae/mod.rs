@@ -3,7 +3,7 @@
 mod blocks;
 mod decoder;
 mod encoder;
-pub mod tiling;
+mod parts;
 
 use candle_core::{DType, Device, Tensor};
 

@@ -70,6 +70,38 @@ pub fn shares(all: &[Range<usize>], range: &Range<usize>, scale: usize) -> Vec<f
     (0..length).map(share).collect()
 }
 
+/// How a window's pixels go into the frame.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Blend {
+    /// Its rows in the frame, in pixels.
+    pub rows: Range<usize>,
+    /// Its columns.
+    pub columns: Range<usize>,
+    /// Share of the window in each of its rows; the rest is what is there.
+    pub down: Vec<f32>,
+    /// Share of the window in each of its columns.
+    pub across: Vec<f32>,
+}
+
+impl Blend {
+    /// Of a window among others, each latent of `factor` pixels. Windows come row by row: what comes after is mixed into what is
+    /// there, so that only those before count.
+    pub fn new(windows: &[Window], window: &Window, factor: usize) -> Self {
+        let before = |axis: fn(&Window) -> &Range<usize>| {
+            let upto = axis(window).start;
+            let ranges = windows.iter().map(axis).filter(|range| range.start <= upto).cloned().collect::<Vec<_>>();
+            shares(&ranges, axis(window), factor)
+        };
+        let scaled = |range: &Range<usize>| range.start * factor..range.end * factor;
+        Blend {
+            rows: scaled(&window.rows),
+            columns: scaled(&window.columns),
+            down: before(|window| &window.rows),
+            across: before(|window| &window.columns),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
