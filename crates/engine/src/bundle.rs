@@ -3,11 +3,11 @@
 use std::path::{Path, PathBuf};
 
 use navicache_control::cache::{self, CacheMemory};
-use navicache_models::{Observed, Part, Unit};
+use navicache_models::{Branches, Observed};
 
 use crate::device::{DeviceChoice, DtypeChoice, device_name};
 use crate::event::Stage;
-use crate::family::{self, Family};
+use crate::family::{self, Family, Shared};
 use crate::host::Host;
 use crate::report::Machine;
 use crate::request::{Defaults, Request, Resolved};
@@ -17,7 +17,7 @@ use navicache_media::Picture;
 use navicache_weights::catalog;
 use navicache_weights::hub_cache::HubCache;
 use navicache_weights::layout::{Base, Files, Parts};
-use navicache_weights::{Folder, Lora, Residence, Tensors, add_lora};
+use navicache_weights::{Folder, Lora, Residence, Role, Tensors, add_lora};
 
 /// How a pipeline is loaded.
 #[derive(Debug, Clone, Default)]
@@ -77,12 +77,11 @@ impl Bundle {
         let place = place.into_iter().flatten().find(|path| !path.as_os_str().is_empty());
         let name = place.map(|path| path.display().to_string()).unwrap_or_default();
         let host = Host { device: options.device.open()?, dtype: options.dtype, memory: options.memory };
-        let mut family = family::read(Parts::gather(base, &options.files)?)?.complete(&name, host)?;
-
-        let mut warnings = Vec::new();
+        let assembly = family::read(Parts::gather(base, &options.files)?)?;
+        let mut warnings = assembly.warnings();
+        let mut family = assembly.complete(&name, host)?;
         for lora in &options.loras {
-            let mut parts = family.weights_mut();
-            let Some((_, transformer)) = parts.iter_mut().find(|(stage, _)| *stage == Stage::Denoise) else { continue };
+            let Some(transformer) = family.shared_mut().weights.get_mut(&Role::Transformer) else { continue };
             let unknown = add_lora(transformer, lora)?;
             if let Some(first) = unknown.first() {
                 let (count, file) = (unknown.len(), lora.path.display());
@@ -91,7 +90,7 @@ impl Bundle {
                 ));
             }
         }
-        decide_residence(&mut *family);
+        decide_residence(family.shared_mut());
         Ok(Bundle { name, family, warnings, added: options.added() })
     }
 
@@ -117,7 +116,7 @@ impl Bundle {
 
     /// What a request leaves open.
     pub fn defaults(&self) -> &Defaults {
-        self.family.defaults()
+        &self.family.shared().defaults
     }
 
     /// What a request means for this pipeline: every field decided and checked.
@@ -135,17 +134,17 @@ impl Bundle {
         }
         if let Some(path) = &request.latents {
             let saved = latents::saved(path)?;
-            let (width, height, most) = family.sizes().video_shape(&saved.shape);
+            let (width, height, most) = family.shared().sizes.video_shape(&saved.shape);
             request.size.get_or_insert((width, height));
             request.frames.get_or_insert(saved.frames.unwrap_or(most));
         }
-        let (defaults, limits) = (self.defaults(), family.sizes().limits());
+        let (defaults, limits) = (self.defaults(), family.shared().sizes.limits());
         if let Some(picture) = &picture {
             let multiples = (limits.width_multiple, limits.height_multiple);
             request.size.get_or_insert(picture.size_for(defaults.width * defaults.height, multiples));
         }
         let shift = |width, height, frames| family.shift(width, height, frames);
-        Ok((request.resolve(defaults, &limits, family.solver(), &shift)?, picture))
+        Ok((request.resolve(defaults, &limits, family.shared().scheduler.solver, &shift)?, picture))
     }
 
     /// Where it runs.
@@ -162,23 +161,23 @@ impl Bundle {
 
     /// The device it runs on.
     pub fn device(&self) -> &Device {
-        &self.family.host().device
+        &self.family.shared().host.device
     }
 
     /// Shape of a request's latents. // (1, channels, latent frames, height, width)
     pub fn latents_shape(&self, request: &Resolved) -> [usize; 5] {
-        self.family.sizes().latents_shape(request.width, request.height, request.frames)
+        self.family.shared().sizes.latents_shape(request.width, request.height, request.frames)
     }
 
     /// The weights of the transformer.
     pub(crate) fn transformer_weights(&self) -> Option<&Tensors> {
-        self.family.weights().into_iter().find(|(stage, _)| *stage == Stage::Denoise).map(|(_, tensors)| tensors)
+        self.family.shared().weights(Role::Transformer).ok()
     }
 
     /// Format of the transformer's matrices, for the report.
     pub fn dtype_name(&self) -> String {
         let Some(tensors) = self.transformer_weights() else { return "stored".to_string() };
-        match (tensors.main_format(), self.family.host().dtype_of(tensors)) {
+        match (tensors.main_format(), self.family.shared().host.dtype_of(tensors)) {
             (Some(format), dtype) if format.is_packed() || dtype.is_none() => format.to_string(),
             (_, dtype) => dtype.map_or("stored", |dtype| dtype.as_str()).to_string(),
         }
@@ -186,9 +185,9 @@ impl Bundle {
 
     /// Refuses a video whose activations alone are beyond the memory there is, before anything is loaded.
     pub(crate) fn check_memory(&self, request: &Resolved) -> Result<()> {
-        let Some(available) = self.family.host().memory() else { return Ok(()) };
+        let Some(available) = self.family.shared().host.memory() else { return Ok(()) };
         let tokens = self.tokens(request);
-        let needed = self.family.activation_bytes(tokens);
+        let needed = self.family.working_bytes(Stage::Denoise, request);
         if needed <= available {
             return Ok(());
         }
@@ -206,29 +205,21 @@ impl Bundle {
 
     /// Tokens of a request's latents.
     pub fn tokens(&self, request: &Resolved) -> usize {
-        self.family.sizes().tokens(&self.family.sizes().latents_shape(request.width, request.height, request.frames))
-    }
-
-    /// Units of one forward, as policies know them.
-    pub(crate) fn units(&self) -> Result<Vec<cache::Unit>> {
-        let part = |part| match part {
-            Part::Whole => cache::Part::Whole,
-            Part::SelfAttn => cache::Part::SelfAttn,
-            Part::SpatialAttn => cache::Part::SpatialAttn,
-            Part::TemporalAttn => cache::Part::TemporalAttn,
-            Part::CrossAttn => cache::Part::CrossAttn,
-            Part::Mlp => cache::Part::Mlp,
-        };
-        let unit = |unit: &Unit| cache::Unit { block: unit.block, part: part(unit.part) };
-        Ok(self.family.units()?.iter().map(unit).collect())
+        self.family.shared().sizes.tokens(&self.latents_shape(request))
     }
 
     /// What caching will take of memory.
-    pub(crate) fn cache_memory(&self, asks: &cache::Asks, run: &cache::Run, request: &Resolved) -> CacheMemory {
+    pub(crate) fn cache_memory(
+        &self,
+        asks: &cache::Asks,
+        run: &cache::Run,
+        request: &Resolved,
+        denoiser: &dyn Branches,
+    ) -> CacheMemory {
         const F32: usize = 4;
-        let shape = self.family.sizes().latents_shape(request.width, request.height, request.frames);
-        let features = self.family.sizes().tokens(&shape) * self.family.width() * F32;
-        let predictions = match self.family.observed() {
+        let shape = self.family.shared().sizes.latents_shape(request.width, request.height, request.frames);
+        let features = self.family.shared().sizes.tokens(&shape) * denoiser.width() * F32;
+        let predictions = match denoiser.observed() {
             Observed::Latents => shape.iter().product::<usize>() * F32,
             Observed::Tokens => features,
         };
@@ -237,25 +228,24 @@ impl Bundle {
 
     /// Most bytes that caching may keep.
     pub(crate) fn cache_budget(&self, request: &Resolved) -> u64 {
-        request.cache_memory.unwrap_or_else(|| self.family.host().memory().unwrap_or(u64::MAX))
+        request.cache_memory.unwrap_or_else(|| self.family.shared().host.memory().unwrap_or(u64::MAX))
     }
 
     /// Frees the VAE, which was read to see that it is whole, when the transformer needs much of the memory there is.
     pub(crate) fn make_room_for_denoising(&self) {
         let needed = self.transformer_weights().map_or(0, Tensors::bytes);
-        if self.family.host().memory().is_some_and(|memory| needed > memory / 2) {
-            self.family.free_vae();
+        if self.family.shared().host.memory().is_some_and(|memory| needed > memory / 2) {
+            self.family.free_autoencoder();
         }
     }
 }
 
 /// Decides which weights are kept and which are streamed. Those of the VAE are kept: they are small, and used again and again.
-fn decide_residence(family: &mut dyn Family) {
-    let host = family.host().clone();
-    let room = host.room();
-    for (_, tensors) in family.weights_mut().into_iter().filter(|(stage, _)| *stage != Stage::Decode) {
+fn decide_residence(Shared { host, weights, .. }: &mut Shared) {
+    let budget = host.budget();
+    for (_, tensors) in weights.iter_mut().filter(|(role, _)| **role != Role::Vae) {
         let kept = host.kept_bytes(tensors);
-        tensors.reside(if kept > room { Residence::Streamed } else { Residence::Mapped });
+        tensors.reside(if kept > budget { Residence::Streamed } else { Residence::Mapped });
     }
 }
 

@@ -5,8 +5,14 @@ use std::path::Path;
 
 use candle_core::Tensor;
 
+use navicache_models::Room;
+
 use crate::event::{Event, Reporter, Stage};
+use crate::family::Shared;
+use crate::film::FrameSink;
+use crate::host::Host;
 use crate::latents::Saved;
+use crate::machine::computing;
 use crate::request::Tiling;
 use crate::{Bundle, Clip, Error, Result, latents};
 
@@ -22,9 +28,9 @@ pub fn decode_latents(
     let mut reporter = Reporter { on_event, warnings: Vec::new(), cancelled: false };
     let family = bundle.family();
     let Saved { shape: [one, channels, rest @ ..], frames: said } = latents::saved(path)?;
-    let [_, expected, ..] = family.sizes().latents_shape(16, 16, 1);
-    let latents = latents::from_file(path, &[one, expected, rest[0], rest[1], rest[2]], &family.host().device)?;
-    let (width, height, most) = family.sizes().video_shape(&[one, channels, rest[0], rest[1], rest[2]]);
+    let [_, expected, ..] = family.shared().sizes.latents_shape(16, 16, 1);
+    let latents = latents::from_file(path, &[one, expected, rest[0], rest[1], rest[2]], &family.shared().host.device)?;
+    let (width, height, most) = family.shared().sizes.video_shape(&[one, channels, rest[0], rest[1], rest[2]]);
     let frames = frames.or(said).unwrap_or(most);
     if frames == 0 || frames > most {
         return Err(Error::Request {
@@ -57,13 +63,29 @@ pub(crate) fn decode_frames(
     reporter: &mut Reporter,
 ) -> Result<Vec<u8>> {
     let family = bundle.family();
+    let Shared { host, sizes, .. } = family.shared();
     let shape = latents::shape_of(latents)?;
-    let whole = family.decode_plan(&shape, Tiling::Off).bytes;
-    if family.host().memory().is_some_and(|memory| whole > memory / 2) {
+    let autoencoder = family.autoencoder()?;
+    let whole = autoencoder.plan(&shape, Room::Bytes(u64::MAX)).bytes;
+    if host.memory().is_some_and(|memory| whole > memory / 2) {
         family.free_transformer();
     }
-    let plan = family.decode_plan(&shape, tiling);
-    family.load_vae()?;
+    let plan = autoencoder.plan(&shape, room(tiling, host));
     reporter.emit(Event::Stage(Stage::Decode));
-    family.decode(latents, frames, &plan, reporter)
+    let (width, height, _) = sizes.video_shape(&shape);
+    let mut sink = FrameSink::new(width, height, frames, reporter);
+    let mut decoding = autoencoder.decoder(latents, frames, &plan)?;
+    while let Some(chunk) = computing(|| decoding.next_chunk())? {
+        sink.push(&chunk)?;
+    }
+    Ok(sink.finish())
+}
+
+/// How large the parts may be that are decoded at once.
+pub(crate) fn room(tiling: Tiling, host: &Host) -> Room {
+    match tiling {
+        Tiling::Auto => Room::Bytes(host.budget()),
+        Tiling::Off => Room::Bytes(u64::MAX),
+        Tiling::Pixels(pixels) => Room::Pixels(pixels),
+    }
 }

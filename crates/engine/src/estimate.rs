@@ -6,11 +6,13 @@
 
 use std::ops::ControlFlow;
 
+use navicache_models::DecodePlan;
 use serde::Serialize;
 
+use crate::decode::room;
 use crate::event::Stage;
-use crate::film::DecodePlan;
 use crate::generate::start;
+use crate::probe::{decode_seconds, probe};
 use crate::request::{Request, Resolved};
 use crate::{Bundle, LoadOptions, Result, demo, generate, machine};
 use navicache_weights::Tensors;
@@ -74,13 +76,16 @@ const PROBE_TOKENS: usize = 1024;
 pub fn estimate(bundle: &Bundle, request: &Request) -> Result<Estimate> {
     let family = bundle.family();
     let resolved = bundle.resolve(request)?;
-    let shape = family.sizes().latents_shape(resolved.width, resolved.height, resolved.frames);
+    let shape = family.shared().sizes.latents_shape(resolved.width, resolved.height, resolved.frames);
     let branches = family.branches(&resolved);
 
     // Memory
     let method = resolved.cache.method();
-    let cache_bytes = start(bundle, &resolved, method, family.schedule(&resolved)?.steps, &branches)?.memory.bytes;
-    let plan = family.decode_plan(&shape, resolved.tile);
+    let steps = family.shared().scheduler.schedule(resolved.solver, resolved.steps, resolved.shift)?.steps;
+    let denoiser = family.denoiser(&resolved, &family.blank(&resolved, &shape)?)?;
+    let cache_bytes = start(bundle, &resolved, method, steps, &branches, &*denoiser)?.memory.bytes;
+    let autoencoder = family.autoencoder()?;
+    let plan = autoencoder.plan(&shape, room(resolved.tile, &family.shared().host));
     let memory = stage_memory(bundle, &resolved, &plan, cache_bytes);
 
     // Time
@@ -90,7 +95,7 @@ pub fn estimate(bundle: &Bundle, request: &Request) -> Result<Estimate> {
     let denoise_seconds_uncached = forward_seconds * forwards as f64;
     Ok(Estimate {
         peak_bytes: memory.iter().map(StageMemory::bytes).max().unwrap_or(0),
-        available_bytes: family.host().memory().or_else(machine::available_memory_bytes),
+        available_bytes: family.shared().host.memory().or_else(machine::available_memory_bytes),
         tile: plan.tile,
         memory,
         forward_seconds,
@@ -99,7 +104,7 @@ pub fn estimate(bundle: &Bundle, request: &Request) -> Result<Estimate> {
         computed_part,
         denoise_seconds_uncached,
         denoise_seconds: denoise_seconds_uncached * computed_part,
-        decode_seconds: family.decode_seconds(&shape)?,
+        decode_seconds: decode_seconds(&*autoencoder, &*family.shared().sizes, &shape, bundle.device())?,
         request: resolved,
     })
 }
@@ -112,12 +117,10 @@ fn stage_memory(bundle: &Bundle, request: &Resolved, plan: &DecodePlan, cache_by
         let (weights_bytes, working_bytes) = match stage {
             Stage::Decode => (tensors.decoder_bytes(), plan.bytes),
             _ => {
-                let working = match stage {
-                    // One matrix is widened at a time.
-                    Stage::Denoise => family.activation_bytes(bundle.tokens(request)) + tensors.largest() as u64 * F32,
-                    _ => family.encoding_bytes(stage, request),
-                };
-                (family.host().kept_bytes(tensors), working)
+                // One matrix of the transformer is widened at a time.
+                let widened = if stage == Stage::Denoise { tensors.largest() as u64 * F32 } else { 0 };
+                let working = family.working_bytes(stage, request) + widened;
+                (family.shared().host.kept_bytes(tensors), working)
             }
         };
         StageMemory {
@@ -128,7 +131,7 @@ fn stage_memory(bundle: &Bundle, request: &Resolved, plan: &DecodePlan, cache_by
             cache_bytes: if stage == Stage::Denoise { cache_bytes } else { 0 },
         }
     };
-    family.weights().into_iter().map(of_stage).collect()
+    family.shared().stages().map(of_stage).collect()
 }
 
 /// Part of the work that the method computes on the built-in model, in as many steps.
@@ -151,17 +154,22 @@ fn computed_part(resolved: &Resolved, request: &Request) -> Result<f64> {
 /// Seconds of a forward at the size of the video.
 fn forward_seconds(bundle: &Bundle, request: &Resolved, shape: &[usize; 5]) -> Result<f64> {
     let family = bundle.family();
-    let tokens = family.sizes().tokens(shape) as f64;
+    let sizes = &family.shared().sizes;
+    let timed = |shape: &[usize; 5]| {
+        let denoiser = family.denoiser(request, &family.blank(request, shape)?)?;
+        probe(&*denoiser, shape, sizes.tokens(shape), bundle.device())
+    };
+    let tokens = sizes.tokens(shape) as f64;
     if tokens <= 2.0 * PROBE_TOKENS as f64 {
-        return Ok(family.probe(request, shape)?.seconds(1.0, tokens));
+        return Ok(timed(shape)?.seconds(1.0, tokens));
     }
     let [one, channels, _, rows, columns] = *shape;
-    let [patch_frames, patch_rows, patch_columns] = family.sizes().patch();
+    let [patch_frames, patch_rows, patch_columns] = family.shared().sizes.patch();
     let wide = columns.div_ceil(patch_columns);
     let tall = (PROBE_TOKENS / wide).clamp(1, rows.div_ceil(patch_rows));
     // The second one is twice as long in time.
     let small = [one, channels, patch_frames, (tall * patch_rows).min(rows), columns];
     let large = [one, channels, 2 * patch_frames, small[3], columns];
-    let (first, second) = (family.probe(request, &small)?, family.probe(request, &large)?);
+    let (first, second) = (timed(&small)?, timed(&large)?);
     Ok(first.and(&second).seconds(tokens))
 }

@@ -1,30 +1,11 @@
 //! Frames as they are decoded, whole or in tiles, become pixels.
 
-use std::ops::Range;
-
 use candle_core::{DType, Tensor};
-use navicache_models::wan::tiling::{Window, shares};
+use navicache_models::Chunk;
+use navicache_models::tiling::Blend;
 
 use crate::Result;
 use crate::event::{Event, Reporter};
-
-/// In which parts latents are decoded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct DecodePlan {
-    /// Latents each way of a part.
-    pub window: usize,
-    /// Its pixels, width and height.
-    pub tile: [usize; 2],
-    /// About the most bytes that decoding takes beside the weights.
-    pub bytes: u64,
-}
-
-impl DecodePlan {
-    /// Parts of at most `window` latents each way, each of `factor` pixels.
-    pub fn new(window: usize, [_, _, _, rows, columns]: &[usize; 5], factor: usize, bytes: u64) -> Self {
-        DecodePlan { window, tile: [(*columns).min(window) * factor, (*rows).min(window) * factor], bytes }
-    }
-}
 
 /// Frames as they are decoded.
 pub(crate) struct FrameSink<'a, 'b> {
@@ -47,8 +28,20 @@ impl<'a, 'b> FrameSink<'a, 'b> {
         self.height * self.width * 3
     }
 
+    /// What comes next of the decoder.
+    pub fn push(&mut self, chunk: &Chunk) -> Result<()> {
+        match chunk {
+            Chunk::Frames(frames) => self.append(frames),
+            Chunk::Tile { pixels, first, blend } => self.paste(pixels, *first, blend),
+            Chunk::TileDone { index, tiles } => {
+                self.reporter.emit(Event::Tile { index: *index, tiles: *tiles });
+                Ok(())
+            }
+        }
+    }
+
     /// Whole frames, the next ones. // (n, 3, height, width), in [-1, 1]
-    pub fn push(&mut self, chunk: &Tensor) -> Result<()> {
+    fn append(&mut self, chunk: &Tensor) -> Result<()> {
         let first = self.pixels.len() / self.frame_bytes();
         let (count, rgb) = (chunk.dim(0)?.min(self.frames - first), to_rgb(chunk)?);
         let rgb = &rgb[..count * self.frame_bytes()];
@@ -57,21 +50,15 @@ impl<'a, 'b> FrameSink<'a, 'b> {
         self.reporter.stop_if_decoding_cancelled()
     }
 
-    /// Tiles of some frames from the `first` on; gives the one after them. // (n, 3, rows, columns), in [-1, 1]
-    pub fn paste(&mut self, chunk: &Tensor, first: usize, blend: &Blend) -> Result<usize> {
+    /// Tiles of some frames from the `first` on. // (n, 3, rows, columns), in [-1, 1]
+    fn paste(&mut self, chunk: &Tensor, first: usize, blend: &Blend) -> Result<()> {
         self.is_tiled = true;
         self.pixels.resize(self.frames * self.frame_bytes(), 0);
         let (rgb, bytes) = (to_rgb(chunk)?, self.frame_bytes());
         let tile_bytes = blend.rows.len() * blend.columns.len() * 3;
         let frames = self.pixels.chunks_exact_mut(bytes).skip(first);
-        rgb.chunks_exact(tile_bytes).zip(frames).for_each(|(tile, frame)| blend.paste(tile, frame, self.width));
-        self.reporter.stop_if_decoding_cancelled()?;
-        Ok(first + chunk.dim(0)?)
-    }
-
-    /// One tile of all frames is there.
-    pub fn tile_done(&mut self, index: usize, tiles: usize) {
-        self.reporter.emit(Event::Tile { index, tiles });
+        rgb.chunks_exact(tile_bytes).zip(frames).for_each(|(tile, frame)| paste(blend, tile, frame, self.width));
+        self.reporter.stop_if_decoding_cancelled()
     }
 
     pub fn finish(self) -> Vec<u8> {
@@ -84,43 +71,15 @@ impl<'a, 'b> FrameSink<'a, 'b> {
     }
 }
 
-/// How a window's pixels go into the frame.
-pub(crate) struct Blend {
-    rows: Range<usize>,
-    columns: Range<usize>,
-    /// Share of the window in each of its rows.
-    down: Vec<f32>,
-    /// Share of the window in each of its columns.
-    across: Vec<f32>,
-}
-
-impl Blend {
-    pub fn new(windows: &[Window], window: &Window, factor: usize) -> Self {
-        // Windows come row by row: what comes after is mixed into what is there, so that only those before count.
-        let before = |axis: fn(&Window) -> &Range<usize>| {
-            let upto = axis(window).start;
-            let ranges = windows.iter().map(axis).filter(|range| range.start <= upto).cloned().collect::<Vec<_>>();
-            shares(&ranges, axis(window), factor)
-        };
-        let scaled = |range: &Range<usize>| range.start * factor..range.end * factor;
-        Blend {
-            rows: scaled(&window.rows),
-            columns: scaled(&window.columns),
-            down: before(|window| &window.rows),
-            across: before(|window| &window.columns),
-        }
-    }
-
-    /// (rows, columns, 3) into (height, width, 3).
-    fn paste(&self, tile: &[u8], frame: &mut [u8], width: usize) {
-        let row_bytes = self.columns.len() * 3;
-        for ((y, down), tile) in self.rows.clone().zip(&self.down).zip(tile.chunks_exact(row_bytes)) {
-            let row = &mut frame[(y * width + self.columns.start) * 3..][..row_bytes];
-            let across = self.across.iter().flat_map(|share| [share; 3]);
-            for ((there, &new), across) in row.iter_mut().zip(tile).zip(across) {
-                let share = across * down;
-                *there = (*there as f32 * (1.0 - share) + new as f32 * share).round() as u8;
-            }
+/// Mixes a tile into a frame. // (rows, columns, 3) into (height, width, 3)
+fn paste(blend: &Blend, tile: &[u8], frame: &mut [u8], width: usize) {
+    let row_bytes = blend.columns.len() * 3;
+    for ((y, down), tile) in blend.rows.clone().zip(&blend.down).zip(tile.chunks_exact(row_bytes)) {
+        let row = &mut frame[(y * width + blend.columns.start) * 3..][..row_bytes];
+        let across = blend.across.iter().flat_map(|share| [share; 3]);
+        for ((there, &new), across) in row.iter_mut().zip(tile).zip(across) {
+            let share = across * down;
+            *there = (*there as f32 * (1.0 - share) + new as f32 * share).round() as u8;
         }
     }
 }

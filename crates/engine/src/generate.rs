@@ -5,18 +5,19 @@ use std::path::Path;
 use std::time::Instant;
 
 use candle_core::Tensor;
-use navicache_control::cache::{Approx, CacheError, CacheMemory, Guarded, Method, Run};
+use navicache_control::cache::{self, Approx, CacheError, CacheMemory, Guarded, Method, Run};
 use navicache_control::guidance::Branch;
 use navicache_control::schedule::Step;
 use navicache_control::strip::Ran;
 use navicache_control::trace::Stack;
 use navicache_media::{Clip, Frames, Spec, WholeFile};
+use navicache_models::{Branches, Part, Unit};
 
 use crate::bundle::Bundle;
 use crate::decode::decode_frames;
-use crate::denoise::{Sampled, StepDone};
+use crate::denoise::{Sampled, Start, StepDone, sample};
 use crate::event::{Event, Reporter, Stage};
-use crate::family::{Conditions, Pictured, Steps};
+use crate::family::{Conditioning, ImageConditioning};
 use crate::report::{self, Report, Seconds, Totals, described};
 use crate::request::{Request, Resolved};
 use crate::{Error, Result, latents, machine};
@@ -107,7 +108,7 @@ fn run(
         request: resolved.clone(),
     };
     // What is decoded may be a little smaller than what was asked for, where latents are rounded down.
-    let (width, height, _) = bundle.family().sizes().video_shape(&latents::shape_of(&sampled.latents)?);
+    let (width, height, _) = bundle.family().shared().sizes.video_shape(&latents::shape_of(&sampled.latents)?);
     let spec = Spec { width, height, fps: resolved.fps, frames };
     Ok(Video { frames: pixels, spec, latents: sampled.latents, report })
 }
@@ -160,9 +161,9 @@ pub(crate) fn denoise(
     }
     let Resolved { width, height, frames, steps, .. } = resolved;
     let method = method.unwrap_or(resolved.cache.method());
-    let schedule = family.schedule(&resolved)?;
+    let schedule = family.shared().scheduler.schedule(resolved.solver, steps, resolved.shift)?;
     let branches = family.branches(&resolved);
-    let (shape, device) = (family.sizes().latents_shape(width, height, frames), &family.host().device);
+    let (shape, device) = (family.shared().sizes.latents_shape(width, height, frames), &family.shared().host.device);
     let latents = match &resolved.latents {
         Some(path) => latents::from_file(path, &shape, device)?,
         None => latents::from_seed(resolved.seed, &shape, device)?,
@@ -181,23 +182,25 @@ pub(crate) fn denoise(
     reporter.emit(Event::Stage(Stage::Text));
     let clock = Instant::now();
     let texts = family.encode(&resolved, &branches, reporter)?;
+    let branch_inputs = branches.iter().map(|(branch, _)| *branch).zip(texts).collect();
     seconds.text = clock.elapsed().as_secs_f64();
 
     // 3. Picture
-    let pictured = match &picture {
+    let image = match &picture {
         Some(picture) => {
             reporter.emit(Event::Stage(Stage::Picture));
-            family.look_at(picture, &resolved)?
+            family.encode_image(picture, &resolved)?
         }
-        None => Pictured::default(),
+        None => ImageConditioning::default(),
     };
+    let conditioning = Conditioning { branches: branch_inputs, image };
 
     // 4. Weights; the VAE's too, so that a broken one is found before the long part
     reporter.emit(Event::Stage(Stage::Load));
     let clock = Instant::now();
-    family.load_transformer()?;
+    let denoiser = family.denoiser(&resolved, &conditioning)?;
     if destination == Destination::Frames {
-        family.load_vae()?;
+        family.autoencoder()?;
         bundle.make_room_for_denoising();
     }
     seconds.load = clock.elapsed().as_secs_f64();
@@ -206,14 +209,14 @@ pub(crate) fn denoise(
     reporter.emit(Event::Stage(Stage::Denoise));
     let clock = Instant::now();
     reporter.stop_if_cancelled(0, steps)?;
-    let Started { run, policy, memory } = start(bundle, &resolved, method, schedule.steps, &branches)?;
+    let Started { run, policy, memory } = start(bundle, &resolved, method, schedule.steps, &branches, &*denoiser)?;
     check_memory(memory, bundle.cache_budget(&resolved), method.name())?;
     let on_step = &mut |done: StepDone| {
         reporter.emit(Event::Step { index: done.index, steps, seconds: done.seconds, strip: done.strip });
         if reporter.cancelled { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     };
-    let conditions = Conditions { request: &resolved, branches: &branches, texts, pictured };
-    let sampled = family.sample(conditions, Steps { run: &run, solver: resolved.solver, policy, on_step }, latents)?;
+    let start = Start { latents, known: conditioning.image.known_latents };
+    let sampled = sample(&*denoiser, &branches, start, &run, resolved.solver, policy, on_step)?;
     seconds.denoise = clock.elapsed().as_secs_f64();
     let rescue = resolved.rescue.as_ref().filter(|_| destination == Destination::Frames);
     for path in resolved.save_latents.iter().chain(rescue) {
@@ -239,12 +242,13 @@ pub(crate) fn start(
     method: &dyn Method,
     steps: Vec<Step>,
     branches: &[(Branch, f64)],
+    denoiser: &dyn Branches,
 ) -> Result<Started> {
     let run = Run {
         family: bundle.defaults().presets.clone(),
         steps,
         branches: branches.iter().map(|branch| branch.0).collect(),
-        units: bundle.units()?,
+        units: denoiser.units().iter().map(unit).collect(),
         segments: Vec::new(),
     };
     let refused = |reason| CacheError::Options { method: method.name().to_string(), reason };
@@ -258,8 +262,21 @@ pub(crate) fn start(
         );
         return Err(refused(reason).into());
     }
-    let memory = bundle.cache_memory(policy.asks(), &run, request);
+    let memory = bundle.cache_memory(policy.asks(), &run, request, denoiser);
     Ok(Started { run, policy, memory })
+}
+
+/// A unit of a forward, as policies know it.
+fn unit(unit: &Unit) -> cache::Unit {
+    let part = match unit.part {
+        Part::Whole => cache::Part::Whole,
+        Part::SelfAttn => cache::Part::SelfAttn,
+        Part::SpatialAttn => cache::Part::SpatialAttn,
+        Part::TemporalAttn => cache::Part::TemporalAttn,
+        Part::CrossAttn => cache::Part::CrossAttn,
+        Part::Mlp => cache::Part::Mlp,
+    };
+    cache::Unit { block: unit.block, part }
 }
 
 /// Steps up to which nothing is left between the guarded steps at both ends.

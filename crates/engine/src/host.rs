@@ -56,26 +56,26 @@ impl Host {
     }
 
     /// Bytes that one thing may take of it, so that there is some left for all others.
-    pub fn room(&self) -> u64 {
+    pub fn budget(&self) -> u64 {
         self.memory().map_or(u64::MAX, |memory| memory / 4 * 3)
     }
 }
 
 /// A model that is read on first use, and kept until room is needed.
-pub(crate) struct Resident<T>(Mutex<Option<Arc<T>>>);
+pub(crate) struct Resident<T: ?Sized>(Mutex<Option<Arc<T>>>);
 
-impl<T> Default for Resident<T> {
+impl<T: ?Sized> Default for Resident<T> {
     fn default() -> Self {
         Resident(Mutex::new(None))
     }
 }
 
-impl<T> Resident<T> {
-    pub fn get(&self, load: impl FnOnce() -> Result<T>) -> Result<Arc<T>> {
+impl<T: ?Sized> Resident<T> {
+    pub fn get(&self, load: impl FnOnce() -> Result<Arc<T>>) -> Result<Arc<T>> {
         let mut resident = self.lock();
         match &*resident {
             Some(model) => Ok(model.clone()),
-            None => Ok(resident.insert(Arc::new(load()?)).clone()),
+            None => Ok(resident.insert(load()?).clone()),
         }
     }
 

@@ -2,9 +2,11 @@
 
 use std::time::Instant;
 
-use candle_core::{Device, Tensor};
-use navicache_models::Denoiser;
+use candle_core::Device;
+use navicache_models::{Autoencoder, Branches, Chunk, Room};
 
+use crate::machine::computing;
+use crate::sizes::Sizes;
 use crate::{Result, latents};
 
 /// What one run of one block took.
@@ -45,13 +47,7 @@ impl Fit {
 }
 
 /// Runs the first block twice, the first time to have its weights at hand, and times the second.
-pub(crate) fn probe<D: Denoiser>(
-    transformer: &D,
-    cond: &D::Cond,
-    shape: &[usize; 5],
-    tokens: usize,
-    device: &Device,
-) -> Result<Probe> {
+pub(crate) fn probe(transformer: &dyn Branches, shape: &[usize; 5], tokens: usize, device: &Device) -> Result<Probe> {
     let latents = latents::from_seed(0, shape, device)?;
     let units = transformer.units();
     let first_block = units.iter().take_while(|unit| unit.block == 0).count();
@@ -59,14 +55,14 @@ pub(crate) fn probe<D: Denoiser>(
     let mut timed = (0.0, 0.0);
     for _ in 0..2 {
         let clock = Instant::now();
-        let mut state = transformer.begin(&latents, 500.0, cond)?;
+        let mut pass = transformer.begin(0, &latents, 500.0)?;
         let begun = clock.elapsed().as_secs_f64();
         for unit in 0..first_block {
-            transformer.run_unit(unit, &mut state)?;
+            pass.run_unit(unit)?;
         }
         let block = clock.elapsed().as_secs_f64() - begun;
         // Finishing reads values back, so that nothing is still running when the clock is read.
-        transformer.finish(state)?.flatten_all()?.get(0)?.to_scalar::<f32>()?;
+        pass.finish()?.flatten_all()?.get(0)?.to_scalar::<f32>()?;
         timed = (clock.elapsed().as_secs_f64() - block, block);
     }
     Ok(Probe { tokens: tokens as f64, around: timed.0, block: timed.1, blocks })
@@ -75,34 +71,29 @@ pub(crate) fn probe<D: Denoiser>(
 /// Latents each way of the decoder's probe.
 const PROBE_LATENTS: usize = 8;
 
-/// Times the chunks of a decoding.
-pub(crate) struct ChunkClock {
-    begun: Instant,
-    /// Seconds a frame, of the last chunk: the first one is not like the others.
-    per_frame: f64,
-}
-
-impl ChunkClock {
-    /// A chunk is done. // (frames, 3, h, w)
-    pub fn chunk(&mut self, chunk: &Tensor) -> Result<()> {
-        chunk.flatten_all()?.get(0)?.to_scalar::<f32>()?;
-        self.per_frame = self.begun.elapsed().as_secs_f64() / chunk.dim(0)?.max(1) as f64;
-        self.begun = Instant::now();
-        Ok(())
-    }
-}
-
-/// Seconds of decoding `frames` frames of latents of a shape, from a few latent frames of a small square.
+/// Seconds of decoding latents of a shape, from a few latent frames of a small square: as many times the last chunk's, a frame, as
+/// there are frames. The first chunk is not like the others.
 pub(crate) fn decode_seconds(
+    autoencoder: &dyn Autoencoder,
+    sizes: &dyn Sizes,
     shape: &[usize; 5],
-    frames: usize,
-    latent_frames: usize,
     device: &Device,
-    decode: impl FnOnce(&Tensor, &mut ChunkClock) -> Result<()>,
 ) -> Result<f64> {
     let [one, channels, all, rows, columns] = *shape;
-    let small = [one, channels, latent_frames.min(all), rows.min(PROBE_LATENTS), columns.min(PROBE_LATENTS)];
-    let mut clock = ChunkClock { begun: Instant::now(), per_frame: 0.0 };
-    decode(&latents::from_seed(0, &small, device)?, &mut clock)?;
-    Ok(clock.per_frame * frames as f64 * (rows * columns) as f64 / (small[3] * small[4]) as f64)
+    let few = autoencoder.typical_frames().min(all);
+    let small = [one, channels, few, rows.min(PROBE_LATENTS), columns.min(PROBE_LATENTS)];
+    let frames = |shape| sizes.video_shape(shape).2;
+    let latents = latents::from_seed(0, &small, device)?;
+    let mut clock = Instant::now();
+    let plan = autoencoder.plan(&small, Room::Bytes(u64::MAX));
+    let mut decoding = autoencoder.decoder(&latents, frames(&small), &plan)?;
+    let mut per_frame = 0.0;
+    while let Some(chunk) = computing(|| decoding.next_chunk())? {
+        if let Chunk::Frames(chunk) = chunk {
+            chunk.flatten_all()?.get(0)?.to_scalar::<f32>()?;
+            per_frame = clock.elapsed().as_secs_f64() / chunk.dim(0)?.max(1) as f64;
+            clock = Instant::now();
+        }
+    }
+    Ok(per_frame * frames(shape) as f64 * (rows * columns) as f64 / (small[3] * small[4]) as f64)
 }

@@ -1,6 +1,6 @@
 //! `scheduler/scheduler_config.json` of a Diffusers folder: which solver the model was published with, and its shift.
 
-use navicache_control::schedule::Schedule;
+use navicache_control::schedule::{Schedule, flow_even};
 use navicache_control::solver::SolverKind;
 use serde::Deserialize;
 
@@ -48,12 +48,22 @@ pub(crate) struct Scheduler {
     pub solver: SolverKind,
     pub shift: f64,
     pub train_timesteps: usize,
+    pub grid: Grid,
+}
+
+/// Where the steps of the solver Euler lie; others have the grids of their reference classes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Grid {
+    /// As its reference class has them.
+    OfSolver,
+    /// At even distances before the shift, as the authors of some models sample.
+    Even,
 }
 
 impl Scheduler {
     /// What a model was published with whose files do not say so.
     pub fn published(solver: SolverKind, shift: f64) -> Self {
-        Scheduler { solver, shift, train_timesteps: TRAIN_TIMESTEPS }
+        Scheduler { solver, shift, train_timesteps: TRAIN_TIMESTEPS, grid: Grid::OfSolver }
     }
 
     /// Reads the file; whatever would sample differently from what is done here is refused.
@@ -91,12 +101,21 @@ impl Scheduler {
             solver,
             shift: shift.unwrap_or(1.0),
             train_timesteps: file.num_train_timesteps.unwrap_or(TRAIN_TIMESTEPS),
+            grid: Grid::OfSolver,
         })
     }
 
-    /// The grid of a solver, as its reference class makes it.
+    /// The same, with Euler's steps at even distances.
+    pub fn evenly(self) -> Self {
+        Scheduler { grid: Grid::Even, ..self }
+    }
+
+    /// The noise levels of a run.
     pub fn schedule(&self, solver: SolverKind, steps: usize, shift: f64) -> Result<Schedule> {
-        Ok(solver.schedule(steps, shift, self.train_timesteps)?)
+        Ok(match (solver, self.grid) {
+            (SolverKind::Euler, Grid::Even) => flow_even(steps, shift, self.train_timesteps)?,
+            _ => solver.schedule(steps, shift, self.train_timesteps)?,
+        })
     }
 }
 

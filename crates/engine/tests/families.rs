@@ -102,7 +102,9 @@ fn every_method_counts_what_ran() {
             }
             if cache.contains("reuse=step_over") {
                 // Both families sample with Euler.
-                assert!(model.refuses(cache).is_some_and(|e| e.contains("solver euler")), "{cache}");
+                let made = generate(&model.bundle, &model.request(cache), &mut |_| ControlFlow::Continue(()));
+                let reason = made.map(|video| video.report.strip).unwrap_err().to_string();
+                assert!(reason.contains("the solver euler"), "{}, {cache}: {reason}", model.family);
                 continue;
             }
             if model.branches == 1 && needs_guidance {

@@ -6,7 +6,8 @@ use candle_core::Tensor;
 
 use crate::{Denoiser, Features, Observed, Result, Signal, Unit};
 
-/// The object-safe face of a [`Denoiser`] with its conditions. Branches are counted from 0, in the order of the conditions.
+/// The object-safe face of a [`Denoiser`] with its conditions. Branches are counted from 0, in the order of the
+/// conditions.
 pub trait Branches: Send + Sync {
     /// The units of a forward, in the order they run.
     fn units(&self) -> &[Unit];
@@ -20,7 +21,7 @@ pub trait Branches: Send + Sync {
     ///
     /// * `latents` - (1, channels, latent frames, height, width), f32
     /// * `timestep` - what the model is told of the noise level, 0 to 1000
-    fn begin(&self, branch: usize, latents: &Tensor, timestep: f64) -> Result<Box<dyn Pass + '_>>;
+    fn begin(&self, branch: usize, latents: &Tensor, timestep: f64) -> Result<Box<dyn ForwardPass + '_>>;
     /// The same for latents of which some frames, rows and columns are left out: the indices that stay, as u32.
     fn begin_thinned(
         &self,
@@ -28,11 +29,11 @@ pub trait Branches: Send + Sync {
         latents: &Tensor,
         timestep: f64,
         stay: &[Tensor; 3],
-    ) -> Result<Box<dyn Pass + '_>>;
+    ) -> Result<Box<dyn ForwardPass + '_>>;
 }
 
 /// A forward under way: what [`Denoiser`] does with its state.
-pub trait Pass: Send {
+pub trait ForwardPass: Send {
     /// Runs one unit.
     fn run_unit(&mut self, unit: usize) -> Result<()>;
     /// Output head: the predicted velocity, of the latents' shape, f32.
@@ -78,7 +79,7 @@ where
         self.denoiser.observed()
     }
 
-    fn begin(&self, branch: usize, latents: &Tensor, timestep: f64) -> Result<Box<dyn Pass + '_>> {
+    fn begin(&self, branch: usize, latents: &Tensor, timestep: f64) -> Result<Box<dyn ForwardPass + '_>> {
         let state = self.denoiser.begin(latents, timestep, &self.conditions[branch])?;
         Ok(Box::new(Running { denoiser: &*self.denoiser, state }))
     }
@@ -89,7 +90,7 @@ where
         latents: &Tensor,
         timestep: f64,
         stay: &[Tensor; 3],
-    ) -> Result<Box<dyn Pass + '_>> {
+    ) -> Result<Box<dyn ForwardPass + '_>> {
         let thinned = self.denoiser.thinned(&self.conditions[branch], stay)?;
         let state = self.denoiser.begin(latents, timestep, &thinned)?;
         Ok(Box::new(Running { denoiser: &*self.denoiser, state }))
@@ -101,7 +102,7 @@ struct Running<'a, D: Denoiser> {
     state: D::State,
 }
 
-impl<D: Denoiser> Pass for Running<'_, D> {
+impl<D: Denoiser> ForwardPass for Running<'_, D> {
     fn run_unit(&mut self, unit: usize) -> Result<()> {
         self.denoiser.run_unit(unit, &mut self.state)
     }

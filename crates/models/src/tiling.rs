@@ -84,8 +84,8 @@ pub struct Blend {
 }
 
 impl Blend {
-    /// Of a window among others, each latent of `factor` pixels. Windows come row by row: what comes after is mixed into what is
-    /// there, so that only those before count.
+    /// Of a window among others, each latent of `factor` pixels. Windows come row by row: what comes after is mixed
+    /// into what is there, so that only those before count.
     pub fn new(windows: &[Window], window: &Window, factor: usize) -> Self {
         let before = |axis: fn(&Window) -> &Range<usize>| {
             let upto = axis(window).start;

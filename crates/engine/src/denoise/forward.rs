@@ -8,19 +8,12 @@ use navicache_control::cache::walk::Forward;
 use navicache_control::cache::{Form, Kept, Quantity, Run, Scope, Span, Spans, Subject, WalkError};
 use navicache_control::guidance::Branch;
 use navicache_control::solver::Linear;
-use navicache_models::{Denoiser, Features, Observed, Signal};
+use navicache_models::{Branches, Features, ForwardPass, Observed, Signal};
 
 use super::arithmetic::{self, Value};
 use super::spectrum::wiener;
 use super::trial::trial;
 use crate::{Error, Result};
-
-/// A branch of every step: its conditioning, and the weight of its prediction.
-pub(crate) struct BranchInput<C> {
-    pub branch: Branch,
-    pub weight: f64,
-    pub cond: C,
-}
 
 /// A branch's prediction.
 struct Predicted {
@@ -37,10 +30,11 @@ struct Predicted {
 const WATCHED_MAX: usize = 8;
 
 /// The tensors of one generation.
-pub(super) struct Tensors<'a, D: Denoiser> {
-    denoiser: &'a D,
+pub(super) struct Tensors<'a> {
+    denoiser: &'a dyn Branches,
     run: &'a Run,
-    inputs: &'a [BranchInput<D::Cond>],
+    /// The branches and the weights of their predictions, in the order of the denoiser's conditions.
+    branches: &'a [(Branch, f64)],
     /// The step under way.
     step: usize,
     /// The latents that the model sees.
@@ -50,7 +44,7 @@ pub(super) struct Tensors<'a, D: Denoiser> {
     predicted: Vec<Predicted>,
     /// What the solver found out about the step, and the guided velocity.
     solver: Option<OfSolver>,
-    pass: Option<Pass<D::State>>,
+    pass: Option<Pass<'a>>,
     /// Numbers that must be finite, with their steps; they are read along with the next measurements.
     watched: Vec<(usize, Tensor)>,
 }
@@ -64,8 +58,8 @@ struct OfSolver {
 }
 
 /// A forward under way.
-struct Pass<S> {
-    state: S,
+struct Pass<'a> {
+    state: Box<dyn ForwardPass + 'a>,
     /// Features before the units that a later span's residual begins at.
     starts: BTreeMap<usize, Option<Features>>,
     /// Features after each block, with the block's last unit, where they are asked for.
@@ -97,12 +91,12 @@ impl Entered {
     }
 }
 
-impl<'a, D: Denoiser> Tensors<'a, D> {
-    pub fn new(denoiser: &'a D, run: &'a Run, inputs: &'a [BranchInput<D::Cond>], x: Tensor) -> Self {
+impl<'a> Tensors<'a> {
+    pub fn new(denoiser: &'a dyn Branches, run: &'a Run, branches: &'a [(Branch, f64)], x: Tensor) -> Self {
         Tensors {
             denoiser,
             run,
-            inputs,
+            branches,
             step: 0,
             x,
             entry: None,
@@ -122,7 +116,9 @@ impl<'a, D: Denoiser> Tensors<'a, D> {
 
     /// The guided velocity of the step's branches. // (1, channels, latent frames, height, width)
     pub fn velocity(&self) -> Result<Tensor> {
-        let weight = |p: &Predicted| self.inputs.iter().find(|i| i.branch == p.branch).map_or(0.0, |i| i.weight);
+        let weight = |p: &Predicted| {
+            self.branches.iter().find(|(branch, _)| *branch == p.branch).map_or(0.0, |(_, weight)| *weight)
+        };
         let terms: Vec<(f64, &Tensor)> = self.predicted.iter().map(|p| (weight(p), &p.output)).collect();
         arithmetic::weighted(&terms)
     }
@@ -157,12 +153,9 @@ impl<'a, D: Denoiser> Tensors<'a, D> {
         if let Some(entry) = &self.entry {
             return Ok(entry.clone());
         }
-        let entry = match (self.denoiser.observed(), self.inputs.first()) {
-            (Observed::Tokens, Some(input)) => {
-                let state = self.denoiser.begin(&self.x, self.timestep(), &input.cond)?;
-                self.denoiser.features(&state).video
-            }
-            _ => self.x.clone(),
+        let entry = match self.denoiser.observed() {
+            Observed::Tokens => self.denoiser.begin(0, &self.x, self.timestep())?.features().video,
+            Observed::Latents => self.x.clone(),
         };
         self.entry = Some(entry.clone());
         Ok(entry)
@@ -176,10 +169,16 @@ impl<'a, D: Denoiser> Tensors<'a, D> {
         self.predicted.iter().filter(is_of).map(|p| &p.body).collect()
     }
 
-    fn input(&self, branch: Branch) -> Result<&'a BranchInput<D::Cond>> {
-        let known = || self.inputs.iter().map(|input| input.branch.name()).collect::<Vec<_>>().join(", ");
+    /// The place of a branch among the conditions.
+    fn index(&self, branch: Branch) -> Result<usize> {
+        let known = || self.branches.iter().map(|(branch, _)| branch.name()).collect::<Vec<_>>().join(", ");
         let unknown = || WalkError::UnknownBranch { step: self.step, branch, known: known() }.into();
-        self.inputs.iter().find(|input| input.branch == branch).ok_or_else(unknown)
+        self.branches.iter().position(|(known, _)| *known == branch).ok_or_else(unknown)
+    }
+
+    /// Begins a branch's forward.
+    fn begun(&self, branch: Branch) -> Result<Box<dyn ForwardPass + 'a>> {
+        Ok(self.denoiser.begin(self.index(branch)?, &self.x, self.timestep())?)
     }
 
     fn timestep(&self) -> f64 {
@@ -187,19 +186,19 @@ impl<'a, D: Denoiser> Tensors<'a, D> {
     }
 
     /// The end of a forward whose blocks are done.
-    fn end(&mut self, branch: Branch, state: D::State) -> Result<()> {
+    fn end(&mut self, branch: Branch, state: Box<dyn ForwardPass + 'a>) -> Result<()> {
         let tokens = match self.denoiser.observed() {
             Observed::Latents => None,
-            Observed::Tokens => Some(self.denoiser.features(&state).video),
+            Observed::Tokens => Some(state.features().video),
         };
-        let output = self.denoiser.finish(state)?;
+        let output = state.finish()?;
         let body = tokens.unwrap_or_else(|| output.clone());
         self.predicted.push(Predicted { branch, output, body, computed: true });
         Ok(())
     }
 }
 
-impl<D: Denoiser> Forward for Tensors<'_, D> {
+impl Forward for Tensors<'_> {
     type Value = Value;
     type Scalar = Tensor;
     type Error = Error;
@@ -209,9 +208,8 @@ impl<D: Denoiser> Forward for Tensors<'_, D> {
             Subject::Input | Subject::Residual => Some(self.entry()?),
             _ => None,
         };
-        let denoiser = self.denoiser;
         let of_solver = self.solver.as_ref();
-        let entered = self.pass.as_mut().map(|pass| (denoiser.features(&pass.state), pass));
+        let entered = self.pass.as_mut().map(|pass| (pass.state.features(), pass));
         Ok(match (subject, entered) {
             (Subject::Input, _) => entry.map(|entry| vec![entry]),
             (Subject::Output, _) => Some(self.bodies(place).into_iter().cloned().collect()),
@@ -232,21 +230,14 @@ impl<D: Denoiser> Forward for Tensors<'_, D> {
             (Subject::Sample, _) => of_solver.map(|solver| vec![solver.sample.clone()]),
             (Subject::SolverError, _) => of_solver.and_then(|solver| Some(vec![solver.error.clone()?])),
             (Subject::Trial { frames, size }, _) => {
-                let input = self.input(place.branch)?;
-                Some(trial(denoiser, &self.x, place.at, &input.cond, frames, size)?)
+                Some(trial(self.denoiser, self.index(place.branch)?, &self.x, place.at, frames, size)?)
             }
-            (Subject::TimeEmbedding, Some((_, pass))) => {
-                Some(vec![denoiser.signal(Signal::TimeEmbedding, &pass.state)?])
-            }
-            (Subject::TimeProjection, Some((_, pass))) => {
-                Some(vec![denoiser.signal(Signal::TimeProjection, &pass.state)?])
-            }
-            (Subject::ModulatedInput, Some((_, pass))) => {
-                Some(vec![denoiser.signal(Signal::ModulatedInput, &pass.state)?])
-            }
+            (Subject::TimeEmbedding, Some((_, pass))) => Some(vec![pass.state.signal(Signal::TimeEmbedding)?]),
+            (Subject::TimeProjection, Some((_, pass))) => Some(vec![pass.state.signal(Signal::TimeProjection)?]),
+            (Subject::ModulatedInput, Some((_, pass))) => Some(vec![pass.state.signal(Signal::ModulatedInput)?]),
             (Subject::FilteredInput, Some((_, pass))) => {
-                let features = denoiser.signal(Signal::ModulatedInput, &pass.state)?;
-                Some(vec![wiener(&features, grid(denoiser, &self.x)?, place.at.sigma.0)?])
+                let features = pass.state.signal(Signal::ModulatedInput)?;
+                Some(vec![wiener(&features, grid(self.denoiser, &self.x)?, place.at.sigma.0)?])
             }
             (Subject::SpanResidual, Some((now, pass))) => match &mut pass.span {
                 Some(span) => Some(span.residual(&now)?.into_iter().take(1).collect()),
@@ -286,14 +277,13 @@ impl<D: Denoiser> Forward for Tensors<'_, D> {
     }
 
     fn compute(&mut self, branch: Branch) -> Result<()> {
-        let (denoiser, units) = (self.denoiser, self.run.units.len());
-        let mut state = denoiser.begin(&self.x, self.timestep(), &self.input(branch)?.cond)?;
-        (0..units).try_for_each(|unit| denoiser.run_unit(unit, &mut state))?;
+        let mut state = self.begun(branch)?;
+        (0..self.run.units.len()).try_for_each(|unit| state.run_unit(unit))?;
         self.end(branch, state)
     }
 
     fn begin(&mut self, branch: Branch, spans: &Spans) -> Result<()> {
-        let state = self.denoiser.begin(&self.x, self.timestep(), &self.input(branch)?.cond)?;
+        let state = self.begun(branch)?;
         let starts =
             spans.cut.iter().filter(|span| span.since < span.units.start).map(|span| (span.since, None)).collect();
         let wants_blocks = spans.question.to_learn.iter().any(|q| q.subject == Subject::BlockOutputs);
@@ -305,13 +295,13 @@ impl<D: Denoiser> Forward for Tensors<'_, D> {
         let Some(pass) = &mut self.pass else { return Ok(()) };
         for unit in pass.next..end {
             if let Some(start) = pass.starts.get_mut(&unit) {
-                *start = Some(self.denoiser.features(&pass.state));
+                *start = Some(pass.state.features());
             }
-            self.denoiser.run_unit(unit, &mut pass.state)?;
+            pass.state.run_unit(unit)?;
             let units = &self.run.units;
             let ends_block = units.get(unit + 1).is_none_or(|next| next.block != units[unit].block);
             if let Some(blocks) = pass.blocks.as_mut().filter(|_| ends_block) {
-                blocks.push((unit, self.denoiser.features(&pass.state).video));
+                blocks.push((unit, pass.state.features().video));
             }
         }
         pass.next = pass.next.max(end);
@@ -320,7 +310,7 @@ impl<D: Denoiser> Forward for Tensors<'_, D> {
 
     fn enter(&mut self, span: &Span) -> Result<()> {
         let Some(pass) = &mut self.pass else { return Ok(()) };
-        let before = self.denoiser.features(&pass.state);
+        let before = pass.state.features();
         let start = pass.starts.get(&span.since).cloned().flatten().unwrap_or(before);
         pass.span = Some(Entered { since: span.since, start, residual: None });
         Ok(())
@@ -336,7 +326,7 @@ impl<D: Denoiser> Forward for Tensors<'_, D> {
                 pairs.map(|(a, b)| Ok((a + b)?)).collect::<Result<_>>()?
             }
         };
-        self.denoiser.set_features(&mut pass.state, features(value, start));
+        pass.state.set_features(features(value, start));
         pass.next = span.units.end;
         Ok(())
     }
@@ -350,7 +340,7 @@ impl<D: Denoiser> Forward for Tensors<'_, D> {
 
     fn kept(&mut self, _: Branch, kept: Kept) -> Result<Value> {
         if let (Kept::Span(_, form), Some(pass)) = (kept, &mut self.pass) {
-            let now = self.denoiser.features(&pass.state);
+            let now = pass.state.features();
             return match (form, &mut pass.span) {
                 (Form::Residual, Some(span)) => span.residual(&now),
                 _ => Ok(values(&now)),
@@ -388,11 +378,11 @@ impl<D: Denoiser> Forward for Tensors<'_, D> {
                 (body.clone(), body)
             }
             Observed::Tokens => {
-                let mut state = self.denoiser.begin(&self.x, self.timestep(), &self.input(branch)?.cond)?;
-                let start = self.denoiser.features(&state);
+                let mut state = self.begun(branch)?;
+                let start = state.features();
                 let body = body.map_or_else(|| &start.video + &value, Ok)?;
-                self.denoiser.set_features(&mut state, features(vec![body.clone()], start));
-                (body, self.denoiser.finish(state)?)
+                state.set_features(features(vec![body.clone()], start));
+                (body, state.finish()?)
             }
         };
         self.predicted.push(Predicted { branch, output, body, computed: false });
@@ -401,7 +391,7 @@ impl<D: Denoiser> Forward for Tensors<'_, D> {
 }
 
 /// The solver adds tensors up.
-impl<D: Denoiser> Linear for Tensors<'_, D> {
+impl Linear for Tensors<'_> {
     type Value = Tensor;
     type Error = Error;
 
@@ -421,7 +411,7 @@ fn features(value: Value, start: Features) -> Features {
 }
 
 /// Tokens along time, height and width.
-fn grid<D: Denoiser>(denoiser: &D, latents: &Tensor) -> Result<[usize; 3]> {
+fn grid(denoiser: &dyn Branches, latents: &Tensor) -> Result<[usize; 3]> {
     let (_, _, frames, height, width) = latents.dims5()?;
     let [pf, ph, pw] = denoiser.patch();
     Ok([frames.div_ceil(pf), height.div_ceil(ph), width.div_ceil(pw)])

@@ -6,5 +6,4 @@ mod sampler;
 mod spectrum;
 mod trial;
 
-pub(crate) use forward::BranchInput;
 pub(crate) use sampler::{Sampled, Start, StepDone, sample};

@@ -7,13 +7,14 @@ use std::time::Instant;
 use candle_core::Tensor;
 use navicache_control::cache::walk::{Begun, Session};
 use navicache_control::cache::{Approx, BranchRecord, Guarded, Run, Scope, StepRecord, Subject};
+use navicache_control::guidance::Branch;
 use navicache_control::schedule::{Schedule, Step};
 use navicache_control::solver::SolverKind;
 use navicache_control::solver::skipping::{Keeps, Stepper};
 use navicache_control::strip::{Ran, Strip};
-use navicache_models::Denoiser;
+use navicache_models::Branches;
 
-use super::forward::{BranchInput, Tensors};
+use super::forward::Tensors;
 use crate::machine::computing;
 use crate::report::{BranchReport, StepReport};
 use crate::{Error, Result};
@@ -41,37 +42,37 @@ pub(crate) struct Start {
     /// Noise, or latents from a file. // (1, channels, latent frames, height, width)
     pub latents: Tensor,
     /// Latent frames that are known: the model sees them in place of the first ones. // (1, channels, few, height, width)
-    pub still: Option<Tensor>,
+    pub known: Option<Tensor>,
 }
 
 impl Start {
     /// Latents with the known frames in their place.
-    fn shown(still: Option<&Tensor>, latents: &Tensor) -> Result<Tensor> {
-        let Some(still) = still else { return Ok(latents.clone()) };
-        let known = still.dim(2)?;
-        let left = latents.dim(2)? - known;
-        Ok(if left == 0 { still.clone() } else { Tensor::cat(&[still, &latents.narrow(2, known, left)?], 2)? })
+    fn shown(known: Option<&Tensor>, latents: &Tensor) -> Result<Tensor> {
+        let Some(known) = known else { return Ok(latents.clone()) };
+        let count = known.dim(2)?;
+        let left = latents.dim(2)? - count;
+        Ok(if left == 0 { known.clone() } else { Tensor::cat(&[known, &latents.narrow(2, count, left)?], 2)? })
     }
 
     /// The latents of frames that are not known; of what happens to the others nothing is seen.
-    fn free(still: Option<&Tensor>, latents: &Tensor) -> Result<Tensor> {
-        let known = still.map_or(Ok(0), |still| still.dim(2))?;
-        let left = latents.dim(2)? - known;
-        Ok(if left == 0 { latents.zeros_like()? } else { latents.narrow(2, known, left)? })
+    fn free(known: Option<&Tensor>, latents: &Tensor) -> Result<Tensor> {
+        let count = known.map_or(Ok(0), |known| known.dim(2))?;
+        let left = latents.dim(2)? - count;
+        Ok(if left == 0 { latents.zeros_like()? } else { latents.narrow(2, count, left)? })
     }
 }
 
 /// Denoises latents along the run's steps. The policy lives for this call only.
-pub(crate) fn sample<D: Denoiser>(
-    denoiser: &D,
-    branches: &[BranchInput<D::Cond>],
+pub(crate) fn sample(
+    denoiser: &dyn Branches,
+    branches: &[(Branch, f64)],
     start: Start,
     run: &Run,
     solver: SolverKind,
     policy: Guarded,
     on_step: &mut dyn FnMut(StepDone) -> ControlFlow<()>,
 ) -> Result<Sampled> {
-    let Start { mut latents, still } = start;
+    let Start { mut latents, known } = start;
     let may = |approx: Approx| policy.asks().step.iter().flat_map(|q| &q.to_reuse).any(|a| *a == approx);
     let corrects = may(Approx::Corrected);
     let learns_error = policy.asks().learns(Subject::SolverError);
@@ -90,7 +91,7 @@ pub(crate) fn sample<D: Denoiser>(
     for step in 0..run.steps.len() {
         let begun = Instant::now();
         let mut seconds = vec![0.0; branches.len()];
-        tensors.set_step(step, Start::shown(still.as_ref(), &latents)?);
+        tensors.set_step(step, Start::shown(known.as_ref(), &latents)?);
 
         // All of it runs on a thread that computes: from there, work is shared at little cost.
         let (next, symbols) = computing(|| {
@@ -102,9 +103,9 @@ pub(crate) fn sample<D: Denoiser>(
             }
 
             // 2. The velocity of every branch, and of all together
-            for (input, seconds) in branches.iter().zip(&mut seconds) {
+            for ((branch, _), seconds) in branches.iter().zip(&mut seconds) {
                 let begun = Instant::now();
-                session.branch(input.branch, &mut tensors)?;
+                session.branch(*branch, &mut tensors)?;
                 *seconds = begun.elapsed().as_secs_f64();
             }
             let velocity = tensors.velocity()?;
@@ -113,8 +114,8 @@ pub(crate) fn sample<D: Denoiser>(
             let x = tensors.latents().clone();
             let sample = stepper.arrive(step, &x, &velocity, &mut tensors)?;
             let error = if learns_error { stepper.error(&x, &mut tensors)? } else { None };
-            let error = error.map(|error| Start::free(still.as_ref(), &error)).transpose()?;
-            let sample = sample.map(|sample| Start::shown(still.as_ref(), &sample)).transpose()?;
+            let error = error.map(|error| Start::free(known.as_ref(), &error)).transpose()?;
+            let sample = sample.map(|sample| Start::shown(known.as_ref(), &sample)).transpose()?;
             tensors.set_solver(velocity, sample, error);
             let symbols = ended(session.end_step(&mut tensors)?);
             Ok::<_, Error>((stepper.leave(step, &mut tensors)?, symbols))
@@ -135,7 +136,7 @@ pub(crate) fn sample<D: Denoiser>(
     let records = session.finish(&mut tensors)?;
     tensors.check()?;
     let steps = records.iter().zip(clocks).map(|(record, clock)| report(run, spans, record, clock)).collect();
-    Ok(Sampled { latents: Start::shown(still.as_ref(), &latents)?, strip, steps, records })
+    Ok(Sampled { latents: Start::shown(known.as_ref(), &latents)?, strip, steps, records })
 }
 
 /// What ran of every branch.
@@ -175,15 +176,15 @@ fn report(run: &Run, spans: usize, record: &StepRecord, (seconds, of_branches): 
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use candle_core::Device;
     use navicache_control::cache::references::Place;
     use navicache_control::cache::{self, CacheConfig, CacheSpec, Quantity};
-    use navicache_control::guidance::Branch;
     use navicache_control::replay::{self, Measures};
     use navicache_control::solver::SolverKind;
-    use navicache_models::{Features, Part, Signal, Unit};
+    use navicache_models::{Conditioned, Denoiser, Features, Part, Signal, Unit};
 
     use super::*;
 
@@ -264,17 +265,16 @@ mod tests {
 
     /// Runs it; says how many units ran.
     fn run(cache: &str, steps: usize) -> (Sampled, usize) {
-        let denoiser = AddConstant::new();
-        let branches = [(Branch::Cond, 3.0, 10.0), (Branch::Uncond, -2.0, 20.0)]
-            .map(|(branch, weight, cond)| BranchInput { branch, weight, cond });
+        let denoiser = Arc::new(AddConstant::new());
+        let branches = [(Branch::Cond, 3.0), (Branch::Uncond, -2.0)];
         let latents = Tensor::new(&[0.5f32, -1.0, 2.0, 0.25], &Device::Cpu).unwrap().reshape((1, 1, 1, 2, 2)).unwrap();
         let (config, control_run) = configured(cache, steps);
         let go_on = &mut |_: StepDone| ControlFlow::Continue(());
         let policy = config.method().start(&control_run);
         let sampled = sample(
-            &denoiser,
+            &Conditioned::new(denoiser.clone(), vec![10.0, 20.0]),
             &branches,
-            Start { latents, still: None },
+            Start { latents, known: None },
             &control_run,
             SolverKind::Euler,
             policy,

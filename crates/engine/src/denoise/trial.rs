@@ -2,7 +2,7 @@
 
 use candle_core::Tensor;
 use navicache_control::cache::At;
-use navicache_models::Denoiser;
+use navicache_models::Branches;
 
 use super::arithmetic::Value;
 use super::spectrum::low_pass;
@@ -11,11 +11,11 @@ use crate::Result;
 /// The low frequencies of the prediction for latents of which every `frames`-th frame and every `size`-th row and column are taken.
 ///
 /// Values are picked, not averaged: a mean of noise has less noise in it than the timestep says.
-pub(super) fn trial<D: Denoiser>(
-    denoiser: &D,
+pub(super) fn trial(
+    denoiser: &dyn Branches,
+    branch: usize,
     x: &Tensor,
     at: At,
-    cond: &D::Cond,
     frames: usize,
     size: usize,
 ) -> Result<Value> {
@@ -29,6 +29,7 @@ pub(super) fn trial<D: Denoiser>(
         Ok(stay)
     };
     let stay = [pick(2, frames, pf)?, pick(3, size, ph)?, pick(4, size, pw)?];
-    let cond = denoiser.thinned(cond, &stay)?;
-    Ok(vec![low_pass(&denoiser.forward(&thin, at.timestep.0, &cond)?)?])
+    let mut pass = denoiser.begin_thinned(branch, &thin, at.timestep.0, &stay)?;
+    (0..denoiser.units().len()).try_for_each(|unit| pass.run_unit(unit))?;
+    Ok(vec![low_pass(&pass.finish()?)?])
 }

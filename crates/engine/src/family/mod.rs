@@ -11,13 +11,15 @@ use crate::{Error, Result};
 use navicache_weights::layout::{INDEX, Parts};
 use navicache_weights::{Folder, Role};
 
-pub(crate) use seam::{About, Conditions, Family, Pictured, Pieces, Steps};
+pub(crate) use seam::{Assembly, Conditioning, Family, ImageConditioning, Shared};
+
+use seam::About;
 
 /// All families.
 const FAMILIES: [&About; 3] = [&wan::ABOUT, &hunyuan::ABOUT, &opensora::ABOUT];
 
 /// Understands what was found, as a pipeline of the family that it is of.
-pub(crate) fn read(parts: Parts) -> Result<Box<dyn Pieces>> {
+pub(crate) fn read(parts: Parts) -> Result<Box<dyn Assembly>> {
     let about = match &parts.folder {
         Some(folder) => of_index(folder)?,
         None => of_weights(&parts)?,

@@ -1,26 +1,21 @@
-//! What differs between families of models.
+//! What differs between families of models, and what all of them have.
 
-use std::ops::ControlFlow;
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use candle_core::Tensor;
-use navicache_control::cache::{Guarded, Run};
-use navicache_control::guidance::Branch;
-use navicache_control::schedule::Schedule;
-use navicache_control::solver::SolverKind;
-use navicache_models::text::t5;
-use navicache_models::{Denoiser, Observed, Unit};
+use navicache_control::guidance::{Branch, Guidance};
+use navicache_models::{Autoencoder, Branches, Conditioned, Denoiser, Error as ModelError};
+use navicache_weights::layout::Parts;
+use navicache_weights::{Component, Role, Tensors};
 
-use crate::denoise::{BranchInput, Sampled, Start, StepDone, sample};
 use crate::event::{Reporter, Stage};
-use crate::film::DecodePlan;
 use crate::host::Host;
-use crate::probe::Probe;
-use crate::request::{Defaults, Resolved, Tiling};
+use crate::request::{Defaults, Resolved};
+use crate::scheduler::Scheduler;
 use crate::sizes::Sizes;
 use crate::{Error, Request, Result};
 use navicache_media::Picture;
-use navicache_weights::layout::Parts;
-use navicache_weights::{Component, Tensors};
 
 /// A family, before anything of it is read.
 pub(crate) struct About {
@@ -31,144 +26,175 @@ pub(crate) struct About {
     /// `_class_name` in the index of Diffusers folders.
     pub pipelines: &'static [&'static str],
     /// Understands what was found.
-    pub read: fn(Parts) -> Result<Box<dyn Pieces>>,
+    pub read: fn(Parts) -> Result<Box<dyn Assembly>>,
 }
 
 /// What was found of a pipeline of some family.
-pub(crate) trait Pieces {
+pub(crate) trait Assembly {
     /// What a generation would still need: what it is, and how to give it.
     fn missing(&self) -> Vec<String>;
+
+    /// What the user should know of what was found.
+    fn warnings(&self) -> Vec<String> {
+        Vec::new()
+    }
 
     /// All of a pipeline, or what is missing. `place`: what was looked at.
     fn complete(self: Box<Self>, place: &str, host: Host) -> Result<Box<dyn Family>>;
 }
 
+/// What pipelines of all families have.
+pub(crate) struct Shared {
+    /// Where it runs.
+    pub host: Host,
+    /// What a request leaves open.
+    pub defaults: Defaults,
+    /// The schedule and solver that it was published with.
+    pub scheduler: Scheduler,
+    /// What sizes it can make, and what they are as latents.
+    pub sizes: Box<dyn Sizes>,
+    /// Weights by what they are for.
+    pub weights: BTreeMap<Role, Tensors>,
+}
+
+/// Roles in the order of a generation.
+const ROLES: [(Role, Stage); 5] = [
+    (Role::TextEncoder, Stage::Text),
+    (Role::SecondTextEncoder, Stage::Text),
+    (Role::ImageEncoder, Stage::Picture),
+    (Role::Transformer, Stage::Denoise),
+    (Role::Vae, Stage::Decode),
+];
+
+impl Shared {
+    /// The weights of a part.
+    pub fn weights(&self, role: Role) -> Result<&Tensors> {
+        let missing = || Error::file("", format!("this pipeline has no {role:?}"));
+        self.weights.get(&role).ok_or_else(missing)
+    }
+
+    /// Weights by the stage that they are for, in the order of a generation.
+    pub fn stages(&self) -> impl Iterator<Item = (Stage, &Tensors)> {
+        ROLES.iter().filter_map(|(role, stage)| Some((*stage, self.weights.get(role)?)))
+    }
+}
+
 /// A complete pipeline: what a generation asks of it, in the order of a generation.
 pub(crate) trait Family: Send + Sync {
-    /// Where it runs.
-    fn host(&self) -> &Host;
-    /// Weights by the stage that they are for, in the order of a generation.
-    fn weights(&self) -> Vec<(Stage, &Tensors)>;
+    /// What it has in the same form as all others.
+    fn shared(&self) -> &Shared;
     /// The same, to be changed.
-    fn weights_mut(&mut self) -> Vec<(Stage, &mut Tensors)>;
+    fn shared_mut(&mut self) -> &mut Shared;
 
     // 1. What is meant
 
-    /// What a request leaves open.
-    fn defaults(&self) -> &Defaults;
-    /// What sizes it can make, and what they are as latents.
-    fn sizes(&self) -> &dyn Sizes;
     /// Width and height by their names, `None` where the request names none.
     fn named_size(&self, request: &Request) -> Result<Option<(usize, usize)>> {
-        request.size_by_name(self.defaults(), &self.sizes().limits())
+        let Shared { defaults, sizes, .. } = self.shared();
+        request.size_by_name(defaults, &sizes.limits())
     }
-    /// The solver it was published with.
-    fn solver(&self) -> SolverKind;
     /// The shift of the schedule that it was published with, for a size.
-    fn shift(&self, width: usize, height: usize, frames: usize) -> f64;
+    fn shift(&self, _width: usize, _height: usize, _frames: usize) -> f64 {
+        self.shared().scheduler.shift
+    }
     /// Refuses what the pipeline cannot do, and says what will not be heard.
     fn check(&self, request: &Resolved, reporter: &mut Reporter) -> Result<()>;
-    /// The noise levels of a run.
-    fn schedule(&self, request: &Resolved) -> Result<Schedule>;
     /// The branches of a step and their weights.
-    fn branches(&self, request: &Resolved) -> Vec<(Branch, f64)>;
+    fn branches(&self, request: &Resolved) -> Vec<(Branch, f64)> {
+        Guidance::from_scale(request.guidance).branches()
+    }
 
     // 2. Conditions
 
     /// Encodes the prompts of a run's branches. Loads the text encoders and frees them.
-    fn encode(&self, request: &Resolved, branches: &[(Branch, f64)], reporter: &mut Reporter) -> Result<Vec<Text>>;
+    fn encode(&self, request: &Resolved, branches: &[(Branch, f64)], reporter: &mut Reporter) -> Result<Vec<Inputs>>;
     /// Encodes the picture that a video starts from, in families that take one.
-    fn look_at(&self, picture: &Picture, request: &Resolved) -> Result<Pictured> {
-        let _ = (picture, request);
-        Ok(Pictured::default())
+    fn encode_image(&self, _picture: &Picture, _request: &Resolved) -> Result<ImageConditioning> {
+        Ok(ImageConditioning::default())
     }
+    /// Conditions of the right shapes without meaning, of one branch, to time a forward on latents of a shape.
+    fn blank(&self, request: &Resolved, latents: &[usize; 5]) -> Result<Conditioning>;
 
     // 3. Steps
 
-    /// Reads the transformer on first use.
-    fn load_transformer(&self) -> Result<()>;
-    /// Units of one forward.
-    fn units(&self) -> Result<Vec<Unit>>;
-    /// Numbers of one token's features.
-    fn width(&self) -> usize;
-    /// What cache policies see of a forward.
-    fn observed(&self) -> Observed;
-    /// Most bytes of activations at once, beside the weights.
-    fn activation_bytes(&self, tokens: usize) -> u64;
-    /// Runs all steps.
-    fn sample(&self, conditions: Conditions, steps: Steps, latents: Tensor) -> Result<Sampled>;
+    /// The transformer under its conditions. Reads it on first use.
+    fn denoiser(&self, request: &Resolved, conditioning: &Conditioning) -> Result<Box<dyn Branches>>;
     /// Frees the transformer.
     fn free_transformer(&self);
 
     // 4. Frames
 
-    /// Reads the VAE on first use.
-    fn load_vae(&self) -> Result<()>;
-    /// In which parts latents are decoded, and what that takes.
-    fn decode_plan(&self, latents: &[usize; 5], tiling: Tiling) -> DecodePlan;
-    /// So many frames of latents, 8-bit RGB. // (1, z, latent frames, h, w) -> (frames, height, width, 3)
-    fn decode(&self, latents: &Tensor, frames: usize, plan: &DecodePlan, reporter: &mut Reporter) -> Result<Vec<u8>>;
-    /// Frees the VAE.
-    fn free_vae(&self);
+    /// The VAE's decoder. Reads it on first use.
+    fn autoencoder(&self) -> Result<Arc<dyn Autoencoder>>;
+    /// Frees it.
+    fn free_autoencoder(&self);
 
     // For estimates
 
-    /// Working bytes of a stage of [`Family::weights`] that is neither `denoise` nor `decode`.
-    fn encoding_bytes(&self, stage: Stage, request: &Resolved) -> u64;
-    /// Runs a block of the transformer on latents of a shape.
-    fn probe(&self, request: &Resolved, latents: &[usize; 5]) -> Result<Probe>;
-    /// Seconds of decoding latents of a shape, from a small part of them.
-    fn decode_seconds(&self, latents: &[usize; 5]) -> Result<f64>;
+    /// Most bytes that a stage before decoding takes beside its weights.
+    fn working_bytes(&self, stage: Stage, request: &Resolved) -> u64;
 }
 
-/// An encoded prompt.
-#[derive(Debug, Clone)]
-pub(crate) struct Text {
-    /// A vector for each token. // (1, tokens, dim)
-    pub hidden: Tensor,
-    /// One for all of them, in families that have it. // (1, dim)
-    pub pooled: Option<Tensor>,
-}
+/// What something is conditioned on: tensors by the family's own names.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Inputs(BTreeMap<&'static str, Tensor>);
 
-/// What a picture means for a generation.
-#[derive(Default)]
-pub(crate) struct Pictured {
-    pub cond: navicache_models::wan::PictureCond,
-    /// Latent frames that are known. // (1, z, few, height, width)
-    pub still: Option<Tensor>,
-}
+impl Inputs {
+    pub fn get(&self, name: &'static str) -> Option<&Tensor> {
+        self.0.get(name)
+    }
 
-/// What a generation is conditioned on.
-pub(crate) struct Conditions<'a> {
-    pub request: &'a Resolved,
-    pub branches: &'a [(Branch, f64)],
-    /// One a branch.
-    pub texts: Vec<Text>,
-    pub pictured: Pictured,
-}
-
-impl Conditions<'_> {
-    /// The branches with what a transformer makes of their texts.
-    pub fn inputs<C>(&self, cond: impl Fn(Branch, &Text) -> Result<C>) -> Result<Vec<BranchInput<C>>> {
-        let branches = self.branches.iter().zip(&self.texts);
-        branches
-            .map(|(&(branch, weight), text)| Ok(BranchInput { branch, weight, cond: cond(branch, text)? }))
-            .collect()
+    /// One without which nothing can be done.
+    pub fn require(&self, name: &'static str) -> Result<&Tensor> {
+        let missing =
+            || ModelError::Input { what: "conditions", expected: name.to_string(), found: "none".to_string() };
+        Ok(self.get(name).ok_or_else(missing)?)
     }
 }
 
-/// The steps of a run, and who decides about them.
-pub(crate) struct Steps<'a> {
-    pub run: &'a Run,
-    pub solver: SolverKind,
-    pub policy: Guarded,
-    pub on_step: &'a mut dyn FnMut(StepDone) -> ControlFlow<()>,
+impl<const N: usize> From<[(&'static str, Tensor); N]> for Inputs {
+    fn from(inputs: [(&'static str, Tensor); N]) -> Self {
+        Inputs(inputs.into())
+    }
 }
 
-impl Steps<'_> {
-    /// Runs them.
-    pub fn run<D: Denoiser>(self, denoiser: &D, inputs: &[BranchInput<D::Cond>], start: Start) -> Result<Sampled> {
-        sample(denoiser, inputs, start, self.run, self.solver, self.policy, self.on_step)
+impl Extend<(&'static str, Tensor)> for Inputs {
+    fn extend<T: IntoIterator<Item = (&'static str, Tensor)>>(&mut self, inputs: T) {
+        self.0.extend(inputs);
+    }
+}
+
+/// What a picture means for a generation.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct ImageConditioning {
+    /// What all branches are conditioned on.
+    pub inputs: Inputs,
+    /// Latent frames that are known. // (1, z, few, height, width)
+    pub known_latents: Option<Tensor>,
+}
+
+/// What a generation is conditioned on.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Conditioning {
+    /// What each branch alone is conditioned on.
+    pub branches: Vec<(Branch, Inputs)>,
+    pub image: ImageConditioning,
+}
+
+impl Conditioning {
+    /// A transformer under what `condition` makes of each branch's inputs.
+    pub fn apply<D>(
+        &self,
+        transformer: Arc<D>,
+        condition: impl Fn(&D, Branch, &Inputs) -> Result<D::Cond>,
+    ) -> Result<Box<dyn Branches>>
+    where
+        D: Denoiser + Send + 'static,
+        D::Cond: Send + 'static,
+    {
+        let conditions = self.branches.iter().map(|(branch, inputs)| condition(&transformer, *branch, inputs));
+        let conditions = conditions.collect::<Result<Vec<_>>>()?;
+        Ok(Box::new(Conditioned::new(transformer, conditions)))
     }
 }
 
@@ -181,11 +207,4 @@ pub(crate) fn check_channels(place: &str, transformer: usize, vae: usize) -> Res
         "the transformer makes latents of {transformer} channels, the VAE takes {vae}: they do not belong together"
     );
     Err(Error::file(place, reason))
-}
-
-/// Working bytes of a T5 encoder on so many tokens: activations, scores and one widened matrix.
-pub(crate) fn t5_bytes(config: &t5::Config, tokens: usize) -> u64 {
-    const F32: usize = 4;
-    let width = 6 * config.d_model + 2 * config.d_ff + config.num_heads * tokens;
-    ((tokens * width + config.d_model * config.d_ff) * F32) as u64
 }

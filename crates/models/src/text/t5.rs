@@ -55,6 +55,14 @@ fn published_epsilon() -> f64 {
 }
 
 impl Config {
+    /// About the most bytes that encoding so many tokens takes beside the weights: activations, scores and one widened
+    /// matrix.
+    pub fn encode_bytes(&self, tokens: usize) -> u64 {
+        const F32: usize = 4;
+        let width = 6 * self.d_model + 2 * self.d_ff + self.num_heads * tokens;
+        ((tokens * width + self.d_model * self.d_ff) * F32) as u64
+    }
+
     /// The configuration that weights belong to, by their shapes.
     pub fn from_weights(source: &dyn Source) -> Result<Self> {
         let layer = "encoder.block.0.layer";

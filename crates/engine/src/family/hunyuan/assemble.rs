@@ -10,8 +10,8 @@ use serde::de::DeserializeOwned;
 use tokenizers::Tokenizer;
 
 use super::pipeline::{Hunyuan, POSITIONS};
-use crate::family::seam::{self, Family, check_channels};
-use crate::host::Host;
+use crate::family::seam::{self, Family, Shared, check_channels};
+use crate::host::{Host, Resident};
 use crate::request::Defaults;
 use crate::scheduler::Scheduler;
 use crate::sizes::Causal;
@@ -25,7 +25,7 @@ const SHIFT: f64 = 7.0;
 
 /// What was found of a pipeline.
 #[derive(Default)]
-struct Pieces {
+struct Assembly {
     defaults: Option<Defaults>,
     scheduler: Option<Scheduler>,
     tokenizer: Option<Tokenizer>,
@@ -63,22 +63,22 @@ fn published() -> Defaults {
 }
 
 /// Understands what was found.
-pub(super) fn read(mut parts: Parts) -> Result<Box<dyn seam::Pieces>> {
-    let mut pieces = match &parts.folder {
+pub(super) fn read(mut parts: Parts) -> Result<Box<dyn seam::Assembly>> {
+    let mut assembly = match &parts.folder {
         Some(folder) => diffusers(folder, &parts)?,
         None => loose(&parts)?,
     };
     for found in std::mem::take(&mut parts.found).into_values() {
-        pieces.take(found)?;
+        assembly.take(found)?;
     }
     let [tokenizer, tokenizer_2] = parts.tokenizers;
-    pieces.tokenizer = tokenizer.or(pieces.tokenizer);
-    pieces.tokenizer_2 = tokenizer_2.or(pieces.tokenizer_2);
-    pieces.unknown = parts.unknown;
-    Ok(Box::new(pieces))
+    assembly.tokenizer = tokenizer.or(assembly.tokenizer);
+    assembly.tokenizer_2 = tokenizer_2.or(assembly.tokenizer_2);
+    assembly.unknown = parts.unknown;
+    Ok(Box::new(assembly))
 }
 
-impl Pieces {
+impl Assembly {
     /// Adds a component that was recognised.
     fn take(&mut self, Found { recognised, tensors, file, .. }: Found) -> Result<()> {
         match recognised.component {
@@ -112,7 +112,7 @@ impl Pieces {
     }
 }
 
-impl seam::Pieces for Pieces {
+impl seam::Assembly for Assembly {
     fn missing(&self) -> Vec<String> {
         missing([
             (self.transformer.is_none(), "a transformer (--transformer FILE)"),
@@ -129,7 +129,7 @@ impl seam::Pieces for Pieces {
 
     fn complete(self: Box<Self>, place: &str, host: Host) -> Result<Box<dyn Family>> {
         let missing = self.missing();
-        let Pieces { text_encoder, text_encoder_2, transformer, vae, tokenizer, tokenizer_2, .. } = *self;
+        let Assembly { text_encoder, text_encoder_2, transformer, vae, tokenizer, tokenizer_2, .. } = *self;
         let (Some(text_encoder), Some(text_encoder_2)) = (text_encoder, text_encoder_2) else {
             return Err(incomplete(place, &missing, &self.unknown).into());
         };
@@ -146,25 +146,36 @@ impl seam::Pieces for Pieces {
             patch: transformer.config.patch(),
             positions: POSITIONS,
         };
-        Ok(Box::new(Hunyuan {
+        let weights = [
+            (Role::TextEncoder, text_encoder.tensors),
+            (Role::SecondTextEncoder, text_encoder_2.tensors),
+            (Role::Transformer, transformer.tensors),
+            (Role::Vae, vae.tensors),
+        ];
+        let scheduler = self.scheduler.unwrap_or_else(|| Scheduler::published(SolverKind::Euler, SHIFT));
+        let shared = Shared {
             host,
-            sizes,
             defaults: self.defaults.unwrap_or_else(published),
-            scheduler: self.scheduler.unwrap_or_else(|| Scheduler::published(SolverKind::Euler, SHIFT)),
+            scheduler: scheduler.evenly(),
+            sizes: Box::new(sizes),
+            weights: weights.into(),
+        };
+        Ok(Box::new(Hunyuan {
+            shared,
             tokenizer,
             tokenizer_2,
-            text_encoder,
-            text_encoder_2,
-            transformer,
-            vae,
-            transformer_model: Default::default(),
-            vae_model: Default::default(),
+            text_encoder: text_encoder.config,
+            text_encoder_2: text_encoder_2.config,
+            transformer: transformer.config,
+            vae: vae.config,
+            transformer_model: Resident::default(),
+            autoencoder: Resident::default(),
         }))
     }
 }
 
 /// Reads a Diffusers folder, but for the parts that are given apart.
-fn diffusers(folder: &Folder, parts: &Parts) -> Result<Pieces> {
+fn diffusers(folder: &Folder, parts: &Parts) -> Result<Assembly> {
     let scheduler = Scheduler::read(folder)?;
     let class = "_class_name";
     let transformer: TransformerConfig = config(folder, "transformer", class, "HunyuanVideoTransformer3DModel")?;
@@ -172,7 +183,7 @@ fn diffusers(folder: &Folder, parts: &Parts) -> Result<Pieces> {
     let text_encoder: llama::Config = config(folder, "text_encoder", "model_type", "llama")?;
     let text_encoder_2: clip::Config = config(folder, "text_encoder_2", "model_type", "clip_text_model")?;
     let weights = "diffusion_pytorch_model";
-    Ok(Pieces {
+    Ok(Assembly {
         defaults: folder.contains(DEFAULTS_FILE).then(|| folder.json(DEFAULTS_FILE)).transpose()?,
         scheduler: Some(scheduler),
         tokenizer: parts.tokenizer_of(folder, 0, &["tokenizer/tokenizer.json"])?,
@@ -198,14 +209,14 @@ fn diffusers(folder: &Folder, parts: &Parts) -> Result<Pieces> {
 }
 
 /// What stands beside loose weights: configurations, and tokenizers in the folders of their encoders.
-fn loose(parts: &Parts) -> Result<Pieces> {
-    let mut pieces = Pieces::default();
-    pieces.like.text_encoder = beside(parts, Role::TextEncoder);
-    pieces.like.text_encoder_2 = beside(parts, Role::SecondTextEncoder);
-    pieces.like.vae = beside(parts, Role::Vae);
+fn loose(parts: &Parts) -> Result<Assembly> {
+    let mut assembly = Assembly::default();
+    assembly.like.text_encoder = beside(parts, Role::TextEncoder);
+    assembly.like.text_encoder_2 = beside(parts, Role::SecondTextEncoder);
+    assembly.like.vae = beside(parts, Role::Vae);
     for (role, place, name) in [
-        (Role::TextEncoder, &mut pieces.tokenizer, "tokenizer"),
-        (Role::SecondTextEncoder, &mut pieces.tokenizer_2, "tokenizer_2"),
+        (Role::TextEncoder, &mut assembly.tokenizer, "tokenizer"),
+        (Role::SecondTextEncoder, &mut assembly.tokenizer_2, "tokenizer_2"),
     ] {
         for folder in folders(parts, role, name) {
             if folder.join("tokenizer.json").exists() {
@@ -218,7 +229,7 @@ fn loose(parts: &Parts) -> Result<Pieces> {
             }
         }
     }
-    Ok(pieces)
+    Ok(assembly)
 }
 
 /// The `config.json` beside some weights, if it is theirs: others' have other fields.

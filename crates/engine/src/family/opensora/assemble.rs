@@ -1,14 +1,16 @@
 //! What was found of an Open-Sora pipeline: its three repositories, as folders in one folder or as files given apart.
 
+use navicache_control::solver::SolverKind;
 use navicache_models::opensora::{TransformerConfig, VaeConfig};
 use navicache_models::text::t5;
 use tokenizers::Tokenizer;
 
 use super::pipeline::{OpenSora, Rounded};
 use super::sizes;
-use crate::family::seam::{self, Family, check_channels};
-use crate::host::Host;
+use crate::family::seam::{self, Family, Shared, check_channels};
+use crate::host::{Host, Resident};
 use crate::request::Defaults;
+use crate::scheduler::Scheduler;
 use crate::{Error, Result};
 use navicache_weights::layout::{Parts, Piece, folder_of, incomplete, missing};
 use navicache_weights::tokenizer;
@@ -16,7 +18,7 @@ use navicache_weights::{Component, Found, Role};
 
 /// What was found of a pipeline.
 #[derive(Default)]
-struct Pieces {
+struct Assembly {
     tokenizer: Option<Tokenizer>,
     text_encoder: Option<Piece<t5::Config>>,
     transformer: Option<Piece<TransformerConfig>>,
@@ -41,8 +43,8 @@ fn published(max_sequence_length: usize) -> Result<Defaults> {
 }
 
 /// Understands what was found.
-pub(super) fn read(mut parts: Parts) -> Result<Box<dyn seam::Pieces>> {
-    let mut pieces = Pieces::default();
+pub(super) fn read(mut parts: Parts) -> Result<Box<dyn seam::Assembly>> {
+    let mut assembly = Assembly::default();
     // A configuration says what shapes do not; weights without one are the published ones.
     let transformer: Option<TransformerConfig> = parts.config_beside(Role::Transformer)?;
     let vae: Option<VaeConfig> = parts.config_beside(Role::Vae)?;
@@ -50,7 +52,7 @@ pub(super) fn read(mut parts: Parts) -> Result<Box<dyn seam::Pieces>> {
     for folder in beside.into_iter().chain(parts.searched.iter().map(|path| path.as_path())) {
         let file = ["tokenizer.json", "spiece.model"].map(|name| folder.join(name)).into_iter().find(|f| f.exists());
         if let Some(file) = file {
-            pieces.tokenizer = Some(tokenizer::from_file(&file)?);
+            assembly.tokenizer = Some(tokenizer::from_file(&file)?);
             break;
         }
     }
@@ -62,27 +64,27 @@ pub(super) fn read(mut parts: Parts) -> Result<Box<dyn seam::Pieces>> {
                     None => TransformerConfig::from_weights(&tensors)?,
                 };
                 config.check()?;
-                pieces.transformer = Some(Piece { config, tensors });
+                assembly.transformer = Some(Piece { config, tensors });
             }
             Component::T5 => {
                 let config = t5::Config::from_weights(&tensors)?;
-                pieces.text_encoder = Some(Piece { config, tensors });
+                assembly.text_encoder = Some(Piece { config, tensors });
             }
             Component::OpenSoraVae => {
                 let config = vae.clone().unwrap_or_default();
                 config.check()?;
-                pieces.vae = Some(Piece { config, tensors });
+                assembly.vae = Some(Piece { config, tensors });
             }
             other => return Err(Error::file(&file.path, format!("{other} is no part of Open-Sora"))),
         }
     }
     let [tokenizer, _] = parts.tokenizers;
-    pieces.tokenizer = tokenizer.or(pieces.tokenizer);
-    pieces.unknown = parts.unknown;
-    Ok(Box::new(pieces))
+    assembly.tokenizer = tokenizer.or(assembly.tokenizer);
+    assembly.unknown = parts.unknown;
+    Ok(Box::new(assembly))
 }
 
-impl seam::Pieces for Pieces {
+impl seam::Assembly for Assembly {
     fn missing(&self) -> Vec<String> {
         missing([
             (self.transformer.is_none(), "a transformer (--transformer FILE)"),
@@ -94,7 +96,7 @@ impl seam::Pieces for Pieces {
 
     fn complete(self: Box<Self>, place: &str, host: Host) -> Result<Box<dyn Family>> {
         let missing = self.missing();
-        let Pieces { tokenizer, text_encoder, transformer, vae, unknown } = *self;
+        let Assembly { tokenizer, text_encoder, transformer, vae, unknown } = *self;
         let (Some(transformer), Some(text_encoder), Some(vae), Some(tokenizer)) =
             (transformer, text_encoder, vae, tokenizer)
         else {
@@ -102,16 +104,27 @@ impl seam::Pieces for Pieces {
         };
         check_channels(place, transformer.config.in_channels, vae.config.vae_temporal.embed_dim)?;
         let TransformerConfig { in_channels: channels, patch_size: patch, .. } = transformer.config;
-        Ok(Box::new(OpenSora {
+        let weights = [
+            (Role::TextEncoder, text_encoder.tensors),
+            (Role::Transformer, transformer.tensors),
+            (Role::Vae, vae.tensors),
+        ];
+        let shared = Shared {
             host,
-            sizes: Rounded { channels, patch, vae: vae.config.clone() },
             defaults: published(transformer.config.model_max_length)?,
+            // The shift depends on the size.
+            scheduler: Scheduler::published(SolverKind::Euler, 1.0).evenly(),
+            sizes: Box::new(Rounded { channels, patch, vae: vae.config.clone() }),
+            weights: weights.into(),
+        };
+        Ok(Box::new(OpenSora {
+            shared,
             tokenizer,
-            text_encoder,
-            transformer,
-            vae,
-            transformer_model: Default::default(),
-            vae_model: Default::default(),
+            text_encoder: text_encoder.config,
+            transformer: transformer.config,
+            vae: vae.config,
+            transformer_model: Resident::default(),
+            autoencoder: Resident::default(),
         }))
     }
 }

@@ -1,33 +1,24 @@
-//! A Open-Sora pipeline: what it does at each stage of a generation.
+//! An Open-Sora pipeline: what it does at each stage of a generation.
 
 use std::sync::Arc;
 
-use candle_core::Tensor;
-use navicache_control::guidance::{Branch, Guidance};
-use navicache_control::schedule::{Schedule, flow_even};
-use navicache_control::solver::SolverKind;
+use candle_core::{DType, Tensor};
+use navicache_control::guidance::Branch;
 use navicache_models::opensora::{Transformer, TransformerConfig, Vae, VaeConfig, VideoSize};
 use navicache_models::text::t5::{self, T5};
-use navicache_models::{Denoiser, Observed, Unit};
+use navicache_models::{Autoencoder, Branches};
+use navicache_weights::Role;
 use tokenizers::Tokenizer;
 
 use super::{prompt, sizes};
-use crate::denoise::{Sampled, Start};
 use crate::event::{Reporter, Stage};
-use crate::family::seam::{Conditions, Family, Steps, Text, t5_bytes};
-use crate::film::{DecodePlan, FrameSink};
-use crate::host::{Host, Resident};
-use crate::machine::computing;
-use crate::probe::{self, Probe};
+use crate::family::seam::{Conditioning, Family, ImageConditioning, Inputs, Shared};
+use crate::host::Resident;
 use crate::prompt::tokenize;
-use crate::request::{Defaults, Frames, Limits, Resolved, Tiling};
+use crate::request::{Frames, Limits, Resolved};
 use crate::sizes::Sizes;
 use crate::{Error, Request, Result};
-use navicache_weights::Tensors;
-use navicache_weights::layout::Piece;
 
-/// Timesteps that the model was trained with.
-const TRAIN_TIMESTEPS: usize = 1000;
 /// A clip is one frame, or at least as many as one chunk of the VAE: in between the schedule is not defined.
 const FEWEST_FRAMES: usize = 17;
 /// Longest and largest clip that is taken.
@@ -39,33 +30,23 @@ const STILL_FPS: f64 = 120.0;
 /// Side of the square that the schedule's shift is relative to, and the latent frames that stand for a chunk there.
 const SHIFT_SIDE: f64 = 512.0;
 const SHIFT_LATENT_FRAMES: usize = 5;
+/// The encoded prompt. // (1, tokens, caption channels)
+const TEXT: &str = "text";
 
 /// An Open-Sora pipeline.
 pub(super) struct OpenSora {
-    pub(super) host: Host,
-    pub(super) defaults: Defaults,
-    pub(super) sizes: Rounded,
+    pub(super) shared: Shared,
     pub(super) tokenizer: Tokenizer,
-    pub(super) text_encoder: Piece<t5::Config>,
-    pub(super) transformer: Piece<TransformerConfig>,
-    pub(super) vae: Piece<VaeConfig>,
+    pub(super) text_encoder: t5::Config,
+    pub(super) transformer: TransformerConfig,
+    pub(super) vae: VaeConfig,
     pub(super) transformer_model: Resident<Transformer>,
-    pub(super) vae_model: Resident<Vae>,
+    pub(super) autoencoder: Resident<dyn Autoencoder>,
 }
 
 impl OpenSora {
-    fn transformer(&self) -> Result<Arc<Transformer>> {
-        let Piece { config, tensors } = &self.transformer;
-        self.transformer_model.get(|| Ok(Transformer::new(config, self.host.weights(tensors))?))
-    }
-
-    fn vae(&self) -> Result<Arc<Vae>> {
-        let Piece { config, tensors } = &self.vae;
-        self.vae_model.get(|| Ok(Vae::new(config, self.host.weights_as_stored(tensors))?))
-    }
-
-    /// What the transformer is told of the video.
-    fn told(&self, request: &Resolved) -> VideoSize {
+    /// What the transformer is conditioned on beside the text.
+    fn video_size(&self, request: &Resolved) -> VideoSize {
         let fps = if request.frames == 1 { STILL_FPS } else { request.fps as f64 };
         VideoSize { height: request.height, width: request.width, fps }
     }
@@ -104,32 +85,12 @@ impl Sizes for Rounded {
 }
 
 impl Family for OpenSora {
-    fn host(&self) -> &Host {
-        &self.host
+    fn shared(&self) -> &Shared {
+        &self.shared
     }
 
-    fn weights(&self) -> Vec<(Stage, &Tensors)> {
-        vec![
-            (Stage::Text, &self.text_encoder.tensors),
-            (Stage::Denoise, &self.transformer.tensors),
-            (Stage::Decode, &self.vae.tensors),
-        ]
-    }
-
-    fn weights_mut(&mut self) -> Vec<(Stage, &mut Tensors)> {
-        vec![
-            (Stage::Text, &mut self.text_encoder.tensors),
-            (Stage::Denoise, &mut self.transformer.tensors),
-            (Stage::Decode, &mut self.vae.tensors),
-        ]
-    }
-
-    fn defaults(&self) -> &Defaults {
-        &self.defaults
-    }
-
-    fn sizes(&self) -> &dyn Sizes {
-        &self.sizes
+    fn shared_mut(&mut self) -> &mut Shared {
+        &mut self.shared
     }
 
     fn named_size(&self, request: &Request) -> Result<Option<(usize, usize)>> {
@@ -141,10 +102,6 @@ impl Family for OpenSora {
             )
             .map(Some),
         }
-    }
-
-    fn solver(&self) -> SolverKind {
-        SolverKind::Euler
     }
 
     /// Larger and longer clips spend more steps at high noise.
@@ -165,7 +122,7 @@ impl Family for OpenSora {
             let expected = "this model has a learned text in its place and hears no other; leave it out".to_string();
             return refuse("--negative-prompt", format!("{:?}", request.negative_prompt), expected);
         }
-        let longest = self.transformer.config.model_max_length;
+        let longest = self.transformer.model_max_length;
         if request.max_sequence_length > longest {
             let expected = format!("expected at most {longest}, which this model was made for");
             return refuse("--max-sequence-length", request.max_sequence_length.to_string(), expected);
@@ -173,20 +130,8 @@ impl Family for OpenSora {
         Ok(())
     }
 
-    /// Euler runs on the model's own grid; the other solvers on theirs.
-    fn schedule(&self, request: &Resolved) -> Result<Schedule> {
-        Ok(match request.solver {
-            SolverKind::Euler => flow_even(request.steps, request.shift, TRAIN_TIMESTEPS)?,
-            solver => solver.schedule(request.steps, request.shift, TRAIN_TIMESTEPS)?,
-        })
-    }
-
-    fn branches(&self, request: &Resolved) -> Vec<(Branch, f64)> {
-        Guidance::from_scale(request.guidance).branches()
-    }
-
     /// The prompt's tokens alone, without padding. The other branch has a learned text of as many.
-    fn encode(&self, request: &Resolved, branches: &[(Branch, f64)], reporter: &mut Reporter) -> Result<Vec<Text>> {
+    fn encode(&self, request: &Resolved, branches: &[(Branch, f64)], reporter: &mut Reporter) -> Result<Vec<Inputs>> {
         let longest = request.max_sequence_length;
         let prepared = prompt::prepare(&request.prompt).map_err(|expected| Error::Request {
             what: "prompt",
@@ -195,99 +140,55 @@ impl Family for OpenSora {
         })?;
         let tokens = tokenize(&self.tokenizer, &prepared, longest)?;
         tokens.warn_if_cut(longest, "--max-sequence-length", reporter);
-        let Piece { config, tensors } = &self.text_encoder;
-        let hidden = T5::new(config, self.host.weights(tensors))?.forward(&tokens.ids)?; // (1, tokens, caption channels)
-        Ok(vec![Text { hidden, pooled: None }; branches.len()])
+        let weights = self.shared.host.weights(self.shared.weights(Role::TextEncoder)?);
+        let text = T5::new(&self.text_encoder, weights)?.forward(&tokens.ids)?; // (1, tokens, caption channels)
+        Ok(vec![[(TEXT, text)].into(); branches.len()])
     }
 
-    fn load_transformer(&self) -> Result<()> {
-        self.transformer().map(drop)
+    /// The branch without a prompt: the learned text stands in its place, and its numbers do not matter.
+    fn blank(&self, request: &Resolved, _: &[usize; 5]) -> Result<Conditioning> {
+        let shape = (1, request.max_sequence_length, self.transformer.caption_channels);
+        let text = Tensor::zeros(shape, DType::F32, &self.shared.host.device)?;
+        let branches = vec![(Branch::Uncond, [(TEXT, text)].into())];
+        Ok(Conditioning { branches, image: ImageConditioning::default() })
     }
 
-    fn units(&self) -> Result<Vec<Unit>> {
-        Ok(self.transformer()?.units().to_vec())
-    }
-
-    fn width(&self) -> usize {
-        self.transformer.config.hidden_size
-    }
-
-    fn observed(&self) -> Observed {
-        Observed::Tokens
-    }
-
-    /// A block holds its input, queries, keys, values and output, and the feed-forward's middle before and after its activation.
-    fn activation_bytes(&self, tokens: usize) -> u64 {
-        let config = &self.transformer.config;
-        (tokens * (6 * config.hidden_size + 2 * config.mlp_dim()) * 4) as u64
-    }
-
-    fn sample(&self, conditions: Conditions, steps: Steps, latents: Tensor) -> Result<Sampled> {
-        let transformer = self.transformer()?;
-        let told = self.told(conditions.request);
-        let inputs = conditions.inputs(|branch, text| {
+    fn denoiser(&self, request: &Resolved, conditioning: &Conditioning) -> Result<Box<dyn Branches>> {
+        let weights = self.shared.weights(Role::Transformer)?;
+        let read = || Ok(Arc::new(Transformer::new(&self.transformer, self.shared.host.weights(weights))?));
+        let size = self.video_size(request);
+        conditioning.apply(self.transformer_model.get(read)?, |transformer, branch, inputs| {
+            let text = inputs.require(TEXT)?;
             Ok(match branch {
-                Branch::Cond => transformer.cond(&text.hidden, told)?,
-                Branch::Uncond | Branch::Other(_) => transformer.null_cond(text.hidden.dim(1)?, told)?,
+                Branch::Cond => transformer.cond(text, size)?,
+                Branch::Uncond | Branch::Other(_) => transformer.null_cond(text.dim(1)?, size)?,
             })
-        })?;
-        steps.run(&*transformer, &inputs, Start { latents, still: None })
+        })
     }
 
     fn free_transformer(&self) {
         self.transformer_model.free();
     }
 
-    fn load_vae(&self) -> Result<()> {
-        self.vae().map(drop)
+    fn autoencoder(&self) -> Result<Arc<dyn Autoencoder>> {
+        let weights = self.shared.weights(Role::Vae)?;
+        let read = || Ok(Arc::new(Vae::new(&self.vae, self.shared.host.weights_as_stored(weights))?) as _);
+        self.autoencoder.get(read)
     }
 
-    /// Whole frames always, one at a time: the VAE's norms look at all of a frame.
-    fn decode_plan(&self, latents: &[usize; 5], _: Tiling) -> DecodePlan {
-        let [_, _, frames, rows, columns] = *latents;
-        let (width, height, count) = self.sizes.video_shape(latents);
-        let bytes = self.vae.config.decode_bytes(rows, columns, frames) + (3 * width * height * count) as u64;
-        DecodePlan::new(rows.max(columns), latents, self.vae.config.space_factor(), bytes)
+    fn free_autoencoder(&self) {
+        self.autoencoder.free();
     }
 
-    fn decode(&self, latents: &Tensor, frames: usize, _: &DecodePlan, reporter: &mut Reporter) -> Result<Vec<u8>> {
-        let vae = self.vae()?;
-        let (_, _, _, rows, columns) = latents.dims5()?;
-        let factor = self.vae.config.space_factor();
-        let mut sink = FrameSink::new(columns * factor, rows * factor, frames, reporter);
-        let mut decoding = vae.decoder(&vae.denormalize(latents)?, frames)?;
-        while let Some(chunk) = computing(|| decoding.next_chunk())? {
-            sink.push(&chunk)?;
+    /// A block holds its input, queries, keys, values and output, and the feed-forward's middle before and after its
+    /// activation.
+    fn working_bytes(&self, stage: Stage, request: &Resolved) -> u64 {
+        const F32: usize = 4;
+        if stage == Stage::Denoise {
+            let shape = self.shared.sizes.latents_shape(request.width, request.height, request.frames);
+            let width = 6 * self.transformer.hidden_size + 2 * self.transformer.mlp_dim();
+            return (self.shared.sizes.tokens(&shape) * width * F32) as u64;
         }
-        Ok(sink.finish())
-    }
-
-    fn free_vae(&self) {
-        self.vae_model.free();
-    }
-
-    fn encoding_bytes(&self, _: Stage, request: &Resolved) -> u64 {
-        t5_bytes(&self.text_encoder.config, request.max_sequence_length)
-    }
-
-    fn probe(&self, request: &Resolved, latents: &[usize; 5]) -> Result<Probe> {
-        let transformer = self.transformer()?;
-        let cond = transformer.null_cond(request.max_sequence_length, self.told(request))?;
-        probe::probe(&*transformer, &cond, latents, self.sizes.tokens(latents), &self.host.device)
-    }
-
-    /// From a chunk of a small square.
-    fn decode_seconds(&self, latents: &[usize; 5]) -> Result<f64> {
-        let vae = self.vae()?;
-        let (_, _, frames) = self.sizes.video_shape(latents);
-        let chunk = self.vae.config.micro_latent_frames();
-        probe::decode_seconds(latents, frames, chunk, &self.host.device, |part, clock| {
-            let frames = self.vae.config.frames_of(part.dim(2)?);
-            let mut decoding = vae.decoder(&vae.denormalize(part)?, frames)?;
-            while let Some(chunk) = computing(|| decoding.next_chunk())? {
-                clock.chunk(&chunk)?;
-            }
-            Ok(())
-        })
+        self.text_encoder.encode_bytes(request.max_sequence_length)
     }
 }

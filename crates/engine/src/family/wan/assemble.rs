@@ -10,19 +10,19 @@ use tokenizers::Tokenizer;
 use super::image::Preprocessor;
 use super::pipeline::Wan;
 use super::published::Published;
-use crate::family::seam::{self, Family, check_channels};
-use crate::host::Host;
+use crate::family::seam::{self, Family, Shared, check_channels};
+use crate::host::{Host, Resident};
 use crate::request::Defaults;
 use crate::scheduler::Scheduler;
 use crate::sizes::Causal;
 use crate::{Error, Result};
 use navicache_weights::layout::{DEFAULTS_FILE, Parts, Piece, config, incomplete, missing};
 use navicache_weights::tokenizer;
-use navicache_weights::{Component, Folder, Found};
+use navicache_weights::{Component, Folder, Found, Role};
 
 /// What was found of a pipeline.
 #[derive(Default)]
-pub(super) struct Pieces {
+pub(super) struct Assembly {
     published: Option<Published>,
     defaults: Option<Defaults>,
     scheduler: Option<Scheduler>,
@@ -49,8 +49,8 @@ struct Like {
 }
 
 /// Understands what was found.
-pub(super) fn read(mut parts: Parts) -> Result<Box<dyn seam::Pieces>> {
-    let mut pieces = match &parts.folder {
+pub(super) fn read(mut parts: Parts) -> Result<Box<dyn seam::Assembly>> {
+    let mut assembly = match &parts.folder {
         Some(folder) => diffusers(folder, &parts)?,
         None => loose(&parts)?,
     };
@@ -59,18 +59,18 @@ pub(super) fn read(mut parts: Parts) -> Result<Box<dyn seam::Pieces>> {
         .values()
         .any(|found| matches!(found.recognised.component, Component::WanTransformer | Component::WanVae))
     {
-        pieces.published = None; // the parts say so themselves
+        assembly.published = None; // the parts say so themselves
     }
     for found in std::mem::take(&mut parts.found).into_values() {
-        pieces.take(found)?;
+        assembly.take(found)?;
     }
     let [tokenizer, _] = parts.tokenizers;
-    pieces.tokenizer = tokenizer.or(pieces.tokenizer);
-    pieces.unknown = parts.unknown;
-    Ok(Box::new(pieces))
+    assembly.tokenizer = tokenizer.or(assembly.tokenizer);
+    assembly.unknown = parts.unknown;
+    Ok(Box::new(assembly))
 }
 
-impl Pieces {
+impl Assembly {
     /// Adds a component that was recognised.
     fn take(&mut self, found: Found) -> Result<()> {
         match found.recognised.component {
@@ -101,7 +101,7 @@ impl Pieces {
     }
 }
 
-impl seam::Pieces for Pieces {
+impl seam::Assembly for Assembly {
     fn missing(&self) -> Vec<String> {
         let needs_image = self.transformer.as_ref().is_some_and(|piece| piece.config.image_dim.is_some());
         missing([
@@ -111,6 +111,21 @@ impl seam::Pieces for Pieces {
             (self.vae.is_none(), "a VAE (--vae FILE)"),
             (needs_image && self.image_encoder.is_none(), "a CLIP image encoder (--image-encoder FILE)"),
         ])
+    }
+
+    /// Two published models have the same shapes, and their names tell them apart; a name can be changed.
+    fn warnings(&self) -> Vec<String> {
+        let is_image_to_video = self.transformer.as_ref().is_some_and(|piece| piece.config.image_dim.is_some());
+        if self.scheduler.is_some() || !is_image_to_video || self.is_720p {
+            return Vec::new();
+        }
+        let shift = |is_720p| Published::Wan21I2v.scheduler(is_720p).shift;
+        vec![format!(
+            "taken for the 480P model, whose noise schedule has a shift of {}, because no folder or file is named 720P; if it is \
+             the 720P model, ask for a shift of {}",
+            shift(false),
+            shift(true)
+        )]
     }
 
     fn complete(self: Box<Self>, place: &str, host: Host) -> Result<Box<dyn Family>> {
@@ -131,26 +146,37 @@ impl seam::Pieces for Pieces {
             patch: transformer.config.patch_size,
             positions: transformer.config.rope_max_seq_len,
         };
-        Ok(Box::new(Wan {
+        let image_encoder = self.image_encoder.filter(|_| published == Published::Wan21I2v);
+        let (clip, image_weights) = image_encoder.map(|piece| (piece.config, piece.tensors)).unzip();
+        let weights = [
+            (Role::TextEncoder, text_encoder.tensors),
+            (Role::Transformer, transformer.tensors),
+            (Role::Vae, vae.tensors),
+        ];
+        let shared = Shared {
             host,
-            sizes,
-            published,
             defaults: self.defaults.unwrap_or_else(|| published.defaults(layers, scheduler.shift)),
             scheduler,
+            sizes: Box::new(sizes),
+            weights: weights.into_iter().chain(image_weights.map(|weights| (Role::ImageEncoder, weights))).collect(),
+        };
+        Ok(Box::new(Wan {
+            shared,
+            published,
             tokenizer,
-            text_encoder,
-            transformer,
-            vae,
-            image_encoder: self.image_encoder.filter(|_| published == Published::Wan21I2v),
+            text_encoder: text_encoder.config,
+            transformer: transformer.config,
+            vae: vae.config,
+            image_encoder: clip,
             preprocessor: self.preprocessor.unwrap_or_default(),
-            transformer_model: Default::default(),
-            vae_model: Default::default(),
+            transformer_model: Resident::default(),
+            autoencoder: Resident::default(),
         }))
     }
 }
 
 /// Reads a Diffusers folder, but for the parts that are given apart.
-fn diffusers(folder: &Folder, parts: &Parts) -> Result<Pieces> {
+fn diffusers(folder: &Folder, parts: &Parts) -> Result<Assembly> {
     let published = Published::of_index(folder)?;
     let scheduler = Scheduler::read(folder)?;
     let transformer: TransformerConfig = config(folder, "transformer", "_class_name", "WanTransformer3DModel")?;
@@ -167,7 +193,7 @@ fn diffusers(folder: &Folder, parts: &Parts) -> Result<Pieces> {
         has_image_encoder.then(|| folder.json("image_processor/preprocessor_config.json")).transpose()?;
     let weights = "diffusion_pytorch_model";
     let piece_of_image = |config| parts.piece(folder, ("image_encoder", "model"), Component::ClipVision, config);
-    Ok(Pieces {
+    Ok(Assembly {
         tokenizer: parts.tokenizer_of(folder, 0, &["tokenizer/tokenizer.json", "tokenizer/spiece.model"])?,
         text_encoder: parts.piece(folder, ("text_encoder", "model"), Component::Umt5, &text_encoder)?,
         transformer: parts.piece(folder, ("transformer", weights), Component::WanTransformer, &transformer)?,
@@ -178,19 +204,19 @@ fn diffusers(folder: &Folder, parts: &Parts) -> Result<Pieces> {
         defaults: Some(defaults),
         scheduler: Some(scheduler),
         like: Like { transformer: Some(transformer), vae: Some(vae), image_encoder },
-        ..Pieces::default()
+        ..Assembly::default()
     })
 }
 
 /// What stands beside loose weights.
-fn loose(parts: &Parts) -> Result<Pieces> {
-    let mut pieces = Pieces::default();
+fn loose(parts: &Parts) -> Result<Assembly> {
+    let mut assembly = Assembly::default();
     for path in &parts.searched {
-        pieces.is_720p |= path.to_string_lossy().to_lowercase().contains("720p");
-        pieces.like.transformer = authors_config(&path.join("config.json"))?;
-        pieces.tokenizer = pieces.tokenizer.or(tokenizer_in(path)?);
+        assembly.is_720p |= path.to_string_lossy().to_lowercase().contains("720p");
+        assembly.like.transformer = authors_config(&path.join("config.json"))?;
+        assembly.tokenizer = assembly.tokenizer.or(tokenizer_in(path)?);
     }
-    Ok(pieces)
+    Ok(assembly)
 }
 
 /// The configuration of the authors' repositories: `config.json` of the class `WanModel`.

@@ -86,8 +86,8 @@ impl Chunks for Windows<'_> {
 }
 
 impl VaeEncoder {
-    /// A clip that begins with a frame and goes on grey, as latents of a length; in windows where the whole would take more than
-    /// `room` bytes. // (1, 3, height, width) -> (1, z, latent frames, h, w)
+    /// A clip that begins with a frame and goes on grey, as latents of a length; in windows where the whole would take
+    /// more than `room` bytes. // (1, 3, height, width) -> (1, z, latent frames, h, w)
     pub fn encode_first(&self, first: &Tensor, latent_frames: usize, room: u64) -> Result<Tensor> {
         let (_, _, height, width) = first.dims4()?;
         let factor = self.config.scale_factor_spatial();
