@@ -1,6 +1,7 @@
 //! How a download goes on.
 
-/// How a download goes on. Answer [`ControlFlow::Break`] to stop; what is there stays and is used again.
+/// How a download goes on. Answer [`ControlFlow::Break`](std::ops::ControlFlow::Break) to stop; what is there stays and
+/// is used again.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum Event<'a> {

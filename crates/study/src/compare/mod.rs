@@ -3,7 +3,7 @@
 //!
 //! [`run`] fills a folder. A run is done when its record is there: what was interrupted goes on where it stopped, and
 //! more prompts, seeds and methods can be added to what there is. [`Results::read`] is what a folder has to say,
-//! [`write`] makes its page.
+//! [`write()`] makes its page.
 
 mod folder;
 mod page;
