@@ -10,8 +10,8 @@
 //! h' = h (tolerance / error)^(1/3)
 //! ```
 //!
-//! and one step longer than the last at most, which is the step-size control of every solver for differential equations (Hairer, Norsett, Wanner, *Solving Ordinary Differential
-//! Equations I*, II.4). docs/skipping.md has the derivation and the measurements.
+//! and one step longer than the last at most, which is the step-size control of every solver for differential equations
+//! (Hairer, Norsett, Wanner, *Solving Ordinary Differential Equations I*, II.4). docs/skipping.md has the derivation and the measurements.
 
 use super::{About, Asks, At, Decision, Guard, Measure, Method, Policy, Quantity, Question, Reuse, Run, Seen, Subject};
 

@@ -15,7 +15,7 @@
 
 use std::collections::VecDeque;
 
-use super::{History, Linear, SolverKind, StepPlan, plan, plan_step};
+use super::{Combination, History, Linear, SolverKind, StepPlan, plan_step};
 use crate::interpolate::lagrange;
 use crate::schedule::{Schedule, Sigma};
 
@@ -55,7 +55,6 @@ struct Anchor<V> {
 pub struct Stepper<V> {
     kind: SolverKind,
     schedule: Schedule,
-    plans: Vec<StepPlan>,
     history: History<V>,
     /// Steps whose data predictions the history holds, newest first.
     data_steps: Vec<usize>,
@@ -92,7 +91,6 @@ impl<V: Clone> Stepper<V> {
     /// A walk along a schedule.
     pub fn new(kind: SolverKind, schedule: Schedule, keeps: Keeps) -> Self {
         Stepper {
-            plans: plan(kind, &schedule),
             kind,
             schedule,
             history: History::default(),
@@ -113,7 +111,7 @@ impl<V: Clone> Stepper<V> {
     {
         let skipped = self.skipped.take();
         let corrected = match (skipped, self.saved.clone()) {
-            (Some(Skip::Corrected), Some(saved)) => Some(self.walk_again(step, velocity, saved, linear)?),
+            (Some(Skip::Corrected), Some(saved)) => self.walk_again(step, velocity, saved, linear)?,
             _ => None,
         };
         let plan = self.plan_at(step);
@@ -158,7 +156,8 @@ impl<V: Clone> Stepper<V> {
 
     /// The latents that step `step + 1` starts from, once its prediction was taken in.
     pub fn leave<L: Linear<Value = V>>(&self, step: usize, linear: &mut L) -> Result<Option<V>, L::Error> {
-        self.history.leave(&self.jump(step), linear)
+        let [Some(now), last] = [0, 1].map(|back| self.data_steps.get(back).copied()) else { return Ok(None) };
+        self.history.leave(&self.jump(last, now, step), linear)
     }
 
     /// The latents that step `step + 1` starts from, where `step` is skipped. Provisional, if steps are corrected.
@@ -173,58 +172,53 @@ impl<V: Clone> Stepper<V> {
         // a long jump, is noise. The jump goes by the computed ones.
         let anchors = (self.anchors.front(), self.anchors.get(1), &self.history.sample);
         if let (Skip::Corrected, (Some(c), Some(b), Some(sample))) = (skip, anchors) {
-            let next = self.schedule.steps.get(step + 1).map(|s| s.sigma);
-            let jump = plan_step(self.kind, None, Some(self.sigma(b.step)), self.sigma(c.step), next).advance;
+            let jump = self.jump(Some(b.step), c.step, step);
             let terms = [(jump.sample, sample), (jump.data[0], &c.data), (jump.data[1], &b.data)];
             let terms: Vec<(f64, &V)> = terms.into_iter().filter(|(weight, _)| *weight != 0.0).collect();
             return linear.sum(&terms).map(Some);
         }
-        self.history.leave(&self.jump(step), linear)
+        self.leave(step, linear)
     }
 
-    /// The solver's update from the last computed step to the step after `step`, in one piece.
-    fn jump(&self, step: usize) -> super::Combination {
-        let next = self.schedule.steps.get(step + 1).map(|s| s.sigma);
-        match self.data_steps.as_slice() {
-            [now, rest @ ..] => {
-                plan_step(self.kind, None, rest.first().map(|&s| self.sigma(s)), self.sigma(*now), next).advance
-            }
-            [] => self.plans[step].advance,
-        }
+    /// The solver's update from step `now` to the step after `step`, in one piece; `last` is where it has an earlier prediction.
+    fn jump(&self, last: Option<usize>, now: usize, step: usize) -> Combination {
+        plan_step(self.kind, None, last.map(|s| self.sigma(s)), self.sigma(now), self.sigma_after(step)).advance
     }
 
     /// The plan of a step whose history may have gaps.
     fn plan_at(&self, step: usize) -> StepPlan {
         let at = |back: usize| self.data_steps.get(back).map(|&s| self.sigma(s));
-        let next = self.schedule.steps.get(step + 1).map(|s| s.sigma);
-        plan_step(self.kind, at(1), at(0), self.sigma(step), next)
+        plan_step(self.kind, at(1), at(0), self.sigma(step), self.sigma_after(step))
     }
 
     /// Goes back to the last computed step, and walks the skipped ones again up to `step`, whose velocity is known now.
-    fn walk_again<L>(&mut self, step: usize, velocity: &V, saved: Saved<V>, linear: &mut L) -> Result<V, L::Error>
+    fn walk_again<L>(
+        &mut self,
+        step: usize,
+        velocity: &V,
+        saved: Saved<V>,
+        linear: &mut L,
+    ) -> Result<Option<V>, L::Error>
     where
         L: Linear<Value = V>,
     {
-        let Saved { history, data_steps } = saved;
-        let from = data_steps.first().copied().unwrap_or(step);
-        (self.history, self.data_steps) = (history, data_steps);
-        let mut z = self.history.leave(&self.jump(from), linear)?;
+        (self.history, self.data_steps) = (saved.history, saved.data_steps);
+        let from = self.data_steps.first().copied().unwrap_or(step);
+        let known = self.anchors.iter().take(ANCHORS - 1);
+        let points: Vec<f64> =
+            std::iter::once(step).chain(known.map(|anchor| anchor.step)).map(|s| self.sigma(s).0).collect();
+        let mut z = self.leave(from, linear)?;
         for between in from + 1..step {
-            let points: Vec<f64> = std::iter::once(step)
-                .chain(self.anchors.iter().take(ANCHORS - 1).map(|anchor| anchor.step))
-                .map(|s| self.sigma(s).0)
-                .collect();
             let weights = lagrange(&points, self.sigma(between).0);
             let values = std::iter::once(velocity).chain(self.anchors.iter().map(|anchor| &anchor.velocity));
             let terms: Vec<(f64, &V)> = weights.into_iter().zip(values).collect();
             let u = linear.sum(&terms)?;
-            if let Some(at) = &z {
-                self.history.arrive(&self.plan_at(between), at, &u, linear)?;
-                self.note(between);
-                z = self.history.leave(&self.jump(between), linear)?;
-            }
+            let Some(at) = &z else { break };
+            self.history.arrive(&self.plan_at(between), at, &u, linear)?;
+            self.note(between);
+            z = self.leave(between, linear)?;
         }
-        Ok(z.unwrap_or_else(|| velocity.clone()))
+        Ok(z)
     }
 
     fn note(&mut self, step: usize) {
@@ -234,5 +228,10 @@ impl<V: Clone> Stepper<V> {
 
     fn sigma(&self, step: usize) -> Sigma {
         self.schedule.steps[step].sigma
+    }
+
+    /// Of the step after; `None` after the last one.
+    fn sigma_after(&self, step: usize) -> Option<Sigma> {
+        self.schedule.steps.get(step + 1).map(|s| s.sigma)
     }
 }
