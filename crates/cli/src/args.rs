@@ -9,7 +9,7 @@ use navicache_engine::control::solver::SolverKind;
 use navicache_engine::control::trace::{LAGS, LAGS_MAX};
 use navicache_engine::metrics::Convention;
 use navicache_engine::{
-    Bundle, DeviceChoice, DtypeChoice, Files, LoadOptions, Lora, Request, Result, Tiling, cache_argument, use_threads,
+    DeviceChoice, DtypeChoice, Files, LoadOptions, Lora, Pipeline, Request, Result, Tiling, cache_argument, use_threads,
 };
 use navicache_study::bench::Part;
 
@@ -17,8 +17,8 @@ use navicache_study::bench::Part;
 ///
 ///     navicache generate "a red circle bouncing on a navy background" -o out.mp4
 ///
-/// runs the model that is built in; no download is needed. `navicache models` lists published ones, `navicache pull` downloads one, and
-/// --model takes its name, or any folder or file of weights.
+/// runs the model that is built in; no download is needed. `navicache models` lists published ones, `navicache pull`
+/// downloads one, and --model takes its name, or any folder or file of weights.
 #[derive(Parser)]
 #[command(name = "navicache", version, verbatim_doc_comment)]
 pub struct Args {
@@ -116,7 +116,8 @@ pub struct Generate {
 }
 
 impl Generate {
-    /// Where the final latents are kept until the video is written. A file that the user named is the user's: it is not removed.
+    /// Where the final latents are kept until the video is written. A file that the user named is the user's: it is not
+    /// removed.
     pub fn rescue(&self) -> Option<PathBuf> {
         let mut name = self.output.as_os_str().to_owned();
         name.push(".latents.safetensors");
@@ -187,7 +188,8 @@ pub struct Settings {
     #[arg(long, value_name = "F", allow_hyphen_values = true)]
     pub guidance: Option<f64>,
 
-    /// Classifier-free guidance beside the guidance that a distilled model is told (HunyuanVideo): a second branch, for the negative prompt
+    /// Classifier-free guidance beside the guidance that a distilled model is conditioned on (HunyuanVideo): a second
+    /// branch, for the negative prompt
     #[arg(long, value_name = "F", allow_hyphen_values = true)]
     pub true_guidance: Option<f64>,
 
@@ -216,7 +218,8 @@ pub struct Settings {
 #[derive(clap::Args)]
 #[command(next_help_heading = "Model")]
 pub struct Loading {
-    /// demo, which is built in; or a folder or file of weights: Diffusers, the authors' repository, ComfyUI's files, GGUF
+    /// demo, which is built in; or a folder or file of weights: Diffusers, the authors' repository, ComfyUI's files,
+    /// GGUF
     #[arg(short, long, value_name = "NAME|PATH", default_value = "demo", default_value_ifs = [
         ("transformer", ArgPredicate::IsPresent, Some("")),
         ("text_encoder", ArgPredicate::IsPresent, Some("")),
@@ -268,7 +271,8 @@ pub struct Loading {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: Option<u16>,
 
-    /// Most memory to use, as in 12GiB; left out, what is free. Larger weights are streamed from disk, and decoding is done in tiles
+    /// Most memory to use, as in 12GiB; left out, what is free. Larger weights are streamed from disk, and decoding is
+    /// done in tiles
     #[arg(long, value_name = "SIZE", value_parser = bytes)]
     pub memory: Option<u64>,
 }
@@ -280,9 +284,9 @@ impl Loading {
     }
 
     /// Opens the model.
-    pub fn open(&self) -> Result<Bundle> {
+    pub fn open(&self) -> Result<Pipeline> {
         self.start_threads()?;
-        Bundle::open(&self.model, &self.options())
+        Pipeline::open(&self.model, &self.options())
     }
 
     /// The same as the engine takes it.
@@ -300,7 +304,8 @@ impl Loading {
     }
 }
 
-/// Memory follows from the shapes. For the time, one block of the transformer runs on few tokens, and a little is decoded.
+/// Memory follows from the shapes. For the time, one block of the transformer runs on few tokens, and a little is
+/// decoded.
 #[derive(clap::Args)]
 #[command(args_override_self = true)]
 pub struct Estimate {
@@ -324,8 +329,8 @@ pub struct Models {
     pub json: bool,
 }
 
-/// Files go into the cache of the hub's own tools (HF_HOME). A download that was stopped goes on where it was; every file is compared
-/// with its checksum before it gets its name. HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE are honoured.
+/// Files go into the cache of the hub's own tools (HF_HOME). A download that was stopped goes on where it was; every
+/// file is compared with its checksum before it gets its name. HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE are honoured.
 #[derive(clap::Args)]
 pub struct Pull {
     /// A name that `navicache models` lists, or a repository as OWNER/NAME
@@ -354,8 +359,8 @@ pub struct Inspect {
     pub json: bool,
 }
 
-/// Every prompt is run with every seed and method, and measured against the uncached video. The page works offline. What was stopped goes
-/// on where it was when it is asked for again; prompts, seeds and methods can be added.
+/// Every prompt is run with every seed and method, and measured against the uncached video. The page works offline.
+/// What was stopped goes on where it was when it is asked for again; prompts, seeds and methods can be added.
 #[derive(clap::Args)]
 #[command(group(ArgGroup::new("videos of").args(["prompts", "from"]).required(true)))]
 pub struct Compare {
@@ -363,8 +368,8 @@ pub struct Compare {
     #[arg(value_name = "PROMPT")]
     pub prompts: Vec<String>,
 
-    /// Methods, as in none,navicache:fast,easycache,navicache,threshold=0.1; may be given again; left out, what the model has presets for.
-    /// The uncached run is always there
+    /// Methods, as in none,navicache:fast,easycache,navicache,threshold=0.1; may be given again; left out, what the
+    /// model has presets for. The uncached run is always there
     #[arg(long, value_name = "LIST")]
     pub methods: Vec<String>,
 
@@ -380,8 +385,8 @@ pub struct Compare {
     #[arg(long, value_name = "DIR", conflicts_with_all = ["methods", "seeds", "lpips_weights"])]
     pub from: Option<PathBuf>,
 
-    /// Measure LPIPS too, with these weights: a file saved of the lpips package's model (net="alex"), or torchvision's alexnet-owt-*.pth
-    /// and the package's alex.pth
+    /// Measure LPIPS too, with these weights: a file saved of the lpips package's model (net="alex"), or torchvision's
+    /// alexnet-owt-*.pth and the package's alex.pth
     #[arg(long, value_name = "FILE[,FILE]", value_delimiter = ',')]
     pub lpips_weights: Vec<PathBuf>,
 
@@ -397,8 +402,8 @@ pub struct Compare {
     pub settings: Settings,
 }
 
-/// Videos that are there are not made again, so that what was stopped goes on, and several machines can share a folder by --start and --end.
-/// At the end the command for VBench's own evaluation is printed.
+/// Videos that are there are not made again, so that what was stopped goes on, and several machines can share a folder
+/// by --start and --end. At the end the command for VBench's own evaluation is printed.
 #[derive(clap::Args)]
 pub struct Vbench {
     /// VBench_full_info.json, or a JSON list of texts
@@ -433,8 +438,9 @@ pub struct Vbench {
     pub settings: Settings,
 }
 
-/// Two folders of videos are compared pairwise, by the names in them; a pair that cannot be compared is named, the others are done, and
-/// the exit code says so. Worst frames and percentiles count from the bad end: for LPIPS, which is a distance, that is the largest.
+/// Two folders of videos are compared pairwise, by the names in them; a pair that cannot be compared is named, the
+/// others are done, and the exit code says so. Worst frames and percentiles count from the bad end: for LPIPS, which is
+/// a distance, that is the largest.
 #[derive(clap::Args)]
 pub struct Metrics {
     /// The uncached video: .mp4, .y4m, .safetensors, or a folder of PNG files; or a folder of such videos
@@ -443,13 +449,13 @@ pub struct Metrics {
     /// The video to measure, of the same size and number of frames; or a folder of them
     pub video: PathBuf,
 
-    /// Whose definitions: raw (frames as they are, PSNR the mean over frames), videosys (PAB and NaviCache: the same, and a larger
-    /// reference is cut), easycache (PSNR of one error over the video)
+    /// Whose definitions: raw (frames as they are, PSNR the mean over frames), videosys (PAB and NaviCache: the same,
+    /// and a larger reference is cut), easycache (PSNR of one error over the video)
     #[arg(long, value_name = "NAME", default_value = "raw")]
     pub convention: Convention,
 
-    /// Measure LPIPS too, with these weights: a file saved of the lpips package's model (net="alex"), or torchvision's alexnet-owt-*.pth
-    /// and the package's alex.pth
+    /// Measure LPIPS too, with these weights: a file saved of the lpips package's model (net="alex"), or torchvision's
+    /// alexnet-owt-*.pth and the package's alex.pth
     #[arg(long, value_name = "FILE[,FILE]", value_delimiter = ',')]
     pub lpips_weights: Vec<PathBuf>,
 
@@ -466,8 +472,8 @@ pub struct Metrics {
     pub threads: Option<u16>,
 }
 
-/// matmul, attention, block and forward have the shapes of Wan2.1-1.3B and random weights; vae and end-to-end time a model. One run goes before
-/// those that count.
+/// matmul, attention, block and forward have the shapes of Wan2.1-1.3B and random weights; vae and end-to-end time a
+/// model. One run goes before those that count.
 #[derive(clap::Args)]
 pub struct Bench {
     /// matmul, attention, block, forward, vae or end-to-end
@@ -520,20 +526,22 @@ pub struct Trace {
     #[arg(short, long, value_name = "FILE.jsonl", default_value = "trace.jsonl")]
     pub output: PathBuf,
 
-    /// Earlier steps that distances of features are recorded to, and a third of those of latents; fewer take less memory
+    /// How many earlier steps distances of features are recorded to (of latents: three times as many); fewer take less
+    /// memory
     #[arg(long, value_name = "N", default_value_t = LAGS, value_parser = lags)]
     pub lags: usize,
 }
 
-/// For traces: what each setting would compute, and how far off its values would be. For a CSV file of input and output changes:
-/// how well each method predicts the next output change, as mean absolute error.
+/// For traces: what each setting would compute, and how far off its values would be. For a CSV file of input and output
+/// changes: how well each method predicts the next output change, as mean absolute error.
 #[derive(clap::Args)]
 pub struct Replay {
     /// Traces, or one CSV file
     #[arg(required = true, value_name = "FILE")]
     pub files: Vec<PathBuf>,
 
-    /// Method to play; an option may be a range, as in navicache,threshold=0.02..0.2. May be given again; left out, all are played
+    /// Method to play; an option may be a range, as in navicache,threshold=0.02..0.2. May be given again; left out, all
+    /// are played
     #[arg(long, value_name = "METHOD[:PRESET][,KEY=VALUE...]")]
     pub cache: Vec<String>,
 

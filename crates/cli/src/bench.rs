@@ -11,10 +11,10 @@ pub fn bench(options: &Bench) -> Result<()> {
     let Bench { part, settings, .. } = options;
     let timing = match part {
         Part::Vae | Part::EndToEnd => {
-            let bundle = settings.loading.open()?;
+            let pipeline = settings.loading.open()?;
             let request =
                 Request { prompt: "a red circle bouncing on a navy background".to_string(), ..settings.request() };
-            bench::run_on(*part, &bundle, &request, options.runs.into())?
+            bench::run_on(*part, &pipeline, &request, options.runs.into())?
         }
         _ => {
             settings.loading.start_threads()?;

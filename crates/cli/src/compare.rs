@@ -43,9 +43,9 @@ fn run(options: &Compare, progress: &mut Progress) -> Result<Results> {
         lpips: (!options.lpips_weights.is_empty()).then(|| open_lpips(&options.lpips_weights)).transpose()?,
     };
     let interrupted = stop_on_ctrl_c();
-    let bundle = options.settings.loading.open()?;
+    let pipeline = options.settings.loading.open()?;
     let mut place = String::new();
-    let made = compare::run(&bundle, &plan, &options.output, &mut |event| {
+    let made = compare::run(&pipeline, &plan, &options.output, &mut |event| {
         match event {
             Event::Planned { runs, kept } => {
                 let folder = progress.paint("1", &options.output.display().to_string());

@@ -1,7 +1,8 @@
-//! One command, two programs. `navicache` starts on any machine; `navicache-cuda` is the same program linked with CUDA's libraries, and does
-//! not start where they are missing. When a GPU is asked for, the first becomes the second.
+//! One command, two programs. `navicache` starts on any machine; `navicache-cuda` is the same program linked with
+//! CUDA's libraries, and does not start where they are missing. When a GPU is asked for, the first becomes the second.
 //!
-//! Whether a GPU can be used is asked of `navicache-cuda` itself: what its loader and the driver answer is what is missing.
+//! Whether a GPU can be used is asked of `navicache-cuda` itself: what its loader and the driver answer is what is
+//! missing.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -13,8 +14,8 @@ const PROGRAM: &str = "navicache-cuda";
 /// Where it comes from.
 const HOW: &str = "docs/build.md says how it is built";
 
-/// Becomes `navicache-cuda` where the device is its own, and does not return then. Returns where this program does the work: on the CPU,
-/// and with `auto` where there is no GPU to use.
+/// Becomes `navicache-cuda` where the device is its own, and does not return then. Returns where this program does the
+/// work: on the CPU, and with `auto` where there is no GPU to use.
 ///
 /// # Errors
 ///

@@ -1,4 +1,5 @@
-//! The `navicache` command: translates arguments into requests and events into lines of text. It holds no defaults and no maths.
+//! The `navicache` command: translates arguments into requests and events into lines of text. It holds no defaults and
+//! no maths.
 
 mod args;
 mod bench;
@@ -89,21 +90,21 @@ fn make(options: &Generate) -> Result<()> {
     }
     let interrupted = stop_on_ctrl_c();
     let mut progress = Progress::new(options.sampling.settings.quiet);
-    let bundle = options.sampling.settings.loading.open()?;
+    let pipeline = options.sampling.settings.loading.open()?;
     let mut on_event = |event: Event| {
         progress.show(&event);
         go_on_unless(&interrupted)
     };
 
     if let Some(latents) = &options.resume_decode {
-        let clip = decode_latents(&bundle, latents, options.tile, options.sampling.settings.frames, &mut on_event)?;
-        let fps = options.sampling.settings.fps.unwrap_or(bundle.defaults().fps);
+        let clip = decode_latents(&pipeline, latents, options.tile, options.sampling.settings.frames, &mut on_event)?;
+        let fps = options.sampling.settings.fps.unwrap_or(pipeline.defaults().fps);
         clip.save(&options.output, fps)?;
         progress.close_clip(&options.output, &clip);
         return Ok(());
     }
     let rescue = options.rescue();
-    let made = generate(&bundle, &options.request(), &mut on_event).and_then(|mut video| {
+    let made = generate(&pipeline, &options.request(), &mut on_event).and_then(|mut video| {
         video.save(&options.output)?;
         Ok(video)
     });
@@ -130,9 +131,9 @@ fn record(options: &Trace) -> Result<()> {
     WholeFile::create(&options.output)?;
     let interrupted = stop_on_ctrl_c();
     let mut progress = Progress::new(options.sampling.settings.quiet);
-    let bundle = options.sampling.settings.loading.open()?;
+    let pipeline = options.sampling.settings.loading.open()?;
     let recorder = Recorder { lags: options.lags, ..Recorder::default() };
-    let recorded = trace::record(&bundle, &options.sampling.request(), &recorder, &mut |event| {
+    let recorded = trace::record(&pipeline, &options.sampling.request(), &recorder, &mut |event| {
         progress.show(&event);
         go_on_unless(&interrupted)
     })?;
@@ -145,7 +146,7 @@ fn vbench(options: &Vbench) -> Result<()> {
     let prompts = vbench::read(&options.prompts)?;
     let interrupted = stop_on_ctrl_c();
     let mut progress = Progress::new(options.settings.quiet);
-    let bundle = options.settings.loading.open()?;
+    let pipeline = options.settings.loading.open()?;
     let plan = vbench::Plan {
         range: options.start..options.end.unwrap_or(prompts.len()),
         prompts,
@@ -153,7 +154,7 @@ fn vbench(options: &Vbench) -> Result<()> {
         request: Request { seed: options.seed, cache: options.cache.clone(), ..options.settings.request() },
         folder: options.output.clone(),
     };
-    let made = plan.run(&bundle, &mut |event| {
+    let made = plan.run(&pipeline, &mut |event| {
         match event {
             vbench::Event::Video { index, videos, path } => {
                 progress.line(&format!("{}/{videos} {}", index + 1, path.display()));

@@ -138,9 +138,9 @@ fn described(inspected: &Inspected, tensors: bool) -> String {
 }
 
 pub fn estimate(options: &args::Estimate) -> Result<()> {
-    let bundle = options.sampling.settings.loading.open()?;
+    let pipeline = options.sampling.settings.loading.open()?;
     let request = Request { cache: options.cache.clone(), ..options.sampling.request() };
-    let estimate = estimated(&bundle, &request)?;
+    let estimate = estimated(&pipeline, &request)?;
     print(&if options.json { format!("{:#}", serde_json::json!(estimate)) } else { expected(&estimate) });
     Ok(())
 }

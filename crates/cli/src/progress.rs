@@ -26,8 +26,8 @@ impl Progress {
         Progress { quiet, terminal, colors, denoising_since: Instant::now() }
     }
 
-    /// The same of one video among many: what it is was said before, and where lines cannot be drawn over, those of every step would be too
-    /// many.
+    /// The same of one video among many: what it is was said before, and where lines cannot be drawn over, those of
+    /// every step would be too many.
     pub fn show_one_of_many(&mut self, event: &Event) {
         match event {
             Event::Resolved(_) => {}

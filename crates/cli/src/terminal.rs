@@ -13,7 +13,8 @@ pub fn print(text: &str) {
     let _ = writeln!(std::io::stdout(), "{text}");
 }
 
-/// A file that reaches the limit of its size (`ulimit -f`) is an error then, as a full disk is, and not the end of the program.
+/// A file that reaches the limit of its size (`ulimit -f`) is an error then, as a full disk is, and not the end of the
+/// program.
 #[cfg(unix)]
 pub fn outlive_file_limits() {
     let unread = Arc::new(AtomicBool::new(false));

@@ -21,8 +21,8 @@ const WITHOUT_GPU: &str = "#!/bin/sh
 echo 'navicache: device cuda: the NVIDIA driver has no GPU' >&2; exit 1
 ";
 
-/// A program does not start while anyone has it open for writing, and a child that another test starts at that moment would have: one test
-/// at a time.
+/// A program does not start while anyone has it open for writing, and a child that another test starts at that moment
+/// would have: one test at a time.
 static TURN: Mutex<()> = Mutex::new(());
 
 /// A folder with a `navicache-cuda`.

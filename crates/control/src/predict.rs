@@ -1,7 +1,8 @@
-//! How well each method predicts the next step's output change from its input change, on recorded runs that computed everything.
+//! How well each method predicts the next step's output change from its input change, on recorded runs that computed
+//! everything.
 //!
-//! The convention: one step ahead, each run by itself, from the sixth change on (the first five teach), absolute error, mean over
-//! steps, then over runs.
+//! The convention: one step ahead, each run by itself, from the sixth change on (the first five teach), absolute error,
+//! mean over steps, then over runs.
 
 use serde_json::{Value, json};
 
@@ -43,12 +44,14 @@ pub struct Score {
     pub mean_absolute_error: f64,
 }
 
-/// The predictors that are compared if none is named: what EasyCache and NaviCache do, a mean without parameters, and ours.
+/// The predictors that are compared if none is named: what EasyCache and NaviCache do, a mean without parameters, and
+/// ours.
 pub const ALL: [&str; 4] = ["easycache", "navicache", GEOMETRIC_MEAN, "trend"];
 /// Geometric mean of the last two ratios: no method's, the simplest that uses that the ratio swings.
 pub const GEOMETRIC_MEAN: &str = "geometric_mean";
 
-/// Scores a predictor, a `--cache` argument or [`GEOMETRIC_MEAN`], on recorded runs. `None` for a method that predicts no change.
+/// Scores a predictor, a `--cache` argument or [`GEOMETRIC_MEAN`], on recorded runs. `None` for a method that predicts
+/// no change.
 pub fn score(text: &str, runs: &[Series]) -> Result<Option<Score>, CacheError> {
     if text == GEOMETRIC_MEAN {
         let error = mean_error(runs, |_| Box::new(GeometricMean(Vec::new())));

@@ -13,8 +13,8 @@ use crate::trace::{ALL_BLOCKS, FIRST_BLOCK, MIDDLE_BLOCK, Trace};
 
 /// Where the numbers come from.
 pub trait Measures {
-    /// A quantity of a scope at a step. `visited` is the step that its subject was looked at before, `computed` are those at which it
-    /// was computed in full, newest first. `None` where it has no reference point.
+    /// A quantity of a scope at a step. `visited` is the step that its subject was looked at before, `computed` are
+    /// those at which it was computed in full, newest first. `None` where it has no reference point.
     fn measure(&mut self, place: Place, quantity: Quantity, visited: Option<usize>, computed: &[usize]) -> Option<f64>;
 }
 
@@ -138,13 +138,14 @@ impl Forward for Numbers<'_> {
 pub struct Replayed {
     /// What it would have done.
     pub played: Played,
-    /// Relative error of the made-up velocities, integrated over the noise level: the sum over steps of `|sigma_(i+1) - sigma_i|
-    /// ||made up - computed|| / ||computed||`, mean over branches. `None` where single parts of the blocks were reused: what they
-    /// add up to is not recorded.
+    /// Relative error of the approximated velocities, integrated over the noise level: the sum over steps of
+    /// `|sigma_(i+1) - sigma_i| ||approximated - computed|| / ||computed||`, mean over branches. `None` where single
+    /// parts of the blocks were reused: what they add up to is not recorded.
     pub error: Option<f64>,
 }
 
-/// Plays a method against a trace. Inputs are those of the uncached run, so the error of one reused step does not move the next.
+/// Plays a method against a trace. Inputs are those of the uncached run, so the error of one reused step does not move
+/// the next.
 pub fn replay(trace: &Trace, method: &dyn Method) -> Result<Replayed, String> {
     let run = trace.run();
     let cut = method.try_start(&run)?.asks().spans.as_ref().map(|spans| spans.cut.clone()).unwrap_or_default();
@@ -187,7 +188,8 @@ impl FromTrace<'_> {
 
     /// Relative error of a branch's velocity at a step, where the trace tells.
     ///
-    /// Whatever is left out, up to the last unit, the prediction's residual stands for: that of the blocks goes through the head.
+    /// Where the reused spans reach the last unit, the error is that of the prediction's residual, since the blocks'
+    /// residual goes through the head.
     fn miss(&self, played: &Played, step: usize, branch: Branch) -> Option<f64> {
         let about = |one: &&Approximated| match one.scope {
             Scope::Step => !matches!(one.approx, Approx::FromCond { .. }) || branch == Branch::Uncond,
@@ -197,7 +199,7 @@ impl FromTrace<'_> {
         let Some(last) = approximated.last() else { return Some(0.0) };
         let Some(kept) = last.approx.kept(last.scope) else { return self.miss_between(played, last, branch) };
         let subject = match kept {
-            Kept::Gap => Subject::Gap,
+            Kept::CfgDifference => Subject::CfgDifference,
             Kept::Prediction(Form::Residual) => Subject::Residual,
             Kept::Prediction(Form::Output) => Subject::Output,
             Kept::Span(..) if self.is_rest(&approximated) => Subject::Residual,
@@ -207,7 +209,8 @@ impl FromTrace<'_> {
         self.trace.relative_miss(step, branch, subject, anchors, &last.weights)
     }
 
-    /// The same of a step that was left to the solver: it integrates what lies on the parabola in sigma through the computed steps around.
+    /// The same of a step that was left to the solver: it integrates what lies on the parabola in sigma through the
+    /// computed steps around.
     fn miss_between(&self, played: &Played, skipped: &Approximated, branch: Branch) -> Option<f64> {
         let next = (skipped.step + 1..played.steps.len()).find(|&step| played.is_full(step))?;
         let anchors: Vec<usize> = std::iter::once(next).chain(skipped.anchors.iter().take(2).copied()).collect();
@@ -216,8 +219,8 @@ impl FromTrace<'_> {
         self.trace.relative_miss(skipped.step, branch, Subject::Output, &anchors, &weights)
     }
 
-    /// The error that the solver finds at a computed step: what a line through the two before it missed there, as far as it was followed.
-    /// See [`crate::solver::skipping`].
+    /// The error that the solver finds at a computed step: what a line through the two before it missed there, as far
+    /// as it was followed. See [`crate::solver::skipping`].
     fn solver_error(&mut self, step: usize) -> Option<f64> {
         let before = self.computed.clone();
         self.computed.insert(0, step);
@@ -287,7 +290,7 @@ mod tests {
             (Subject::Input, None),
             (Subject::Output, None),
             (Subject::Residual, None),
-            (Subject::Gap, None),
+            (Subject::CfgDifference, None),
             (Subject::SpanResidual, Some(FIRST_BLOCK)),
             (Subject::SpanResidual, Some(ALL_BLOCKS)),
             (Subject::FilteredInput, Some(FIRST_BLOCK)),

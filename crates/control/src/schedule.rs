@@ -1,15 +1,15 @@
-//! Noise schedules: which noise level each step starts from, and what the model is told of it.
+//! Noise schedules: which noise level each step starts from, and the timestep the model is conditioned on.
 //!
 //! A flow-matching sample at noise level sigma is `(1 - sigma) data + sigma noise`. The shift (Esser et al. 2024, arXiv
 //! 2403.03206, section 5.3.2) moves a grid towards high noise: `shift sigma / (1 + (shift - 1) sigma)`.
 //!
-//! The reference implementations (diffusers 0.42.1) differ in how they cut the interval from 1 to 0 and in where they round.
-//! Rounding matters: the first sigma of [`flow_unipc`] is 1 less a millionth, so that `1 - sigma` is mostly rounding error, and
-//! the solver takes its logarithm.
+//! The reference implementations (diffusers 0.42.1) differ in how they cut the interval from 1 to 0 and in where they
+//! round. Rounding matters: the first sigma of [`flow_unipc`] is 1 less a millionth, so that `1 - sigma` is mostly
+//! rounding error, and the solver takes its logarithm.
 
 use serde::{Deserialize, Serialize};
 
-/// What the model is told of the noise level, 0 to the number of training timesteps.
+/// The noise level as the model is conditioned on it, 0 to the number of training timesteps.
 #[derive(Debug, Clone, Copy, PartialEq, PartialOrd, Serialize, Deserialize)]
 pub struct Timestep(pub f64);
 
@@ -20,7 +20,7 @@ pub struct Sigma(pub f64);
 /// One step: where it starts from.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Step {
-    /// What the model is told.
+    /// The timestep that the model is conditioned on.
     pub timestep: Timestep,
     /// The noise level that the solver computes with.
     pub sigma: Sigma,
@@ -84,8 +84,8 @@ pub fn flow_dpmpp(steps: usize, shift: f64, train_timesteps: usize) -> Result<Sc
     Ok(whole_timesteps(sigmas.collect(), train_timesteps))
 }
 
-/// The grid of flow-matching Euler: from 1 to the lowest trained noise level, which the reference shifts twice; timesteps are
-/// not rounded.
+/// The grid of flow-matching Euler: from 1 to the lowest trained noise level, which the reference shifts twice;
+/// timesteps are not rounded.
 ///
 /// Source: diffusers `FlowMatchEulerDiscreteScheduler`.
 pub fn flow_euler(steps: usize, shift: f64, train_timesteps: usize) -> Result<Schedule, ScheduleError> {
@@ -111,8 +111,8 @@ pub fn flow_euler(steps: usize, shift: f64, train_timesteps: usize) -> Result<Sc
 
 /// The grid of HunyuanVideo and Open-Sora: from 1 down in equal steps, shifted; timesteps are not rounded.
 ///
-/// Source: diffusers `HunyuanVideoPipeline` (sigmas given to `FlowMatchEulerDiscreteScheduler`), Open-Sora v1.2 `rf.timestep_transform`,
-/// where the shift follows from the video's size.
+/// Source: diffusers `HunyuanVideoPipeline` (sigmas given to `FlowMatchEulerDiscreteScheduler`), Open-Sora v1.2
+/// `rf.timestep_transform`, where the shift follows from the video's size.
 pub fn flow_even(steps: usize, shift: f64, train_timesteps: usize) -> Result<Schedule, ScheduleError> {
     check(steps, shift, train_timesteps)?;
     let steps = (0..steps).map(|i| {
@@ -136,7 +136,8 @@ fn check(steps: usize, shift: f64, train_timesteps: usize) -> Result<(), Schedul
     Ok(())
 }
 
-/// Point `i` of the `intervals + 1` points from `start` to `end`, in the order of operations of numpy's function of that name.
+/// Point `i` of the `intervals + 1` points from `start` to `end`, in the order of operations of numpy's function of
+/// that name.
 fn linspace(start: f64, end: f64, intervals: usize, i: usize) -> f64 {
     i as f64 * ((end - start) / intervals as f64) + start
 }

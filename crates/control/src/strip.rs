@@ -7,7 +7,7 @@ use std::fmt;
 pub enum Ran {
     /// All of it was computed. `S`
     Computed,
-    /// All of it was made up from earlier results. `.`
+    /// All of it was approximated from earlier results. `.`
     Reused,
     /// Some spans of it were computed. `m`
     Mixed,

@@ -1,22 +1,24 @@
 //! Traces: what a run that computed everything measured, so that any method can be played against it without the model.
 //!
-//! A trace is a list of steps; a step holds named numbers for each branch. Names are those of [`Quantity`], with the index of a
-//! watched span in brackets: `0` is the first block, `1` the middle one, `2` all blocks (the residual from before the first to
-//! after the last).
+//! A trace is a list of steps; a step holds named numbers for each branch. Names are those of [`Quantity`], with the
+//! index of a watched span in brackets: `0` is the first block, `1` the middle one, `2` all blocks (the residual from
+//! before the first to after the last).
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
 use crate::cache::{
-    Asks, At, Decision, Guard, Measure, Method, Part, Policy, Quantity, Question, Run, Seen, Span, Spans, Subject, Unit,
+    Asks, At, Decision, Guard, Measure, Measurements, Method, Part, Policy, Quantity, Question, Run, Span, Spans,
+    Subject, Unit,
 };
 use crate::guidance::Branch;
 use crate::schedule::{Sigma, Step, Timestep};
 
 /// Version of the format. It grows when a field changes its meaning or goes away.
 pub const VERSION: u32 = 2;
-/// Earlier steps that distances of features are recorded to, if nothing else is asked for; those of latents to three times as many.
+/// Earlier steps that distances of features are recorded to, if nothing else is asked for; those of latents to three
+/// times as many.
 pub const LAGS: usize = 8;
 
 /// Most lags of a trace: more than there are steps.
@@ -97,7 +99,7 @@ impl Stack {
 pub struct TraceStep {
     /// Index, from 0.
     pub step: usize,
-    /// What the model was told.
+    /// The timestep that the model is conditioned on.
     pub timestep: f64,
     /// The noise level.
     pub sigma: f64,
@@ -118,8 +120,9 @@ impl Trace {
         }
     }
 
-    /// A quantity of a branch at a step. `visited` is the step that the subject was looked at before, `computed` are those (newest
-    /// first) at which it was computed in full. `None` where there is no reference point, or nothing was recorded.
+    /// A quantity of a branch at a step. `visited` is the step that the subject was looked at before, `computed` are
+    /// those (newest first) at which it was computed in full. `None` where there is no reference point, or nothing was
+    /// recorded.
     pub fn value(
         &self,
         step: usize,
@@ -166,8 +169,8 @@ impl Trace {
         }
     }
 
-    /// Mean absolute error of a weighted sum of the guided velocities of `anchors` at a step, in f64 units of the velocity. The steps may
-    /// lie on both sides. `None` where too little was recorded.
+    /// Mean absolute error of a weighted sum of the guided velocities of `anchors` at a step, in f64 units of the
+    /// velocity. The steps may lie on both sides. `None` where too little was recorded.
     pub fn velocity_miss(&self, step: usize, anchors: &[usize], weights: &[f64]) -> Option<f64> {
         let branch = *self.header.branches.first()?;
         let now = Recorded { trace: self, step, branch, span: None, subject: Subject::Velocity };
@@ -175,7 +178,8 @@ impl Trace {
         Some(now.miss_of_sum(anchors, weights)? * now.get(Measure::Magnitude)? / now.get(Measure::Norm)?)
     }
 
-    /// Euclidean error of a weighted sum of a subject's earlier values, relative to the prediction: `||a_i - sum w_j a_j|| / ||o_i||`.
+    /// Euclidean error of a weighted sum of a subject's earlier values, relative to the prediction: `||a_i - sum w_j
+    /// a_j|| / ||o_i||`.
     pub fn relative_miss(
         &self,
         step: usize,
@@ -237,7 +241,8 @@ impl Recorded<'_> {
         Some((norms - square(distance)) / 2.0)
     }
 
-    /// `||a_i - sum w_j a_j||`. Beyond what was recorded it is that of the newest value held: no forecast is trusted that far.
+    /// `||a_i - sum w_j a_j||`. Beyond what was recorded it is that of the newest value held: no forecast is trusted
+    /// that far.
     fn miss(&self, anchors: &[usize], weights: &[f64]) -> Option<f64> {
         self.miss_of_sum(anchors, weights).or_else(|| self.distance(*anchors.first()?))
     }
@@ -341,7 +346,7 @@ impl Recorder {
         let trial = Subject::Trial { frames: self.trial.0, size: self.trial.1 };
         let step = Question {
             to_decide: vec![trial.by(Measure::DistanceSinceVisit)],
-            to_learn: [everything(Subject::Gap), everything(Subject::Velocity)].concat(),
+            to_learn: [everything(Subject::CfgDifference), everything(Subject::Velocity)].concat(),
             to_reuse: vec![],
         };
         let branch = Question {
@@ -364,7 +369,7 @@ impl Policy for Recording {
         self.0.clone()
     }
 
-    fn decide(&mut self, _: At, _: &Seen) -> Decision {
+    fn decide(&mut self, _: At, _: &Measurements) -> Decision {
         Decision::Compute
     }
 }

@@ -1,5 +1,5 @@
-//! Choosing a method and its threshold from traces: for a speed-up, the smallest predicted error; for an error, the largest
-//! predicted speed-up.
+//! Choosing a method and its threshold from traces: for a speed-up, the smallest predicted error; for an error, the
+//! largest predicted speed-up.
 
 use serde_json::{Map, Value};
 
@@ -80,7 +80,8 @@ const THRESHOLDS: (f64, f64, usize) = (1e-4, 10.0, 61);
 /// Intervals of methods that have one instead.
 const INTERVALS: std::ops::RangeInclusive<usize> = 1..=10;
 
-/// What is tried of a method: its preset for the family (or options given in full) with every threshold, or every interval.
+/// What is tried of a method: its preset for the family (or options given in full) with every threshold, or every
+/// interval.
 pub fn candidates(spec: &CacheSpec, family: &str) -> Result<Vec<CacheSpec>, CacheError> {
     let base = spec.resolve(family)?;
     let given = |option: &str| spec.options.contains_key(option);
@@ -114,8 +115,8 @@ pub fn all_methods(family: &str) -> Vec<CacheSpec> {
     specs
 }
 
-/// The settings of a sweep: a `--cache` argument in which one or more options are ranges, `threshold=0.02..0.2`. A range of whole
-/// numbers has all of them, any other eight values in equal ratios.
+/// The settings of a sweep: a `--cache` argument in which one or more options are ranges, `threshold=0.02..0.2`. A
+/// range of whole numbers has all of them, any other eight values in equal ratios.
 pub fn sweep(text: &str) -> Result<Vec<CacheSpec>, CacheError> {
     let spec: CacheSpec = text.parse()?;
     let mut specs = vec![spec.clone()];

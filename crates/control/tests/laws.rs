@@ -8,7 +8,8 @@ use navicache_control::guidance::Branch;
 use navicache_control::replay::Played;
 use proptest::prelude::*;
 
-/// Every method, with the option that switches it off at `0` put at a strength, and as much freedom as its guard allows.
+/// Every method, with the option that switches it off at `0` put at a strength, and as much freedom as its guard
+/// allows.
 fn methods(strength: f64) -> Vec<CacheConfig> {
     let with = |texts: &[&str]| {
         let text = |text: &&str| method(&text.replace('X', &strength.to_string()));

@@ -45,7 +45,8 @@ fn run(kind: SolverKind, steps: usize, skip: Skip, is_skipped: impl Fn(usize) ->
     (x, errors)
 }
 
-/// Every `stride`-th step is computed, the first four, and the last third, where a solver of low order has large errors of its own.
+/// Every `stride`-th step is computed, the first four, and the last third, where a solver of low order has large errors
+/// of its own.
 fn every(stride: usize, steps: usize) -> impl Fn(usize) -> bool {
     move |step| step > 3 && step < steps * 2 / 3 && step % stride != 0
 }
@@ -60,7 +61,8 @@ fn skipping_nothing_is_the_plain_run() {
 
 #[test]
 fn correcting_is_of_a_higher_order_than_holding() {
-    // Four times as fine a grid: the error of what is held falls four times, that of what is corrected ten times and more.
+    // Four times as fine a grid: the error of what is held falls four times, that of what is corrected ten times and
+    // more.
     for kind in SolverKind::ALL {
         let error = |steps: usize| {
             let full = run(kind, steps, Skip::Corrected, |_| false).0;

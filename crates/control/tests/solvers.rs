@@ -70,8 +70,8 @@ fn schedules_and_trajectories_equal_the_reference() {
     assert_eq!(golden.cases.len(), 39);
 }
 
-/// The error on `dx/dsigma = x` after so many steps of equal length in the log signal-to-noise ratio, away from both ends, where
-/// that ratio has no limit.
+/// The error on `dx/dsigma = x` after so many steps of equal length in the log signal-to-noise ratio, away from both
+/// ends, where that ratio has no limit.
 fn error(kind: SolverKind, steps: usize) -> f64 {
     let sigma = |i: usize| 1.0 / (1.0 + (6.0 * i as f64 / steps as f64 - 3.0).exp());
     let step = |i| Step { timestep: Timestep(1000.0 * sigma(i)), sigma: Sigma(sigma(i)) };

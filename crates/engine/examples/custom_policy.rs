@@ -1,13 +1,14 @@
-//! A cache method of one's own, in the two halves every method has: the configuration, and its state during one generation.
+//! A cache method of one's own, in the two halves every method has: the configuration, and its state during one
+//! generation.
 //!
 //!     cargo run --release -p navicache-engine --example custom_policy
 
 use std::ops::ControlFlow;
 
 use navicache_engine::control::cache::{
-    Approx, Asks, At, Decision, Guard, Measure, Method, Policy, Quantity, Question, Run, Seen, Subject,
+    Approx, Asks, At, Decision, Guard, Measure, Measurements, Method, Policy, Quantity, Question, Run, Subject,
 };
-use navicache_engine::{Bundle, LoadOptions, Request, generate_with};
+use navicache_engine::{LoadOptions, Pipeline, Request, generate_with};
 
 /// Reuses until the latents have moved by `budget` since the last computed step, in mean absolute change.
 struct Budget {
@@ -47,8 +48,8 @@ impl Policy for Spent {
         Asks { step: Some(question), ..Asks::default() } // about whole steps; branches and spans of blocks go likewise
     }
 
-    fn decide(&mut self, _at: At, seen: &Seen) -> Decision {
-        match seen.get(INPUT_CHANGE) {
+    fn decide(&mut self, _at: At, measured: &Measurements) -> Decision {
+        match measured.get(INPUT_CHANGE) {
             Some(change) if change < self.budget => Decision::Reuse(Approx::Residual),
             _ => Decision::Compute,
         }
@@ -56,10 +57,10 @@ impl Policy for Spent {
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let bundle = Bundle::open("demo", &LoadOptions::default())?;
+    let pipeline = Pipeline::open("demo", &LoadOptions::default())?;
     let request = Request::new("a yellow ring circling on a teal background");
     for budget in [0.0, 0.05, 0.1] {
-        let video = generate_with(&bundle, &request, &Budget { budget }, &mut |_| ControlFlow::Continue(()))?;
+        let video = generate_with(&pipeline, &request, &Budget { budget }, &mut |_| ControlFlow::Continue(()))?;
         println!("budget {budget:<4}  {}", video.report.strip);
     }
     Ok(())

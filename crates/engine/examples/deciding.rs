@@ -2,10 +2,10 @@
 //!
 //!     cargo run --release -p navicache-engine --example deciding
 //!
-//! *decide*: a policy's arithmetic for a whole run, played against a recorded trace, over the run's steps. *measure*: a run that
-//! measures all that the method asks for and computes everything all the same, against the run without caching; runs
-//! alternate, the median of the ratios counts, and what is below the noise is below the noise. Methods that look ahead with the
-//! model (precisecache) or through filters (seacache) pay for it here.
+//! *decide*: a policy's arithmetic for a whole run, played against a recorded trace, over the run's steps. *measure*: a
+//! run that measures all that the method asks for and computes everything all the same, against the run without
+//! caching; runs alternate, the median of the ratios counts, and what is below the noise is below the noise. Methods
+//! that look ahead with the model (precisecache) or through filters (seacache) pay for it here.
 
 use std::hint::black_box;
 use std::ops::ControlFlow;
@@ -14,16 +14,16 @@ use std::time::Instant;
 use navicache_engine::control::cache::{CacheConfig, CacheSpec};
 use navicache_engine::control::replay::replay;
 use navicache_engine::control::trace::Recorder;
-use navicache_engine::{Bundle, LoadOptions, Request, generate, trace};
+use navicache_engine::{LoadOptions, Pipeline, Request, generate, trace};
 
 const PROMPT: &str = "a red circle bouncing on a navy background";
 const ROUNDS: usize = 3;
 const PLAYS: usize = 20;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let bundle = Bundle::open("demo", &LoadOptions::default())?;
+    let pipeline = Pipeline::open("demo", &LoadOptions::default())?;
     let go_on = &mut |_: navicache_engine::Event| ControlFlow::Continue(());
-    let recorded = trace::record(&bundle, &Request::new(PROMPT), &Recorder::default(), go_on)?;
+    let recorded = trace::record(&pipeline, &Request::new(PROMPT), &Recorder::default(), go_on)?;
     let steps = recorded.steps.len() as f64;
 
     // Threshold 0 (or interval 1) measures and computes; fixed schedules measure nothing.
@@ -33,7 +33,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     };
     let mut denoise = |cache: &str| -> Result<f64, Box<dyn std::error::Error>> {
         let request = Request { cache: Some(cache.parse::<CacheSpec>()?), ..Request::new(PROMPT) };
-        Ok(generate(&bundle, &request, go_on)?.report.totals.seconds.denoise)
+        Ok(generate(&pipeline, &request, go_on)?.report.totals.seconds.denoise)
     };
     let plain = median((0..ROUNDS).map(|_| denoise("none")).collect::<Result<_, _>>()?);
     let step = plain / steps;
@@ -41,8 +41,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("| method | decide, µs a step | of a computed step | measure, of a computed step |");
     println!("|---|---|---|---|");
     for about in CacheConfig::METHODS.iter().filter(|about| !["none", "schedule"].contains(&about.name)) {
-        let config = about.name.parse::<CacheSpec>()?.resolve(&bundle.defaults().presets)?;
-        // Looking values up in the trace is the replay's own cost: a run without questions has none, a policy's is the rest.
+        let config = about.name.parse::<CacheSpec>()?.resolve(&pipeline.defaults().presets)?;
+        // Looking values up in the trace is the replay's own cost: a run without questions has none, a policy's is the
+        // rest.
         let mut times = Vec::new();
         for _ in 0..PLAYS {
             let clock = Instant::now();

@@ -4,18 +4,18 @@
 
 use std::ops::ControlFlow;
 
-use navicache_engine::{Bundle, Event, LoadOptions, Request, generate};
+use navicache_engine::{Event, LoadOptions, Pipeline, Request, generate};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let prompt = std::env::args().nth(1).unwrap_or("a blue star spinning on a cream background".to_string());
 
     // The embedded model; a path opens the folder of a published pipeline.
-    let bundle = Bundle::open("demo", &LoadOptions::default())?;
+    let pipeline = Pipeline::open("demo", &LoadOptions::default())?;
 
     // What is left out has the model's defaults.
     let request = Request { seed: Some(1), cache: Some("navicache:fast".parse()?), ..Request::new(prompt) };
 
-    let mut video = generate(&bundle, &request, &mut |event| {
+    let mut video = generate(&pipeline, &request, &mut |event| {
         match event {
             Event::Step { index, steps, strip, .. } => eprintln!("step {:>2} of {steps}  {strip}", index + 1),
             Event::Warning(warning) => eprintln!("warning: {warning}"),

@@ -1,4 +1,5 @@
-//! Cache configurations in files: presets that were tuned (`@FILE`), and strips that are to run again (`schedule:FILE`).
+//! Cache configurations in files: presets that were tuned (`@FILE`), and strips that are to run again
+//! (`schedule:FILE`).
 
 use std::path::Path;
 
@@ -7,7 +8,8 @@ use serde_json::{Map, Value, json};
 
 use crate::{Error, Result, WholeFile};
 
-/// Reads a `--cache` argument: a method with options; `@FILE`, a preset; or `schedule:FILE`, a strip. Options may follow a file too.
+/// Reads a `--cache` argument: a method with options; `@FILE`, a preset; or `schedule:FILE`, a strip. Options may
+/// follow a file too.
 pub fn cache_argument(text: &str) -> Result<CacheSpec> {
     let (head, options) = text.split_once(',').unwrap_or((text, ""));
     let file = |prefix: &str| head.trim().strip_prefix(prefix).map(Path::new);

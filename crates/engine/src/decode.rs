@@ -14,19 +14,19 @@ use crate::host::Host;
 use crate::latents::Saved;
 use crate::machine::computing;
 use crate::request::Tiling;
-use crate::{Bundle, Clip, Error, Result, latents};
+use crate::{Clip, Error, Pipeline, Result, latents};
 
-/// Makes a video of latents that an earlier generation saved, with the model's VAE alone. `frames`: how many of those that the latents
-/// stand for, where the file does not say; `None` is all.
+/// Makes a video of latents that an earlier generation saved, with the model's VAE alone. `frames`: how many of those
+/// that the latents stand for, where the file does not say; `None` is all.
 pub fn decode_latents(
-    bundle: &Bundle,
+    pipeline: &Pipeline,
     path: &Path,
     tiling: Tiling,
     frames: Option<usize>,
     on_event: &mut dyn FnMut(Event) -> ControlFlow<()>,
 ) -> Result<Clip> {
     let mut reporter = Reporter { on_event, warnings: Vec::new(), cancelled: false };
-    let family = bundle.family();
+    let family = pipeline.family();
     let Saved { shape: [one, channels, rest @ ..], frames: said } = latents::saved(path)?;
     let [_, expected, ..] = family.shared().sizes.latents_shape(16, 16, 1);
     let latents = latents::from_file(path, &[one, expected, rest[0], rest[1], rest[2]], &family.shared().host.device)?;
@@ -39,30 +39,30 @@ pub fn decode_latents(
             expected: format!("these latents stand for 1 to {most} frames"),
         });
     }
-    Ok(Clip { width, height, fps: None, frames: decode_frames(bundle, &latents, frames, tiling, &mut reporter)? })
+    Ok(Clip { width, height, fps: None, frames: decode_frames(pipeline, &latents, frames, tiling, &mut reporter)? })
 }
 
 /// Makes frames of latents, with the model's VAE alone. // (1, z, latent frames, h, w) -> (frames, height, width, 3)
 pub fn decode(
-    bundle: &Bundle,
+    pipeline: &Pipeline,
     latents: &Tensor,
     frames: usize,
     tiling: Tiling,
     on_event: &mut dyn FnMut(Event) -> ControlFlow<()>,
 ) -> Result<Vec<u8>> {
     let mut reporter = Reporter { on_event, warnings: Vec::new(), cancelled: false };
-    decode_frames(bundle, latents, frames, tiling, &mut reporter)
+    decode_frames(pipeline, latents, frames, tiling, &mut reporter)
 }
 
 /// So many frames of latents. // (1, z, latent frames, h, w) -> (frames, height, width, 3)
 pub(crate) fn decode_frames(
-    bundle: &Bundle,
+    pipeline: &Pipeline,
     latents: &Tensor,
     frames: usize,
     tiling: Tiling,
     reporter: &mut Reporter,
 ) -> Result<Vec<u8>> {
-    let family = bundle.family();
+    let family = pipeline.family();
     let Shared { host, sizes, .. } = family.shared();
     let shape = latents::shape_of(latents)?;
     let autoencoder = family.autoencoder()?;

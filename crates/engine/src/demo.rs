@@ -1,5 +1,5 @@
-//! The embedded demo model: a small Wan2.1 pipeline trained on procedural clips by `tools/demo/train.py`, so that the program
-//! shows what it does before anything is downloaded.
+//! The embedded demo model: a small Wan2.1 pipeline trained on procedural clips by `tools/demo/train.py`, so that the
+//! program shows what it does before anything is downloaded.
 
 /// What it is called on the command line.
 pub(crate) const NAME: &str = "demo";

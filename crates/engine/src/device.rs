@@ -138,12 +138,12 @@ pub(crate) fn device_name(device: &Device) -> String {
     }
 }
 
-/// In which format matrices are kept, and which numbers are multiplied. Activations are kept in f32 and summed up in f32 whatever the
-/// choice.
+/// In which format matrices are kept, and which numbers are multiplied. Activations are kept in f32 and summed up in
+/// f32 whatever the choice.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum DtypeChoice {
-    /// f32 for models under 1 GiB in f32; others as stored (on a GPU, bf16), and what is stored in bf16 or less is multiplied in bf16, as the
-    /// published pipelines do.
+    /// f32 for models under 1 GiB in f32; others as stored (on a GPU, bf16), and what is stored in bf16 or less is
+    /// multiplied in bf16, as the published pipelines do.
     #[default]
     Auto,
     /// 32-bit floats.

@@ -1,8 +1,9 @@
 //! What a generation will take, before it is begun: memory by stage from the shapes, time from a probe.
 //!
-//! The probe runs one block of the transformer on two small numbers of tokens. A block's time is a part that grows with the tokens (the
-//! matrices) and one that grows with their square (attention), so two sizes say both. How much caching saves depends on the video; what is
-//! said is what the method computed in a run of the built-in model with as many steps.
+//! The probe runs one block of the transformer on two small numbers of tokens. A block's time is a part that grows with
+//! the tokens (the matrices) and one that grows with their square (attention), so two sizes say both. How much caching
+//! saves depends on the video; what is said is what the method computed in a run of the built-in model with as many
+//! steps.
 
 use std::ops::ControlFlow;
 
@@ -14,7 +15,7 @@ use crate::event::Stage;
 use crate::generate::start;
 use crate::probe::{decode_seconds, probe};
 use crate::request::{Request, Resolved};
-use crate::{Bundle, LoadOptions, Result, demo, generate, machine};
+use crate::{LoadOptions, Pipeline, Result, demo, generate, machine};
 use navicache_weights::Tensors;
 
 /// What a generation is expected to take.
@@ -73,9 +74,9 @@ impl StageMemory {
 const PROBE_TOKENS: usize = 1024;
 
 /// Estimates a request. Reads weights for the probe, and runs the built-in model once.
-pub fn estimate(bundle: &Bundle, request: &Request) -> Result<Estimate> {
-    let family = bundle.family();
-    let resolved = bundle.resolve(request)?;
+pub fn estimate(pipeline: &Pipeline, request: &Request) -> Result<Estimate> {
+    let family = pipeline.family();
+    let resolved = pipeline.resolve(request)?;
     let shape = family.shared().sizes.latents_shape(resolved.width, resolved.height, resolved.frames);
     let branches = family.branches(&resolved);
 
@@ -83,13 +84,13 @@ pub fn estimate(bundle: &Bundle, request: &Request) -> Result<Estimate> {
     let method = resolved.cache.method();
     let steps = family.shared().scheduler.schedule(resolved.solver, resolved.steps, resolved.shift)?.steps;
     let denoiser = family.denoiser(&resolved, &family.blank(&resolved, &shape)?)?;
-    let cache_bytes = start(bundle, &resolved, method, steps, &branches, &*denoiser)?.memory.bytes;
+    let cache_bytes = start(pipeline, &resolved, method, steps, &branches, &*denoiser)?.memory.bytes;
     let autoencoder = family.autoencoder()?;
     let plan = autoencoder.plan(&shape, room(resolved.tile, &family.shared().host));
-    let memory = stage_memory(bundle, &resolved, &plan, cache_bytes);
+    let memory = stage_memory(pipeline, &resolved, &plan, cache_bytes);
 
     // Time
-    let forward_seconds = forward_seconds(bundle, &resolved, &shape)?;
+    let forward_seconds = forward_seconds(pipeline, &resolved, &shape)?;
     let forwards = resolved.steps * branches.len();
     let computed_part = computed_part(&resolved, request)?;
     let denoise_seconds_uncached = forward_seconds * forwards as f64;
@@ -104,15 +105,15 @@ pub fn estimate(bundle: &Bundle, request: &Request) -> Result<Estimate> {
         computed_part,
         denoise_seconds_uncached,
         denoise_seconds: denoise_seconds_uncached * computed_part,
-        decode_seconds: decode_seconds(&*autoencoder, &*family.shared().sizes, &shape, bundle.device())?,
+        decode_seconds: decode_seconds(&*autoencoder, &*family.shared().sizes, &shape, pipeline.device())?,
         request: resolved,
     })
 }
 
 /// Memory of every stage, on the CPU: weights as they are kept, and the most that is computed at once.
-fn stage_memory(bundle: &Bundle, request: &Resolved, plan: &DecodePlan, cache_bytes: u64) -> Vec<StageMemory> {
+fn stage_memory(pipeline: &Pipeline, request: &Resolved, plan: &DecodePlan, cache_bytes: u64) -> Vec<StageMemory> {
     const F32: u64 = 4;
-    let family = bundle.family();
+    let family = pipeline.family();
     let of_stage = |(stage, tensors): (Stage, &Tensors)| {
         let (weights_bytes, working_bytes) = match stage {
             Stage::Decode => (tensors.decoder_bytes(), plan.bytes),
@@ -139,7 +140,7 @@ fn computed_part(resolved: &Resolved, request: &Request) -> Result<f64> {
     if !resolved.cache.method().caches() {
         return Ok(1.0);
     }
-    let demo = Bundle::open(demo::NAME, &LoadOptions::default())?;
+    let demo = Pipeline::open(demo::NAME, &LoadOptions::default())?;
     let asked = Request {
         steps: Some(resolved.steps),
         guidance: Some(resolved.guidance),
@@ -152,12 +153,12 @@ fn computed_part(resolved: &Resolved, request: &Request) -> Result<f64> {
 }
 
 /// Seconds of a forward at the size of the video.
-fn forward_seconds(bundle: &Bundle, request: &Resolved, shape: &[usize; 5]) -> Result<f64> {
-    let family = bundle.family();
+fn forward_seconds(pipeline: &Pipeline, request: &Resolved, shape: &[usize; 5]) -> Result<f64> {
+    let family = pipeline.family();
     let sizes = &family.shared().sizes;
     let timed = |shape: &[usize; 5]| {
         let denoiser = family.denoiser(request, &family.blank(request, shape)?)?;
-        probe(&*denoiser, shape, sizes.tokens(shape), bundle.device())
+        probe(&*denoiser, shape, sizes.tokens(shape), pipeline.device())
     };
     let tokens = sizes.tokens(shape) as f64;
     if tokens <= 2.0 * PROBE_TOKENS as f64 {

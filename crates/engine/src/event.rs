@@ -7,7 +7,8 @@ use navicache_control::strip::Strip;
 use crate::request::Resolved;
 use crate::{Error, Result};
 
-/// What happens during a generation, in order. Answer [`ControlFlow::Break`] to stop at the next step or chunk of frames.
+/// What happens during a generation, in order. Answer [`ControlFlow::Break`] to stop at the next step or chunk of
+/// frames.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Event<'a> {

@@ -13,7 +13,7 @@ pub(crate) struct FrameSink<'a, 'b> {
     width: usize,
     height: usize,
     frames: usize,
-    /// Whether frames are put together of tiles: they are told of when all are done.
+    /// Whether frames are put together from tiles: then they are reported when all are done.
     is_tiled: bool,
     reporter: &'a mut Reporter<'b>,
 }

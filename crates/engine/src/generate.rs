@@ -13,11 +13,11 @@ use navicache_control::trace::Stack;
 use navicache_media::{Clip, Frames, Spec, WholeFile};
 use navicache_models::{Branches, Part, Unit};
 
-use crate::bundle::Bundle;
 use crate::decode::decode_frames;
 use crate::denoise::{Sampled, Start, StepDone, sample};
 use crate::event::{Event, Reporter, Stage};
 use crate::family::{Conditioning, ImageConditioning};
+use crate::pipeline::Pipeline;
 use crate::report::{self, Report, Seconds, Totals, described};
 use crate::request::{Request, Resolved};
 use crate::{Error, Result, latents, machine};
@@ -57,25 +57,25 @@ impl Video {
 
 /// Makes a video. The cache method is the request's, or the model's default.
 pub fn generate(
-    bundle: &Bundle,
+    pipeline: &Pipeline,
     request: &Request,
     on_event: &mut dyn FnMut(Event) -> ControlFlow<()>,
 ) -> Result<Video> {
-    run(bundle, request, None, on_event)
+    run(pipeline, request, None, on_event)
 }
 
 /// The same, with a cache method of one's own: anything that implements [`Method`].
 pub fn generate_with(
-    bundle: &Bundle,
+    pipeline: &Pipeline,
     request: &Request,
     method: &dyn Method,
     on_event: &mut dyn FnMut(Event) -> ControlFlow<()>,
 ) -> Result<Video> {
-    run(bundle, request, Some(method), on_event)
+    run(pipeline, request, Some(method), on_event)
 }
 
 fn run(
-    bundle: &Bundle,
+    pipeline: &Pipeline,
     request: &Request,
     method: Option<&dyn Method>,
     on_event: &mut dyn FnMut(Event) -> ControlFlow<()>,
@@ -83,19 +83,19 @@ fn run(
     let begun = Instant::now();
     let mut reporter = Reporter { on_event, warnings: Vec::new(), cancelled: false };
     let Denoised { resolved, run, sampled, memory, cache, mut seconds } =
-        denoise(bundle, request, method, Destination::Frames, &mut reporter)?;
+        denoise(pipeline, request, method, Destination::Frames, &mut reporter)?;
     let frames = resolved.frames;
 
     // Decode, after everything that `denoise` does
     let clock = Instant::now();
-    let pixels = decode_frames(bundle, &sampled.latents, frames, resolved.tile, &mut reporter)?;
+    let pixels = decode_frames(pipeline, &sampled.latents, frames, resolved.tile, &mut reporter)?;
     seconds.decode = clock.elapsed().as_secs_f64();
     seconds.total = begun.elapsed().as_secs_f64();
 
     let totals = totals(&sampled, memory, seconds);
     let report = Report {
         version: report::VERSION,
-        model: bundle.name().to_string(),
+        model: pipeline.name().to_string(),
         cache,
         branches: run.branches,
         stacks: Stack::of(&run.units),
@@ -104,20 +104,24 @@ fn run(
         steps: sampled.steps,
         totals,
         warnings: reporter.warnings,
-        machine: bundle.machine(),
+        machine: pipeline.machine(),
         request: resolved.clone(),
     };
     // What is decoded may be a little smaller than what was asked for, where latents are rounded down.
-    let (width, height, _) = bundle.family().shared().sizes.video_shape(&latents::shape_of(&sampled.latents)?);
+    let (width, height, _) = pipeline.family().shared().sizes.video_shape(&latents::shape_of(&sampled.latents)?);
     let spec = Spec { width, height, fps: resolved.fps, frames };
     Ok(Video { frames: pixels, spec, latents: sampled.latents, report })
 }
 
 /// Runs one uncached step and decodes nothing, so that the weights are read before something is timed.
-pub fn warm_up(bundle: &Bundle, request: &Request, on_event: &mut dyn FnMut(Event) -> ControlFlow<()>) -> Result<()> {
+pub fn warm_up(
+    pipeline: &Pipeline,
+    request: &Request,
+    on_event: &mut dyn FnMut(Event) -> ControlFlow<()>,
+) -> Result<()> {
     let request = Request { steps: Some(1), cache: Some("none".parse()?), ..request.clone() };
     let mut reporter = Reporter { on_event, warnings: Vec::new(), cancelled: false };
-    denoise(bundle, &request, None, Destination::Latents, &mut reporter).map(drop)
+    denoise(pipeline, &request, None, Destination::Latents, &mut reporter).map(drop)
 }
 
 /// What the latents are for.
@@ -142,7 +146,7 @@ pub(crate) struct Denoised {
 
 /// From the request to the final latents.
 pub(crate) fn denoise(
-    bundle: &Bundle,
+    pipeline: &Pipeline,
     request: &Request,
     method: Option<&dyn Method>,
     destination: Destination,
@@ -150,12 +154,12 @@ pub(crate) fn denoise(
 ) -> Result<Denoised> {
     let mut seconds = Seconds::default();
 
-    let family = bundle.family();
+    let family = pipeline.family();
 
     // 1. What is meant
-    let (resolved, picture) = bundle.understood(request)?;
+    let (resolved, picture) = pipeline.understood(request)?;
     family.check(&resolved, reporter)?;
-    bundle.check_memory(&resolved)?;
+    pipeline.check_memory(&resolved)?;
     for path in [&resolved.save_latents, &resolved.rescue].into_iter().flatten() {
         WholeFile::create(path)?; // unwritable? now is the time to know
     }
@@ -169,9 +173,9 @@ pub(crate) fn denoise(
         None => latents::from_seed(resolved.seed, &shape, device)?,
     };
     reporter.emit(Event::Resolved(&resolved));
-    bundle.warnings().iter().for_each(|warning| reporter.warn(warning.clone()));
+    pipeline.warnings().iter().for_each(|warning| reporter.warn(warning.clone()));
     warn_if_pointless(method, steps, reporter);
-    let presets = &bundle.defaults().presets;
+    let presets = &pipeline.defaults().presets;
     if let Some(other) = request.cache.as_ref().and_then(|spec| spec.tuned_for.as_ref()).filter(|f| *f != presets) {
         reporter.warn(format!(
             "the cache preset was tuned for {other}, this model is {presets}: its thresholds may not fit"
@@ -201,7 +205,7 @@ pub(crate) fn denoise(
     let denoiser = family.denoiser(&resolved, &conditioning)?;
     if destination == Destination::Frames {
         family.autoencoder()?;
-        bundle.make_room_for_denoising();
+        pipeline.make_room_for_denoising();
     }
     seconds.load = clock.elapsed().as_secs_f64();
 
@@ -209,8 +213,8 @@ pub(crate) fn denoise(
     reporter.emit(Event::Stage(Stage::Denoise));
     let clock = Instant::now();
     reporter.stop_if_cancelled(0, steps)?;
-    let Started { run, policy, memory } = start(bundle, &resolved, method, schedule.steps, &branches, &*denoiser)?;
-    check_memory(memory, bundle.cache_budget(&resolved), method.name())?;
+    let Started { run, policy, memory } = start(pipeline, &resolved, method, schedule.steps, &branches, &*denoiser)?;
+    check_memory(memory, pipeline.cache_budget(&resolved), method.name())?;
     let on_step = &mut |done: StepDone| {
         reporter.emit(Event::Step { index: done.index, steps, seconds: done.seconds, strip: done.strip });
         if reporter.cancelled { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
@@ -237,7 +241,7 @@ pub(crate) struct Started {
 
 /// Starts a method for a request.
 pub(crate) fn start(
-    bundle: &Bundle,
+    pipeline: &Pipeline,
     request: &Resolved,
     method: &dyn Method,
     steps: Vec<Step>,
@@ -245,7 +249,7 @@ pub(crate) fn start(
     denoiser: &dyn Branches,
 ) -> Result<Started> {
     let run = Run {
-        family: bundle.defaults().presets.clone(),
+        family: pipeline.defaults().presets.clone(),
         steps,
         branches: branches.iter().map(|branch| branch.0).collect(),
         units: denoiser.units().iter().map(unit).collect(),
@@ -262,7 +266,7 @@ pub(crate) fn start(
         );
         return Err(refused(reason).into());
     }
-    let memory = bundle.cache_memory(policy.asks(), &run, request, denoiser);
+    let memory = pipeline.cache_memory(policy.asks(), &run, request, denoiser);
     Ok(Started { run, policy, memory })
 }
 

@@ -18,8 +18,8 @@ pub(crate) struct Host {
 }
 
 impl Host {
-    /// Format that matrices of some weights are kept in; `None` is as stored. A GPU has no use for what is as stored: its products are of
-    /// bf16, as the reference pipelines run, or of f32.
+    /// Format that matrices of some weights are kept in; `None` is as stored. A GPU has no use for what is as stored:
+    /// its products are of bf16, as the reference pipelines run, or of f32.
     pub fn dtype_of(&self, tensors: &Tensors) -> Option<DType> {
         let dtype = self.dtype.for_parameters(tensors.parameters());
         if self.device.is_cpu() { dtype } else { dtype.or(Some(DType::BF16)) }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use crate::bundle::located;
+use crate::pipeline::located;
 use crate::{Error, Result, demo, family};
 use navicache_weights::layout::{Base, Files, Parts, groups};
 use navicache_weights::{Component, Found, list_file};

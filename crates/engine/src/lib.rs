@@ -1,24 +1,23 @@
-//! The engine: loads a video diffusion pipeline, samples it under a cache policy, and hands back the video with a report of
-//! what was computed and what it cost.
+//! The engine: loads a video diffusion pipeline, samples it under a cache policy, and hands back the video with a
+//! report of what was computed and what it cost.
 //!
 //! ```no_run
 //! use std::ops::ControlFlow;
-//! use navicache_engine::{Bundle, LoadOptions, Request, generate};
+//! use navicache_engine::{Pipeline, LoadOptions, Request, generate};
 //!
 //! # fn main() -> navicache_engine::Result<()> {
-//! let bundle = Bundle::open("demo", &LoadOptions::default())?;
+//! let pipeline = Pipeline::open("demo", &LoadOptions::default())?;
 //! let request = Request::new("a red circle bouncing on a navy background");
-//! let mut video = generate(&bundle, &request, &mut |_| ControlFlow::Continue(()))?;
+//! let mut video = generate(&pipeline, &request, &mut |_| ControlFlow::Continue(()))?;
 //! video.save("out.mp4".as_ref())?;
 //! # Ok(())
 //! # }
 //! ```
 //!
-//! The main flow is [`generate`]; read it first. Decisions come from `navicache-control`, tensors from `navicache-models`, and
-//! this crate is the only one that knows both.
+//! The main flow is [`generate`]; read it first. Decisions come from `navicache-control`, tensors from
+//! `navicache-models`, and this crate is the only one that knows both.
 #![warn(missing_docs)]
 
-mod bundle;
 mod cache_file;
 mod decode;
 mod demo;
@@ -36,6 +35,7 @@ mod latents;
 mod lpips;
 mod machine;
 pub mod noise;
+mod pipeline;
 mod probe;
 mod prompt;
 pub mod report;
@@ -44,7 +44,6 @@ mod scheduler;
 mod sizes;
 pub mod trace;
 
-pub use bundle::{Bundle, LoadOptions};
 pub use cache_file::{cache_argument, save_preset};
 pub use decode::{decode, decode_latents};
 #[cfg(feature = "cuda")]
@@ -61,5 +60,6 @@ pub use navicache_metrics as metrics;
 pub use navicache_models as models;
 pub use navicache_weights::layout::Files;
 pub use navicache_weights::{self as weights, Lora, catalog};
+pub use pipeline::{LoadOptions, Pipeline};
 pub use report::Report;
 pub use request::{Defaults, Request, Resolved, Tiling};

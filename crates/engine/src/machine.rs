@@ -1,4 +1,5 @@
-//! What the machine says of itself. Every answer may be missing: these are for reports, and for refusing what cannot fit.
+//! What the machine says of itself. Every answer may be missing: these are for reports, and for refusing what cannot
+//! fit.
 
 use std::path::Path;
 
@@ -20,8 +21,8 @@ pub fn threads() -> usize {
     rayon::current_num_threads()
 }
 
-/// Lets computations use so many threads, all that run in this process. To be called before anything is computed; an error says that
-/// threads were started already.
+/// Lets computations use so many threads, all that run in this process. To be called before anything is computed; an
+/// error says that threads were started already.
 pub fn use_threads(threads: usize) -> Result<()> {
     rayon::ThreadPoolBuilder::new().num_threads(threads).build_global().map_err(|e| Error::Request {
         what: "--threads",
@@ -30,8 +31,8 @@ pub fn use_threads(threads: usize) -> Result<()> {
     })
 }
 
-/// Does it on one of the threads that compute. From there, work is shared with the others at little cost; from any other thread, every
-/// operation would wait for two changes of threads.
+/// Does it on one of the threads that compute. From there, work is shared with the others at little cost; from any
+/// other thread, every operation would wait for two changes of threads.
 pub(crate) fn computing<T: Send>(work: impl FnOnce() -> T + Send) -> T {
     rayon::scope(|_| work())
 }
@@ -47,7 +48,8 @@ pub(crate) fn available_memory_bytes() -> Option<u64> {
     machine.into_iter().chain(container_memory_bytes()).min()
 }
 
-/// What the limit of the control group leaves. Pages of files count as used there, but are given up when something else needs memory.
+/// What the limit of the control group leaves. Pages of files count as used there, but are given up when something else
+/// needs memory.
 fn container_memory_bytes() -> Option<u64> {
     let read = |file: &str| std::fs::read_to_string(Path::new("/sys/fs/cgroup").join(file)).ok();
     let number = |file: &str| read(file)?.trim().parse::<u64>().ok();

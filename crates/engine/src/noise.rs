@@ -1,9 +1,10 @@
 //! Starting noise: the numbers that PyTorch's CPU generator gives for a seed, bit for bit.
 //!
-//! `torch.randn(n, generator=torch.Generator("cpu").manual_seed(seed))` draws 24-bit uniforms from MT19937 and turns sixteen at a
-//! time into normals by the Box-Muller transform, with logarithm, sine and cosine of the Cephes library in f32 vectors. Rounding
-//! is part of the result, so the polynomials are evaluated here with the same fused operations. Source: PyTorch 2.11
-//! `aten/src/ATen/native/cpu/DistributionTemplates.h` (`normal_fill_AVX2`), `avx_mathfun.h`, `core/MT19937RNGEngine.h`.
+//! `torch.randn(n, generator=torch.Generator("cpu").manual_seed(seed))` draws 24-bit uniforms from MT19937 and turns
+//! sixteen at a time into normals by the Box-Muller transform, with logarithm, sine and cosine of the Cephes library in
+//! f32 vectors. Rounding is part of the result, so the polynomials are evaluated here with the same fused operations.
+//! Source: PyTorch 2.11 `aten/src/ATen/native/cpu/DistributionTemplates.h` (`normal_fill_AVX2`), `avx_mathfun.h`,
+//! `core/MT19937RNGEngine.h`.
 
 /// `n` standard normals for a seed. As there, only the lower 32 bits of the seed count.
 pub fn randn(seed: u64, n: usize) -> Vec<f32> {

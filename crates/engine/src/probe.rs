@@ -71,8 +71,8 @@ pub(crate) fn probe(transformer: &dyn Branches, shape: &[usize; 5], tokens: usiz
 /// Latents each way of the decoder's probe.
 const PROBE_LATENTS: usize = 8;
 
-/// Seconds of decoding latents of a shape, from a few latent frames of a small square: as many times the last chunk's, a frame, as
-/// there are frames. The first chunk is not like the others.
+/// Seconds of decoding latents of a shape, from a few latent frames of a small square: as many times the last chunk's,
+/// a frame, as there are frames. The first chunk is not like the others.
 pub(crate) fn decode_seconds(
     autoencoder: &dyn Autoencoder,
     sizes: &dyn Sizes,

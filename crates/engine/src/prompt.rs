@@ -41,7 +41,8 @@ pub(crate) fn tokenize(tokenizer: &Tokenizer, prompt: &str, longest: usize) -> R
     Ok(Tokens { ids: cut.get_ids().to_vec(), truncated_from: Some(whole.len()) })
 }
 
-/// HTML entities decoded twice, white space collapsed: Wan's cleaning, save for the optional repair of wrongly decoded text (ftfy).
+/// HTML entities decoded twice, white space collapsed: Wan's cleaning, save for the optional repair of wrongly decoded
+/// text (ftfy).
 pub(crate) fn clean(prompt: &str) -> String {
     let once = html_escape::decode_html_entities(prompt);
     let twice = html_escape::decode_html_entities(&once);

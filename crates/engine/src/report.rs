@@ -47,7 +47,7 @@ pub struct Report {
 pub struct StepReport {
     /// From 0.
     pub index: usize,
-    /// What the model was told of the noise level, 0 to 1000.
+    /// The timestep that the model is conditioned on, 0 to 1000.
     pub timestep: f64,
     /// The noise level, 0 to 1.
     pub sigma: f64,
@@ -71,7 +71,8 @@ pub struct BranchReport {
     pub units: Option<String>,
     /// Wall-clock seconds.
     pub seconds: f64,
-    /// The measured quantities that decided, and those that were learnt from; `[n]` behind a name: of the n-th span of blocks.
+    /// The measured quantities that decided, and those that were learnt from; `[n]` behind a name: of the n-th span of
+    /// blocks.
     pub seen: BTreeMap<String, f64>,
 }
 
@@ -80,7 +81,7 @@ pub struct BranchReport {
 pub struct Totals {
     /// Forwards (a branch of a step) that were computed, in whole.
     pub forwards_computed: usize,
-    /// Forwards that were made up.
+    /// Forwards that were approximated.
     pub forwards_reused: usize,
     /// Forwards of which a part was computed.
     pub forwards_mixed: usize,
@@ -90,7 +91,7 @@ pub struct Totals {
     pub units_reused: usize,
     /// Steps of which every branch was reused.
     pub steps_reused: usize,
-    /// Bytes that caching keeps at most: what values are made up from, and what changes are measured against.
+    /// Bytes that caching keeps at most: what values are approximated from, and what changes are measured against.
     pub store_bytes: u64,
     /// Wall-clock seconds by stage.
     pub seconds: Seconds,
@@ -144,7 +145,8 @@ impl Report {
         format!("{value:#}\n")
     }
 
-    /// Estimated seconds that reuse saved: every branch of every step at the mean cost of the computed ones, less what they took.
+    /// Estimated seconds that reuse saved: every branch of every step at the mean cost of the computed ones, less what
+    /// they took.
     pub fn seconds_saved(&self) -> f64 {
         let branches = || self.steps.iter().flat_map(|s| s.branches.values());
         let computed: Vec<f64> = branches().filter(|b| b.units_reused == 0).map(|b| b.seconds).collect();

@@ -1,7 +1,7 @@
 //! What was asked for, and what is meant by it.
 //!
-//! A [`Request`] is all optional but the prompt. [`Request::resolve`] fills it up from the model's [`Defaults`], the only place
-//! where defaults live, and refuses what cannot be made before anything expensive happens.
+//! A [`Request`] is all optional but the prompt. [`Request::resolve`] fills it up from the model's [`Defaults`], the
+//! only place where defaults live, and refuses what cannot be made before anything expensive happens.
 
 use std::path::PathBuf;
 
@@ -37,9 +37,10 @@ pub struct Request {
     pub solver: Option<SolverKind>,
     /// Shift of the noise schedule: larger spends more steps at high noise.
     pub shift: Option<f64>,
-    /// Guidance scale; 1 or less means one branch without guidance. Models that were distilled to know it are told it, in one branch.
+    /// Guidance scale; 1 or less means one branch without guidance. Guidance-distilled models are conditioned on it
+    /// and keep one branch.
     pub guidance: Option<f64>,
-    /// For those: classifier-free guidance beside it, with a branch for the negative prompt.
+    /// True classifier-free guidance on guidance-distilled models: adds a branch for the negative prompt.
     pub true_guidance: Option<f64>,
     /// Seed of the initial noise.
     pub seed: Option<u64>,
@@ -55,8 +56,8 @@ pub struct Request {
     pub cache_memory: Option<u64>,
     /// In which parts frames are decoded.
     pub tile: Tiling,
-    /// Write the final latents here too, for [`decode_latents`](crate::decode_latents) should decoding or writing the video fail. Whoever
-    /// writes the video removes the file then.
+    /// Write the final latents here too, for [`decode_latents`](crate::decode_latents) should decoding or writing the
+    /// video fail. Whoever writes the video removes the file then.
     pub rescue: Option<PathBuf>,
 }
 
@@ -173,7 +174,7 @@ pub struct Resolved {
     pub shift: f64,
     /// Guidance scale.
     pub guidance: f64,
-    /// Classifier-free guidance beside the one that the model is told.
+    /// True classifier-free guidance on a guidance-distilled model.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub true_guidance: Option<f64>,
     /// Seed of the initial noise.
@@ -264,8 +265,8 @@ impl Request {
 }
 
 impl Request {
-    /// Width and height of a resolution and an aspect ratio by the rule of most models: `480p` has as many pixels as 16:9 of that height,
-    /// whatever the aspect ratio. What is not given is the default's.
+    /// Width and height of a resolution and an aspect ratio by the rule of most models: `480p` has as many pixels as
+    /// 16:9 of that height, whatever the aspect ratio. What is not given is the default's.
     pub(crate) fn size_by_name(&self, defaults: &Defaults, limits: &Limits) -> Result<Option<(usize, usize)>> {
         if self.resolution.is_none() && self.aspect_ratio.is_none() {
             return Ok(None);
@@ -312,7 +313,7 @@ impl Resolved {
         })
     }
 
-    /// For models that are told no guidance.
+    /// Refuses true guidance on models without embedded guidance.
     pub(crate) fn refuse_true_guidance(&self, expected: &str) -> Result<()> {
         match self.true_guidance {
             None => Ok(()),
@@ -324,7 +325,7 @@ impl Resolved {
         }
     }
 
-    /// For models that start from text alone.
+    /// Refuses a picture on models that start from text alone.
     pub(crate) fn refuse_picture(&self) -> Result<()> {
         match &self.image {
             None => Ok(()),

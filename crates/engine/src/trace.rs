@@ -11,11 +11,11 @@ use navicache_control::trace::{Header, LAGS_MAX, Recorder, Stack, Trace, TraceSt
 
 use crate::event::{Event, Reporter};
 use crate::generate::{Denoised, Destination, denoise};
-use crate::{Bundle, Error, Request, Result, WholeFile};
+use crate::{Error, Pipeline, Request, Result, WholeFile};
 
 /// Runs a request with everything computed, and records what any method may ask for. Nothing is decoded.
 pub fn record(
-    bundle: &Bundle,
+    pipeline: &Pipeline,
     request: &Request,
     recorder: &Recorder,
     on_event: &mut dyn FnMut(Event) -> ControlFlow<()>,
@@ -23,10 +23,10 @@ pub fn record(
     let mut reporter = Reporter { on_event, warnings: Vec::new(), cancelled: false };
     let request = &Request { cache: Some("none".parse()?), ..request.clone() };
     let Denoised { resolved, run, sampled, .. } =
-        denoise(bundle, request, Some(recorder), Destination::Latents, &mut reporter)?;
+        denoise(pipeline, request, Some(recorder), Destination::Latents, &mut reporter)?;
     let header = Header {
         trace: VERSION,
-        model: bundle.name().to_string(),
+        model: pipeline.name().to_string(),
         family: run.family.clone(),
         prompt: resolved.prompt,
         seed: resolved.seed,

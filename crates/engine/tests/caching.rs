@@ -10,15 +10,15 @@ use navicache_engine::control::cache::CacheConfig;
 use navicache_engine::control::replay::replay;
 use navicache_engine::control::strip::Ran;
 use navicache_engine::control::trace::{Recorder, Trace};
-use navicache_engine::{Bundle, Error, LoadOptions, Request, Video, cache_argument, generate, save_preset, trace};
+use navicache_engine::{Error, LoadOptions, Pipeline, Request, Video, cache_argument, generate, save_preset, trace};
 
 use methods::{EAGER, OFF};
 
 const STEPS: usize = 14;
 
-fn bundle() -> &'static Bundle {
-    static BUNDLE: OnceLock<Bundle> = OnceLock::new();
-    BUNDLE.get_or_init(|| Bundle::open("demo", &LoadOptions::default()).unwrap())
+fn pipeline() -> &'static Pipeline {
+    static PIPELINE: OnceLock<Pipeline> = OnceLock::new();
+    PIPELINE.get_or_init(|| Pipeline::open("demo", &LoadOptions::default()).unwrap())
 }
 
 fn request(cache: &str) -> Request {
@@ -33,7 +33,7 @@ fn request(cache: &str) -> Request {
 }
 
 fn make(cache: &str) -> Video {
-    generate(bundle(), &request(cache), &mut |_| ControlFlow::Continue(())).unwrap_or_else(|e| panic!("{cache}: {e}"))
+    generate(pipeline(), &request(cache), &mut |_| ControlFlow::Continue(())).unwrap_or_else(|e| panic!("{cache}: {e}"))
 }
 
 fn numbers(latents: &Tensor) -> Vec<f32> {
@@ -106,7 +106,7 @@ fn a_schedule_repeats_a_run() {
         let mut request = request(&argument);
         change(&mut request);
         let error =
-            generate(bundle(), &request, &mut |_| ControlFlow::Continue(())).map(|_| ()).unwrap_err().to_string();
+            generate(pipeline(), &request, &mut |_| ControlFlow::Continue(())).map(|_| ()).unwrap_err().to_string();
         assert!(error.contains(part), "{error}");
     };
     refused(&|r| r.steps = Some(20), "the schedule has 14 steps, the run 20");
@@ -132,7 +132,7 @@ fn what_cannot_work_is_refused_with_the_reason() {
     let refused = |cache: &str, guidance: f64, part: &str| {
         let request = Request { guidance: Some(guidance), ..request(cache) };
         let error =
-            generate(bundle(), &request, &mut |_| ControlFlow::Continue(())).map(|_| ()).unwrap_err().to_string();
+            generate(pipeline(), &request, &mut |_| ControlFlow::Continue(())).map(|_| ()).unwrap_err().to_string();
         assert!(error.contains(part), "{cache}: {error}");
     };
     refused("easycache,reuse=from_cond", 1.0, "this run has one branch");
@@ -145,7 +145,7 @@ fn what_cannot_work_is_refused_with_the_reason() {
 #[test]
 fn a_bill_over_the_budget_names_both_numbers() {
     let request = Request { cache_memory: Some(100_000), ..request("taylorseer,level=units") };
-    match generate(bundle(), &request, &mut |_| ControlFlow::Continue(())) {
+    match generate(pipeline(), &request, &mut |_| ControlFlow::Continue(())) {
         Err(error @ Error::Request { .. }) => {
             // 18 units, 2 values, 2 branches of 2 x 2 x 2 tokens, 192 wide, f32
             let needed = 18 * 2 * 2 * (2 * 2 * 2) * 192 * 4;
@@ -160,7 +160,7 @@ fn a_bill_over_the_budget_names_both_numbers() {
 #[test]
 fn a_trace_replays_to_what_a_run_does() {
     let recorder = Recorder::default();
-    let recorded = trace::record(bundle(), &request("none"), &recorder, &mut |_| ControlFlow::Continue(())).unwrap();
+    let recorded = trace::record(pipeline(), &request("none"), &recorder, &mut |_| ControlFlow::Continue(())).unwrap();
 
     // through a file and back
     let folder = tempfile::tempdir().unwrap();

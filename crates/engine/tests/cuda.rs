@@ -8,18 +8,18 @@
 use std::ops::ControlFlow;
 
 use candle_core::{DType, Device};
-use navicache_engine::{Bundle, DeviceChoice, DtypeChoice, LoadOptions, Request, generate};
+use navicache_engine::{DeviceChoice, DtypeChoice, LoadOptions, Pipeline, Request, generate};
 
 /// The final latents of the built-in model, uncached.
 fn latents(device: DeviceChoice, dtype: DtypeChoice) -> Vec<f32> {
-    let bundle = Bundle::open("demo", &LoadOptions { device, dtype, ..LoadOptions::default() }).unwrap();
+    let pipeline = Pipeline::open("demo", &LoadOptions { device, dtype, ..LoadOptions::default() }).unwrap();
     let request = Request {
         steps: Some(8),
         frames: Some(9),
         cache: Some("none".parse().unwrap()),
         ..Request::new("a red circle bouncing on a navy background")
     };
-    let video = generate(&bundle, &request, &mut |_| ControlFlow::Continue(())).unwrap();
+    let video = generate(&pipeline, &request, &mut |_| ControlFlow::Continue(())).unwrap();
     let latents = video.latents.to_device(&Device::Cpu).unwrap().to_dtype(DType::F32).unwrap();
     latents.flatten_all().unwrap().to_vec1().unwrap()
 }

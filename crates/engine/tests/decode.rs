@@ -6,10 +6,10 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use navicache_engine::control::cache::CacheSpec;
-use navicache_engine::{Bundle, Error, Event, LoadOptions, Request, Stage, Tiling, decode_latents, generate};
+use navicache_engine::{Error, Event, LoadOptions, Pipeline, Request, Stage, Tiling, decode_latents, generate};
 
-fn bundle(folder: &Path, memory: Option<u64>) -> Bundle {
-    Bundle::open(folder.to_str().unwrap(), &LoadOptions { memory, ..LoadOptions::default() }).unwrap()
+fn pipeline(folder: &Path, memory: Option<u64>) -> Pipeline {
+    Pipeline::open(folder.to_str().unwrap(), &LoadOptions { memory, ..LoadOptions::default() }).unwrap()
 }
 
 fn request() -> Request {
@@ -31,7 +31,7 @@ fn go_on(_: Event) -> ControlFlow<()> {
 #[test]
 fn tiles_are_close_to_the_whole() {
     let folder = tiny::pipeline();
-    let bundle = bundle(folder.path(), None);
+    let pipeline = pipeline(folder.path(), None);
     let mut tiles = 0;
     let mut frames = |tile: Tiling| {
         let mut count = |event: Event| {
@@ -39,7 +39,7 @@ fn tiles_are_close_to_the_whole() {
             ControlFlow::Continue(())
         };
         let request = Request { tile, ..request() };
-        generate(&bundle, &request, &mut count).unwrap().frames
+        generate(&pipeline, &request, &mut count).unwrap().frames
     };
     let (whole, tiled) = (frames(Tiling::Off), frames(Tiling::Pixels(160)));
     assert_eq!(frames(Tiling::Auto), whole, "there is memory enough for the whole");
@@ -56,7 +56,7 @@ fn a_picture_is_encoded_in_windows_where_memory_is_short() {
     let folder = tiny::pipeline_of(&golden);
     let request = Request { image: Some(tiny::golden().join("picture.png")), tile: Tiling::Off, ..request() };
     let latents = |memory: Option<u64>| {
-        let video = generate(&bundle(folder.path(), memory), &request, &mut go_on).unwrap();
+        let video = generate(&pipeline(folder.path(), memory), &request, &mut go_on).unwrap();
         video.latents.flatten_all().unwrap().to_vec1::<f32>().unwrap()
     };
     let (whole, windows) = (latents(None), latents(Some(60 << 20)));
@@ -68,20 +68,20 @@ fn a_picture_is_encoded_in_windows_where_memory_is_short() {
 #[test]
 fn latents_outlive_a_decoding_that_was_stopped() {
     let folder = tiny::pipeline();
-    let bundle = bundle(folder.path(), None);
-    let whole = generate(&bundle, &request(), &mut go_on).unwrap().frames;
+    let pipeline = pipeline(folder.path(), None);
+    let whole = generate(&pipeline, &request(), &mut go_on).unwrap().frames;
     let rescue = folder.path().join("out.mp4.latents.safetensors");
     let asked = Request { rescue: Some(rescue.clone()), ..request() };
-    let stopped = generate(&bundle, &asked, &mut |event| match event {
+    let stopped = generate(&pipeline, &asked, &mut |event| match event {
         Event::Stage(Stage::Decode) => ControlFlow::Break(()),
         _ => ControlFlow::Continue(()),
     });
     assert!(matches!(stopped, Err(Error::DecodingCancelled)));
-    let clip = decode_latents(&bundle, &rescue, Tiling::Auto, None, &mut go_on).unwrap();
+    let clip = decode_latents(&pipeline, &rescue, Tiling::Auto, None, &mut go_on).unwrap();
     assert_eq!((clip.width, clip.height), (320, 192));
     assert_eq!(clip.frames, whole);
 
-    let demo = Bundle::open("demo", &LoadOptions::default()).unwrap();
+    let demo = Pipeline::open("demo", &LoadOptions::default()).unwrap();
     let message = decode_latents(&demo, &rescue, Tiling::Auto, None, &mut go_on).unwrap_err().to_string();
     assert!(message.contains("expected [1, 16, 3, 24, 40]"), "{message}");
 }

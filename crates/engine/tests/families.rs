@@ -1,4 +1,5 @@
-//! What cache methods promise, on the other families of models: tiny random pipelines of HunyuanVideo and Open-Sora 1.2.
+//! What cache methods promise, on the other families of models: tiny random pipelines of HunyuanVideo and Open-Sora
+//! 1.2.
 
 mod methods;
 mod tiny;
@@ -12,13 +13,13 @@ use navicache_engine::control::cache::{CacheConfig, presets};
 use navicache_engine::control::replay::replay;
 use navicache_engine::control::strip::Ran;
 use navicache_engine::control::trace::Recorder;
-use navicache_engine::{Bundle, Files, LoadOptions, Request, Tiling, Video, cache_argument, generate, trace};
+use navicache_engine::{Files, LoadOptions, Pipeline, Request, Tiling, Video, cache_argument, generate, trace};
 use tempfile::TempDir;
 
 const STEPS: usize = 14;
 
 struct Model {
-    bundle: Bundle,
+    pipeline: Pipeline,
     family: &'static str,
     /// Of one forward.
     units: usize,
@@ -28,22 +29,22 @@ struct Model {
     _folder: TempDir,
 }
 
-fn open(folder: &Path) -> Bundle {
-    Bundle::open(folder.to_str().unwrap(), &LoadOptions::default()).unwrap()
+fn open(folder: &Path) -> Pipeline {
+    Pipeline::open(folder.to_str().unwrap(), &LoadOptions::default()).unwrap()
 }
 
-/// Two double blocks of two units and two single blocks; the guidance is told.
+/// Two double blocks of two units and two single blocks; conditioned on the guidance.
 static HUNYUAN: LazyLock<Model> = LazyLock::new(|| {
     let folder = tiny::pipeline_of(&golden("hunyuan"));
-    let bundle = open(folder.path());
-    Model { bundle, family: "hunyuanvideo", units: 6, branches: 1, size: (48, 32), frames: 9, _folder: folder }
+    let pipeline = open(folder.path());
+    Model { pipeline, family: "hunyuanvideo", units: 6, branches: 1, size: (48, 32), frames: 9, _folder: folder }
 });
 
 /// Two pairs of blocks of six units; two branches.
 static OPENSORA: LazyLock<Model> = LazyLock::new(|| {
     let folder = tiny::opensora();
-    let bundle = open(folder.path());
-    Model { bundle, family: "opensora", units: 12, branches: 2, size: (44, 36), frames: 17, _folder: folder }
+    let pipeline = open(folder.path());
+    Model { pipeline, family: "opensora", units: 12, branches: 2, size: (44, 36), frames: 17, _folder: folder }
 });
 
 fn golden(name: &str) -> PathBuf {
@@ -65,14 +66,15 @@ impl Model {
             steps: Some(STEPS),
             cache: Some(cache_argument(cache).unwrap_or_else(|e| panic!("{cache}: {e}"))),
             tile: Tiling::Off,
-            // The template alone is longer than what a prompt has room for in the published model: the tiny tokenizer knows letters only.
+            // The template alone is longer than what a prompt has room for in the published model: the tiny tokenizer
+            // knows letters only.
             max_sequence_length: (self.family == "hunyuanvideo").then_some(600),
             ..Request::new("a red circle")
         }
     }
 
     fn make(&self, cache: &str) -> Video {
-        let made = generate(&self.bundle, &self.request(cache), &mut |_| ControlFlow::Continue(()));
+        let made = generate(&self.pipeline, &self.request(cache), &mut |_| ControlFlow::Continue(()));
         made.unwrap_or_else(|e| panic!("{}, {cache}: {e}", self.family))
     }
 
@@ -80,7 +82,7 @@ impl Model {
     fn refuses(&self, cache: &str) -> Option<String> {
         let mut request = self.request(cache);
         request.steps = Some(STEPS);
-        generate(&self.bundle, &request, &mut |_| ControlFlow::Break(()))
+        generate(&self.pipeline, &request, &mut |_| ControlFlow::Break(()))
             .err()
             .map(|e| e.to_string())
             .filter(|e| !e.starts_with("cancelled"))
@@ -102,7 +104,7 @@ fn every_method_counts_what_ran() {
             }
             if cache.contains("reuse=step_over") {
                 // Both families sample with Euler.
-                let made = generate(&model.bundle, &model.request(cache), &mut |_| ControlFlow::Continue(()));
+                let made = generate(&model.pipeline, &model.request(cache), &mut |_| ControlFlow::Continue(()));
                 let reason = made.map(|video| video.report.strip).unwrap_err().to_string();
                 assert!(reason.contains("the solver euler"), "{}, {cache}: {reason}", model.family);
                 continue;
@@ -191,8 +193,8 @@ fn open_sora_broadcasts_each_kind_of_attention_in_its_own_range() {
 
 #[test]
 fn open_sora_is_observed_on_the_tokens_of_both_branches() {
-    // A residual that is reused is that of the tokens: the head runs at its own timestep, so that the prediction of a reused step is not
-    // the last one's.
+    // A residual that is reused is that of the tokens: the head runs at its own timestep, so that the prediction of a
+    // reused step is not the last one's.
     let cache = "navicache,threshold=100,align_steps=3";
     let report = OPENSORA.make(cache).report;
     assert_eq!(report.strip, format!("{}{}SS|", "SS|".repeat(3), "..|".repeat(STEPS - 4)));
@@ -205,7 +207,7 @@ fn traces_know_blocks_of_several_kinds() {
     for model in models() {
         let recorder = Recorder::default();
         let request = model.request("none");
-        let recorded = trace::record(&model.bundle, &request, &recorder, &mut |_| ControlFlow::Continue(())).unwrap();
+        let recorded = trace::record(&model.pipeline, &request, &recorder, &mut |_| ControlFlow::Continue(())).unwrap();
         assert_eq!(recorded.run().units.len(), model.units);
         let config = cache_argument("navicache,threshold=5,align_steps=3").unwrap().resolve(model.family).unwrap();
         let played = replay(&recorded, config.method()).unwrap().played.strip().to_string();
@@ -221,7 +223,7 @@ fn families_do_not_mix() {
     let opensora = OPENSORA._folder.path();
     let refused = |model: &Path, files: Files, parts: &[&str]| {
         let options = LoadOptions { files, ..LoadOptions::default() };
-        let message = Bundle::open(model.to_str().unwrap(), &options).err().unwrap().to_string();
+        let message = Pipeline::open(model.to_str().unwrap(), &options).err().unwrap().to_string();
         assert!(parts.iter().all(|part| message.contains(part)), "{message}");
     };
     let vae = Some(hunyuan.join("vae/diffusion_pytorch_model.safetensors"));

@@ -1,4 +1,5 @@
-//! Weight files that mean harm: each gets an error, at once and without memory to speak of. One test, so that the process's memory is its own.
+//! Weight files that mean harm: each gets an error, at once and without memory to speak of. One test, so that the
+//! process's memory is its own.
 
 use std::io::{Cursor, Write};
 use std::time::{Duration, Instant};
@@ -61,7 +62,8 @@ fn pairs() -> Vec<u8> {
     [list, b"h\x01h\x00R".repeat(100_000), b".".to_vec()].concat()
 }
 
-/// A dictionary of a thousand dictionaries, all one, of a thousand, and so on: a billion values of a few thousand bytes.
+/// A dictionary of a thousand dictionaries, all one, of a thousand, and so on: a billion values of a few thousand
+/// bytes.
 fn laughs() -> Vec<u8> {
     let mut program = b"\x80\x02}q\x00".to_vec();
     for level in 1..5u8 {

@@ -1,5 +1,5 @@
-//! HunyuanVideo, its parts and the whole, against the reference implementation (diffusers and transformers, f32, CPU), on the same random
-//! weights.
+//! HunyuanVideo, its parts and the whole, against the reference implementation (diffusers and transformers, f32, CPU),
+//! on the same random weights.
 
 mod tiny;
 
@@ -14,7 +14,7 @@ use navicache_engine::models::text::llama::{self, Llama};
 use navicache_engine::models::{Denoiser, Weights};
 use navicache_engine::noise;
 use navicache_engine::weights::{Found, Tensors};
-use navicache_engine::{Bundle, LoadOptions, Request, Tiling, Video, generate};
+use navicache_engine::{LoadOptions, Pipeline, Request, Tiling, Video, generate};
 use serde::de::DeserializeOwned;
 use tempfile::TempDir;
 
@@ -143,8 +143,8 @@ fn request() -> Request {
 }
 
 fn make(request: &Request) -> Video {
-    let bundle = Bundle::open(FOLDER.path().to_str().unwrap(), &LoadOptions::default()).unwrap();
-    generate(&bundle, request, &mut |_| ControlFlow::Continue(())).unwrap()
+    let pipeline = Pipeline::open(FOLDER.path().to_str().unwrap(), &LoadOptions::default()).unwrap();
+    generate(&pipeline, request, &mut |_| ControlFlow::Continue(())).unwrap()
 }
 
 #[test]
@@ -273,8 +273,8 @@ fn lora_of_several_matrices_in_one() {
         });
         tiny::write(&path, tensors);
         let options = LoadOptions { loras: vec![path.to_str().unwrap().parse().unwrap()], ..LoadOptions::default() };
-        let bundle = Bundle::open(FOLDER.path().to_str().unwrap(), &options).unwrap();
-        let video = generate(&bundle, &Request { steps: Some(2), ..request() }, &mut |_| ControlFlow::Continue(()));
+        let pipeline = Pipeline::open(FOLDER.path().to_str().unwrap(), &options).unwrap();
+        let video = generate(&pipeline, &Request { steps: Some(2), ..request() }, &mut |_| ControlFlow::Continue(()));
         video.unwrap().latents.flatten_all().unwrap().to_vec1::<f32>().unwrap()
     };
     let apart = lora(

@@ -1,5 +1,6 @@
-//! The same small pipeline in every packaging that people have makes the same video: bit for bit where the numbers are the same, within a
-//! stated bound where they are not. Names come from `tools/layouts/golden.py`, which has tables of its own.
+//! The same small pipeline in every packaging that people have makes the same video: bit for bit where the numbers are
+//! the same, within a stated bound where they are not. Names come from `tools/layouts/golden.py`, which has tables of
+//! its own.
 
 mod tiny;
 
@@ -14,7 +15,7 @@ use candle_core::quantized::{GgmlDType, QTensor, gguf_file};
 use candle_core::{DType, Device, Tensor};
 use navicache_engine::control::cache::CacheSpec;
 use navicache_engine::inspect::inspect;
-use navicache_engine::{Bundle, DtypeChoice, Error, Files, LoadOptions, Lora, Request, generate};
+use navicache_engine::{DtypeChoice, Error, Files, LoadOptions, Lora, Pipeline, Request, generate};
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 use tempfile::TempDir;
@@ -54,8 +55,8 @@ fn request() -> Request {
 }
 
 fn latents(model: &str, options: LoadOptions) -> Result<Vec<f32>, Error> {
-    let bundle = Bundle::open(model, &options)?;
-    let video = generate(&bundle, &request(), &mut |_| ControlFlow::Continue(()))?;
+    let pipeline = Pipeline::open(model, &options)?;
+    let video = generate(&pipeline, &request(), &mut |_| ControlFlow::Continue(()))?;
     Ok(video.latents.flatten_all()?.to_vec1()?)
 }
 
@@ -442,7 +443,7 @@ fn loras_that_do_not_fit_are_refused() {
             .map(|(n, shape)| (n.to_string(), Tensor::ones(shape, DType::F32, &Device::Cpu).unwrap()));
         write_safetensors(&path, made, None);
         let loras = vec![Lora { path, weight: 1.0 }];
-        Bundle::open(REFERENCE.0.path().to_str().unwrap(), &LoadOptions { loras, ..LoadOptions::default() })
+        Pipeline::open(REFERENCE.0.path().to_str().unwrap(), &LoadOptions { loras, ..LoadOptions::default() })
             .err()
             .unwrap()
             .to_string()

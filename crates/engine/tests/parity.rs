@@ -1,4 +1,5 @@
-//! Each component and the whole pipeline against the reference implementation (diffusers, f32, CPU), on the same random weights.
+//! Each component and the whole pipeline against the reference implementation (diffusers, f32, CPU), on the same random
+//! weights.
 
 mod tiny;
 
@@ -9,10 +10,10 @@ use candle_core::{DType, Device, Tensor};
 use navicache_engine::control::cache::CacheSpec;
 use navicache_engine::models::image::clip::{self, ClipVision};
 use navicache_engine::models::text::umt5::{self, Umt5};
-use navicache_engine::models::wan::{PictureCond, Transformer, TransformerConfig, Vae, VaeConfig, VaeEncoder};
+use navicache_engine::models::wan::{ImageCond, Transformer, TransformerConfig, Vae, VaeConfig, VaeEncoder};
 use navicache_engine::models::{Denoiser, Weights};
 use navicache_engine::weights::Tensors;
-use navicache_engine::{Bundle, Event, LoadOptions, Request, Video, generate, noise};
+use navicache_engine::{Event, LoadOptions, Pipeline, Request, Video, generate, noise};
 use serde::de::DeserializeOwned;
 use tempfile::TempDir;
 
@@ -128,16 +129,16 @@ fn request(cache: &str) -> Request {
     }
 }
 
-fn make(bundle: &Bundle, request: &Request) -> Video {
-    generate(bundle, request, &mut |_: Event| ControlFlow::Continue(())).unwrap()
+fn make(pipeline: &Pipeline, request: &Request) -> Video {
+    generate(pipeline, request, &mut |_: Event| ControlFlow::Continue(())).unwrap()
 }
 
 fn numbers(tensor: &Tensor) -> Vec<f32> {
     tensor.flatten_all().unwrap().to_vec1().unwrap()
 }
 
-fn open(folder: &Path) -> Bundle {
-    Bundle::open(folder.to_str().unwrap(), &LoadOptions::default()).unwrap()
+fn open(folder: &Path) -> Pipeline {
+    Pipeline::open(folder.to_str().unwrap(), &LoadOptions::default()).unwrap()
 }
 
 #[test]
@@ -195,26 +196,27 @@ fn transformer_with_a_picture() {
     let (config, files): (TransformerConfig, _) = component(folder.path(), "transformer_i2v");
     let i2v = Transformer::new(&config, Weights::new(&files, &Device::Cpu, None)).unwrap();
     let text = randn(5, &[1, 512, 24]);
-    let picture = PictureCond {
+    let picture = ImageCond {
         embedding: Some(expected("clip.hidden")),
         channels: Some(randn(6, &[1, 8, 3, 4, 6])),
         still_frames: 0,
     };
-    let cond = i2v.cond_with_picture(&text, &picture).unwrap();
+    let cond = i2v.cond_with_image(&text, &picture).unwrap();
     let error = relative_error(&i2v.forward(&latents, 421.0, &cond).unwrap(), &expected("transformer_i2v.421"));
     assert!(error < 1e-5, "{error:.1e}");
     let missing = i2v.cond(&text).map(|_| ()).unwrap_err().to_string();
     assert!(missing.contains("expected an image, found no image"), "{missing}");
 
-    // a first frame that is known: its tokens are told timestep 0
+    // a first frame that is known: its tokens are conditioned on timestep 0
     let dit = transformer(folder.path());
-    let still = PictureCond { still_frames: 1, ..PictureCond::default() };
-    let cond = dit.cond_with_picture(&randn(2, &[1, 20, 24]), &still).unwrap();
+    let still = ImageCond { still_frames: 1, ..ImageCond::default() };
+    let cond = dit.cond_with_image(&randn(2, &[1, 20, 24]), &still).unwrap();
     let error = relative_error(&dit.forward(&latents, 421.0, &cond).unwrap(), &expected("transformer.still"));
     assert!(error < 1e-5, "{error:.1e}");
 }
 
-/// The pipeline with other parts: an image-to-video one from the pieces that the script left beside the text-to-video one.
+/// The pipeline with other parts: an image-to-video one from the pieces that the script left beside the text-to-video
+/// one.
 fn with_parts(class: &str, expands: bool, parts: &[(&str, &str)]) -> TempDir {
     let folder = tiny::pipeline();
     for (part, from) in parts {
@@ -241,17 +243,17 @@ fn videos_from_a_picture() {
     let i2v = with_parts("WanImageToVideoPipeline", false, &[("transformer", "transformer_i2v")]);
     let ti2v = with_parts("WanPipeline", true, &[("vae", "vae22")]);
     for (folder, name, size) in [(&i2v, "i2v", (48, 32)), (&ti2v, "ti2v", (64, 32))] {
-        let bundle = open(folder.path());
-        let video = make(&bundle, &from_picture(folder, size, "none"));
+        let pipeline = open(folder.path());
+        let video = make(&pipeline, &from_picture(folder, size, "none"));
         let error = relative_error(&video.latents, &expected(&format!("{name}.latents")));
         assert!(error < 1e-3, "{name}: {error:.1e}");
 
         // Caching sees what the model sees; a trial pass thins the picture's channels out too.
         for cache in ["navicache,threshold=0.5,align_steps=4", "precisecache,threshold=2", "fbcache,threshold=0.5"] {
-            let cached = make(&bundle, &from_picture(folder, size, cache));
+            let cached = make(&pipeline, &from_picture(folder, size, cache));
             assert!(cached.report.totals.units_reused > 0, "{name} {cache}: {}", cached.report.strip);
         }
-        let off = make(&bundle, &from_picture(folder, size, "trend,threshold=0"));
+        let off = make(&pipeline, &from_picture(folder, size, "trend,threshold=0"));
         assert_eq!(numbers(&off.latents), numbers(&video.latents), "{name}");
 
         // Without a size the picture's aspect ratio is kept: 37 x 29.
@@ -282,10 +284,10 @@ fn make_small(folder: &TempDir, request: &Request) -> Video {
 #[test]
 fn threshold_zero_is_the_uncached_video_bit_for_bit() {
     let folder = tiny::pipeline();
-    let bundle = open(folder.path());
-    let plain = make(&bundle, &request("none"));
+    let pipeline = open(folder.path());
+    let plain = make(&pipeline, &request("none"));
     for cache in ["navicache,threshold=0", "easycache,threshold=0"] {
-        let cached = make(&bundle, &request(cache));
+        let cached = make(&pipeline, &request(cache));
         assert_eq!(cached.report.totals.forwards_reused, 0);
         assert_eq!(numbers(&cached.latents), numbers(&plain.latents), "{cache}");
         assert_eq!(cached.frames, plain.frames, "{cache}");
@@ -297,9 +299,9 @@ fn nothing_leaks_from_one_video_to_the_next() {
     let folder = tiny::pipeline();
     let first = Request { seed: Some(1), ..request("navicache,threshold=0.5") };
     let second = Request { frames: Some(5), guidance: Some(3.0), ..request("easycache,threshold=0.3") };
-    let bundle = open(folder.path());
+    let pipeline = open(folder.path());
     for request in [&first, &second, &first] {
-        let (here, fresh) = (make(&bundle, request), make(&open(folder.path()), request));
+        let (here, fresh) = (make(&pipeline, request), make(&open(folder.path()), request));
         assert!(here.report.totals.forwards_reused > 0, "{}", here.report.strip);
         assert_eq!(here.report.strip, fresh.report.strip);
         assert_eq!(numbers(&here.latents), numbers(&fresh.latents));

@@ -248,8 +248,7 @@ impl Kernel for PackPairs<'_> {
 
 /// * `step`, `columns` - of a tile
 /// * `convert` - a row of f32 to what is multiplied
-/// * `weave` - the same of a column, for many columns: from a row and the one below it, of which f32 need the first
-///   alone
+/// * `weave` - packs one row of V (f32) or two rows (pairs of bf16) into a panel
 #[inline(always)]
 fn pack<N: Number>(
     inputs: &Inputs,

@@ -47,7 +47,7 @@ pub trait Rows: Sync {
 pub(crate) trait Weight: Number {
     /// Rows of a matrix, each filled up to `depth`.
     fn read(w: &dyn Rows, first: usize, depth: usize, to: &mut [Self]) -> Result<()>;
-    /// All of them, if they are there in panels.
+    /// The whole matrix, if it is already packed.
     fn there(w: &dyn Rows, columns: usize, step: usize) -> Option<&[Self]>;
 }
 

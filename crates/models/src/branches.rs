@@ -20,7 +20,7 @@ pub trait Branches: Send + Sync {
     /// Begins a branch's forward.
     ///
     /// * `latents` - (1, channels, latent frames, height, width), f32
-    /// * `timestep` - what the model is told of the noise level, 0 to 1000
+    /// * `timestep` - the noise level as the model is conditioned on it, 0 to 1000
     fn begin(&self, branch: usize, latents: &Tensor, timestep: f64) -> Result<Box<dyn ForwardPass + '_>>;
     /// The same for latents of which some frames, rows and columns are left out: the indices that stay, as u32.
     fn begin_thinned(

@@ -7,7 +7,7 @@ use crate::Result;
 /// Which part of a block a unit is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Part {
-    /// The whole block: its parts share a projection and cannot be told apart.
+    /// The whole block: its parts share a projection and cannot be separated.
     Whole,
     /// Attention among the video's tokens.
     SelfAttn,
@@ -78,7 +78,7 @@ pub trait Denoiser: Sync {
     /// Numbers of one token's features.
     fn width(&self) -> usize;
 
-    /// What a forward is to whoever decides about whole ones: as the methods' authors chose for the model.
+    /// Which tensors step-level cache policies observe, as the methods' authors chose for the model.
     fn observed(&self) -> Observed {
         Observed::Latents
     }
@@ -86,7 +86,7 @@ pub trait Denoiser: Sync {
     /// Embeds latents and timestep; nothing of the blocks has run yet.
     ///
     /// * `latents` - (1, channels, latent frames, height, width), f32
-    /// * `timestep` - what the model is told of the noise level, 0 to 1000
+    /// * `timestep` - the noise level as the model is conditioned on it, 0 to 1000
     fn begin(&self, latents: &Tensor, timestep: f64, cond: &Self::Cond) -> Result<Self::State>;
 
     /// Runs one unit.

@@ -11,7 +11,7 @@
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 
-use navicache_engine::{Bundle, LoadOptions, Request};
+use navicache_engine::{LoadOptions, Pipeline, Request};
 use navicache_metrics::SSIM;
 use navicache_study::compare::{self, Event, Plan, Results, Summary, Videos};
 
@@ -44,12 +44,12 @@ type Failure = Box<dyn std::error::Error>;
 
 fn main() -> Result<(), Failure> {
     let Options { folder, methods, videos, held_out, request } = Options::parse()?;
-    let bundle = Bundle::open("demo", &LoadOptions::default())?;
+    let pipeline = Pipeline::open("demo", &LoadOptions::default())?;
     let (prompts, seeds) = if held_out { (HELD_OUT, HELD_OUT_SEEDS) } else { (PROMPTS, SEEDS) };
     let seeds = seeds.into_iter().take(videos.div_ceil(prompts.len())).collect();
     let prompts: Vec<String> = prompts.map(String::from).into_iter().take(videos).collect();
     let plan = Plan { prompts, methods, seeds, request, lpips: None };
-    let results = compare::run(&bundle, &plan, &folder, &mut |event| {
+    let results = compare::run(&pipeline, &plan, &folder, &mut |event| {
         if let Event::Run { index, runs, method, .. } = event {
             eprintln!("{}/{runs} {method}", index + 1);
         }

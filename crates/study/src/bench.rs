@@ -13,7 +13,7 @@ use navicache_engine::models::wan::{Transformer, TransformerConfig};
 use navicache_engine::models::{Denoiser, Precision, Source, Weights, peak_flops};
 use serde::Serialize;
 
-use navicache_engine::{Bundle, DeviceChoice, DtypeChoice, Request, Tiling, decode, generate, noise, threads};
+use navicache_engine::{DeviceChoice, DtypeChoice, Pipeline, Request, Tiling, decode, generate, noise, threads};
 
 use crate::error::{Error, Result};
 
@@ -173,27 +173,27 @@ pub fn run(part: Part, options: &Options) -> Result<Timing> {
 }
 
 /// Times a part of a model.
-pub fn run_on(part: Part, bundle: &Bundle, request: &Request, runs: usize) -> Result<Timing> {
-    let resolved = bundle.resolve(request)?;
-    let shape = bundle.latents_shape(&resolved);
-    let (tokens, device) = (bundle.tokens(&resolved), bundle.device().clone());
+pub fn run_on(part: Part, pipeline: &Pipeline, request: &Request, runs: usize) -> Result<Timing> {
+    let resolved = pipeline.resolve(request)?;
+    let shape = pipeline.latents_shape(&resolved);
+    let (tokens, device) = (pipeline.tokens(&resolved), pipeline.device().clone());
     let options = Run { tokens, dtype: DType::F32, precision: Precision::F32, runs, device };
     let size = format!("{} frames of {}x{}", resolved.frames, resolved.width, resolved.height);
     let mut go_on = |_: navicache_engine::Event| ControlFlow::Continue(());
     let mut timing = match part {
         Part::Vae => {
-            let latents = random(0, &shape, bundle.device())?;
-            let what = format!("VAE of {}, {size}", bundle.name());
+            let latents = random(0, &shape, pipeline.device())?;
+            let what = format!("VAE of {}, {size}", pipeline.name());
             timed(&what, None, &options, || {
-                decode(bundle, &latents, resolved.frames, Tiling::Auto, &mut go_on)?;
+                decode(pipeline, &latents, resolved.frames, Tiling::Auto, &mut go_on)?;
                 Ok(latents.clone())
             })?
         }
-        _ => timed(&format!("{}, {size}, {} steps", bundle.name(), resolved.steps), None, &options, || {
-            Ok(generate(bundle, request, &mut go_on)?.latents)
+        _ => timed(&format!("{}, {size}, {} steps", pipeline.name(), resolved.steps), None, &options, || {
+            Ok(generate(pipeline, request, &mut go_on)?.latents)
         })?,
     };
-    timing.dtype = bundle.dtype_name();
+    timing.dtype = pipeline.dtype_name();
     Ok(timing)
 }
 
@@ -360,7 +360,7 @@ mod tests {
             assert_eq!((timing.runs.len(), timing.dtype.as_str()), (2, "bf16"));
             assert!(timing.median_seconds > 0.0 && timing.share_of_peak.is_some_and(|share| share > 0.0));
         }
-        let demo = Bundle::open("demo", &LoadOptions::default()).unwrap();
+        let demo = Pipeline::open("demo", &LoadOptions::default()).unwrap();
         let request = Request { size: Some((16, 16)), frames: Some(1), steps: Some(1), ..Request::new("x") };
         for part in [Part::Vae, Part::EndToEnd] {
             let timing = run_on(part, &demo, &request, 1).unwrap();

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use navicache_engine::{Bundle, Request, WholeFile, generate};
+use navicache_engine::{Pipeline, Request, WholeFile, generate};
 
 /// Videos a prompt that VBench counts on.
 pub const SEEDS: u64 = 5;
@@ -121,13 +121,13 @@ struct Settings {
 impl Plan {
     /// Makes the videos that are not there yet. Answer [`ControlFlow::Break`] to stop at the next step; what is there
     /// stays, and is not made again.
-    pub fn run(&self, bundle: &Bundle, on_event: &mut dyn FnMut(Event) -> ControlFlow<()>) -> Result<Made> {
+    pub fn run(&self, pipeline: &Pipeline, on_event: &mut dyn FnMut(Event) -> ControlFlow<()>) -> Result<Made> {
         let prompts = self.prompts.get(self.range.clone()).filter(|prompts| !prompts.is_empty()).ok_or_else(|| {
             let found = format!("{} and {}", self.range.start, self.range.end);
             Error::request("--start and --end", found, format!("expected a part of the {} prompts", self.prompts.len()))
         })?;
         std::fs::create_dir_all(&self.folder).map_err(Error::io(&self.folder))?;
-        self.check_settings(bundle)?;
+        self.check_settings(pipeline)?;
         let first = self.request.seed.unwrap_or(0);
         let videos = prompts.len() * self.seeds as usize;
         let mut done = Made { made: 0, here: 0 };
@@ -140,11 +140,11 @@ impl Plan {
                 continue;
             }
             if on_event(Event::Video { index, videos, path: &path }).is_break() {
-                return Err(Error::cancelled(0, self.request.steps.unwrap_or(bundle.defaults().steps)));
+                return Err(Error::cancelled(0, self.request.steps.unwrap_or(pipeline.defaults().steps)));
             }
             let seed = Some(first.wrapping_add(number));
             let request = Request { prompt: prompt.text.clone(), seed, ..self.request.clone() };
-            let mut video = generate(bundle, &request, &mut |event| on_event(Event::Inner(&event)))?;
+            let mut video = generate(pipeline, &request, &mut |event| on_event(Event::Inner(&event)))?;
             video.save(&path)?;
             done.made += 1;
         }
@@ -152,14 +152,14 @@ impl Plan {
     }
 
     /// A folder belongs to one model and one way of sampling it.
-    fn check_settings(&self, bundle: &Bundle) -> Result<()> {
+    fn check_settings(&self, pipeline: &Pipeline) -> Result<()> {
         let path = self.folder.join(SETTINGS);
-        let mut resolved = bundle.resolve(&self.request)?;
+        let mut resolved = pipeline.resolve(&self.request)?;
         let cache = serde_json::json!(resolved.cache);
         (resolved.seed, resolved.prompt) = (0, String::new());
         let mut request = serde_json::json!(resolved);
         request["cache"] = cache;
-        let settings = Settings { model: bundle.name().to_string(), seed: self.request.seed.unwrap_or(0), request };
+        let settings = Settings { model: pipeline.name().to_string(), seed: self.request.seed.unwrap_or(0), request };
         if !path.exists() {
             let text = format!("{:#}\n", serde_json::json!(settings));
             return Ok(WholeFile::create(&path)?.finish_with(text.as_bytes())?);
@@ -212,7 +212,7 @@ mod tests {
     #[test]
     fn videos_have_the_names_that_are_looked_for_and_are_made_once() {
         let folder = tempfile::tempdir().unwrap();
-        let demo = Bundle::open("demo", &LoadOptions::default()).unwrap();
+        let demo = Pipeline::open("demo", &LoadOptions::default()).unwrap();
         let go_on = &mut |_: Event| ControlFlow::Continue(());
         let first = plan(folder.path(), 0..1);
         assert_eq!(first.prompts[0].dimensions, ["color", "scene"]);
@@ -232,7 +232,7 @@ mod tests {
     #[test]
     fn a_stop_leaves_whole_videos_only() {
         let folder = tempfile::tempdir().unwrap();
-        let demo = Bundle::open("demo", &LoadOptions::default()).unwrap();
+        let demo = Pipeline::open("demo", &LoadOptions::default()).unwrap();
         let plan = plan(folder.path(), 0..2);
         let stop = &mut |event: Event| match event {
             Event::Inner(navicache_engine::Event::Step { index: 1, .. }) => ControlFlow::Break(()),

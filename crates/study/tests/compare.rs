@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::OnceLock;
 
-use navicache_engine::{Bundle, LoadOptions, Request};
+use navicache_engine::{LoadOptions, Pipeline, Request};
 use navicache_study::compare::{Event, Plan, Results, Run, Videos, run, write};
 use serde_json::Value;
 
@@ -12,9 +12,9 @@ const EAGER: &str = "navicache,threshold=0.5,align_steps=3";
 /// Decides on parts of blocks.
 const IN_PART: &str = "pab";
 
-fn bundle() -> &'static Bundle {
-    static BUNDLE: OnceLock<Bundle> = OnceLock::new();
-    BUNDLE.get_or_init(|| Bundle::open("demo", &LoadOptions::default()).unwrap())
+fn pipeline() -> &'static Pipeline {
+    static PIPELINE: OnceLock<Pipeline> = OnceLock::new();
+    PIPELINE.get_or_init(|| Pipeline::open("demo", &LoadOptions::default()).unwrap())
 }
 
 fn plan(prompts: &[&str], methods: &[&str]) -> Plan {
@@ -26,7 +26,7 @@ fn plan(prompts: &[&str], methods: &[&str]) -> Plan {
 /// Runs a plan, stopped after so many videos; says which methods ran.
 fn run_some(plan: &Plan, folder: &Path, most: usize) -> (Vec<String>, navicache_study::Result<Results>) {
     let mut ran = Vec::new();
-    let results = run(bundle(), plan, folder, &mut |event| {
+    let results = run(pipeline(), plan, folder, &mut |event| {
         if let Event::Done(run) = event {
             ran.push(run.method.clone());
         }

@@ -1,5 +1,5 @@
-//! Which module of a crate uses which: a module is a file, its uses are the paths that begin with `crate`, `self`, `super` or
-//! a module inside of it. What a module passes on (`pub use`) it does not use itself.
+//! Which module of a crate uses which: a module is a file, its uses are the paths that begin with `crate`, `self`,
+//! `super` or a module inside of it. What a module passes on (`pub use`) it does not use itself.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -61,7 +61,8 @@ fn matches(pattern: &str, name: &str) -> bool {
     }
 }
 
-/// Modules of a crate that lead to each other, but for those that are still to be cut: a crate, and a module of the circle.
+/// Modules of a crate that lead to each other, but for those that are still to be cut: a crate, and a module of the
+/// circle.
 pub fn circles(files: &[File], to_cut: &[(&str, &str)]) -> Vec<String> {
     let mut crates: BTreeMap<&str, Vec<(&str, &str)>> = BTreeMap::new();
     for file in files {
@@ -128,7 +129,8 @@ fn against(found: BTreeMap<&str, Vec<String>>, exceptions: &Exceptions) -> Vec<S
 /// Most lines of a file.
 const LINES: usize = 600;
 
-/// Files that are longer than a reader takes in, but for those that have a reason; a reason without need is one too many.
+/// Files that are longer than a reader takes in, but for those that have a reason; a reason without need is one too
+/// many.
 pub fn long_files(files: &[File], reasons: &[(&str, &str)]) -> Vec<String> {
     let long = |file: &&File| file.text.lines().count() > LINES;
     let mut problems: Vec<String> = files

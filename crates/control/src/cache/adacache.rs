@@ -21,8 +21,8 @@ use serde::{Deserialize, Serialize};
 
 use super::approx::FOR_UNITS;
 use super::{
-    About, Asks, At, Decision, Guard, Measure, Method, Policy, Quantity, Question, Reuse, Run, Scope, Seen, Span,
-    Spans, Subject,
+    About, Asks, At, Decision, Guard, Measure, Measurements, Method, Policy, Quantity, Question, Reuse, Run, Scope,
+    Span, Spans, Subject,
 };
 use crate::guidance::Branch;
 
@@ -44,7 +44,7 @@ options! {
     /// Longest run of reused steps; absent: the codebook's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     max_run: Option<usize>,
-    /// How the blocks' work is made up.
+    /// How the blocks' work is approximated.
     #[serde(default)]
     reuse: Reuse,
 }
@@ -136,19 +136,19 @@ impl Policy for AdaCache {
         self.asks.clone()
     }
 
-    fn decide(&mut self, at: At, _: &Seen) -> Decision {
-        // What this step's middle block has told is about the steps after it.
+    fn decide(&mut self, at: At, _: &Measurements) -> Decision {
+        // What this step's middle block shows is about the steps after it.
         let reused = at.step < self.next && self.computed != Some(at.step);
         if reused { Decision::Reuse(self.config.reuse.into()) } else { Decision::Compute }
     }
 
-    fn computed(&mut self, at: At, seen: &Seen) {
+    fn computed(&mut self, at: At, measured: &Measurements) {
         let watched = Scope::Span { branch: self.first, span: MIDDLE };
         if at.scope != watched {
             return;
         }
         let since = self.computed.map_or(1, |last| at.step - last) as f64;
-        self.next = at.step + seen.get(CHANGE).map_or(1, |change| self.distance(change / since));
+        self.next = at.step + measured.get(CHANGE).map_or(1, |change| self.distance(change / since));
         self.computed = Some(at.step);
     }
 }

@@ -1,7 +1,7 @@
-//! How a value is made up from what was kept of earlier steps: one axis of every method, *when* being the other.
+//! How a value is approximated from what was kept of earlier steps: one axis of every method, *when* being the other.
 //!
-//! Whatever the form, a value is a linear combination of kept tensors, and the numbers follow from the steps they were kept at.
-//! So this file computes weights, and whoever holds the tensors adds them up.
+//! Whatever the form, a value is a linear combination of kept tensors, and the numbers follow from the steps they were
+//! kept at. So this file computes weights, and whoever holds the tensors adds them up.
 
 use serde::{Deserialize, Serialize};
 
@@ -29,12 +29,12 @@ pub enum Reuse {
     TwoAnchors,
     /// The last residual times the ratio that residuals have changed by since (MagCache's, tracked by its table).
     Scaled,
-    /// The conditional branch is computed, the other made up from it with their last difference.
+    /// The conditional branch is computed, the other approximated from it with their last difference.
     FromCond,
     /// Nothing is approximated: the solver jumps from computed step to computed step. For solvers of second order.
     StepOver,
-    /// The solver goes on along a forecast; when the next step is computed, it goes back and integrates the skipped steps again,
-    /// with values between both ends.
+    /// The solver goes on along a forecast; when the next step is computed, it goes back and integrates the skipped
+    /// steps again, with values between both ends.
     Corrected,
 }
 
@@ -90,7 +90,7 @@ impl Reuse {
     }
 }
 
-/// How one value is to be made up. `c` is the last computed step, `b` the one before it.
+/// How one value is to be approximated. `c` is the last computed step, `b` the one before it.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Approx {
     /// Input of the skipped part plus its residual at `c`.
@@ -101,7 +101,8 @@ pub enum Approx {
     Linear,
     /// A parabola in sigma through the last three residuals.
     Quadratic,
-    /// A Taylor series in the step's index, of order 0, 1 or 2, with backward differences (TaylorSeer, arXiv 2503.06923).
+    /// A Taylor series in the step's index, of order 0, 1 or 2, with backward differences (TaylorSeer, arXiv
+    /// 2503.06923).
     Taylor {
         /// Highest power.
         order: usize,
@@ -118,8 +119,8 @@ pub enum Approx {
         /// The factor.
         factor: f64,
     },
-    /// The unconditional prediction from the conditional one of the same step: their difference at the last step that computed
-    /// both, its low and its high spatial frequencies weighted, is added to it.
+    /// The unconditional prediction from the conditional one of the same step: their difference at the last step that
+    /// computed both, its low and its high spatial frequencies weighted, is added to it.
     FromCond {
         /// Weight of the low frequencies of the difference.
         low: f64,
@@ -163,7 +164,7 @@ impl Approx {
     pub fn kept(self, scope: Scope) -> Option<Kept> {
         let form = match self {
             Approx::StepOver | Approx::Corrected => return None,
-            Approx::FromCond { .. } => return Some(Kept::Gap),
+            Approx::FromCond { .. } => return Some(Kept::CfgDifference),
             Approx::Output => Form::Output,
             Approx::Taylor { form, .. } => form,
             _ => Form::Residual,
@@ -193,7 +194,8 @@ impl Approx {
         }
     }
 
-    /// The weights of what was kept at the `anchors`, newest first, for a step. Fewer anchors than wanted lower the order.
+    /// The weights of what was kept at the `anchors`, newest first, for a step. Fewer anchors than wanted lower the
+    /// order.
     pub fn weights(self, anchors: &[Anchor], at: At) -> Vec<f64> {
         let sigmas = || anchors.iter().map(|a| a.sigma.0).collect::<Vec<_>>();
         match self {
@@ -243,7 +245,7 @@ pub enum Kept {
     /// Of the whole prediction: `o - x` or `o`.
     Prediction(Form),
     /// The unconditional prediction less the conditional one.
-    Gap,
+    CfgDifference,
     /// Of a span of units: features after less features before, or features after.
     Span(usize, Form),
 }
@@ -279,7 +281,7 @@ mod tests {
         At { step, timestep, sigma, scope: Scope::Step }
     }
 
-    /// The value of a function of the step, made up from its values at the anchors.
+    /// The value of a function of the step, approximated from its values at the anchors.
     fn made_up(approx: Approx, steps: &[usize], to: usize, f: impl Fn(f64) -> f64) -> f64 {
         approx.weights(&anchors(steps), at(to)).iter().zip(steps).map(|(w, &s)| w * f(s as f64)).sum()
     }
@@ -315,7 +317,8 @@ mod tests {
 
     #[test]
     fn taylor_factors_are_those_of_the_reference() {
-        // diffusers TaylorSeerState: f0 = F, f1 = (F - F_before) / delta, f2 = (f1 - f1_before) / delta, value sum f_j k^j / j!
+        // diffusers TaylorSeerState: f0 = F, f1 = (F - F_before) / delta, f2 = (f1 - f1_before) / delta, value sum f_j
+        // k^j / j!
         let values = [2.0, 5.0, 4.0]; // at steps 10, 6, 1
         let (f1, f1_before) = ((2.0 - 5.0) / 4.0, (5.0 - 4.0) / 5.0);
         let expected = 2.0 + 3.0 * f1 + 9.0 / 2.0 * (f1 - f1_before) / 4.0;

@@ -14,10 +14,10 @@ pub struct Best {
     pub why: &'static str,
 }
 
-/// The method that came closest to the uncached video of the same solver, at every number of computed steps that was measured:
-/// docs/skipping.md has the tables. It was measured on the built-in model, with each of the solvers, its ingredients on one small
-/// network of another kind; on the other families' published weights it was not seen yet, and `why` says so. A new solver has
-/// to be measured before it is listed here.
+/// The method that came closest to the uncached video of the same solver, at every number of computed steps that was
+/// measured: docs/skipping.md has the tables. It was measured on the built-in model, with each of the solvers, its
+/// ingredients on one small network of another kind; on the other families' published weights it was not seen yet, and
+/// `why` says so. A new solver has to be measured before it is listed here.
 pub fn best(family: &str, solver: SolverKind) -> Best {
     let spec = CacheSpec { preset: Some("mid".to_string()), ..CacheSpec::new("stride", Map::new()) };
     let why = match (family, solver) {

@@ -1,5 +1,5 @@
-//! BWCache, block-wise caching (ICLR 2026): after a computed step, how much all blocks' outputs have changed since the last
-//! one decides whether the next steps reuse them.
+//! BWCache, block-wise caching (ICLR 2026): after a computed step, how much all blocks' outputs have changed since the
+//! last one decides whether the next steps reuse them.
 //!
 //! | paper | here |
 //! |---|---|
@@ -7,13 +7,13 @@
 //! | threshold `delta` | `threshold` |
 //! | reuse interval `R` | `run`, a part of the steps |
 //!
-//! Once it has triggered, the second half of the steps left then is always computed. Written from notes of the paper: its code was
-//! not read. Every branch decides for itself.
+//! Once it has triggered, the second half of the steps left then is always computed. Written from notes of the paper:
+//! its code was not read. Every branch decides for itself.
 
 use super::approx::FOR_BLOCKS;
 use super::per_branch::PerBranch;
 use super::{
-    About, Asks, At, Decision, Guard, Measure, Method, Policy, Quantity, Question, Reuse, Run, Seen, Subject,
+    About, Asks, At, Decision, Guard, Measure, Measurements, Method, Policy, Quantity, Question, Reuse, Run, Subject,
     check_part,
 };
 
@@ -31,7 +31,7 @@ options! {
     threshold: f64,
     /// Length of a run, as a part of the steps.
     run: f64,
-    /// How the blocks' work is made up.
+    /// How the blocks' work is approximated.
     #[serde(default = "output")]
     reuse: Reuse,
 }
@@ -87,7 +87,7 @@ impl Policy for BwCache {
         self.asks.clone()
     }
 
-    fn decide(&mut self, at: At, _: &Seen) -> Decision {
+    fn decide(&mut self, at: At, _: &Measurements) -> Decision {
         if self.left == 0 || self.end.is_some_and(|end| at.step >= end) {
             return Decision::Compute;
         }
@@ -95,9 +95,9 @@ impl Policy for BwCache {
         Decision::Reuse(self.reuse.into())
     }
 
-    fn computed(&mut self, at: At, seen: &Seen) {
+    fn computed(&mut self, at: At, measured: &Measurements) {
         self.left = 0;
-        if seen.get(CHANGE).is_some_and(|change| change < self.threshold) {
+        if measured.get(CHANGE).is_some_and(|change| change < self.threshold) {
             self.left = self.run;
             self.end.get_or_insert(at.step + (self.steps - at.step) / 2);
         }

@@ -262,8 +262,8 @@ fn split_outside_brackets(text: &str) -> Vec<&str> {
 }
 
 impl CacheSpec {
-    /// The texts of a list of methods between commas. Options stand between commas too: one belongs to the method before it, so that
-    /// `none,navicache,threshold=0.1` is `none` and `navicache,threshold=0.1`.
+    /// The texts of a list of methods between commas. Options stand between commas too: one belongs to the method
+    /// before it, so that `none,navicache,threshold=0.1` is `none` and `navicache,threshold=0.1`.
     pub fn list(text: &str) -> Result<Vec<String>, CacheError> {
         let mut list: Vec<String> = Vec::new();
         for part in split_outside_brackets(text).into_iter().map(str::trim).filter(|part| !part.is_empty()) {
@@ -278,7 +278,8 @@ impl CacheSpec {
         Ok(list)
     }
 
-    /// The options in full: the preset's numbers for a model's preset family (see [`presets`]), then those given one by one.
+    /// The options in full: the preset's numbers for a model's preset family (see [`presets`]), then those given one by
+    /// one.
     pub fn resolve(&self, model: &str) -> Result<CacheConfig, CacheError> {
         let mut options = presets::options(&self.method, model, self.preset.as_deref()).ok_or_else(|| {
             let known = presets::names(&self.method, model);

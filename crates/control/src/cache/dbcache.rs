@@ -22,8 +22,8 @@
 use super::approx::FOR_PROBED;
 use super::per_branch::PerBranch;
 use super::{
-    About, Approx, Asks, At, Decision, Guard, Measure, Method, Policy, Quantity, Question, Reuse, Run, Scope, Seen,
-    Span, Spans, Subject,
+    About, Approx, Asks, At, Decision, Guard, Measure, Measurements, Method, Policy, Quantity, Question, Reuse, Run,
+    Scope, Span, Spans, Subject,
 };
 
 /// What `navicache methods` says.
@@ -53,7 +53,7 @@ options! {
     /// Longest run of reused steps; absent: no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     max_run: Option<usize>,
-    /// How the middle blocks' work is made up.
+    /// How the middle blocks' work is approximated.
     #[serde(default)]
     reuse: Reuse,
 }
@@ -94,7 +94,7 @@ impl Method for Config {
     }
 }
 
-/// First blocks that always run, and those after them that may be made up.
+/// First blocks that always run, and those after them that may be approximated.
 #[derive(Debug, Clone)]
 pub(super) struct ProbedCut(Vec<Span>);
 
@@ -151,7 +151,7 @@ impl Policy for Probed {
         Asks { spans: Some(Spans { cut: self.cut.clone(), question }), ..Asks::default() }
     }
 
-    fn decide(&mut self, _: At, _: &Seen) -> Decision {
+    fn decide(&mut self, _: At, _: &Measurements) -> Decision {
         let Some(change) = self.change else { return Decision::Compute };
         if self.reused_left == Some(0) || self.max_accumulated.is_some_and(|most| self.accumulated >= most) {
             return Decision::Compute;
@@ -164,10 +164,10 @@ impl Policy for Probed {
         Decision::Reuse(between(self.reuse, self.position, FARTHEST))
     }
 
-    fn computed(&mut self, at: At, seen: &Seen) {
+    fn computed(&mut self, at: At, measured: &Measurements) {
         if let Scope::Span { span: PROBE, .. } = at.scope {
-            self.change = seen.get(PROBE_CHANGE);
-            self.position = seen.get(PROBE_POSITION);
+            self.change = measured.get(PROBE_CHANGE);
+            self.position = measured.get(PROBE_POSITION);
         }
     }
 }

@@ -19,8 +19,8 @@ use super::dbcache::{FARTHEST, PROBE_POSITION, between};
 use super::path_sum::PathSum;
 use super::per_branch::PerBranch;
 use super::{
-    About, Asks, At, Decision, Guard, Measure, Method, Policy, Quantity, Question, Reuse, Run, Scope, Seen, Span,
-    Spans, Subject, check_part,
+    About, Asks, At, Decision, Guard, Measure, Measurements, Method, Policy, Quantity, Question, Reuse, Run, Scope,
+    Span, Spans, Subject, check_part,
 };
 
 /// What `navicache methods` says.
@@ -46,7 +46,7 @@ options! {
     /// Longest run of reused steps; absent: no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     max_run: Option<usize>,
-    /// How the blocks' work is made up.
+    /// How the blocks' work is approximated.
     #[serde(default = "two_anchors")]
     reuse: Reuse,
 }
@@ -126,7 +126,7 @@ impl Policy for DiCache {
         self.asks.clone()
     }
 
-    fn decide(&mut self, _: At, _: &Seen) -> Decision {
+    fn decide(&mut self, _: At, _: &Measurements) -> Decision {
         match self.change {
             Some(change) if self.sum.add(change) => {
                 Decision::Reuse(between(self.reuse, self.position, self.max_position))
@@ -135,11 +135,11 @@ impl Policy for DiCache {
         }
     }
 
-    fn computed(&mut self, at: At, seen: &Seen) {
+    fn computed(&mut self, at: At, measured: &Measurements) {
         match at.scope {
             Scope::Span { span: PROBE, .. } => {
-                self.change = seen.get(PROBE_CHANGE);
-                self.position = seen.get(PROBE_POSITION);
+                self.change = measured.get(PROBE_CHANGE);
+                self.position = measured.get(PROBE_POSITION);
             }
             _ => self.sum.reset(),
         }

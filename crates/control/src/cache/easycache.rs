@@ -17,7 +17,9 @@
 
 use super::approx::FOR_STEPS;
 use super::path_sum::PathSum;
-use super::{About, Asks, At, Decision, Guard, Measure, Method, Policy, Quantity, Question, Reuse, Run, Seen, Subject};
+use super::{
+    About, Asks, At, Decision, Guard, Measure, Measurements, Method, Policy, Quantity, Question, Reuse, Run, Subject,
+};
 
 /// What `navicache methods` says.
 pub const ABOUT: About = About {
@@ -36,7 +38,7 @@ options! {
     /// Longest run of reused steps; absent: no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     max_run: Option<usize>,
-    /// How a reused prediction is made up.
+    /// How a reused prediction is approximated.
     #[serde(default)]
     reuse: Reuse,
 }
@@ -71,8 +73,8 @@ impl Policy for EasyCache {
         asks(self.reuse)
     }
 
-    fn decide(&mut self, _: At, seen: &Seen) -> Decision {
-        match (self.ratio, seen.get(INPUT_CHANGE), self.output_magnitude) {
+    fn decide(&mut self, _: At, measured: &Measurements) -> Decision {
+        match (self.ratio, measured.get(INPUT_CHANGE), self.output_magnitude) {
             (Some(ratio), Some(input_change), Some(output)) if self.change.add(ratio * input_change / output) => {
                 Decision::Reuse(self.reuse.into())
             }
@@ -80,10 +82,10 @@ impl Policy for EasyCache {
         }
     }
 
-    fn computed(&mut self, _: At, seen: &Seen) {
+    fn computed(&mut self, _: At, measured: &Measurements) {
         self.change.reset();
-        self.output_magnitude = seen.get(OUTPUT_MAGNITUDE);
-        if let Some(ratio) = observed_ratio(seen, 0.0) {
+        self.output_magnitude = measured.get(OUTPUT_MAGNITUDE);
+        if let Some(ratio) = observed_ratio(measured, 0.0) {
             self.ratio = Some(ratio);
         }
     }
@@ -109,6 +111,6 @@ pub(super) fn asks(reuse: Reuse) -> Asks {
 
 /// The ratio between two neighbouring computed steps, `m(o_i - o_c) / (m(x_i - x_c) + epsilon)`; absent at the first
 /// one.
-pub(super) fn observed_ratio(seen: &Seen, epsilon: f64) -> Option<f64> {
-    Some(seen.get(OUTPUT_CHANGE_SINCE_COMPUTE)? / (seen.get(INPUT_CHANGE_SINCE_COMPUTE)? + epsilon))
+pub(super) fn observed_ratio(measured: &Measurements, epsilon: f64) -> Option<f64> {
+    Some(measured.get(OUTPUT_CHANGE_SINCE_COMPUTE)? / (measured.get(INPUT_CHANGE_SINCE_COMPUTE)? + epsilon))
 }

@@ -5,8 +5,8 @@
 //! conditional one is added, low and high spatial frequencies growing by a factor each time, since low ones matter
 //! early and high ones late. Self-attention runs at one step in `attention_interval`, and goes on along the line
 //! through its last two results in between; with guidance it does so only at steps that leave the unconditional branch
-//! out, so that branch's attention is never made up. Without guidance (distilled models have one branch) nothing else
-//! holds it back.
+//! out, so that branch's attention is never approximated. Without guidance (distilled models have one branch) nothing
+//! else holds it back.
 //!
 //! | diffusers | here |
 //! |---|---|
@@ -18,11 +18,13 @@
 //! | `alpha_low_frequency`, `low_frequency_weight_update_timestep_range` | `low_growth`, timesteps 99 to 901 |
 //! | `alpha_high_frequency`, `high_frequency_weight_update_timestep_range` | `high_growth`, timesteps below 301 |
 //!
-//! Two differences. diffusers' line goes through the results of the last two steps, made-up ones included; here it goes
-//! through the last two computed ones (nothing made up is kept). diffusers keeps what attention returns; here it is
-//! what it adds to the features, the gate of its own step included.
+//! Two differences. diffusers' line goes through the results of the last two steps, approximated ones included; here it
+//! goes through the last two computed ones (nothing approximated is kept). diffusers keeps what attention returns; here
+//! it is what it adds to the features, the gate of its own step included.
 
-use super::{About, Approx, Asks, At, Decision, Guard, Method, Policy, Question, Run, Scope, Seen, Span, Spans};
+use super::{
+    About, Approx, Asks, At, Decision, Guard, Measurements, Method, Policy, Question, Run, Scope, Span, Spans,
+};
 use crate::guidance::Branch;
 
 /// What `navicache methods` says.
@@ -127,7 +129,7 @@ impl Policy for FasterCache {
         }
     }
 
-    fn decide(&mut self, at: At, _: &Seen) -> Decision {
+    fn decide(&mut self, at: At, _: &Measurements) -> Decision {
         match at.scope {
             Scope::Branch(Branch::Uncond) => self.uncond(at),
             Scope::Span { .. } if self.leaves_attention_out(at) => Decision::Reuse(self.attention()),
@@ -135,7 +137,7 @@ impl Policy for FasterCache {
         }
     }
 
-    fn computed(&mut self, at: At, _: &Seen) {
+    fn computed(&mut self, at: At, _: &Measurements) {
         if at.scope == Scope::Branch(Branch::Uncond) {
             (self.low, self.high) = (1.0, 1.0);
         }

@@ -2,8 +2,9 @@
 //! also in diffusers).
 //!
 //! The first block runs at every step. While its residual stays close to that of the last step that was computed in
-//! full, the rest of the blocks is made up. It is a distance to that step, not a sum along the path. The comparison is
-//! strict, as in ParaAttention, so that 0 computes everything; diffusers alone lets an equal distance pass.
+//! full, the rest of the blocks is approximated. It is a distance to that step, not a sum along the path. The
+//! comparison is strict, as in ParaAttention, so that 0 computes everything; diffusers alone lets an equal distance
+//! pass.
 
 use super::approx::FOR_PROBED;
 use super::dbcache::{Probed, ProbedCut};
@@ -25,7 +26,7 @@ options! {
     /// Longest run of reused steps; absent: no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     max_run: Option<usize>,
-    /// How the other blocks' work is made up.
+    /// How the other blocks' work is approximated.
     #[serde(default)]
     reuse: Reuse,
 }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::approx::{Anchor, Kept, Recipe};
-use super::{Approx, Asks, At, Decision, Policy, Run, Scope, Seen};
+use super::{Approx, Asks, At, Decision, Measurements, Policy, Run, Scope};
 use crate::guidance::Branch;
 
 /// When everything is computed whatever the policy would say.
@@ -47,7 +47,7 @@ const ANCHORS: usize = 3;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Place {
     Prediction,
-    Gap,
+    CfgDifference,
     Span(usize),
 }
 
@@ -91,9 +91,9 @@ impl Guarded {
     }
 
     /// Whether to compute. What is asked of a scope that the policy has no question for is computed.
-    pub fn decide(&mut self, at: At, seen: &Seen) -> Decision {
-        let at_rest = self.is_forced(at) || self.broken || !seen.is_finite();
-        let decision = if at_rest { Decision::Compute } else { self.policy.decide(at, seen) };
+    pub fn decide(&mut self, at: At, measured: &Measurements) -> Decision {
+        let at_rest = self.is_forced(at) || self.broken || !measured.is_finite();
+        let decision = if at_rest { Decision::Compute } else { self.policy.decide(at, measured) };
         let possible = match decision {
             Decision::Compute => false,
             Decision::Reuse(approx) => self.possible(at.scope, approx),
@@ -109,7 +109,7 @@ impl Guarded {
     }
 
     /// Something was computed, by the policy's wish or the guard's; the policy learns from it, unless it is no number.
-    pub fn computed(&mut self, at: At, seen: &Seen) {
+    pub fn computed(&mut self, at: At, measured: &Measurements) {
         let anchor = Anchor { step: at.step, timestep: at.timestep, sigma: at.sigma };
         match at.scope {
             Scope::Step => {}
@@ -118,15 +118,15 @@ impl Guarded {
                 let newest = |b: Branch| self.anchors.get(&(b, Place::Prediction)).and_then(|a| a.first());
                 let computed = |b: Branch| newest(b).is_some_and(|a| a.step == at.step);
                 if branch == Branch::Uncond && computed(Branch::Cond) {
-                    self.keep(branch, Place::Gap, anchor);
+                    self.keep(branch, Place::CfgDifference, anchor);
                 }
             }
             Scope::Span { branch, span } => self.keep(branch, Place::Span(span), anchor),
         }
         if self.asks.question(at.scope).is_some() {
-            self.broken = !seen.is_finite();
+            self.broken = !measured.is_finite();
             if !self.broken {
-                self.policy.computed(at, seen);
+                self.policy.computed(at, measured);
             }
         }
     }
@@ -148,11 +148,11 @@ impl Guarded {
         anchors.truncate(ANCHORS);
     }
 
-    /// The computed steps that a branch's value can be made up from, newest first.
+    /// The computed steps that a branch's value can be approximated from, newest first.
     pub fn anchors(&self, branch: Branch, scope: Scope, approx: Approx) -> &[Anchor] {
         let place = match approx.kept(scope) {
             Some(Kept::Prediction(_)) | None => Place::Prediction,
-            Some(Kept::Gap) => Place::Gap,
+            Some(Kept::CfgDifference) => Place::CfgDifference,
             Some(Kept::Span(span, _)) => Place::Span(span),
         };
         self.anchors.get(&(branch, place)).map_or(&[], Vec::as_slice)
@@ -209,7 +209,7 @@ mod tests {
             self.0.clone()
         }
 
-        fn decide(&mut self, _: At, _: &Seen) -> Decision {
+        fn decide(&mut self, _: At, _: &Measurements) -> Decision {
             Decision::Reuse(Approx::Residual)
         }
     }
@@ -230,16 +230,16 @@ mod tests {
     fn what_was_not_computed_is_not_reused() {
         let run = run();
         let mut policy = greedy(vec![Span::of(0..4)]).try_start(&run).unwrap();
-        let decide = |policy: &mut Guarded, scope| policy.decide(run.at(1, scope).unwrap(), &Seen::default());
+        let decide = |policy: &mut Guarded, scope| policy.decide(run.at(1, scope).unwrap(), &Measurements::default());
         let span = |branch| Scope::Span { branch, span: 0 };
         assert_eq!(decide(&mut policy, Scope::Step), Decision::Compute);
-        policy.computed(run.at(0, span(Branch::Cond)).unwrap(), &Seen::default());
-        policy.computed(run.at(0, Scope::Branch(Branch::Cond)).unwrap(), &Seen::default());
+        policy.computed(run.at(0, span(Branch::Cond)).unwrap(), &Measurements::default());
+        policy.computed(run.at(0, Scope::Branch(Branch::Cond)).unwrap(), &Measurements::default());
         // one branch is not the step, and its span is not the other's
         assert_eq!(decide(&mut policy, Scope::Step), Decision::Compute);
         assert_eq!(decide(&mut policy, span(Branch::Uncond)), Decision::Compute);
         assert_eq!(decide(&mut policy, span(Branch::Cond)), Decision::Reuse(Approx::Residual));
-        policy.computed(run.at(0, Scope::Branch(Branch::Uncond)).unwrap(), &Seen::default());
+        policy.computed(run.at(0, Scope::Branch(Branch::Uncond)).unwrap(), &Measurements::default());
         assert_eq!(decide(&mut policy, Scope::Step), Decision::Reuse(Approx::Residual));
         // without a question there is nothing to reuse
         assert_eq!(decide(&mut policy, Scope::Branch(Branch::Cond)), Decision::Compute);

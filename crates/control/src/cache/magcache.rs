@@ -26,7 +26,7 @@ use serde::{Deserialize, Serialize};
 
 use super::approx::FOR_BLOCKS;
 use super::per_branch::PerBranch;
-use super::{About, Approx, Asks, At, Decision, Guard, Method, Policy, Question, Reuse, Run, Seen, check_part};
+use super::{About, Approx, Asks, At, Decision, Guard, Measurements, Method, Policy, Question, Reuse, Run, check_part};
 use crate::guidance::Branch;
 
 /// What `navicache methods` says.
@@ -51,7 +51,7 @@ options! {
     /// Longest run of reused steps; absent: no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     max_run: Option<usize>,
-    /// How the blocks' work is made up.
+    /// How the blocks' work is approximated.
     #[serde(default)]
     reuse: Reuse,
 }
@@ -191,7 +191,7 @@ impl Policy for MagCache {
         self.asks.clone()
     }
 
-    fn decide(&mut self, at: At, _: &Seen) -> Decision {
+    fn decide(&mut self, at: At, _: &Measurements) -> Decision {
         self.ratio *= self.ratios[at.step];
         self.error += (1.0 - self.ratio).abs();
         match (self.error < self.threshold, self.reuse) {
@@ -201,7 +201,7 @@ impl Policy for MagCache {
         }
     }
 
-    fn computed(&mut self, _: At, _: &Seen) {
+    fn computed(&mut self, _: At, _: &Measurements) {
         (self.ratio, self.error) = (1.0, 0.0);
     }
 }

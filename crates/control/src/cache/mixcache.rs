@@ -1,14 +1,17 @@
-//! MixCache (2025, arXiv 2508.12691): caching of steps, of the unconditional branch and of blocks, each where it costs least.
+//! MixCache (2025, arXiv 2508.12691): caching of steps, of the unconditional branch and of blocks, each where it costs
+//! least.
 //!
-//! Of the paper only the abstract's level was to be had: three granularities, a trigger that depends on the content, an adaptive
-//! choice. Everything else, every number included, is **our reconstruction**:
+//! Of the paper only the abstract's level was to be had: three granularities, a trigger that depends on the content, an
+//! adaptive choice. Everything else, every number included, is **our reconstruction**:
 //!
-//! * Caching begins once the change between computed steps has flattened: from one to the next it changes by less than `threshold`.
-//! * From then on one step in `interval` is computed in full; the steps in between use one granularity: *step* (nothing runs),
-//!   *cfg* (the conditional branch runs, the other is made from it) or *block* (both run, without the middle blocks).
-//! * At a full step the truth about all three is there for free: how much the prediction's residual, the branches' difference and
-//!   the middle blocks' work have changed since the last full step. The smallest `impact (1 + penalty uses) / saving` wins, `uses`
-//!   counting how often in a row it has won already.
+//! * Caching begins once the change between computed steps has flattened: from one to the next it changes by less than
+//!   `threshold`.
+//! * From then on one step in `interval` is computed in full; the steps in between use one granularity: *step* (nothing
+//!   runs), *cfg* (the conditional branch runs, the other is made from it) or *block* (both run, without the middle
+//!   blocks).
+//! * At a full step the truth about all three is there for free: how much the prediction's residual, the branches'
+//!   difference and the middle blocks' work have changed since the last full step. The smallest `impact (1 + penalty
+//!   uses) / saving` wins, `uses` counting how often in a row it has won already.
 //!
 //! Between two granularities there is always a full step.
 
@@ -16,8 +19,8 @@ use serde::{Deserialize, Serialize};
 
 use super::approx::FOR_STEPS;
 use super::{
-    About, Approx, Asks, At, Decision, Guard, Measure, Method, Policy, Quantity, Question, Reuse, Run, Scope, Seen,
-    Span, Spans, Subject,
+    About, Approx, Asks, At, Decision, Guard, Measure, Measurements, Method, Policy, Quantity, Question, Reuse, Run,
+    Scope, Span, Spans, Subject,
 };
 use crate::guidance::Branch;
 
@@ -53,7 +56,7 @@ options! {
     /// The middle blocks end before this part of all.
     #[serde(default = "quarter")]
     last_blocks: f64,
-    /// How the prediction of a reused step is made up.
+    /// How the prediction of a reused step is approximated.
     #[serde(default)]
     reuse: Reuse,
 }
@@ -94,7 +97,7 @@ const GRAINS: [Granularity; 3] = [Granularity::Step, Granularity::Cfg, Granulari
 
 const OUTPUT_CHANGE: Quantity = Subject::Output.by(Measure::RelativeChangeSinceCompute);
 const RESIDUAL_CHANGE: Quantity = Subject::Residual.by(Measure::RelativeChangeSinceCompute);
-const GAP_CHANGE: Quantity = Subject::Gap.by(Measure::RelativeChangeSinceCompute);
+const GAP_CHANGE: Quantity = Subject::CfgDifference.by(Measure::RelativeChangeSinceCompute);
 const BLOCKS_CHANGE: Quantity = Subject::SpanResidual.by(Measure::RelativeChangeSinceCompute);
 const FROM_COND: Approx = Approx::FromCond { low: 1.0, high: 1.0 };
 
@@ -194,8 +197,8 @@ impl MixCache {
     }
 
     /// The granularity that costs least for what it saves.
-    fn choose(&mut self, seen: &Seen) {
-        let impacts = [seen.get(RESIDUAL_CHANGE), seen.get(GAP_CHANGE), self.blocks_change];
+    fn choose(&mut self, measured: &Measurements) {
+        let impacts = [measured.get(RESIDUAL_CHANGE), measured.get(GAP_CHANGE), self.blocks_change];
         let score = |grain: usize| {
             let impact = impacts[grain].filter(|_| self.allows(GRAINS[grain]) && self.savings[grain] > 0.0)?;
             let uses = if self.grain == Some(grain) { self.uses } else { 0 };
@@ -225,7 +228,7 @@ impl Policy for MixCache {
         }
     }
 
-    fn decide(&mut self, at: At, _: &Seen) -> Decision {
+    fn decide(&mut self, at: At, _: &Measurements) -> Decision {
         match at.scope {
             Scope::Step => {
                 self.is_reduced = self.flattened && self.grain.is_some() && self.reduced + 1 < self.config.interval;
@@ -244,16 +247,16 @@ impl Policy for MixCache {
         }
     }
 
-    fn computed(&mut self, at: At, seen: &Seen) {
+    fn computed(&mut self, at: At, measured: &Measurements) {
         match at.scope {
-            Scope::Span { branch, .. } if branch == self.first => self.blocks_change = seen.get(BLOCKS_CHANGE),
+            Scope::Span { branch, .. } if branch == self.first => self.blocks_change = measured.get(BLOCKS_CHANGE),
             Scope::Step if self.is_reduced => self.is_reduced = false,
             Scope::Step => {
-                let change = seen.get(OUTPUT_CHANGE);
+                let change = measured.get(OUTPUT_CHANGE);
                 self.flattened |= self.flattens(change);
                 self.change = change;
                 self.reduced = 0;
-                self.choose(seen);
+                self.choose(measured);
             }
             _ => {}
         }

@@ -1,14 +1,16 @@
-//! Cache policies: which computations run, and how the others are made up.
+//! Cache policies: which computations run, and how the others are approximated.
 //!
-//! A [`Method`] is a method as configured; [`Method::start`] makes its running state, a [`Policy`], for one generation. The
-//! policy is dropped when the generation ends. There is no `reset`, so nothing can leak from one video into the next.
+//! A [`Method`] is a method as configured; [`Method::start`] makes its running state, a [`Policy`], for one generation.
+//! The policy is dropped when the generation ends. There is no `reset`, so nothing can leak from one video into the
+//! next.
 //!
-//! Questions are about a [`Scope`]: the whole step, one branch of it, or a span of units of one branch. Whoever runs the model asks
-//! from the widest to the narrowest, and only where the policy has a question ([`Asks`]). *Reuse* settles everything inside the
-//! scope; *compute* goes on to the questions inside it, and to the model where there are none.
+//! Questions are about a [`Scope`]: the whole step, one branch of it, or a span of units of one branch. Whoever runs
+//! the model asks from the widest to the narrowest, and only where the policy has a question ([`Asks`]). *Reuse*
+//! settles everything inside the scope; *compute* goes on to the questions inside it, and to the model where there are
+//! none.
 //!
-//! To add a method: one file here with its paper, its `Config` and its policy; one line in [`CacheConfig`]; its presets in
-//! `presets.json`.
+//! To add a method: one file here with its paper, its `Config` and its policy; one line in [`CacheConfig`]; its presets
+//! in `presets.json`.
 
 /// Declares a method's options: the record, and the list of them with their meaning for `navicache methods`.
 macro_rules! options {
@@ -80,7 +82,7 @@ pub use approx::{Anchor, Approx, Form, Kept, Recipe, Reuse};
 pub use best::{Best, best};
 pub use config::{About, CacheConfig, CacheError, CacheSpec};
 pub use guard::{Guard, Guarded};
-pub use quantity::{Measure, Quantity, ScopeKind, Seen, Subject, When};
+pub use quantity::{Measure, Measurements, Quantity, ScopeKind, Subject, When};
 pub use records::{Approximated, BranchRecord, StepRecord, WalkError};
 pub use store::{CacheMemory, Item};
 
@@ -89,7 +91,7 @@ use serde::{Deserialize, Serialize};
 use crate::guidance::Branch;
 use crate::schedule::{Sigma, Step, Timestep};
 
-/// Refuses what is no part of a whole.
+/// Refuses numbers outside 0 to 1.
 fn check_part(option: &str, value: f64, of: &str) -> Result<(), String> {
     if value <= 1.0 { Ok(()) } else { Err(format!("{option} is {value}, expected a part of the {of}, 0 to 1")) }
 }
@@ -105,7 +107,8 @@ pub struct Run {
     pub branches: Vec<Branch>,
     /// The units of one forward, in the order they run.
     pub units: Vec<Unit>,
-    /// Steps at which another network takes over, in order. Such a step is computed, and nothing kept from before it is reused.
+    /// Steps at which another network takes over, in order. Such a step is computed, and nothing kept from before it is
+    /// reused.
     pub segments: Vec<usize>,
 }
 
@@ -145,7 +148,7 @@ pub struct Unit {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Part {
-    /// The whole block: its parts share a projection and cannot be told apart.
+    /// The whole block: its parts share a projection and cannot be separated.
     Whole,
     /// Attention among the video's tokens.
     SelfAttn,
@@ -187,7 +190,7 @@ pub enum Scope {
 pub struct At {
     /// Index of the step, 0 is the noisiest.
     pub step: usize,
-    /// What the model is told of its noise level.
+    /// The timestep that the model is conditioned on.
     pub timestep: Timestep,
     /// Its noise level.
     pub sigma: Sigma,
@@ -206,7 +209,7 @@ pub struct Asks {
     pub spans: Option<Spans>,
 }
 
-/// One question: what to measure before and after, and how values may be made up.
+/// One question: what to measure before and after, and how values may be approximated.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Question {
     /// Before it is decided.
@@ -231,8 +234,8 @@ pub struct Spans {
 pub struct Span {
     /// Which units.
     pub units: Range<usize>,
-    /// The unit before which its residual begins, at most the first of `units`: a probe may run before the decision, and the
-    /// value that is made up stands for the probe too.
+    /// The unit before which its residual begins, at most the first of `units`: a probe may run before the decision,
+    /// and the value that is approximated stands for the probe too.
     pub since: usize,
     /// Whether it may be reused; if not, nothing of it is kept.
     pub reusable: bool,
@@ -370,9 +373,9 @@ pub trait Policy: Send {
     /// What it wants to see.
     fn asks(&self) -> Asks;
     /// Whether to compute. Called in order, where it has a question.
-    fn decide(&mut self, at: At, seen: &Seen) -> Decision;
+    fn decide(&mut self, at: At, measured: &Measurements) -> Decision;
     /// What it has a question about was computed, by its own wish or the guard's; learn from it.
-    fn computed(&mut self, at: At, seen: &Seen) {
-        let _ = (at, seen);
+    fn computed(&mut self, at: At, measured: &Measurements) {
+        let _ = (at, measured);
     }
 }

@@ -35,7 +35,7 @@ use serde::{Deserialize, Serialize};
 use super::approx::FOR_STEPS;
 use super::easycache::{INPUT_CHANGE, OUTPUT_MAGNITUDE, asks, observed_ratio};
 use super::path_sum::PathSum;
-use super::{About, Asks, At, Decision, Guard, Method, Policy, Reuse, Run, Seen};
+use super::{About, Asks, At, Decision, Guard, Measurements, Method, Policy, Reuse, Run};
 
 /// What `navicache methods` says.
 pub const ABOUT: About = About {
@@ -78,7 +78,7 @@ options! {
     /// Longest run of reused steps; absent: no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     max_run: Option<usize>,
-    /// How a reused prediction is made up.
+    /// How a reused prediction is approximated.
     #[serde(default)]
     reuse: Reuse,
 }
@@ -181,8 +181,8 @@ impl Policy for NaviCache {
         asks(self.config.reuse)
     }
 
-    fn decide(&mut self, at: At, seen: &Seen) -> Decision {
-        match (self.ratio_at(at.step), seen.get(INPUT_CHANGE), self.output_magnitude) {
+    fn decide(&mut self, at: At, measured: &Measurements) -> Decision {
+        match (self.ratio_at(at.step), measured.get(INPUT_CHANGE), self.output_magnitude) {
             (Some(ratio), Some(input_change), Some(output)) if self.change.add(ratio * input_change / output) => {
                 Decision::Reuse(self.config.reuse.into())
             }
@@ -190,10 +190,10 @@ impl Policy for NaviCache {
         }
     }
 
-    fn computed(&mut self, at: At, seen: &Seen) {
+    fn computed(&mut self, at: At, measured: &Measurements) {
         self.change.reset();
-        self.output_magnitude = seen.get(OUTPUT_MAGNITUDE);
-        if let Some(ratio) = observed_ratio(seen, EPSILON) {
+        self.output_magnitude = measured.get(OUTPUT_MAGNITUDE);
+        if let Some(ratio) = observed_ratio(measured, EPSILON) {
             let filtered = self.config.alignment == Alignment::Filtered;
             if at.step < self.config.align_steps && !filtered {
                 self.filter.align(ratio);

@@ -1,6 +1,6 @@
 //! No caching: every step is computed. The baseline that every other method is compared with.
 
-use super::{About, Asks, At, Decision, Guard, Method, Policy, Run, Seen};
+use super::{About, Asks, At, Decision, Guard, Measurements, Method, Policy, Run};
 
 /// What `navicache methods` says.
 pub const ABOUT: About = About { name: "none", line: "computes everything", paper: "-", source: "-", needs: "nothing" };
@@ -30,7 +30,7 @@ impl Policy for Never {
         Asks::default()
     }
 
-    fn decide(&mut self, _: At, _: &Seen) -> Decision {
+    fn decide(&mut self, _: At, _: &Measurements) -> Decision {
         Decision::Compute
     }
 }

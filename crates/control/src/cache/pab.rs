@@ -1,8 +1,8 @@
 //! PAB: *Real-Time Video Generation with Pyramid Attention Broadcast* (Zhao et al., ICLR 2025, arXiv 2408.12588; code
 //! NUS-HPC-AI-Lab/VideoSys).
 //!
-//! Attention changes least in the middle of the run, cross-attention less than self-attention; so each kind is computed at one
-//! step in so many and its result is added again in between. No measurement, no threshold.
+//! Attention changes least in the middle of the run, cross-attention less than self-attention; so each kind is computed
+//! at one step in so many and its result is added again in between. No measurement, no threshold.
 //!
 //! | VideoSys | here |
 //! |---|---|
@@ -12,15 +12,16 @@
 //! | `*_threshold` window of timesteps | `above`, `below`, both exclusive |
 //! | `mlp_*` | `mlp_starts`, `mlp_blocks`, `mlp_steps` |
 //!
-//! VideoSys keys the feed-forward's starts on whole timesteps rounded to bf16, which exist at one size and number of steps only. Here a start
-//! is the step nearest to it: the same steps there, and steps like them elsewhere.
+//! VideoSys keys the feed-forward's starts on whole timesteps rounded to bf16, which exist at one size and number of
+//! steps only. Here a start is the step nearest to it: the same steps there, and steps like them elsewhere.
 //!
-//! Ranges for Wan and HunyuanVideo are not published; those of the presets are our reconstruction, with the window as a part of
-//! the steps (`warmup`, `tail`).
+//! Ranges for Wan and HunyuanVideo are not published; those of the presets are our reconstruction, with the window as a
+//! part of the steps (`warmup`, `tail`).
 
 use super::approx::FOR_UNITS;
 use super::{
-    About, Asks, At, Decision, Guard, Method, Part, Policy, Question, Reuse, Run, Scope, Seen, Span, Spans, Unit,
+    About, Asks, At, Decision, Guard, Measurements, Method, Part, Policy, Question, Reuse, Run, Scope, Span, Spans,
+    Unit,
 };
 
 /// What `navicache methods` says.
@@ -35,7 +36,8 @@ pub const ABOUT: About = About {
 options! {
     /// Self-attention is computed at one step in so many; 1 at every step.
     self_range: usize,
-    /// Attention across frames is computed at one step in so many, in models that have it apart; absent: as `self_range`.
+    /// Attention across frames is computed at one step in so many, in models that have it apart; absent: as
+    /// `self_range`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     temporal_range: Option<usize>,
     /// Cross-attention is computed at one step in so many; 1 at every step.
@@ -61,7 +63,7 @@ options! {
     /// For so many steps.
     #[serde(default)]
     mlp_steps: usize,
-    /// How the attention's work is made up.
+    /// How the attention's work is approximated.
     #[serde(default)]
     reuse: Reuse,
 }
@@ -134,7 +136,7 @@ impl Policy for Pab {
         Asks { spans: Some(Spans { cut: self.spans.clone(), question }), ..Asks::default() }
     }
 
-    fn decide(&mut self, at: At, _: &Seen) -> Decision {
+    fn decide(&mut self, at: At, _: &Measurements) -> Decision {
         let Scope::Span { span, .. } = at.scope else { return Decision::Compute };
         let reused = match self.parts[span] {
             Part::SelfAttn | Part::SpatialAttn => self.attention_reused(at, self.config.self_range),

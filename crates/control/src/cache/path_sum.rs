@@ -12,8 +12,8 @@ impl PathSum {
         PathSum { sum: 0.0, threshold }
     }
 
-    /// Adds a step's change. Whether the step may be reused: below the threshold, and never with a threshold of 0, where a change
-    /// can be negative too.
+    /// Adds a step's change. Whether the step may be reused: below the threshold, and never with a threshold of 0,
+    /// where a change can be negative too.
     pub fn add(&mut self, change: f64) -> bool {
         self.sum += change;
         self.threshold > 0.0 && self.sum < self.threshold

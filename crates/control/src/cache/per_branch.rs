@@ -1,6 +1,6 @@
 //! Methods whose branches decide for themselves: one policy a branch, none of which knows of the others.
 
-use super::{Asks, At, Decision, Policy, Run, Scope, Seen};
+use super::{Asks, At, Decision, Measurements, Policy, Run, Scope};
 use crate::guidance::Branch;
 
 /// A policy for every branch.
@@ -22,13 +22,13 @@ impl<P: Policy> Policy for PerBranch<P> {
         self.0.first().map(|(_, policy)| policy.asks()).unwrap_or_default()
     }
 
-    fn decide(&mut self, at: At, seen: &Seen) -> Decision {
-        self.of(at.scope).map_or(Decision::Compute, |policy| policy.decide(at, seen))
+    fn decide(&mut self, at: At, measured: &Measurements) -> Decision {
+        self.of(at.scope).map_or(Decision::Compute, |policy| policy.decide(at, measured))
     }
 
-    fn computed(&mut self, at: At, seen: &Seen) {
+    fn computed(&mut self, at: At, measured: &Measurements) {
         if let Some(policy) = self.of(at.scope) {
-            policy.computed(at, seen);
+            policy.computed(at, measured);
         }
     }
 }

@@ -1,43 +1,45 @@
-//! PreciseCache: *Precise Feature Caching for Efficient and High-fidelity Video Generation* (ICLR 2026, arXiv 2603.00976). Its code
-//! is not public; this follows notes of the paper, and what they leave open is our reconstruction.
+//! PreciseCache: *Precise Feature Caching for Efficient and High-fidelity Video Generation* (ICLR 2026, arXiv
+//! 2603.00976). Its code is not public; this follows notes of the paper, and what they leave open is our
+//! reconstruction.
 //!
-//! LFCache decides on steps: every step, the model looks at latents thinned out in time and space (about a thirtieth of the tokens).
-//! How far the low spatial frequencies of that trial prediction move adds up, and is compared with a part of the largest move so
-//! far. BlockCache acts inside of computed steps: after a step that runs all blocks, those that changed the features least are made
-//! up in the next ones.
+//! LFCache decides on steps: every step, the model looks at latents thinned out in time and space (about a thirtieth of
+//! the tokens). How far the low spatial frequencies of that trial prediction move adds up, and is compared with a part
+//! of the largest move so far. BlockCache acts inside of computed steps: after a step that runs all blocks, those that
+//! changed the features least are approximated in the next ones.
 //!
 //! | paper | here |
 //! |---|---|
 //! | low-frequency difference `LFD` of the trial prediction | distance of its low-passed values since the step before |
 //! | `delta = alpha max LFD` | `threshold` is `alpha` |
 //! | downsampling 2 x 4 x 4 | `trial_frames`, `trial_size` |
-//! | cache rate of BlockCache | `cached_blocks`, the part that is made up; 0 switches BlockCache off |
+//! | cache rate of BlockCache | `cached_blocks`, the part that is approximated; 0 switches BlockCache off |
 //! | refresh interval `L` | `reduced_steps` |
 //!
-//! Reconstructed: the trial takes every n-th value (averaging would change the noise level), runs on its own small grid with the
-//! conditional branch only, and one decision holds for both branches; the last step is computed; a share of 40 % is read as the
-//! share of blocks that are made up, which fits the published operation counts; blocks are ranked on the conditional branch.
+//! Reconstructed: the trial takes every n-th value (averaging would change the noise level), runs on its own small grid
+//! with the conditional branch only, and one decision holds for both branches; the last step is computed; a share of 40
+//! % is read as the share of blocks that are approximated, which fits the published operation counts; blocks are ranked
+//! on the conditional branch.
 
 use super::approx::FOR_STEPS;
 use super::path_sum::PathSum;
 use super::{
-    About, Approx, Asks, At, Decision, Guard, Measure, Method, Policy, Quantity, Question, Reuse, Run, Scope, Seen,
-    Span, Spans, Subject, check_part,
+    About, Approx, Asks, At, Decision, Guard, Measure, Measurements, Method, Policy, Quantity, Question, Reuse, Run,
+    Scope, Span, Spans, Subject, check_part,
 };
 use crate::guidance::Branch;
 
 /// What `navicache methods` says.
 pub const ABOUT: About = About {
     name: "precisecache",
-    line: "low frequencies of a trial prediction on thinned-out latents; blocks that matter least are made up in computed steps",
+    line: "low frequencies of a trial prediction on thinned-out latents; blocks that matter least are approximated in computed steps",
     paper: "ICLR 2026, arXiv 2603.00976",
     source: "notes of the paper; gaps are our reconstruction",
     needs: "a small trial pass every step",
 };
 
 options! {
-    /// Accumulated move of the trial's low frequencies, as a part of the largest move of one step, at which a step is computed. 0 computes
-    /// every step.
+    /// Accumulated move of the trial's low frequencies, as a part of the largest move of one step, at which a step is
+    /// computed. 0 computes every step.
     threshold: f64,
     /// The trial takes one latent frame of so many.
     #[serde(default = "two")]
@@ -45,7 +47,7 @@ options! {
     /// The trial takes one row and one column of so many.
     #[serde(default = "four")]
     trial_size: usize,
-    /// Part of the blocks that is made up in reduced steps; 0: none.
+    /// Part of the blocks that is approximated in reduced steps; 0: none.
     #[serde(default)]
     cached_blocks: f64,
     /// So many computed steps after one with all blocks are reduced.
@@ -54,7 +56,7 @@ options! {
     /// Longest run of reused steps; absent: no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     max_run: Option<usize>,
-    /// How a reused prediction is made up.
+    /// How a reused prediction is approximated.
     #[serde(default = "output")]
     reuse: Reuse,
 }
@@ -122,7 +124,7 @@ struct PreciseCache {
     first: Branch,
     /// Of what each block added in the last step that ran all of them.
     norms: Vec<f64>,
-    /// Which blocks a reduced step makes up.
+    /// Which blocks a reduced step approximates.
     made_up: Vec<bool>,
     /// Reduced steps until all blocks run again.
     reduced_left: usize,
@@ -154,12 +156,12 @@ impl Policy for PreciseCache {
         Asks { step: Some(step), branch: None, spans }
     }
 
-    fn decide(&mut self, at: At, seen: &Seen) -> Decision {
+    fn decide(&mut self, at: At, measured: &Measurements) -> Decision {
         match at.scope {
             Scope::Span { span, .. } if self.reduced_left > 0 && self.made_up[span] => {
                 Decision::Reuse(Approx::Residual)
             }
-            Scope::Step => match seen.get(self.trial_move) {
+            Scope::Step => match measured.get(self.trial_move) {
                 Some(moved) => {
                     self.largest = self.largest.max(moved);
                     self.sum.set_threshold(self.config.threshold * self.largest);
@@ -171,10 +173,10 @@ impl Policy for PreciseCache {
         }
     }
 
-    fn computed(&mut self, at: At, seen: &Seen) {
+    fn computed(&mut self, at: At, measured: &Measurements) {
         match at.scope {
             Scope::Span { branch, span } if branch == self.first => {
-                self.norms[span] = seen.get(BLOCK_NORM).unwrap_or(0.0);
+                self.norms[span] = measured.get(BLOCK_NORM).unwrap_or(0.0);
             }
             Scope::Step => {
                 self.sum.reset();

@@ -1,8 +1,8 @@
 //! Every scalar that can be measured while sampling: what is looked at ([`Subject`]) and how ([`Measure`]).
 //!
-//! Notation: `a_i` the subject at step i, `v` the step visited before (whether it was computed or not), `c` the last step whose
-//! forward was computed in full, `b` the one before that, and `m(.)` the mean of absolute values over every element. Every branch
-//! has reference points of its own.
+//! Notation: `a_i` the subject at step i, `v` the step visited before (whether it was computed or not), `c` the last
+//! step whose forward was computed in full, `b` the one before that, and `m(.)` the mean of absolute values over every
+//! element. Every branch has reference points of its own.
 
 /// What is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -14,7 +14,7 @@ pub enum Subject {
     /// `o - x`. Known once the branch is computed.
     Residual,
     /// The unconditional prediction less the conditional one. Known once both are computed.
-    Gap,
+    CfgDifference,
     /// The low spatial frequencies of the prediction for thinned-out latents: a cheap look ahead (PreciseCache).
     Trial {
         /// One latent frame of so many is kept.
@@ -26,8 +26,8 @@ pub enum Subject {
     Velocity,
     /// The solver's sample of a step: the latents as they are known once its velocity is.
     Sample,
-    /// What the solver learns at a step that ends a run of skipped ones: its sample there as it is now known, less the sample that
-    /// the model saw. Known once the step is computed. See [`crate::solver::skipping`].
+    /// What the solver learns at a step that ends a run of skipped ones: its sample there as it is now known, less the
+    /// sample that the model saw. Known once the step is computed. See [`crate::solver::skipping`].
     SolverError,
     /// The embedding of the timestep. Known before the blocks.
     TimeEmbedding,
@@ -127,7 +127,7 @@ impl Subject {
         match self {
             Subject::Input => scope != Span,
             Subject::Output | Subject::Residual => scope != Span && when == When::After,
-            Subject::Gap | Subject::Velocity | Subject::Sample | Subject::SolverError => {
+            Subject::CfgDifference | Subject::Velocity | Subject::Sample | Subject::SolverError => {
                 scope == Step && when == When::After
             }
             Subject::Trial { .. } => scope == Step && when == When::Before,
@@ -143,7 +143,7 @@ impl Subject {
             Subject::Input => "input",
             Subject::Output => "output",
             Subject::Residual => "residual",
-            Subject::Gap => "gap",
+            Subject::CfgDifference => "gap",
             Subject::Trial { .. } => "trial",
             Subject::Velocity => "velocity",
             Subject::Sample => "sample",
@@ -222,9 +222,9 @@ impl Quantity {
 
 /// Measured values. A quantity whose reference point does not exist yet (no earlier step) is absent.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Seen(Vec<(Quantity, f64)>);
+pub struct Measurements(Vec<(Quantity, f64)>);
 
-impl Seen {
+impl Measurements {
     /// The value of a quantity, if it was measured.
     pub fn get(&self, quantity: Quantity) -> Option<f64> {
         self.0.iter().find(|(q, _)| *q == quantity).map(|&(_, value)| value)
@@ -241,13 +241,13 @@ impl Seen {
     }
 }
 
-impl FromIterator<(Quantity, f64)> for Seen {
+impl FromIterator<(Quantity, f64)> for Measurements {
     fn from_iter<I: IntoIterator<Item = (Quantity, f64)>>(values: I) -> Self {
-        Seen(values.into_iter().collect())
+        Measurements(values.into_iter().collect())
     }
 }
 
-impl Extend<(Quantity, f64)> for Seen {
+impl Extend<(Quantity, f64)> for Measurements {
     fn extend<I: IntoIterator<Item = (Quantity, f64)>>(&mut self, values: I) {
         self.0.extend(values);
     }

@@ -51,8 +51,8 @@ pub struct Approximated {
     pub scope: Scope,
     /// How.
     pub approx: Approx,
-    /// Weights of what was kept of the branch that the scope is about (of a step, the first), newest first. Empty where nothing is
-    /// kept: the solver skips the step.
+    /// Weights of what was kept of the branch that the scope is about (of a step, the first), newest first. Empty where
+    /// nothing is kept: the solver skips the step.
     pub weights: Vec<f64>,
     /// The steps it was kept at.
     pub anchors: Vec<usize>,

@@ -82,8 +82,8 @@ impl<V: Clone> References<V> {
         References { needs: needs(asks), of: HashMap::new() }
     }
 
-    /// Looks at a subject, and hands out what its measurements refer to. A subject may be looked at twice in a step; the step
-    /// visited before stays the same.
+    /// Looks at a subject, and hands out what its measurements refer to. A subject may be looked at twice in a step;
+    /// the step visited before stays the same.
     pub fn visit(&mut self, place: Place, subject: Subject, value: &V) -> Refs<'_, V> {
         let needs = self.needs.get(&subject).copied().unwrap_or_default();
         let (step, timestep) = (place.at.step, place.at.timestep);
@@ -98,13 +98,16 @@ impl<V: Clone> References<V> {
         Refs { visited: of.visited_before.as_ref(), computed: &of.computed }
     }
 
-    /// The step is over: what was looked at on the `full` branches, which were computed in full, is what later changes refer to.
-    /// A difference of branches refers to steps at which all of them were.
+    /// The step is over: what was looked at on the `full` branches, which were computed in full, is what later changes
+    /// refer to. A difference of branches refers to steps at which all of them were.
     pub fn close(&mut self, full: &[Branch], all: bool) {
         for (key, of) in &mut self.of {
             let Some(reference) = of.pending.take() else { continue };
-            let is_full =
-                if matches!(key.subject, Subject::Gap | Subject::Velocity) { all } else { full.contains(&key.branch) };
+            let is_full = if matches!(key.subject, Subject::CfgDifference | Subject::Velocity) {
+                all
+            } else {
+                full.contains(&key.branch)
+            };
             let depth = self.needs.get(&key.subject).map_or(0, |needs| needs.computed);
             if is_full && depth > 0 {
                 of.computed.push_front(reference);
@@ -169,7 +172,7 @@ pub fn remembered(asks: &Asks, blocks: usize) -> Counts {
         // The value of this step is pending beside those remembered.
         let values = if needs.visited { 2 } else { 0 } + if needs.computed > 0 { needs.computed + 1 } else { 0 };
         match subject {
-            Subject::Input | Subject::Output | Subject::Residual | Subject::Gap | Subject::Velocity => {
+            Subject::Input | Subject::Output | Subject::Residual | Subject::CfgDifference | Subject::Velocity => {
                 counts.latents += values
             }
             Subject::ModulatedInput | Subject::FilteredInput => counts.features += values,

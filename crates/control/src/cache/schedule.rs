@@ -1,10 +1,10 @@
 //! A forced schedule: what ran in another generation runs again, whatever is measured.
 //!
-//! For comparisons (the same steps, another way of making values up), for schedules found by hand or by search, and for a run that
-//! must not vary. The report of a generation has everything it takes: the model's family, and the strip.
+//! For comparisons (the same steps, another way of making values up), for schedules found by hand or by search, and for
+//! a run that must not vary. The report of a generation has everything it takes: the model's family, and the strip.
 
 use super::approx::FOR_STEPS;
-use super::{About, Approx, Asks, At, Decision, Guard, Method, Policy, Question, Reuse, Run, Scope, Seen};
+use super::{About, Approx, Asks, At, Decision, Guard, Measurements, Method, Policy, Question, Reuse, Run, Scope};
 
 /// What `navicache methods` says.
 pub const ABOUT: About = About {
@@ -21,7 +21,7 @@ options! {
     /// The family of models that the strip was made for; absent: any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     family: Option<String>,
-    /// How a reused prediction is made up.
+    /// How a reused prediction is approximated.
     #[serde(default)]
     reuse: Reuse,
 }
@@ -103,7 +103,7 @@ impl Policy for Schedule {
         }
     }
 
-    fn decide(&mut self, at: At, _: &Seen) -> Decision {
+    fn decide(&mut self, at: At, _: &Measurements) -> Decision {
         let Some(branches) = self.computes.get(at.step) else { return Decision::Compute };
         let computes = match at.scope {
             Scope::Step => branches.contains(&true),

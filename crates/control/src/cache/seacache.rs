@@ -1,10 +1,10 @@
-//! SeaCache (CVPR 2026, arXiv 2602.18993): TeaCache's controller without a polynomial, on a signal whose content is weighted as
-//! the model sees it at that noise level.
+//! SeaCache (CVPR 2026, arXiv 2602.18993): TeaCache's controller without a polynomial, on a signal whose content is
+//! weighted as the model sees it at that noise level.
 //!
-//! The first block's modulated input goes through a Wiener filter along time, height and width before its change is measured: at
-//! high noise low frequencies count, later all of them. The filter is the engine's ([`Subject::FilteredInput`]); it is a product of
-//! one gain an axis, as in the released utility (the paper's text suggests a radial one), and it is applied at every step, where
-//! the released Wan script leaves it out at forced ones.
+//! The first block's modulated input goes through a Wiener filter along time, height and width before its change is
+//! measured: at high noise low frequencies count, later all of them. The filter is the engine's
+//! ([`Subject::FilteredInput`]); it is a product of one gain an axis, as in the released utility (the paper's text
+//! suggests a radial one), and it is applied at every step, where the released Wan script leaves it out at forced ones.
 //!
 //! | paper | here |
 //! |---|---|
@@ -14,7 +14,9 @@
 use super::approx::FOR_BLOCKS;
 use super::path_sum::PathSum;
 use super::per_branch::PerBranch;
-use super::{About, Asks, At, Decision, Guard, Measure, Method, Policy, Quantity, Question, Reuse, Run, Seen, Subject};
+use super::{
+    About, Asks, At, Decision, Guard, Measure, Measurements, Method, Policy, Quantity, Question, Reuse, Run, Subject,
+};
 
 /// What `navicache methods` says.
 pub const ABOUT: About = About {
@@ -34,7 +36,7 @@ options! {
     /// Longest run of reused steps; absent: no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     max_run: Option<usize>,
-    /// How the blocks' work is made up.
+    /// How the blocks' work is approximated.
     #[serde(default)]
     reuse: Reuse,
 }
@@ -79,14 +81,14 @@ impl Policy for SeaCache {
         self.asks.clone()
     }
 
-    fn decide(&mut self, _: At, seen: &Seen) -> Decision {
-        match seen.get(FILTERED_CHANGE) {
+    fn decide(&mut self, _: At, measured: &Measurements) -> Decision {
+        match measured.get(FILTERED_CHANGE) {
             Some(change) if self.change.add(change) => Decision::Reuse(self.reuse.into()),
             _ => Decision::Compute,
         }
     }
 
-    fn computed(&mut self, _: At, _: &Seen) {
+    fn computed(&mut self, _: At, _: &Measurements) {
         self.change.reset();
     }
 }

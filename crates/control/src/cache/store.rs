@@ -66,7 +66,7 @@ fn depths(asks: &Asks) -> HashMap<Kept, usize> {
     depths
 }
 
-/// What caching takes of memory, told before the first step.
+/// What caching takes of memory, known before the first step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CacheMemory {
     /// All of it, in bytes.
@@ -119,7 +119,7 @@ mod tests {
     #[test]
     fn as_much_is_kept_as_answers_need() {
         let mut store = Store::new(&Asks { step: Some(question(vec![Approx::Linear])), ..Asks::default() });
-        assert!(store.wants(RESIDUAL) && !store.wants(Kept::Gap));
+        assert!(store.wants(RESIDUAL) && !store.wants(Kept::CfgDifference));
         let terms = |store: &Store<f64>, branch, weights: &[f64]| {
             let recipe = Recipe { branch, kept: RESIDUAL, weights: weights.to_vec(), split: None };
             store.terms(&recipe).map(|terms| terms.iter().map(|(w, v)| w * **v).sum::<f64>())

@@ -1,19 +1,23 @@
-//! Stride: our own method. The solver skips steps and says itself, for nothing, how wrong that was; the next stride is as long as the
-//! wanted error allows.
+//! Stride: our own method. The solver skips steps and says itself, for nothing, how wrong that was; the next stride is
+//! as long as the wanted error allows.
 //!
-//! When a step ends a run of skipped ones, its sample moves once its velocity is known: the skipped steps are integrated again between
-//! both ends (`reuse=corrected`), or the solver's corrector spans the jump (`reuse=step_over`). The move is the difference of two
-//! solutions of different order, as embedded Runge-Kutta pairs have it, and no model call is spent on it. Of a stride of `h` steps it grows
-//! as `h^3`, so the stride that meets a tolerance is
+//! When a step ends a run of skipped ones, its sample moves once its velocity is known: the skipped steps are
+//! integrated again between both ends (`reuse=corrected`), or the solver's corrector spans the jump
+//! (`reuse=step_over`). The move is the difference of two solutions of different order, as embedded Runge-Kutta pairs
+//! have it, and no model call is spent on it. Of a stride of `h` steps it grows as `h^3`, so the stride that meets a
+//! tolerance is
 //!
 //! ```text
 //! h' = h (tolerance / error)^(1/3)
 //! ```
 //!
 //! and one step longer than the last at most, which is the step-size control of every solver for differential equations
-//! (Hairer, Norsett, Wanner, *Solving Ordinary Differential Equations I*, II.4). docs/skipping.md has the derivation and the measurements.
+//! (Hairer, Norsett, Wanner, *Solving Ordinary Differential Equations I*, II.4). docs/skipping.md has the derivation
+//! and the measurements.
 
-use super::{About, Asks, At, Decision, Guard, Measure, Method, Policy, Quantity, Question, Reuse, Run, Seen, Subject};
+use super::{
+    About, Asks, At, Decision, Guard, Measure, Measurements, Method, Policy, Quantity, Question, Reuse, Run, Subject,
+};
 
 /// What `navicache methods` says.
 pub const ABOUT: About = About {
@@ -25,8 +29,8 @@ pub const ABOUT: About = About {
 };
 
 options! {
-    /// Error of the latents that a stride may make, as the solver finds it: mean absolute error relative to their mean size. 0
-    /// computes every step.
+    /// Error of the latents that a stride may make, as the solver finds it: mean absolute error relative to their mean
+    /// size. 0 computes every step.
     threshold: f64,
     /// So many steps at the start are computed.
     warmup_steps: usize,
@@ -78,17 +82,17 @@ impl Policy for Stride {
         Asks { step: Some(question), ..Asks::default() }
     }
 
-    fn decide(&mut self, at: At, _: &Seen) -> Decision {
+    fn decide(&mut self, at: At, _: &Measurements) -> Decision {
         match self.computed {
             Some(computed) if at.step - computed < self.stride => Decision::Reuse(self.config.reuse.into()),
             _ => Decision::Compute,
         }
     }
 
-    fn computed(&mut self, at: At, seen: &Seen) {
+    fn computed(&mut self, at: At, measured: &Measurements) {
         let stride = self.computed.map_or(1, |computed| at.step - computed);
         self.computed = Some(at.step);
-        self.stride = match (seen.get(ERROR), seen.get(SIZE)) {
+        self.stride = match (measured.get(ERROR), measured.get(SIZE)) {
             // No error at all is no measurement: a velocity that is zero throughout has no scale.
             (Some(error), Some(size)) if self.config.threshold > 0.0 && error > 0.0 => {
                 let wanted = stride as f64 * (self.config.threshold * size / error).powf(1.0 / ORDER);

@@ -12,8 +12,9 @@
 //! | `tafc_calib_steps` | `calibration_steps`: computed at the start while a branch has no baselines |
 //!
 //! Baselines of risk and miss are medians over pairs of neighbouring steps that were computed by rule. Every branch has
-//! a loop of its own, but a step is made up in all branches or in none: it takes every branch's consent (the release:
-//! branches that cache at different steps make guidance compare residuals of different steps, and quality collapses).
+//! a loop of its own, but a step is approximated in all branches or in none: it takes every branch's consent (the
+//! release: branches that cache at different steps make guidance compare residuals of different steps, and quality
+//! collapses).
 //!
 //! Where the release differs: on Wan it asks the unconditional branch twice a step, and each time counts one more step
 //! of its run (its comment says that the first time changes nothing), so that the longest run is often shorter than `1
@@ -23,8 +24,8 @@
 
 use super::approx::FOR_BLOCKS;
 use super::{
-    About, Approx, Asks, At, Decision, Guard, Measure, Method, Policy, Quantity, Question, Reuse, Run, Scope, Seen,
-    Subject,
+    About, Approx, Asks, At, Decision, Guard, Measure, Measurements, Method, Policy, Quantity, Question, Reuse, Run,
+    Scope, Subject,
 };
 use crate::guidance::Branch;
 
@@ -48,7 +49,7 @@ options! {
     /// How much longer than one step a run may be at the end.
     #[serde(default = "six")]
     max_cache: usize,
-    /// How the blocks' work is made up; absent: on the line in the timestep.
+    /// How the blocks' work is approximated; absent: on the line in the timestep.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     reuse: Option<Reuse>,
 }
@@ -111,7 +112,7 @@ struct Tafc {
     asks: Asks,
     steps: usize,
     loops: Vec<(Branch, Loop)>,
-    /// The last step that was judged, and whether it is made up.
+    /// The last step that was judged, and whether it is approximated.
     decided: Option<(usize, bool)>,
 }
 
@@ -123,7 +124,7 @@ impl Tafc {
             || (step < self.config.calibration_steps && uncalibrated())
     }
 
-    /// Whether the step is made up, in all branches: decided once, at the first that is asked about.
+    /// Whether the step is approximated, in all branches: decided once, at the first that is asked about.
     fn opens(&mut self, at: At) -> bool {
         if let Some((_, opens)) = self.decided.filter(|(step, _)| *step == at.step) {
             return opens;
@@ -151,7 +152,7 @@ impl Policy for Tafc {
         self.asks.clone()
     }
 
-    fn decide(&mut self, at: At, _: &Seen) -> Decision {
+    fn decide(&mut self, at: At, _: &Measurements) -> Decision {
         if !self.opens(at) {
             return Decision::Compute;
         }
@@ -163,10 +164,10 @@ impl Policy for Tafc {
         }
     }
 
-    fn computed(&mut self, at: At, seen: &Seen) {
+    fn computed(&mut self, at: At, measured: &Measurements) {
         let forced = self.is_forced(at.step);
         if let Some(branch) = self.branch(at.scope) {
-            branch.computed(at, seen, forced);
+            branch.computed(at, measured, forced);
         }
     }
 }
@@ -230,12 +231,12 @@ impl Loop {
         Some(1.0 + self.last?.ahead(at) / self.speed?.1)
     }
 
-    fn computed(&mut self, at: At, seen: &Seen, forced: bool) {
-        let (Some(magnitude), Some(norm)) = (seen.get(MAGNITUDE), seen.get(NORM)) else { return };
-        if let (Some(last), Some(change)) = (self.last, seen.get(CHANGE)) {
+    fn computed(&mut self, at: At, measured: &Measurements, forced: bool) {
+        let (Some(magnitude), Some(norm)) = (measured.get(MAGNITUDE), measured.get(NORM)) else { return };
+        if let (Some(last), Some(change)) = (self.last, measured.get(CHANGE)) {
             let ahead = last.ahead(at);
             let gap = at.step - last.step;
-            if let (Some((speed, _)), Some(missed)) = (self.speed, seen.get(MISSED)) {
+            if let (Some((speed, _)), Some(missed)) = (self.speed, measured.get(MISSED)) {
                 if forced && gap == 1 {
                     remember(&mut self.risks, speed * ahead / last.magnitude);
                     remember(&mut self.misses, missed);
@@ -245,10 +246,10 @@ impl Loop {
                     self.gain.learn(2.5 * usual, missed);
                 }
             }
-            if let Some(cosine) = seen.get(COSINE) {
+            if let Some(cosine) = measured.get(COSINE) {
                 self.curvature = Some((norm - last.norm).abs() / last.norm + 2.0 * (1.0 - cosine).max(0.0));
             }
-            // Two steps may be told of as the same timestep in a long run.
+            // Two steps of a long run may have the same timestep.
             if ahead > 0.0 {
                 self.speed = Some((change / ahead, ahead));
             }

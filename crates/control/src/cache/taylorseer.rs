@@ -1,8 +1,8 @@
-//! TaylorSeer: *From Reusing to Forecasting: Accelerating Diffusion Models with TaylorSeers* (Liu et al., ICCV 2025, arXiv
-//! 2503.06923; here as in diffusers).
+//! TaylorSeer: *From Reusing to Forecasting: Accelerating Diffusion Models with TaylorSeers* (Liu et al., ICCV 2025,
+//! arXiv 2503.06923; here as in diffusers).
 //!
-//! One step in `interval` is computed; between them values follow a Taylor series in the step's index, with differences between
-//! computed steps for derivatives. No measurement, no threshold.
+//! One step in `interval` is computed; between them values follow a Taylor series in the step's index, with differences
+//! between computed steps for derivatives. No measurement, no threshold.
 //!
 //! | diffusers | here |
 //! |---|---|
@@ -13,7 +13,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{About, Approx, Asks, At, Decision, Form, Guard, Method, Part, Policy, Question, Run, Seen, Span, Spans};
+use super::{
+    About, Approx, Asks, At, Decision, Form, Guard, Measurements, Method, Part, Policy, Question, Run, Span, Spans,
+};
 
 /// What `navicache methods` says.
 pub const ABOUT: About = About {
@@ -102,7 +104,7 @@ impl Policy for TaylorSeer {
         self.asks.clone()
     }
 
-    fn decide(&mut self, at: At, _: &Seen) -> Decision {
+    fn decide(&mut self, at: At, _: &Measurements) -> Decision {
         // The reference computes step warmup + 1 and every interval from there, in a count that may start below zero.
         let since = at.step as i64 - self.warmup_steps as i64 - 1;
         if since.rem_euclid(self.interval as i64) == 0 { Decision::Compute } else { Decision::Reuse(self.approx) }

@@ -1,8 +1,8 @@
-//! TeaCache: *Timestep Embedding Tells: It's Time to Cache for Video Diffusion Model* (Liu et al., CVPR 2025, arXiv 2411.19108;
-//! code ali-vilab/TeaCache).
+//! TeaCache: *Timestep Embedding Tells: It's Time to Cache for Video Diffusion Model* (Liu et al., CVPR 2025, arXiv
+//! 2411.19108; code ali-vilab/TeaCache).
 //!
-//! A signal that is known before the blocks run changes about as the output does. A polynomial, fitted once for each model,
-//! turns the one's change into the other's; the changes add up until they reach the threshold.
+//! A signal that is known before the blocks run changes about as the output does. A polynomial, fitted once for each
+//! model, turns the one's change into the other's; the changes add up until they reach the threshold.
 //!
 //! | paper | here |
 //! |---|---|
@@ -12,8 +12,9 @@
 //! | `delta` | `threshold` |
 //! | `ret_steps` | `warmup_steps` |
 //!
-//! On Wan the signal is the timestep's embedding (or its projection, in the released `ret` mode), which no prompt changes: the
-//! strip is a function of the schedule alone. Every branch decides for itself. The polynomial can be negative; so can the sum.
+//! On Wan the signal is the timestep's embedding (or its projection, in the released `ret` mode), which no prompt
+//! changes: the strip is a function of the schedule alone. Every branch decides for itself. The polynomial can be
+//! negative; so can the sum.
 
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
@@ -23,7 +24,9 @@ use serde::{Deserialize, Serialize};
 use super::approx::FOR_BLOCKS;
 use super::path_sum::PathSum;
 use super::per_branch::PerBranch;
-use super::{About, Asks, At, Decision, Guard, Measure, Method, Policy, Quantity, Question, Reuse, Run, Seen, Subject};
+use super::{
+    About, Asks, At, Decision, Guard, Measure, Measurements, Method, Policy, Quantity, Question, Reuse, Run, Subject,
+};
 
 /// What `navicache methods` says.
 pub const ABOUT: About = About {
@@ -50,7 +53,7 @@ options! {
     /// Longest run of reused steps; absent: no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     max_run: Option<usize>,
-    /// How the blocks' work is made up.
+    /// How the blocks' work is approximated.
     #[serde(default)]
     reuse: Reuse,
 }
@@ -145,13 +148,13 @@ impl Policy for TeaCache {
         self.asks.clone()
     }
 
-    fn decide(&mut self, _: At, seen: &Seen) -> Decision {
-        let Some(x) = seen.get(self.signal_change) else { return Decision::Compute };
+    fn decide(&mut self, _: At, measured: &Measurements) -> Decision {
+        let Some(x) = measured.get(self.signal_change) else { return Decision::Compute };
         let predicted = self.coefficients.iter().fold(0.0, |sum, c| sum * x + c);
         if self.change.add(predicted) { Decision::Reuse(self.reuse.into()) } else { Decision::Compute }
     }
 
-    fn computed(&mut self, _: At, _: &Seen) {
+    fn computed(&mut self, _: At, _: &Measurements) {
         self.change.reset();
     }
 }

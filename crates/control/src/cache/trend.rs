@@ -1,30 +1,31 @@
-//! Trend: our own method. Reused steps follow a straight line through the last two computed ones; how far a line can be trusted is
-//! measured at every computed step, by what it would have missed there.
+//! Trend: our own method. Reused steps follow a straight line through the last two computed ones; how far a line can be
+//! trusted is measured at every computed step, by what it would have missed there.
 //!
-//! Other methods add up how far the output has moved and hold a value until that is too much. A line does not miss by how far
-//! the output moves but by how much its path bends, so this method is built like the step-size control of a solver for differential
-//! equations (Milne's device: compare the predictor with the truth once that is known):
+//! Other methods add up how far the output has moved and hold a value until that is too much. A line does not miss by
+//! how far the output moves but by how much its path bends, so this method is built like the step-size control of a
+//! solver for differential equations (Milne's device: compare the predictor with the truth once that is known):
 //!
 //! * **how**: a line in sigma through the residuals of the last two computed steps, `c` and `b`.
-//! * **what is learnt**: at a computed step, what the line missed, as a bend: miss divided by the distances to `c` and to `b`. Its
-//!   logarithm is averaged, the newest with weight 1/4.
-//! * **when**: the bend times both distances is the miss to be expected; times the change of sigma it is the error that the
-//!   step adds to the latents. A run of reuse ends before its sum reaches `threshold`. Latents have unit size in every model, so
-//!   a threshold means the same everywhere: of equal errors in every run the total is smallest for a number of computed steps.
-//! * **distance** is measured along the output's path: the predicted output change of every step, input change times ratio, as in
-//!   EasyCache and NaviCache. But the ratio is neither held nor filtered: its logarithm is a weighted sum of the last three. The weights begin at 1/3,
-//!   2/3 and 0 (ratios recorded on Open-Sora swing with period two, so that a step resembles the one before the last more than the last; the
-//!   demo model's fall smoothly) and are
-//!   fitted to the generation by recursive least squares, with that beginning as prior. [`Trend`] is this predictor.
+//! * **what is learnt**: at a computed step, what the line missed, as a bend: miss divided by the distances to `c` and
+//!   to `b`. Its logarithm is averaged, the newest with weight 1/4.
+//! * **when**: the bend times both distances is the miss to be expected; times the change of sigma it is the error that
+//!   the step adds to the latents. A run of reuse ends before its sum reaches `threshold`. Latents have unit size in
+//!   every model, so a threshold means the same everywhere: of equal errors in every run the total is smallest for a
+//!   number of computed steps.
+//! * **distance** is measured along the output's path: the predicted output change of every step, input change times
+//!   ratio, as in EasyCache and NaviCache. But the ratio is neither held nor filtered: its logarithm is a weighted sum
+//!   of the last three. The weights begin at 1/3, 2/3 and 0 (ratios recorded on Open-Sora swing with period two, so
+//!   that a step resembles the one before the last more than the last; the demo model's fall smoothly) and are fitted
+//!   to the generation by recursive least squares, with that beginning as prior. [`Trend`] is this predictor.
 //!
-//! Where it loses: with a fifth of the steps or less a line spans too much; it needs three computed steps before it can begin; where a path turns suddenly the bend is known one compute too
-//! late, which `max_run` bounds; and values held (`reuse=residual`) are not what it measures the miss of. docs/results.md has the
-//! figures.
+//! Where it loses: with a fifth of the steps or less a line spans too much; it needs three computed steps before it can
+//! begin; where a path turns suddenly the bend is known one compute too late, which `max_run` bounds; and values held
+//! (`reuse=residual`) are not what it measures the miss of. docs/results.md has the figures.
 
 use super::approx::FOR_STEPS;
 use super::easycache::{INPUT_CHANGE, OUTPUT_CHANGE_SINCE_COMPUTE, asks, observed_ratio};
 use super::path_sum::PathSum;
-use super::{About, Asks, At, Decision, Guard, Measure, Method, Policy, Quantity, Reuse, Run, Seen, Subject};
+use super::{About, Asks, At, Decision, Guard, Measure, Measurements, Method, Policy, Quantity, Reuse, Run, Subject};
 
 /// What `navicache methods` says.
 pub const ABOUT: About = About {
@@ -43,7 +44,7 @@ options! {
     /// Longest run of reused steps; absent: no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     max_run: Option<usize>,
-    /// How a reused prediction is made up. What is measured is the miss of `linear`.
+    /// How a reused prediction is approximated. What is measured is the miss of `linear`.
     #[serde(default = "linear")]
     reuse: Reuse,
 }
@@ -111,8 +112,8 @@ impl TrendPolicy {
         Some(self.log_bend?.exp() * self.leverage()? * (self.sigmas[step] - after))
     }
 
-    fn learn_bend(&mut self, seen: &Seen) -> Option<()> {
-        let bend = seen.get(RELATIVE_MISS)? * seen.get(RESIDUAL_MAGNITUDE)? / self.leverage()?;
+    fn learn_bend(&mut self, measured: &Measurements) -> Option<()> {
+        let bend = measured.get(RELATIVE_MISS)? * measured.get(RESIDUAL_MAGNITUDE)? / self.leverage()?;
         let newest = Some(bend.ln()).filter(|log| log.is_finite())?;
         let average = self.log_bend.unwrap_or(newest);
         self.log_bend = Some(average + NEWEST * (newest - average));
@@ -129,8 +130,8 @@ impl Policy for TrendPolicy {
         asks
     }
 
-    fn decide(&mut self, at: At, seen: &Seen) -> Decision {
-        let (Some(ratio), Some(input_change)) = (self.ratio.predict(), seen.get(INPUT_CHANGE)) else {
+    fn decide(&mut self, at: At, measured: &Measurements) -> Decision {
+        let (Some(ratio), Some(input_change)) = (self.ratio.predict(), measured.get(INPUT_CHANGE)) else {
             return Decision::Compute;
         };
         self.position += ratio * input_change;
@@ -143,14 +144,14 @@ impl Policy for TrendPolicy {
         }
     }
 
-    fn computed(&mut self, _: At, seen: &Seen) {
+    fn computed(&mut self, _: At, measured: &Measurements) {
         self.error.reset();
-        if let (Some((last, _)), Some(moved)) = (self.anchors, seen.get(OUTPUT_CHANGE_SINCE_COMPUTE)) {
+        if let (Some((last, _)), Some(moved)) = (self.anchors, measured.get(OUTPUT_CHANGE_SINCE_COMPUTE)) {
             self.position = last + moved;
         }
-        self.learn_bend(seen);
+        self.learn_bend(measured);
         self.anchors = Some((self.position, self.anchors.map(|(last, _)| last)));
-        if let Some(ratio) = observed_ratio(seen, EPSILON) {
+        if let Some(ratio) = observed_ratio(measured, EPSILON) {
             self.ratio.observe(ratio);
         }
     }
@@ -163,7 +164,8 @@ const PRIOR: [f64; LAGS] = [1.0 / 3.0, 2.0 / 3.0, 0.0];
 /// How many observations' worth of evidence the prior is, for ratios whose logarithm is about 1.
 const PRIOR_WEIGHT: f64 = 10.0;
 
-/// Predicts a positive series one step ahead: an autoregression on its logarithm, fitted by recursive least squares from a prior.
+/// Predicts a positive series one step ahead: an autoregression on its logarithm, fitted by recursive least squares
+/// from a prior.
 #[derive(Debug, Clone)]
 pub struct Trend {
     /// Logarithms, newest first.
@@ -185,7 +187,8 @@ impl Default for Trend {
 }
 
 impl Trend {
-    /// The next ratio; `None` before the first observation. With fewer than three, the oldest stands for those before it.
+    /// The next ratio; `None` before the first observation. With fewer than three, the oldest stands for those before
+    /// it.
     pub fn predict(&self) -> Option<f64> {
         let oldest = *self.past.last()?;
         let lag = |i: usize| self.past.get(i).copied().unwrap_or(oldest);

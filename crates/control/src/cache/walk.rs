@@ -1,8 +1,8 @@
 //! The walk of a generation: who is asked what, in which order, what is computed, kept and remembered.
 //!
-//! A [`Session`] leads one generation under a policy. Whoever holds the values (tensors in the engine, recorded numbers in a
-//! replay, closures in tests) answers through [`Forward`], whose value type this crate does not know. There are three entry
-//! points and no loop, so that the session can sit inside somebody else's sampling loop:
+//! A [`Session`] leads one generation under a policy. Whoever holds the values (tensors in the engine, recorded numbers
+//! in a replay, closures in tests) answers through [`Forward`], whose value type this crate does not know. There are
+//! three entry points and no loop, so that the session can sit inside somebody else's sampling loop:
 //!
 //! ```text
 //! for each step:   begin_step    ask about the step
@@ -10,15 +10,15 @@
 //!                  end_step      learn from what was computed
 //! ```
 //!
-//! **Measuring has two phases.** A measurement is a handle ([`Forward::Scalar`]) until it is read. What a computed step teaches is
-//! read together with the next question that the policy must answer, so that a GPU is waited for at most once a step, and not at
-//! all while the first steps are computed anyway.
+//! **Measuring has two phases.** A measurement is a handle ([`Forward::Scalar`]) until it is read. What a computed step
+//! teaches is read together with the next question that the policy must answer, so that a GPU is waited for at most
+//! once a step, and not at all while the first steps are computed anyway.
 
 use super::records::{Approximated, BranchRecord, StepRecord, WalkError};
 use super::references::{Place, References, Refs};
 use super::store::Store;
 use super::{
-    Approx, Asks, At, Decision, Form, Guarded, Kept, Method, Quantity, Run, Scope, Seen, Span, Spans, Subject,
+    Approx, Asks, At, Decision, Form, Guarded, Kept, Measurements, Method, Quantity, Run, Scope, Span, Spans, Subject,
 };
 use crate::guidance::Branch;
 use crate::solver::skipping::Skip;
@@ -66,7 +66,8 @@ pub trait Forward {
     /// Ends the forward that was begun.
     fn finish(&mut self, branch: Branch) -> Result<(), Self::Error>;
 
-    /// What is to be kept of what was just computed: the branch's prediction, its difference to the first branch's, or the span.
+    /// What is to be kept of what was just computed: the branch's prediction, its difference to the first branch's, or
+    /// the span.
     fn kept(&mut self, branch: Branch, kept: Kept) -> Result<Self::Value, Self::Error>;
 
     /// The sum of values times weights; `split`: times these weights of its low and its high spatial frequencies.
@@ -137,8 +138,9 @@ impl<V: Clone, S> Session<V, S> {
         }
     }
 
-    /// The same, where the branches are not known before the first step is over. `run.branches` is a guess; the first step is
-    /// computed, and when it has other branches, the policy starts anew with these and is told what was measured.
+    /// The same, where the branches are not known before the first step is over. `run.branches` is a guess; the first
+    /// step is computed, and when it has other branches, the policy starts anew with these and is told what was
+    /// measured.
     ///
     /// # Errors
     /// The method does not fit the run.
@@ -272,7 +274,8 @@ impl<V: Clone, S> Session<V, S> {
         Ok(self.records)
     }
 
-    /// A branch of a step that is not reused as a whole. `first`: what ran of the branch before it, if this is not the first.
+    /// A branch of a step that is not reused as a whole. `first`: what ran of the branch before it, if this is not the
+    /// first.
     fn inside<F>(&mut self, step: usize, branch: Branch, first: Option<Ran>, f: &mut F) -> Result<Vec<bool>, F::Error>
     where
         F: Forward<Value = V, Scalar = S>,
@@ -293,7 +296,7 @@ impl<V: Clone, S> Session<V, S> {
             self.keep(branch, &[Kept::Prediction(Form::Residual), Kept::Prediction(Form::Output)], f)?;
             // A difference to something approximated is no difference of two predictions.
             if first.is_some_and(|ran| ran != Ran::Reused) {
-                self.keep(branch, &[Kept::Gap], f)?;
+                self.keep(branch, &[Kept::CfgDifference], f)?;
             }
             self.learn(place, f)?;
         }
@@ -342,7 +345,7 @@ impl<V: Clone, S> Session<V, S> {
     {
         let Some(question) = self.asks.step.clone() else { return Ok(()) };
         let (gaps, others): (Vec<Quantity>, Vec<Quantity>) =
-            question.to_learn.iter().partition(|q| q.subject == Subject::Gap);
+            question.to_learn.iter().partition(|q| q.subject == Subject::CfgDifference);
         let mut measured = self.measure(Place { at, branch: self.first_branch() }, &others, f)?;
         if done.len() > 1 && done.iter().all(|b| b.ran() != Ran::Reused) {
             measured.extend(self.measure(Place { at, branch: done[1].branch }, &gaps, f)?);
@@ -406,8 +409,9 @@ impl<V: Clone, S> Session<V, S> {
         Ok(measured)
     }
 
-    /// Reads everything that was measured, tells the policy what there is to learn, and hands back what the last question is about.
-    fn read<F>(&mut self, f: &mut F) -> Result<Seen, F::Error>
+    /// Reads everything that was measured, tells the policy what there is to learn, and hands back what the last
+    /// question is about.
+    fn read<F>(&mut self, f: &mut F) -> Result<Measurements, F::Error>
     where
         F: Forward<Value = V, Scalar = S>,
     {
@@ -422,9 +426,9 @@ impl<V: Clone, S> Session<V, S> {
             })
             .collect();
         let mut values = if scalars.is_empty() { Vec::new() } else { f.read(scalars)? }.into_iter();
-        let mut last = Seen::default();
+        let mut last = Measurements::default();
         for (at, purpose, quantities) in places {
-            let seen: Seen = quantities.into_iter().zip(values.by_ref()).collect();
+            let seen: Measurements = quantities.into_iter().zip(values.by_ref()).collect();
             // Steps may be begun at any index, where somebody else's loop leads: the record is looked up.
             if let Some(record) = self.records.iter_mut().rev().find(|record| record.step == at.step) {
                 record.measured.extend(seen.iter().map(|(quantity, value)| (at.scope, quantity, value)));
@@ -484,7 +488,8 @@ impl<V: Clone, S> Session<V, S> {
         Ok(())
     }
 
-    /// After the first step the branches are known. The policy that was started for others starts anew; it was asked nothing yet.
+    /// After the first step the branches are known. The policy that was started for others starts anew; it was asked
+    /// nothing yet.
     fn learn_branches(&mut self, done: &[BranchRecord]) -> Result<(), WalkError> {
         let Some(method) = self.learning.take() else { return Ok(()) };
         let branches: Vec<Branch> = done.iter().map(|b| b.branch).collect();

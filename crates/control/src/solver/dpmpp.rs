@@ -1,7 +1,8 @@
 //! DPM-Solver++ 2M (Lu et al. 2022, arXiv 2211.01095, algorithm 2): second order, one model call a step.
 //!
 //! Reference: diffusers 0.42.1 `DPMSolverMultistepScheduler` with `algorithm_type="dpmsolver++"`, `solver_order=2`,
-//! `solver_type="midpoint"`, `use_flow_sigmas`, `final_sigmas_type="zero"`: the first and the last step are of first order.
+//! `solver_type="midpoint"`, `use_flow_sigmas`, `final_sigmas_type="zero"`: the first and the last step are of first
+//! order.
 
 use super::{Combination, Levels, TO_DATA};
 

@@ -31,8 +31,8 @@ impl<V> Default for History<V> {
 }
 
 impl<V: Clone> History<V> {
-    /// Takes a step's prediction in: from the latents `x` that the model saw and its `velocity` to the step's sample, which is `x`
-    /// or, with solvers that correct, a better one.
+    /// Takes a step's prediction in: from the latents `x` that the model saw and its `velocity` to the step's sample,
+    /// which is `x` or, with solvers that correct, a better one.
     pub fn arrive<L: Linear<Value = V>>(
         &mut self,
         plan: &StepPlan,

@@ -1,8 +1,8 @@
 //! Solvers of the flow's differential equation, as coefficients.
 //!
-//! Every solver here moves along linear combinations of the current sample and the last few *data predictions*
-//! `m_i = x_i - sigma_i v_i` (the clean sample that velocity `v_i` points to). The coefficients depend on the schedule alone, so a
-//! run is planned before it begins, in f64; whoever holds the tensors only adds them up.
+//! Every solver here moves along linear combinations of the current sample and the last few *data predictions* `m_i =
+//! x_i - sigma_i v_i` (the clean sample that velocity `v_i` points to). The coefficients depend on the schedule alone,
+//! so a run is planned before it begins, in f64; whoever holds the tensors only adds them up.
 
 mod dpmpp;
 mod euler;
@@ -114,8 +114,8 @@ pub struct DataPrediction {
 pub struct StepPlan {
     /// First: velocity to data prediction `m_i`, which becomes the newest.
     pub to_data: DataPrediction,
-    /// Then, with some solvers: the sample is computed once more, from the *last* step's (corrected) sample and what is now
-    /// known. Absent: the sample stays the one that the model saw.
+    /// Then, with some solvers: the sample is computed once more, from the *last* step's (corrected) sample and what is
+    /// now known. Absent: the sample stays the one that the model saw.
     pub correct: Option<Combination>,
     /// Last: the next sample, from this step's.
     pub advance: Combination,
@@ -132,8 +132,8 @@ pub fn plan(kind: SolverKind, schedule: &Schedule) -> Vec<StepPlan> {
         .collect()
 }
 
-/// Plans one step between any noise levels: from the one `before_last` and the `last`, where predictions were made, over `now` to
-/// `next`; without `next` to no noise at all.
+/// Plans one step between any noise levels: from the one `before_last` and the `last`, where predictions were made,
+/// over `now` to `next`; without `next` to no noise at all.
 pub fn plan_step(
     kind: SolverKind,
     before_last: Option<Sigma>,

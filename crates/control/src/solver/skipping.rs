@@ -1,15 +1,16 @@
 //! Steps that the model does not compute, left to the solver: stepped over, or corrected once the next one is computed.
 //!
-//! A held or forecast prediction is a wrong value at a right place. A solver can do better, since it knows how to go from one
-//! computed step to the next: docs/skipping.md has the derivation and what both gain.
+//! A held or forecast prediction is a wrong value at a right place. A solver can do better, since it knows how to go
+//! from one computed step to the next: docs/skipping.md has the derivation and what both gain.
 //!
-//! * **Step over.** A skipped step is no step. With the sample `X_c` and the data predictions of the last two computed steps `c` and
-//!   `b`, the sample at any later step is the solver's own update from `c` in one piece; when a step `i` is computed, the solver's own
-//!   corrector spans the whole jump. Nothing is kept beside the solver's history. It needs a solver of second order: Euler's own
-//!   error grows with the length of its steps.
-//! * **Correct.** After a computed step `c` the history is saved. Skipped steps go on along a forecast, provisionally. When
-//!   step `i` is computed, the solver goes back to `c` and walks every skipped step of the fine grid again, with velocities on the
-//!   parabola in sigma through those measured at `b`, `c` and `i`. This works with any solver, and keeps the error of its grid.
+//! * **Step over.** A skipped step is no step. With the sample `X_c` and the data predictions of the last two computed
+//!   steps `c` and `b`, the sample at any later step is the solver's own update from `c` in one piece; when a step `i`
+//!   is computed, the solver's own corrector spans the whole jump. Nothing is kept beside the solver's history. It
+//!   needs a solver of second order: Euler's own error grows with the length of its steps.
+//! * **Correct.** After a computed step `c` the history is saved. Skipped steps go on along a forecast, provisionally.
+//!   When step `i` is computed, the solver goes back to `c` and walks every skipped step of the fine grid again, with
+//!   velocities on the parabola in sigma through those measured at `b`, `c` and `i`. This works with any solver, and
+//!   keeps the error of its grid.
 //!
 //! Both give an estimate of their error for nothing: how far the sample of step `i` moved once `i` was known.
 
@@ -28,16 +29,16 @@ pub enum Skip {
     Corrected,
 }
 
-/// Values as large as the latents that correcting keeps beside the solver's history: the saved history, and of three computed
-/// steps the velocity and the data prediction.
+/// Values as large as the latents that correcting keeps beside the solver's history: the saved history, and of three
+/// computed steps the velocity and the data prediction.
 pub const VALUES_KEPT: usize = super::HISTORY + 1 + 2 * ANCHORS;
 
 /// Computed steps that a parabola goes through.
 const ANCHORS: usize = 3;
 
-/// How much of a correction the data prediction follows. The model saw `x` and predicted clean latents `m`; for the corrected
-/// sample `X` they are taken to be `m + THETA (X - x)`. 1 would keep the velocity, 0 the data prediction; the network's own response
-/// lies between.
+/// How much of a correction the data prediction follows. The model saw `x` and predicted clean latents `m`; for the
+/// corrected sample `X` they are taken to be `m + THETA (X - x)`. 1 would keep the velocity, 0 the data prediction; the
+/// network's own response lies between.
 const THETA: f64 = 0.5;
 
 /// A computed step.
@@ -50,7 +51,8 @@ struct Anchor<V> {
     data: V,
 }
 
-/// The solver's walk along the schedule: from prediction to prediction, whatever lies between. Cloned, it is a checkpoint.
+/// The solver's walk along the schedule: from prediction to prediction, whatever lies between. Cloned, it is a
+/// checkpoint.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Stepper<V> {
     kind: SolverKind,
@@ -103,8 +105,8 @@ impl<V: Clone> Stepper<V> {
         }
     }
 
-    /// Takes the prediction of step `step` in: the velocity that the model made of the latents `x`. Hands out the step's
-    /// sample where steps were skipped before it, so that it is now known to be another than `x`.
+    /// Takes the prediction of step `step` in: the velocity that the model made of the latents `x`. Hands out the
+    /// step's sample where steps were skipped before it, so that it is now known to be another than `x`.
     pub fn arrive<L>(&mut self, step: usize, x: &V, velocity: &V, linear: &mut L) -> Result<Option<V>, L::Error>
     where
         L: Linear<Value = V>,
@@ -141,8 +143,9 @@ impl<V: Clone> Stepper<V> {
         Ok(self.history.sample.clone().filter(|_| self.moved))
     }
 
-    /// What was wrong with the latents `x` that the model saw at the last computed step, as far as it is known. Where the sample
-    /// moved, by how much; else half of what a line through the two computed steps before would have missed over the step.
+    /// What was wrong with the latents `x` that the model saw at the last computed step, as far as it is known. Where
+    /// the sample moved, by how much; else half of what a line through the two computed steps before would have missed
+    /// over the step.
     pub fn error<L: Linear<Value = V>>(&self, x: &V, linear: &mut L) -> Result<Option<V>, L::Error> {
         if let (Some(sample), true) = (&self.history.sample, self.moved) {
             return linear.sum(&[(1.0, sample), (-1.0, x)]).map(Some);
@@ -168,8 +171,8 @@ impl<V: Clone> Stepper<V> {
         linear: &mut L,
     ) -> Result<Option<V>, L::Error> {
         self.skipped = Some(skip);
-        // After a correction the history holds steps that were not computed: a slope between two of them, carried on over
-        // a long jump, is noise. The jump goes by the computed ones.
+        // After a correction the history holds steps that were not computed: a slope between two of them, carried on
+        // over a long jump, is noise. The jump goes by the computed ones.
         let anchors = (self.anchors.front(), self.anchors.get(1), &self.history.sample);
         if let (Skip::Corrected, (Some(c), Some(b), Some(sample))) = (skip, anchors) {
             let jump = self.jump(Some(b.step), c.step, step);
@@ -180,7 +183,8 @@ impl<V: Clone> Stepper<V> {
         self.leave(step, linear)
     }
 
-    /// The solver's update from step `now` to the step after `step`, in one piece; `last` is where it has an earlier prediction.
+    /// The solver's update from step `now` to the step after `step`, in one piece; `last` is where it has an earlier
+    /// prediction.
     fn jump(&self, last: Option<usize>, now: usize, step: usize) -> Combination {
         plan_step(self.kind, None, last.map(|s| self.sigma(s)), self.sigma(now), self.sigma_after(step)).advance
     }

@@ -1,8 +1,8 @@
-//! UniPC (Zhao et al. 2023, arXiv 2302.04867): a multistep predictor, and a corrector that uses the next step's prediction to
-//! improve the sample it was made from, at no further model call.
+//! UniPC (Zhao et al. 2023, arXiv 2302.04867): a multistep predictor, and a corrector that uses the next step's
+//! prediction to improve the sample it was made from, at no further model call.
 //!
-//! Reference: diffusers 0.42.1 `UniPCMultistepScheduler` as published with Wan2.1: `solver_order=2`, `solver_type="bh2"`,
-//! `predict_x0`, `lower_order_final`, `use_flow_sigmas`, corrector on every step but the first.
+//! Reference: diffusers 0.42.1 `UniPCMultistepScheduler` as published with Wan2.1: `solver_order=2`,
+//! `solver_type="bh2"`, `predict_x0`, `lower_order_final`, `use_flow_sigmas`, corrector on every step but the first.
 //!
 //! | paper | here |
 //! |---|---|

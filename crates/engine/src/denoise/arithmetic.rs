@@ -8,12 +8,12 @@ use navicache_control::schedule::Timestep;
 use super::spectrum::low_pass;
 use crate::Result;
 
-/// What the walk measures, keeps and adds up: a prediction; the features of the video, and of the text where the model has them; or the
-/// features after each block.
+/// What the walk measures, keeps and adds up: a prediction; the features of the video, and of the text where the model
+/// has them; or the features after each block.
 pub(crate) type Value = Vec<Tensor>;
 
-/// A measure of a value, reduced on the device and not read yet. Values of several tensors give the mean of theirs. `None` where its
-/// reference point is missing.
+/// A measure of a value, reduced on the device and not read yet. Values of several tensors give the mean of theirs.
+/// `None` where its reference point is missing.
 pub(super) fn measure(measure: Measure, value: &Value, refs: &Refs<Value>, now: Timestep) -> Result<Option<Tensor>> {
     let mut scalars = Vec::with_capacity(value.len());
     for (i, a) in value.iter().enumerate() {

@@ -1,4 +1,5 @@
-//! A step's tensors under the walk: what [`Session`](navicache_control::cache::walk::Session) asks of whoever holds them.
+//! A step's tensors under the walk: what [`Session`](navicache_control::cache::walk::Session) asks of whoever holds
+//! them.
 
 use std::collections::BTreeMap;
 
@@ -26,7 +27,8 @@ struct Predicted {
     computed: bool,
 }
 
-/// Steps after which latents are checked though no measurement is read: a GPU need not wait for every step, nor run on in vain.
+/// Steps after which latents are checked though no measurement is read: a GPU need not wait for every step, nor run on
+/// in vain.
 const WATCHED_MAX: usize = 8;
 
 /// The tensors of one generation.
@@ -123,8 +125,8 @@ impl<'a> Tensors<'a> {
         arithmetic::weighted(&terms)
     }
 
-    /// What the solver found out: the guided velocity, the step's sample where it is another than the model saw, and the error of that.
-    /// Latents that policies observe are the sample from now on.
+    /// What the solver found out: the guided velocity, the step's sample where it is another than the model saw, and
+    /// the error of that. Latents that policies observe are the sample from now on.
     pub fn set_solver(&mut self, velocity: Tensor, sample: Option<Tensor>, error: Option<Tensor>) {
         if let (Some(sample), Observed::Latents) = (&sample, self.denoiser.observed()) {
             self.entry = Some(sample.clone());
@@ -161,8 +163,8 @@ impl<'a> Tensors<'a> {
         Ok(entry)
     }
 
-    /// The predictions that a place's measurements are of: the branch's own; of a step, the first's, or, where tokens are observed, those
-    /// of all branches that were computed.
+    /// The predictions that a place's measurements are of: the branch's own; of a step, the first's, or, where tokens
+    /// are observed, those of all branches that were computed.
     fn bodies(&self, place: Place) -> Vec<&Tensor> {
         let together = place.at.scope == Scope::Step && self.denoiser.observed() == Observed::Tokens;
         let is_of = |p: &&Predicted| if together { p.computed } else { p.branch == place.branch };
@@ -222,7 +224,7 @@ impl Forward for Tensors<'_> {
                 };
                 Some(self.bodies(place).into_iter().map(residual).collect::<Result<_>>()?)
             }
-            (Subject::Gap, _) => match self.predicted.as_slice() {
+            (Subject::CfgDifference, _) => match self.predicted.as_slice() {
                 [cond, uncond, ..] => Some(vec![(&uncond.output - &cond.output)?]),
                 _ => None,
             },
@@ -352,7 +354,7 @@ impl Forward for Tensors<'_> {
         };
         Ok(vec![match kept {
             Kept::Prediction(Form::Residual) => (&newest.body - entry)?,
-            Kept::Gap => (&newest.output - &first.output)?,
+            Kept::CfgDifference => (&newest.output - &first.output)?,
             Kept::Prediction(Form::Output) | Kept::Span(..) => newest.body.clone(),
         }])
     }
@@ -363,7 +365,7 @@ impl Forward for Tensors<'_> {
 
     fn approximate(&mut self, branch: Branch, kept: Kept, value: Value) -> Result<()> {
         let Some(value) = value.into_iter().next() else { return Ok(()) };
-        if let (Kept::Gap, Some(cond)) = (kept, self.predicted.first()) {
+        if let (Kept::CfgDifference, Some(cond)) = (kept, self.predicted.first()) {
             let output = (&cond.output + &value)?; // a gap is one of velocities, whatever else is observed
             self.predicted.push(Predicted { branch, body: output.clone(), output, computed: false });
             return Ok(());

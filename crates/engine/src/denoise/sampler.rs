@@ -30,7 +30,7 @@ pub(crate) struct Sampled {
     pub records: Vec<StepRecord>,
 }
 
-/// What is told of a finished step.
+/// What is reported of a finished step.
 pub(crate) struct StepDone<'a> {
     pub index: usize,
     pub seconds: f64,
@@ -41,7 +41,8 @@ pub(crate) struct StepDone<'a> {
 pub(crate) struct Start {
     /// Noise, or latents from a file. // (1, channels, latent frames, height, width)
     pub latents: Tensor,
-    /// Latent frames that are known: the model sees them in place of the first ones. // (1, channels, few, height, width)
+    /// Latent frames that are known: the model sees them in place of the first ones. // (1, channels, few, height,
+    /// width)
     pub known: Option<Tensor>,
 }
 
@@ -144,7 +145,8 @@ fn ended(record: &StepRecord) -> Vec<Ran> {
     record.branches.iter().map(BranchRecord::ran).collect()
 }
 
-/// What is reported of a step that took `seconds`, and so many of each branch, under a policy with a cut of so many spans.
+/// What is reported of a step that took `seconds`, and so many of each branch, under a policy with a cut of so many
+/// spans.
 fn report(run: &Run, spans: usize, record: &StepRecord, (seconds, of_branches): (f64, Vec<f64>)) -> StepReport {
     let Step { timestep, sigma } = run.steps[record.step];
     let mut branches = BTreeMap::new();
@@ -190,8 +192,8 @@ mod tests {
 
     const BLOCKS: usize = 4;
 
-    /// The smallest denoiser: each of its eight units adds an eighth of a constant to what it sees; 10 for one branch and 20 for
-    /// the other. It counts the units that run.
+    /// The smallest denoiser: each of its eight units adds an eighth of a constant to what it sees; 10 for one branch
+    /// and 20 for the other. It counts the units that run.
     struct AddConstant(Vec<Unit>, AtomicUsize);
 
     impl AddConstant {
@@ -296,8 +298,8 @@ mod tests {
 
     #[test]
     fn each_branch_reuses_its_own_residual() {
-        // The residuals of this denoiser are exactly 10 and 20, so that a reused step equals a computed one if and only if each
-        // branch gets its own back.
+        // The residuals of this denoiser are exactly 10 and 20, so that a reused step equals a computed one if and only
+        // if each branch gets its own back.
         let (plain, units) = run("none", 8);
         assert_eq!((plain.strip.to_string(), units), ("SS|".repeat(8), 16 * 8));
         let (cached, units) = run("navicache,threshold=100,align_steps=2", 8);
@@ -343,8 +345,8 @@ mod tests {
         let (plain, all) = run("none", steps);
         for (name, cache) in EAGER {
             let (cached, units) = run(cache, steps);
-            // Residuals are constant here, so whatever is made up of them is right, whichever form it takes. What outputs
-            // are extrapolated from is not constant, and what is left to the solver is no residual.
+            // Residuals are constant here, so whatever is approximated from them is right, whichever form it takes.
+            // What outputs are extrapolated from is not constant, and what is left to the solver is no residual.
             let by_solver = cache.contains("reuse=corrected") || cache.contains("reuse=step_over");
             if *cache != "taylorseer" && !by_solver {
                 close(&plain, &cached, cache);

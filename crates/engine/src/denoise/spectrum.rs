@@ -1,5 +1,5 @@
-//! Frequencies of latents and features, by matrices: the sizes are those of a latent frame, a hundred or two a side, so that a
-//! product with a matrix of cosines costs less than a transform library would weigh.
+//! Frequencies of latents and features, by matrices: the sizes are those of a latent frame, a hundred or two a side, so
+//! that a product with a matrix of cosines costs less than a transform library would weigh.
 
 use std::f64::consts::TAU;
 
@@ -7,8 +7,8 @@ use candle_core::{Device, Tensor};
 
 use crate::Result;
 
-/// The low spatial frequencies of every frame and channel: those within a disc of radius `min(height, width) / 5`, rounded down,
-/// around frequency 0.
+/// The low spatial frequencies of every frame and channel: those within a disc of radius `min(height, width) / 5`,
+/// rounded down, around frequency 0.
 ///
 /// * `x` - (1, channels, frames, height, width)
 ///
@@ -79,8 +79,9 @@ const EPSILON: f64 = 1e-16;
 
 /// Features through a Wiener filter along time, height and width: what of each frequency is data, at this noise level.
 ///
-/// With `a = 1 - sigma`, `b = sigma` and `S = 1 / |f|^3`, the gain of an axis is `a S / (a^2 S + b^2)`; the gain of a frequency is
-/// the product of its axes', divided by the mean over all. A real, even gain along an axis is a product with a circulant matrix.
+/// With `a = 1 - sigma`, `b = sigma` and `S = 1 / |f|^3`, the gain of an axis is `a S / (a^2 S + b^2)`; the gain of a
+/// frequency is the product of its axes', divided by the mean over all. A real, even gain along an axis is a product
+/// with a circulant matrix.
 ///
 /// * `features` - (frames x height x width, dim)
 ///

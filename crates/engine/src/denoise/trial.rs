@@ -8,7 +8,8 @@ use super::arithmetic::Value;
 use super::spectrum::low_pass;
 use crate::Result;
 
-/// The low frequencies of the prediction for latents of which every `frames`-th frame and every `size`-th row and column are taken.
+/// The low frequencies of the prediction for latents of which every `frames`-th frame and every `size`-th row and
+/// column are taken.
 ///
 /// Values are picked, not averaged: a mean of noise has less noise in it than the timestep says.
 pub(super) fn trial(

@@ -2,7 +2,7 @@
 //!
 //! Kernels are CUDA C, compiled by NVRTC when one of their file is first called, for the GPU that is there: a build
 //! needs no GPU, and none of these files a header. They compute in f32 what the loops beside them compute, in other
-//! orders of sums; products of matrices are of bf16 where they are told so.
+//! orders of sums; products of matrices take bf16 where that is asked for.
 //!
 //! `tests/cuda.rs` compiles all of them without a GPU, and compares them with their plain twins on one.
 

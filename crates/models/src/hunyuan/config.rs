@@ -31,7 +31,7 @@ pub struct TransformerConfig {
     /// The same along time.
     pub patch_size_t: usize,
     qk_norm: Option<String>,
-    /// Whether the model is told a guidance scale.
+    /// Whether the model is conditioned on a guidance scale.
     pub guidance_embeds: bool,
     /// Width of the text encoder's output.
     pub text_embed_dim: usize,

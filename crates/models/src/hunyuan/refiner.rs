@@ -62,7 +62,7 @@ impl TimeTextEmbedding {
     }
 }
 
-/// Attention among the tokens of a text, told the timestep.
+/// Attention among the tokens of a text, conditioned on the timestep.
 pub(super) struct TokenRefiner {
     time_text_embed: TimeTextEmbedding,
     proj_in: Linear,

@@ -12,7 +12,7 @@ use crate::{Denoiser, Error, Features, Part, Precision, Result, Signal, Unit, We
 
 /// Positions that the rotary embedding's tables have for each axis.
 const POSITIONS: usize = 1024;
-/// What a guidance scale is multiplied by before the model is told of it.
+/// What a guidance scale is multiplied by before the model is conditioned on it.
 const GUIDANCE_SCALE: f64 = 1000.0;
 
 /// Predicts the velocity of latents, given a timestep, a text and a guidance scale.

@@ -124,7 +124,7 @@ impl TransformerConfig {
             let expected = "three numbers above 0, the first 1: a token is of one frame";
             return refuse("patch_size", format!("{:?}", self.patch_size), expected);
         }
-        // Channels of a head turn in pairs; places are told in four parts.
+        // Channels of a head turn in pairs; positions are encoded in four parts.
         if !self.hidden_size.is_multiple_of(2 * self.num_heads) || !self.hidden_size.is_multiple_of(4) {
             let expected = format!("a multiple of 4 and of twice num_heads, {}", self.num_heads);
             return refuse("hidden_size", self.hidden_size.to_string(), &expected);

@@ -41,7 +41,7 @@ pub struct Transformer {
     device: Device,
 }
 
-/// What the model is told of the video.
+/// What the model is conditioned on beside the text.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct VideoSize {
     /// Rows of pixels that were asked for, before any rounding.
@@ -63,8 +63,8 @@ pub struct Cond {
 }
 
 impl Cond {
-    /// The same, with latent frames of which some are no noise: those are told timestep 0. One flag a latent frame,
-    /// true for noise.
+    /// The same, with latent frames of which some are no noise: those are conditioned on timestep 0. One flag a latent
+    /// frame, true for noise.
     pub fn with_frame_mask(self, mask: impl Into<Arc<[bool]>>) -> Self {
         Cond { frame_mask: Some(mask.into()), ..self }
     }
@@ -80,8 +80,8 @@ pub struct State {
     video: Tensor, // (tokens, dim)
     /// Of what is noise.
     time: Time,
-    /// What so many tokens in a row are told.
-    runs: Vec<(usize, Told)>,
+    /// Runs of tokens, each with its length and the timestep it is conditioned on.
+    runs: Vec<(usize, TokenTime)>,
     rotations: (Tensor, Tensor), // (frames, head dim / 2) each
     grid: Grid,
     height: usize, // of the latents, not padded
@@ -96,8 +96,8 @@ struct Time {
     modulations: Tensor, // (6, dim)
 }
 
-/// What tokens are told of the time.
-struct Told {
+/// The timestep that tokens are conditioned on.
+struct TokenTime {
     time: Time,
     noise: bool,
 }
@@ -162,8 +162,8 @@ impl Transformer {
         })
     }
 
-    /// Conditioning on no text, for guidance: what the model learned for it, as many tokens of it as the text has that
-    /// it stands beside. The reference masks both alike.
+    /// Conditioning on no text, for guidance: the learned null caption, cut to the length of the prompt, as in the
+    /// reference.
     pub fn null_cond(&self, tokens: usize, size: VideoSize) -> Result<Cond> {
         if tokens > self.config.model_max_length {
             return Err(Error::Input {
@@ -183,9 +183,9 @@ impl Transformer {
     }
 
     /// Times of tokens in a row, for latent frames of so many tokens.
-    fn runs(&self, noise: &Time, frames: usize, tokens: usize, cond: &Cond) -> Result<Vec<(usize, Told)>> {
+    fn runs(&self, noise: &Time, frames: usize, tokens: usize, cond: &Cond) -> Result<Vec<(usize, TokenTime)>> {
         let Some(mask) = &cond.frame_mask else {
-            return Ok(vec![(frames * tokens, Told { time: noise.clone(), noise: true })]);
+            return Ok(vec![(frames * tokens, TokenTime { time: noise.clone(), noise: true })]);
         };
         if mask.len() != frames {
             return Err(Error::Input {
@@ -197,7 +197,7 @@ impl Transformer {
         let still = self.time(0.0, cond.size.fps)?;
         let run = |run: &[bool]| {
             let time = if run[0] { noise } else { &still };
-            (run.len() * tokens, Told { time: time.clone(), noise: run[0] })
+            (run.len() * tokens, TokenTime { time: time.clone(), noise: run[0] })
         };
         Ok(mask.chunk_by(|a, b| a == b).map(run).collect())
     }
@@ -316,7 +316,7 @@ impl Denoiser for Transformer {
         Ok(cond.clone().with_frame_mask(mask))
     }
 
-    /// Of tokens that are told different timesteps, those that are noise.
+    /// Of tokens that are conditioned on different timesteps, those that are noise.
     fn signal(&self, signal: Signal, state: &State) -> Result<Tensor> {
         match (signal, self.spatial_blocks.first()) {
             (Signal::TimeEmbedding, _) => Ok(state.time.embedding.clone()),
@@ -399,16 +399,16 @@ impl Block {
 
     /// The video, normalised, then scaled and shifted by the row after `shift` and by that row. // (tokens, dim)
     fn modulated(&self, state: &State, shift: usize) -> Result<Tensor> {
-        by_runs(&state.video, &state.runs, |x, told| {
-            let rows = self.modulation.at(&told.time.modulations)?;
+        by_runs(&state.video, &state.runs, |x, token_time| {
+            let rows = self.modulation.at(&token_time.time.modulations)?;
             self.norm.modulated(x, &rows.get(shift + 1)?, &rows.get(shift)?)
         })
     }
 
     /// (tokens, dim) -> (tokens, dim)
     fn gated(&self, x: &Tensor, state: &State, gate: usize) -> Result<Tensor> {
-        by_runs(x, &state.runs, |x, told| {
-            let rows = self.modulation.at(&told.time.modulations)?;
+        by_runs(x, &state.runs, |x, token_time| {
+            let rows = self.modulation.at(&token_time.time.modulations)?;
             Ok(x.broadcast_mul(&rows.get(gate)?)?)
         })
     }
@@ -540,10 +540,10 @@ impl FinalLayer {
             let rows = self.modulation.at(&time.embedding)?;
             self.norm_final.modulated(x, &rows.get(1)?, &rows.get(0)?)
         };
-        let x = by_runs(&state.video, &state.runs, |x, told| {
+        let x = by_runs(&state.video, &state.runs, |x, token_time| {
             let as_noise = modulated(x, &state.time)?;
             // What is no noise goes through twice: the model was trained so.
-            if told.noise { Ok(as_noise) } else { modulated(&as_noise, &told.time) }
+            if token_time.noise { Ok(as_noise) } else { modulated(&as_noise, &token_time.time) }
         })?;
         self.linear.forward(&x)
     }

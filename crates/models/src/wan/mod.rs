@@ -8,5 +8,5 @@ mod transformer;
 mod vae;
 
 pub use config::{TransformerConfig, VaeConfig};
-pub use transformer::{Cond, PictureCond, State, Transformer};
+pub use transformer::{Cond, ImageCond, State, Transformer};
 pub use vae::{Decoding, Encoding, LowerEncoding, UpperEncoding, Vae, VaeEncoder};

@@ -45,13 +45,13 @@ pub struct Cond {
 
 /// What a picture adds to a text.
 #[derive(Debug, Clone, Default)]
-pub struct PictureCond {
+pub struct ImageCond {
     /// Its embedding, for models that attend to it. // (1, tokens, image_dim)
     pub embedding: Option<Tensor>,
     /// Channels that stand beside those of the latents, for models that take them.
     /// // (1, channels, latent frames, height, width)
     pub channels: Option<Tensor>,
-    /// Latent frames at the start that are no noise: their tokens are told timestep 0.
+    /// Latent frames at the start that are no noise: their tokens are conditioned on timestep 0.
     pub still_frames: usize,
 }
 
@@ -68,7 +68,8 @@ struct KeysValues {
 /// A forward pass under way.
 pub struct State {
     video: Tensor, // (tokens, dim)
-    /// Tokens in a row that are told the same timestep. Usually one run; two where the first frames are still.
+    /// Tokens in a row that are conditioned on the same timestep. Usually one run; two where the first frames are
+    /// still.
     times: Vec<(usize, Time)>,
     rotations: Rotations,
     grid: Grid,
@@ -114,11 +115,11 @@ impl Transformer {
 
     /// Conditioning on a text, `(1, text tokens, text_dim)`.
     pub fn cond(&self, text: &Tensor) -> Result<Cond> {
-        self.cond_with_picture(text, &PictureCond::default())
+        self.cond_with_image(text, &ImageCond::default())
     }
 
     /// Conditioning on a text and a picture.
-    pub fn cond_with_picture(&self, text: &Tensor, picture: &PictureCond) -> Result<Cond> {
+    pub fn cond_with_image(&self, text: &Tensor, picture: &ImageCond) -> Result<Cond> {
         let (_, _, text_dim) = text.dims3()?;
         if text_dim != self.text_dim {
             return Err(Error::Input {
@@ -238,7 +239,7 @@ impl Denoiser for Transformer {
         Ok(Cond { channels: Some(thin), ..cond.clone() })
     }
 
-    /// Of tokens that are told different timesteps, those that are noise.
+    /// Of tokens that are conditioned on different timesteps, those that are noise.
     fn signal(&self, signal: Signal, state: &State) -> Result<Tensor> {
         let Some((_, time)) = state.times.last() else { return Ok(state.video.clone()) };
         match (signal, self.blocks.first()) {

@@ -6,7 +6,7 @@ use std::path::Path;
 use navicache_engine::control::cache::CacheSpec;
 use navicache_engine::control::trace::Stack;
 use navicache_engine::report::{BranchReport, Report, StepReport, described};
-use navicache_engine::{Bundle, Request, Video, cache_argument, generate_with, warm_up};
+use navicache_engine::{Pipeline, Request, Video, cache_argument, generate_with, warm_up};
 use navicache_media::{Clip, Spec, video};
 use navicache_metrics::{Lpips, Meter};
 use serde_json::{Value, json};
@@ -69,19 +69,19 @@ pub enum Event<'a> {
 
 /// Runs what a plan asks for and the folder does not have yet. Says what the folder holds then, of earlier plans too.
 pub fn run(
-    bundle: &Bundle,
+    pipeline: &Pipeline,
     plan: &Plan,
     folder: &Path,
     on_event: &mut dyn FnMut(Event) -> ControlFlow<()>,
 ) -> Result<Results> {
     // 1. What is meant: whatever is wrong shows now
     let meter = Meter { lpips: plan.lpips.clone(), ..Meter::default() };
-    let plan = Checked::new(bundle, plan)?;
+    let plan = Checked::new(pipeline, plan)?;
     let mut asked = Vec::new();
     for pair in plan.pairs() {
         for method in &plan.methods {
             let request = plan.request(pair, method)?;
-            let expected = expected(bundle, &request, &meter)?;
+            let expected = expected(pipeline, &request, &meter)?;
             asked.push((pair, method.as_str(), request, expected));
         }
     }
@@ -123,13 +123,13 @@ pub fn run(
             navicache_engine::Event::Warning(_) | navicache_engine::Event::Resolved(_) => ControlFlow::Continue(()),
             event => on_event(Event::Inner(event)),
         };
-        warm_up(bundle, &job.request, &mut quietly)?;
+        warm_up(pipeline, &job.request, &mut quietly)?;
     }
     let mut frames = None;
     for (index, job) in jobs.iter().enumerate() {
         let (prompt, seed) = job.pair;
         let _ = on_event(Event::Run { index, runs, prompt, seed, method: job.method });
-        frames = Some(job.run(bundle, &meter, frames, on_event)?);
+        frames = Some(job.run(pipeline, &meter, frames, on_event)?);
         let done = Run::new(prompt, seed, job.method, &job.record)?;
         if on_event(Event::Done(&done)).is_break() && index + 1 < runs {
             return Err(Error::cancelled(done.steps(), done.steps()));
@@ -150,10 +150,10 @@ struct Checked<'a> {
 }
 
 impl<'a> Checked<'a> {
-    fn new(bundle: &Bundle, plan: &'a Plan) -> Result<Self> {
+    fn new(pipeline: &Pipeline, plan: &'a Plan) -> Result<Self> {
         let mut methods = vec![REFERENCE.to_string()];
         match plan.methods.is_empty() {
-            true => methods.extend(WORTH_A_LOOK.into_iter().filter(|text| has(bundle, text)).map(str::to_string)),
+            true => methods.extend(WORTH_A_LOOK.into_iter().filter(|text| has(pipeline, text)).map(str::to_string)),
             false => methods.extend(plan.methods.iter().cloned()),
         }
         let seeds = if plan.seeds.is_empty() { vec![plan.request.seed.unwrap_or(0)] } else { plan.seeds.clone() };
@@ -206,9 +206,9 @@ fn split_steps(method: &str) -> Result<(String, Option<usize>)> {
 }
 
 /// Whether a model has the preset.
-fn has(bundle: &Bundle, text: &str) -> bool {
+fn has(pipeline: &Pipeline, text: &str) -> bool {
     let cache = split_steps(text).map_or_else(|_| text.to_string(), |(cache, _)| cache);
-    cache.parse::<CacheSpec>().and_then(|spec| spec.resolve(&bundle.defaults().presets)).is_ok()
+    cache.parse::<CacheSpec>().and_then(|spec| spec.resolve(&pipeline.defaults().presets)).is_ok()
 }
 
 /// The values without those that came before.
@@ -219,11 +219,11 @@ fn once<T: Clone + PartialEq>(values: &[T]) -> Vec<T> {
 
 /// What a run's record must say for it to stand for the request. The machine belongs to it: times of two machines
 /// cannot be compared.
-fn expected(bundle: &Bundle, request: &Request, meter: &Meter) -> Result<Value> {
-    let resolved = bundle.resolve(request)?;
-    let (cache, machine) = (described(resolved.cache.method()), bundle.machine());
+fn expected(pipeline: &Pipeline, request: &Request, meter: &Meter) -> Result<Value> {
+    let resolved = pipeline.resolve(request)?;
+    let (cache, machine) = (described(resolved.cache.method()), pipeline.machine());
     Ok(json!({
-        "model": bundle.name(), "added": bundle.added(), "request": resolved, "cache": cache, "machine": machine,
+        "model": pipeline.name(), "added": pipeline.added(), "request": resolved, "cache": cache, "machine": machine,
         "lpips": meter.lpips.is_some(),
     }))
 }
@@ -254,14 +254,15 @@ impl Job<'_> {
     /// on.
     fn run(
         &self,
-        bundle: &Bundle,
+        pipeline: &Pipeline,
         meter: &Meter,
         reference: Option<Clip>,
         on_event: &mut dyn FnMut(Event) -> ControlFlow<()>,
     ) -> Result<Clip> {
-        let resolved = bundle.resolve(&self.request)?;
-        let mut video =
-            generate_with(bundle, &self.request, resolved.cache.method(), &mut |event| on_event(Event::Inner(event)))?;
+        let resolved = pipeline.resolve(&self.request)?;
+        let mut video = generate_with(pipeline, &self.request, resolved.cache.method(), &mut |event| {
+            on_event(Event::Inner(event))
+        })?;
         self.record.make_folder()?;
         video.save(&self.record.video())?;
 
@@ -278,7 +279,7 @@ impl Job<'_> {
             (reference, Some(compared))
         };
         let mut record = serde_json::to_value(&video.report).unwrap_or_default();
-        record["added"] = json!(bundle.added());
+        record["added"] = json!(pipeline.added());
         record["lpips"] = json!(meter.lpips.is_some());
         record["compared"] = json!(compared);
         record["blocks"] = ran(&video.report);

@@ -1,4 +1,4 @@
-//! HunyuanVideo: video from text, in one branch that is told the guidance scale.
+//! HunyuanVideo: video from text, in one branch that is conditioned on the guidance scale.
 //!
 //! What is done around the models follows diffusers `HunyuanVideoPipeline`.
 

@@ -64,15 +64,15 @@ impl Family for Hunyuan {
     fn check(&self, request: &Resolved, reporter: &mut Reporter) -> Result<()> {
         request.refuse_picture()?;
         if !self.transformer.guidance_embeds {
-            return request.refuse_true_guidance("this model is told no guidance; take --guidance");
+            return request.refuse_true_guidance("this model is not conditioned on a guidance scale; take --guidance");
         }
         if !request.negative_prompt.is_empty() && self.branches(request).len() < 2 {
-            reporter.warn("the negative prompt is not heard without --true-guidance above 1".to_string());
+            reporter.warn("the negative prompt has no effect without --true-guidance above 1".to_string());
         }
         Ok(())
     }
 
-    /// A model that is told the guidance scale needs one branch; a second one, when it is asked for.
+    /// A model that is conditioned on the guidance scale needs one branch; a second one, when it is asked for.
     fn branches(&self, request: &Resolved) -> Vec<(Branch, f64)> {
         let scale = match self.transformer.guidance_embeds {
             true => request.true_guidance.unwrap_or(1.0),
@@ -81,7 +81,8 @@ impl Family for Hunyuan {
         Guidance::from_scale(scale).branches()
     }
 
-    /// LLaMA describes the prompt within a template, token by token; CLIP gives one vector. One encoder is loaded at a time.
+    /// LLaMA describes the prompt within a template, token by token; CLIP gives one vector. One encoder is loaded at a
+    /// time.
     fn encode(&self, request: &Resolved, branches: &[(Branch, f64)], reporter: &mut Reporter) -> Result<Vec<Inputs>> {
         let longest = request.max_sequence_length;
         let host = &self.shared.host;
@@ -143,8 +144,8 @@ impl Family for Hunyuan {
         self.autoencoder.free();
     }
 
-    /// A single block holds its input, its norm, queries, keys, values, what they become beside the feed-forward's middle,
-    /// and that twice.
+    /// A single block holds its input, its norm, queries, keys, values, what they become beside the feed-forward's
+    /// middle, and that twice.
     fn working_bytes(&self, stage: Stage, request: &Resolved) -> u64 {
         const F32: usize = 4;
         if stage == Stage::Denoise {

@@ -25,7 +25,7 @@ const FEWEST_FRAMES: usize = 17;
 const LARGEST: (usize, usize, usize) = (4080, 16384, 16384);
 /// Smallest side: one token.
 const SMALLEST: usize = 16;
-/// What the model is told of a single frame, in frames a second.
+/// The frame rate that the model is conditioned on for a single frame.
 const STILL_FPS: f64 = 120.0;
 /// Side of the square that the schedule's shift is relative to, and the latent frames that stand for a chunk there.
 const SHIFT_SIDE: f64 = 512.0;

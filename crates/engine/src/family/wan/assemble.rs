@@ -36,7 +36,8 @@ pub(super) struct Assembly {
     unknown: Vec<String>,
     /// Configurations without weights, for weights that are given apart.
     like: Like,
-    /// Whether some name speaks of 720P: the one thing that tells two published models apart that are not the same size.
+    /// Whether some name speaks of 720P: the one thing that tells two published models apart that are not the same
+    /// size.
     is_720p: bool,
 }
 

@@ -6,7 +6,7 @@ use candle_core::{DType, Tensor};
 use navicache_control::guidance::Branch;
 use navicache_models::image::clip;
 use navicache_models::text::t5::{self, T5};
-use navicache_models::wan::{PictureCond, Transformer, TransformerConfig, Vae, VaeConfig};
+use navicache_models::wan::{ImageCond, Transformer, TransformerConfig, Vae, VaeConfig};
 use navicache_models::{Autoencoder, Branches};
 use navicache_weights::Role;
 use tokenizers::Tokenizer;
@@ -103,13 +103,13 @@ impl Family for Wan {
         let weights = self.shared.weights(Role::Transformer)?;
         let read = || Ok(Arc::new(Transformer::new(&self.transformer, self.shared.host.weights(weights))?));
         let ImageConditioning { inputs, known_latents } = &conditioning.image;
-        let picture = PictureCond {
+        let picture = ImageCond {
             embedding: inputs.get(EMBEDDING).cloned(),
             channels: inputs.get(CHANNELS).cloned(),
             still_frames: known_latents.as_ref().map_or(Ok(0), |known| known.dim(2))?,
         };
         conditioning.apply(self.transformer_model.get(read)?, |transformer, _, inputs| {
-            Ok(transformer.cond_with_picture(inputs.require(TEXT)?, &picture)?)
+            Ok(transformer.cond_with_image(inputs.require(TEXT)?, &picture)?)
         })
     }
 

@@ -40,8 +40,8 @@ impl Published {
         Scheduler::published(SolverKind::UniPc, shift)
     }
 
-    /// The defaults of the reference pipeline and of the model's card. The number of layers tells the sizes of text-to-video apart,
-    /// the schedule's shift those of image-to-video.
+    /// The defaults of the reference pipeline and of the model's card. The number of layers tells the sizes of
+    /// text-to-video apart, the schedule's shift those of image-to-video.
     pub fn defaults(self, layers: usize, shift: f64) -> Defaults {
         let (width, height, frames, fps, presets) = match self {
             Published::Wan21 if layers == 40 => (832, 480, 81, 16, "wan-t2v-14b"),

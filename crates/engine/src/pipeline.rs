@@ -30,8 +30,8 @@ pub struct LoadOptions {
     pub files: Files,
     /// What is added to the transformer's weights.
     pub loras: Vec<Lora>,
-    /// Most bytes of memory to use; `None`: what is free. Weights that would take more than three quarters of it are streamed from their
-    /// files, and the VAE works in tiles that fit.
+    /// Most bytes of memory to use; `None`: what is free. Weights that would take more than three quarters of it are
+    /// streamed from their files, and the VAE works in tiles that fit.
     pub memory: Option<u64>,
 }
 
@@ -55,18 +55,19 @@ impl LoadOptions {
 
 /// A pipeline of some family.
 ///
-/// Opening it reads configurations and checks that every weight file is whole. Weights are read when they are first needed: the
-/// text encoder for each generation and freed after it, transformer and VAE once.
-pub struct Bundle {
+/// Opening it reads configurations and checks that every weight file is whole. Weights are read when they are first
+/// needed: the text encoder for each generation and freed after it, transformer and VAE once.
+pub struct Pipeline {
     name: String,
     family: Box<dyn Family>,
     warnings: Vec<String>,
     added: Vec<String>,
 }
 
-impl Bundle {
-    /// Opens `demo`, the embedded model; a Diffusers folder (the one with `model_index.json`); or another folder or file of weights, which
-    /// are recognised by what is in them. An empty name stands for what [`LoadOptions::files`] give alone.
+impl Pipeline {
+    /// Opens `demo`, the embedded model; a Diffusers folder (the one with `model_index.json`); or another folder or
+    /// file of weights, which are recognised by what is in them. An empty name stands for what [`LoadOptions::files`]
+    /// give alone.
     pub fn open(model: &str, options: &LoadOptions) -> Result<Self> {
         let base = match model {
             "" => None,
@@ -91,7 +92,7 @@ impl Bundle {
             }
         }
         decide_residence(family.shared_mut());
-        Ok(Bundle { name, family, warnings, added: options.added() })
+        Ok(Pipeline { name, family, warnings, added: options.added() })
     }
 
     /// The model family's implementation.
@@ -124,7 +125,8 @@ impl Bundle {
         Ok(self.understood(request)?.0)
     }
 
-    /// The same, with the picture that it starts from. A picture and latents from a file say size and length where the request does not.
+    /// The same, with the picture that it starts from. A picture and latents from a file say size and length where the
+    /// request does not.
     pub(crate) fn understood(&self, request: &Request) -> Result<(Resolved, Option<Picture>)> {
         let family = self.family();
         let mut request = request.clone();
@@ -240,7 +242,8 @@ impl Bundle {
     }
 }
 
-/// Decides which weights are kept and which are streamed. Those of the VAE are kept: they are small, and used again and again.
+/// Decides which weights are kept and which are streamed. Those of the VAE are kept: they are small, and used again and
+/// again.
 fn decide_residence(Shared { host, weights, .. }: &mut Shared) {
     let budget = host.budget();
     for (_, tensors) in weights.iter_mut().filter(|(role, _)| **role != Role::Vae) {
