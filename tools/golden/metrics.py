@@ -1,4 +1,4 @@
-"""Writes crates/engine/tests/golden/metrics.json and lpips-lin.pth: metrics of small clips, straight from the definitions.
+"""Writes crates/metrics/tests/golden/metrics.json and lpips-lin.pth: metrics of small clips, straight from the definitions.
 
     pip install torch==2.11.0 torchvision==0.26.0 lpips==0.1.4 diffusers==0.42.1 transformers==5.23.0 && python tools/golden/metrics.py
 
@@ -17,7 +17,7 @@ import torch
 
 from pipeline import ROOT, seed_of
 
-GOLDEN = ROOT / "crates/engine/tests/golden"
+GOLDEN = ROOT / "crates/metrics/tests/golden"
 
 
 def draw(case):

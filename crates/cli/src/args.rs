@@ -7,10 +7,11 @@ use clap::{ArgGroup, Parser, Subcommand};
 use navicache_engine::control::cache::CacheSpec;
 use navicache_engine::control::solver::SolverKind;
 use navicache_engine::control::trace::{LAGS, LAGS_MAX};
-use navicache_engine::metrics::Convention;
 use navicache_engine::{
-    DeviceChoice, DtypeChoice, Files, LoadOptions, Lora, Pipeline, Request, Result, Tiling, cache_argument, use_threads,
+    AspectRatio, DeviceChoice, DtypeChoice, Files, LoadOptions, Lora, Pipeline, Request, Resolution, Result, Size,
+    Tiling, cache_argument, use_threads,
 };
+use navicache_metrics::Convention;
 use navicache_study::bench::Part;
 
 /// Generates video with diffusion transformers, and computes only the steps that matter.
@@ -115,18 +116,6 @@ pub struct Generate {
     pub resume_decode: Option<PathBuf>,
 }
 
-impl Generate {
-    /// Where the final latents are kept until the video is written. A file that the user named is the user's: it is not
-    /// removed.
-    pub fn rescue(&self) -> Option<PathBuf> {
-        let mut name = self.output.as_os_str().to_owned();
-        name.push(".latents.safetensors");
-        let path = PathBuf::from(name);
-        let theirs = [&self.save_latents, &self.sampling.settings.latents];
-        (!theirs.into_iter().flatten().any(|file| *file == path)).then_some(path)
-    }
-}
-
 /// What is sampled, and how.
 #[derive(clap::Args)]
 pub struct Sampling {
@@ -157,16 +146,16 @@ pub struct Settings {
     pub image: Option<PathBuf>,
 
     /// Width and height in pixels, multiples of 16; left out, a picture's aspect ratio is kept
-    #[arg(long, value_name = "WxH", value_parser = size)]
-    pub size: Option<(usize, usize)>,
+    #[arg(long, value_name = "WxH")]
+    pub size: Option<Size>,
 
     /// How large, where no size is given, as in 480p
     #[arg(long, value_name = "LINESp", conflicts_with = "size")]
-    pub resolution: Option<String>,
+    pub resolution: Option<Resolution>,
 
     /// Width over height, where no size is given, as in 16:9
     #[arg(long, value_name = "W:H", conflicts_with = "size")]
-    pub aspect_ratio: Option<String>,
+    pub aspect_ratio: Option<AspectRatio>,
 
     /// Number of frames; for most models 4n + 1
     #[arg(long, value_name = "N")]
@@ -590,7 +579,7 @@ impl Settings {
             image: self.image.clone(),
             size: self.size,
             resolution: self.resolution.clone(),
-            aspect_ratio: self.aspect_ratio.clone(),
+            aspect_ratio: self.aspect_ratio,
             frames: self.frames,
             fps: self.fps,
             steps: self.steps,
@@ -613,7 +602,6 @@ impl Generate {
             cache: self.cache.clone(),
             save_latents: self.save_latents.clone(),
             tile: self.tile,
-            rescue: self.rescue(),
             ..self.sampling.request()
         }
     }
@@ -627,14 +615,6 @@ fn lags(text: &str) -> Result<usize, String> {
 
 fn cache(text: &str) -> Result<CacheSpec, String> {
     cache_argument(text).map_err(|e| e.to_string())
-}
-
-fn size(text: &str) -> Result<(usize, usize), String> {
-    let pair = text.split_once(['x', 'X']).map(|(width, height)| (width.parse(), height.parse()));
-    match pair {
-        Some((Ok(width), Ok(height))) => Ok((width, height)),
-        _ => Err("expected WIDTHxHEIGHT, as in 832x480".to_string()),
-    }
 }
 
 fn bytes(text: &str) -> Result<u64, String> {
@@ -673,14 +653,6 @@ mod tests {
         assert_eq!(bytes("17"), Ok(17));
         for wrong in ["", "GiB", "-1MB", "lots", "1TBs", "inf"] {
             assert!(bytes(wrong).is_err(), "{wrong}");
-        }
-    }
-
-    #[test]
-    fn sizes() {
-        assert_eq!(size("832x480"), Ok((832, 480)));
-        for wrong in ["832", "832x", "x480", "832*480", "-1x2"] {
-            assert!(size(wrong).is_err(), "{wrong}");
         }
     }
 }

@@ -1,8 +1,7 @@
 //! `navicache compare`: methods side by side.
 
 use navicache_engine::control::cache::CacheSpec;
-use navicache_engine::metrics::Metric;
-use navicache_engine::open_lpips;
+use navicache_metrics::{Lpips, Metric};
 use navicache_study::compare::{self, Event, Page, Plan, Results, Run, Summary, Videos};
 
 use crate::args::Compare;
@@ -40,7 +39,7 @@ fn run(options: &Compare, progress: &mut Progress) -> Result<Results> {
         methods,
         seeds: options.seeds.clone(),
         request: options.settings.request(),
-        lpips: (!options.lpips_weights.is_empty()).then(|| open_lpips(&options.lpips_weights)).transpose()?,
+        lpips: (!options.lpips_weights.is_empty()).then(|| Lpips::open(&options.lpips_weights)).transpose()?,
     };
     let interrupted = stop_on_ctrl_c();
     let pipeline = options.settings.loading.open()?;

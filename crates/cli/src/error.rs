@@ -1,11 +1,18 @@
 //! What can go wrong with a command.
 
+use navicache_engine::control::cache::CacheError;
+
 /// Result of a command.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// An error of some library, as it says it.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    /// Arguments that make no sense together, or with what files hold.
+    #[error("{what} {found}: {expected}")]
+    Arguments { what: &'static str, found: String, expected: String },
+    #[error(transparent)]
+    Cache(#[from] CacheError),
     #[error(transparent)]
     Engine(#[from] navicache_engine::Error),
     #[error(transparent)]
@@ -14,6 +21,8 @@ pub enum Error {
     Study(#[from] navicache_study::Error),
     #[error(transparent)]
     Media(#[from] navicache_media::Error),
+    #[error(transparent)]
+    Metrics(#[from] navicache_metrics::Error),
 }
 
 impl Error {
@@ -24,7 +33,7 @@ impl Error {
             Error::Engine(error) => matches!(error, Engine::Cancelled { .. } | Engine::DecodingCancelled),
             Error::Hub(error) => matches!(error, navicache_hub::Error::Cancelled),
             Error::Study(error) => error.is_cancelled(),
-            Error::Media(_) => false,
+            Error::Arguments { .. } | Error::Cache(_) | Error::Media(_) | Error::Metrics(_) => false,
         }
     }
 }

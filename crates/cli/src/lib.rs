@@ -20,7 +20,7 @@ use args::{Args, Command, Generate, Trace, Vbench};
 use clap::{CommandFactory, Parser};
 use error::Result;
 use navicache_engine::control::trace::Recorder;
-use navicache_engine::{Event, Request, WholeFile, decode_latents, generate, trace, video};
+use navicache_engine::{Event, Request, WholeFile, decode_latents, generate_to, trace, video};
 use navicache_study::vbench;
 use progress::Progress;
 use terminal::{INTERRUPTED, go_on_unless, print, stop_on_ctrl_c};
@@ -38,7 +38,7 @@ pub fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // A closed terminal is no reason to panic.
-            let _ = writeln!(std::io::stderr(), "navicache: {error}");
+            let _ = writeln!(std::io::stderr(), "navicache: {}", terminal::spelled(&error.to_string()));
             if error.is_cancelled() { ExitCode::from(INTERRUPTED) } else { ExitCode::FAILURE }
         }
     }
@@ -103,23 +103,7 @@ fn make(options: &Generate) -> Result<()> {
         progress.close_clip(&options.output, &clip);
         return Ok(());
     }
-    let rescue = options.rescue();
-    let made = generate(&pipeline, &options.request(), &mut on_event).and_then(|mut video| {
-        video.save(&options.output)?;
-        Ok(video)
-    });
-    let video = match made {
-        Ok(video) => video,
-        Err(error) => {
-            if let Some(rescue) = rescue.filter(|path| path.exists()) {
-                progress.kept(&rescue);
-            }
-            return Err(error.into());
-        }
-    };
-    if let Some(rescue) = rescue {
-        let _ = std::fs::remove_file(rescue); // nothing is lost should it stay
-    }
+    let video = generate_to(&pipeline, &options.request(), &options.output, &mut on_event)?;
     if let Some(path) = &options.report {
         video.report.save(path)?;
     }

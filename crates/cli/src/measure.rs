@@ -1,12 +1,13 @@
 //! `navicache metrics`
 
-use navicache_engine::metrics::{
-    Better, Comparison, Convention, Curve, METRICS, Meter, Metric, PSNR, Pair, Scores, save_curves,
+use navicache_engine::{WholeFile, use_threads};
+use navicache_metrics::{
+    Better, Comparison, Convention, Curve, Lpips, METRICS, Meter, Metric, PSNR, Pair, Scores, save_curves,
 };
-use navicache_engine::{Error, Result, WholeFile, open_lpips, use_threads};
 use serde_json::json;
 
 use crate::args::Metrics;
+use crate::error::{Error, Result};
 use crate::terminal::print;
 
 /// Measures a video, or every video of a folder.
@@ -15,7 +16,7 @@ pub fn measure(options: &Metrics) -> Result<()> {
     if let Some(path) = &options.csv {
         WholeFile::create(path)?;
     }
-    let lpips = (!options.lpips_weights.is_empty()).then(|| open_lpips(&options.lpips_weights)).transpose()?;
+    let lpips = (!options.lpips_weights.is_empty()).then(|| Lpips::open(&options.lpips_weights)).transpose()?;
     let meter = Meter { convention: options.convention, lpips };
     if let Some(pairs) = Pair::of_folders(&options.reference, &options.video)? {
         return measure_all(options, &meter, &pairs);
@@ -73,7 +74,7 @@ fn measure_all(options: &Metrics, meter: &Meter, pairs: &[Pair]) -> Result<()> {
         return Ok(());
     }
     let names: Vec<&str> = failed.iter().map(|(name, _)| *name).collect();
-    Err(Error::Request {
+    Err(Error::Arguments {
         what: "could not compare",
         found: format!("{} of {} videos", failed.len(), pairs.len()),
         expected: names.join(", "),

@@ -7,19 +7,19 @@ use navicache_engine::catalog::Model;
 use navicache_engine::estimate::{Estimate, estimate as estimated};
 use navicache_engine::inspect::Inspected;
 use navicache_engine::weights::hub_cache::HubCache;
-use navicache_engine::{Error, Request, catalog};
+use navicache_engine::{Request, catalog};
 use navicache_hub::{Event, Hub};
 
 use crate::args::{self, Inspect, Models, Pull};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::progress::Progress;
-use crate::terminal::{go_on_unless, print, stop_on_ctrl_c};
+use crate::terminal::{go_on_unless, print, spelled, stop_on_ctrl_c};
 
 /// Lines while a file comes, where they cannot be drawn over.
 const BETWEEN_LINES: Duration = Duration::from_secs(10);
 
 pub fn list(options: &Models) -> Result<()> {
-    let cache = HubCache::from_env().map_err(Error::from)?;
+    let cache = HubCache::from_env().map_err(navicache_engine::Error::from)?;
     let here = |model: &Model| -> Option<Vec<String>> {
         let snapshots = model.repositories.iter().map(|repository| cache.snapshot(repository));
         snapshots.map(|path| Some(path?.display().to_string())).collect()
@@ -61,12 +61,11 @@ pub fn list(options: &Models) -> Result<()> {
 pub fn pull(options: &Pull) -> Result<()> {
     let repositories = catalog::repositories(&options.name);
     if repositories.is_empty() {
-        return Err(Error::Request {
+        return Err(Error::Arguments {
             what: "model",
             found: options.name.clone(),
             expected: format!("expected OWNER/NAME, or one of {}", known()),
-        }
-        .into());
+        });
     }
     let interrupted = stop_on_ctrl_c();
     let hub = Hub::from_env()?;
@@ -92,7 +91,7 @@ pub fn inspect(options: &Inspect) -> Result<()> {
     if options.json {
         print(&format!("{:#}", serde_json::json!(inspected)));
     } else {
-        print(&described(&inspected, options.tensors));
+        print(&spelled(&described(&inspected, options.tensors)));
     }
     Ok(())
 }

@@ -4,6 +4,7 @@ use std::io::{IsTerminal, Write};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use crate::terminal::spelled;
 use navicache_engine::Clip;
 use navicache_engine::control::strip::{Ran, Strip};
 use navicache_engine::{Event, Resolved, Stage, Video};
@@ -41,7 +42,7 @@ impl Progress {
     pub fn show(&mut self, event: &Event) {
         match event {
             Event::Resolved(resolved) => self.line(&described(resolved)),
-            Event::Warning(warning) => self.line(&format!("{} {warning}", self.paint("33", "warning:"))),
+            Event::Warning(warning) => self.line(&format!("{} {}", self.paint("33", "warning:"), spelled(warning))),
             Event::Stage(Stage::Text) => self.status("reading the prompt ..."),
             Event::Stage(Stage::Picture) => self.status("looking at the picture ..."),
             Event::Stage(Stage::Load) => self.status("loading weights ..."),
@@ -55,6 +56,7 @@ impl Progress {
             Event::Frames { first, count, frames, .. } => {
                 self.status(&format!("decoding {}/{frames} frames ...", first + count));
             }
+            Event::Kept(latents) => self.kept(latents),
             _ => {}
         }
     }
@@ -87,7 +89,7 @@ impl Progress {
     }
 
     /// Says where the latents of a video are that could not be decoded or written.
-    pub fn kept(&mut self, latents: &Path) {
+    fn kept(&mut self, latents: &Path) {
         let latents = latents.display();
         self.line(&format!(
             "The latents are in {latents}; --resume-decode {latents} with the same --model decodes them again."

@@ -2,13 +2,14 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::error::{Error, Result};
 use navicache_engine::control::cache::{Best, CacheConfig, best, presets};
 use navicache_engine::control::predict;
 use navicache_engine::control::solver::SolverKind;
 use navicache_engine::control::trace::Trace;
 use navicache_engine::control::tune::{self, Prediction, Target};
 use navicache_engine::trace::{Recorded, read};
-use navicache_engine::{Error, Result, WholeFile, save_preset};
+use navicache_engine::{WholeFile, save_preset};
 use serde_json::{Value, json};
 
 use crate::args::{Methods, Replay, Tune};
@@ -117,7 +118,7 @@ pub fn replay(options: &Replay) -> Result<()> {
     match (traces.is_empty(), runs.is_empty()) {
         (true, _) => replay_changes(options, &runs),
         (false, true) => replay_traces(options, &traces),
-        (false, false) => Err(Error::Request {
+        (false, false) => Err(Error::Arguments {
             what: "replay",
             found: format!("{} files", options.files.len()),
             expected: "expected traces or CSV files, not both".to_string(),
@@ -133,7 +134,7 @@ fn replay_changes(options: &Replay, runs: &[predict::Series]) -> Result<()> {
     let mut scores = Vec::new();
     for cache in &caches {
         let score = predict::score(cache, runs)?;
-        scores.push(score.ok_or_else(|| Error::Request {
+        scores.push(score.ok_or_else(|| Error::Arguments {
             what: "--cache",
             found: cache.clone(),
             expected: format!("predicts no output change; those that do are {}", predict::ALL.join(", ")),
@@ -189,7 +190,7 @@ pub fn tune(options: &Tune) -> Result<()> {
             Recorded::Trace(trace) => traces.push(*trace),
             Recorded::Changes(_) => {
                 let expected = "expected a trace; a CSV file of changes does not say what values would be".to_string();
-                return Err(Error::Request { what: "tune", found: path.display().to_string(), expected });
+                return Err(Error::Arguments { what: "tune", found: path.display().to_string(), expected });
             }
         }
     }
@@ -203,7 +204,7 @@ pub fn tune(options: &Tune) -> Result<()> {
     }
     let Some(chosen) = tune::choose(&predictions, target) else {
         let most = predictions.iter().filter(|p| p.error.is_some()).map(Prediction::speedup).fold(1.0, f64::max);
-        return Err(Error::Request {
+        return Err(Error::Arguments {
             what: "tune",
             found: format!("{target:?}"),
             expected: format!(
@@ -223,7 +224,7 @@ fn family<'a>(files: &[PathBuf], traces: &'a [Trace]) -> Result<&'a str> {
     let first = &traces[0].header.family;
     match traces.iter().zip(files).find(|(trace, _)| trace.header.family != *first) {
         None => Ok(first),
-        Some((trace, path)) => Err(Error::Request {
+        Some((trace, path)) => Err(Error::Arguments {
             what: "trace",
             found: Path::new(path).display().to_string(),
             expected: format!(
@@ -238,7 +239,7 @@ fn positive(what: &'static str, value: f64) -> Result<f64> {
     if value.is_finite() && value > 0.0 {
         return Ok(value);
     }
-    Err(Error::Request { what, found: value.to_string(), expected: "expected a number above 0".to_string() })
+    Err(Error::Arguments { what, found: value.to_string(), expected: "expected a number above 0".to_string() })
 }
 
 fn as_json(prediction: &Prediction) -> Value {

@@ -5,6 +5,8 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use navicache_engine::Field;
+
 /// Exit code after Ctrl-C, as shells have it.
 pub const INTERRUPTED: u8 = 130;
 
@@ -39,4 +41,12 @@ pub fn stop_on_ctrl_c() -> Arc<AtomicBool> {
         let _ = writeln!(std::io::stderr(), "navicache: Ctrl-C will stop at once, not at the end of a step: {e}");
     }
     interrupted
+}
+
+/// A message of the libraries with fields of a request spelled as options.
+pub fn spelled(message: &str) -> String {
+    Field::spell(message, |field| match field {
+        Field::Prompt => "prompt".to_string(),
+        field => format!("--{}", field.name().replace('_', "-")),
+    })
 }

@@ -2,14 +2,19 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 /// What became of one branch of one step.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Ran {
     /// All of it was computed. `S`
+    #[serde(rename = "compute")]
     Computed,
     /// All of it was approximated from earlier results. `.`
+    #[serde(rename = "reuse")]
     Reused,
     /// Some spans of it were computed. `m`
+    #[serde(rename = "mixed")]
     Mixed,
 }
 
@@ -20,15 +25,6 @@ impl Ran {
             Ran::Computed => 'S',
             Ran::Reused => '.',
             Ran::Mixed => 'm',
-        }
-    }
-
-    /// The word in a report.
-    pub fn name(self) -> &'static str {
-        match self {
-            Ran::Computed => "compute",
-            Ran::Reused => "reuse",
-            Ran::Mixed => "mixed",
         }
     }
 }

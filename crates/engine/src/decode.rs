@@ -9,6 +9,7 @@ use navicache_models::Room;
 
 use crate::event::{Event, Reporter, Stage};
 use crate::family::Shared;
+use crate::field::Field;
 use crate::film::FrameSink;
 use crate::host::Host;
 use crate::latents::Saved;
@@ -33,8 +34,8 @@ pub fn decode_latents(
     let (width, height, most) = family.shared().sizes.video_shape(&[one, channels, rest[0], rest[1], rest[2]]);
     let frames = frames.or(said).unwrap_or(most);
     if frames == 0 || frames > most {
-        return Err(Error::Request {
-            what: "--frames",
+        return Err(Error::Invalid {
+            field: Field::Frames,
             found: frames.to_string(),
             expected: format!("these latents stand for 1 to {most} frames"),
         });

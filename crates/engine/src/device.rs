@@ -9,6 +9,7 @@ use candle_core::{DType, Device};
 
 use navicache_models::{Level, Precision};
 
+use crate::field::Field;
 use crate::{Error, Result, machine};
 use navicache_weights::Format;
 
@@ -67,14 +68,14 @@ impl DeviceChoice {
             DeviceChoice::Cpu => Ok(Device::Cpu),
             DeviceChoice::Auto => Ok(open_cuda(0).unwrap_or(Device::Cpu)),
             DeviceChoice::Cuda(ordinal) => open_cuda(ordinal).map_err(missing),
-            DeviceChoice::Metal => Err(missing("not supported yet; use --device cpu".to_string())),
+            DeviceChoice::Metal => Err(missing("not supported yet; the CPU is `device` cpu".to_string())),
         }
     }
 }
 
 #[cfg(not(feature = "cuda"))]
 fn open_cuda(_ordinal: usize) -> Result<Device, String> {
-    Err("this build has no CUDA; build with --features cuda, or use --device cpu".to_string())
+    Err("this build has no CUDA, a build with the feature cuda has; the CPU is `device` cpu".to_string())
 }
 
 #[cfg(feature = "cuda")]
@@ -166,8 +167,8 @@ impl FromStr for DtypeChoice {
             "f32" => Ok(DtypeChoice::F32),
             "bf16" => Ok(DtypeChoice::Bf16),
             "f16" => Ok(DtypeChoice::F16),
-            _ => Err(Error::Request {
-                what: "--dtype",
+            _ => Err(Error::Invalid {
+                field: Field::Dtype,
                 found: text.to_string(),
                 expected: "expected auto, f32, bf16 or f16".to_string(),
             }),

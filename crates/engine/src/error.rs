@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 
 use navicache_control::cache::CacheError;
 
+use crate::field::Field;
+
 /// Result of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -32,9 +34,6 @@ pub enum Error {
     /// A clip, a picture or a file could not be read or written.
     #[error(transparent)]
     Media(#[from] navicache_media::Error),
-    /// A video could not be measured.
-    #[error(transparent)]
-    Metrics(#[from] navicache_metrics::Error),
     /// A file could not be read or written.
     #[error("{}: {source}", path.display())]
     Io {
@@ -52,13 +51,23 @@ pub enum Error {
         reason: String,
     },
     /// A request cannot be met as it stands.
-    #[error("{what} {found}: {expected}")]
-    Request {
-        /// Which part of it, by its option name.
-        what: &'static str,
+    #[error("{field} {found}: {expected}")]
+    Invalid {
+        /// Which part of it.
+        field: Field,
         /// Its value.
         found: String,
         /// What would work.
+        expected: String,
+    },
+    /// What a request names is not there.
+    #[error("{field} {found}: {expected}")]
+    Missing {
+        /// Which part of it.
+        field: Field,
+        /// What it names.
+        found: String,
+        /// Where it could come from.
         expected: String,
     },
     /// The device is not there, or not in this build.
@@ -93,7 +102,52 @@ pub enum Error {
     DecodingCancelled,
 }
 
+/// Kinds of errors, for whoever has to answer them: with an exit code, or a status of HTTP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// The request makes no sense, for this model or at all.
+    Invalid,
+    /// A file or a model is not there.
+    Missing,
+    /// A file is there and is not what it should be.
+    Damaged,
+    /// The machine lacks something: a device, memory, room on the disk.
+    Unavailable,
+    /// The computation went wrong.
+    Failed,
+    /// The caller asked to stop.
+    Cancelled,
+}
+
 impl Error {
+    /// Which part of a request it is about, where it is about one.
+    pub fn field(&self) -> Option<Field> {
+        match self {
+            Error::Invalid { field, .. } | Error::Missing { field, .. } => Some(*field),
+            Error::Cache(_) => Some(Field::Cache),
+            Error::Device { .. } => Some(Field::Device),
+            _ => None,
+        }
+    }
+
+    /// What kind of error it is.
+    pub fn kind(&self) -> Kind {
+        use {navicache_media::Error as Media, navicache_models::Error as Models, navicache_weights::Error as Weights};
+        match self {
+            Error::Invalid { .. } | Error::Cache(_) | Error::Schedule(_) => Kind::Invalid,
+            Error::Weights(Weights::Lora { .. }) | Error::Media(Media::Frames { .. }) => Kind::Invalid,
+            Error::Model(Models::Input { .. }) => Kind::Invalid,
+            Error::Missing { .. } => Kind::Missing,
+            Error::Io { source, .. }
+            | Error::Media(Media::Io { source, .. })
+            | Error::Weights(Weights::Io { source, .. }) => Kind::of_io(source),
+            Error::Model(_) | Error::Media(_) | Error::Weights(_) | Error::File { .. } => Kind::Damaged,
+            Error::Device { .. } => Kind::Unavailable,
+            Error::Tensor(_) | Error::Walk(_) | Error::NotFinite { .. } => Kind::Failed,
+            Error::Cancelled { .. } | Error::DecodingCancelled => Kind::Cancelled,
+        }
+    }
+
     /// Attaches a path to an I/O error.
     pub(crate) fn io(path: impl AsRef<Path>) -> impl FnOnce(std::io::Error) -> Error {
         let path = path.as_ref().to_path_buf();
@@ -103,5 +157,16 @@ impl Error {
     /// A file whose content is wrong.
     pub(crate) fn file(path: impl AsRef<Path>, reason: impl Into<String>) -> Error {
         Error::File { path: path.as_ref().to_path_buf(), reason: reason.into() }
+    }
+}
+
+impl Kind {
+    fn of_io(error: &std::io::Error) -> Kind {
+        use std::io::ErrorKind;
+        match error.kind() {
+            ErrorKind::NotFound => Kind::Missing,
+            ErrorKind::InvalidData | ErrorKind::UnexpectedEof | ErrorKind::IsADirectory => Kind::Damaged,
+            _ => Kind::Unavailable,
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! What a generation says while it runs, and how it is stopped.
 
 use std::ops::ControlFlow;
+use std::path::Path;
 
 use navicache_control::strip::Strip;
 
@@ -47,6 +48,9 @@ pub enum Event<'a> {
         /// 8-bit RGB. // (frames in chunk, height, width, 3)
         rgb: &'a [u8],
     },
+    /// Decoding or writing failed; the final latents are kept in this file, for
+    /// [`decode_latents`](crate::decode_latents).
+    Kept(&'a Path),
 }
 
 /// A stage of a generation.

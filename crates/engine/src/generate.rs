@@ -1,7 +1,7 @@
 //! The main flow: request -> prompt -> latents -> frames.
 
 use std::ops::ControlFlow;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use candle_core::Tensor;
@@ -10,13 +10,14 @@ use navicache_control::guidance::Branch;
 use navicache_control::schedule::Step;
 use navicache_control::strip::Ran;
 use navicache_control::trace::Stack;
-use navicache_media::{Clip, Frames, Spec, WholeFile};
+use navicache_media::{Clip, Frames, Spec, WholeFile, video};
 use navicache_models::{Branches, Part, Unit};
 
 use crate::decode::decode_frames;
 use crate::denoise::{Sampled, Start, StepDone, sample};
 use crate::event::{Event, Reporter, Stage};
 use crate::family::{Conditioning, ImageConditioning};
+use crate::field::Field;
 use crate::pipeline::Pipeline;
 use crate::report::{self, Report, Seconds, Totals, described};
 use crate::request::{Request, Resolved};
@@ -61,7 +62,48 @@ pub fn generate(
     request: &Request,
     on_event: &mut dyn FnMut(Event) -> ControlFlow<()>,
 ) -> Result<Video> {
-    run(pipeline, request, None, on_event)
+    run(pipeline, request, None, None, on_event)
+}
+
+/// Makes a video and writes it to a file. Until it is written, its final latents are kept beside it, so that nothing is
+/// lost should decoding or writing fail: [`Event::Kept`] says where.
+pub fn generate_to(
+    pipeline: &Pipeline,
+    request: &Request,
+    path: &Path,
+    on_event: &mut dyn FnMut(Event) -> ControlFlow<()>,
+) -> Result<Video> {
+    video::check_destination(path)?;
+    let mut rescue = Rescue::beside(path, request);
+    let made = run(pipeline, request, None, rescue.as_mut(), on_event).and_then(|mut video| {
+        video.save(path)?;
+        Ok(video)
+    });
+    if let Some(rescue) = rescue.filter(|rescue| rescue.is_written) {
+        match &made {
+            Ok(_) => drop(std::fs::remove_file(&rescue.path)), // nothing is lost should it stay
+            Err(_) => drop(on_event(Event::Kept(&rescue.path))),
+        }
+    }
+    made
+}
+
+/// Where final latents are kept until their video is written.
+pub(crate) struct Rescue {
+    path: PathBuf,
+    is_written: bool,
+}
+
+impl Rescue {
+    /// `OUT.mp4.latents.safetensors`, unless the user gave that name to a file of latents.
+    fn beside(video: &Path, request: &Request) -> Option<Self> {
+        let mut name = video.as_os_str().to_owned();
+        name.push(".latents.safetensors");
+        let path = PathBuf::from(name);
+        let theirs = [&request.save_latents, &request.latents];
+        let is_theirs = theirs.into_iter().flatten().any(|file| *file == path);
+        (!is_theirs).then_some(Rescue { path, is_written: false })
+    }
 }
 
 /// The same, with a cache method of one's own: anything that implements [`Method`].
@@ -71,19 +113,20 @@ pub fn generate_with(
     method: &dyn Method,
     on_event: &mut dyn FnMut(Event) -> ControlFlow<()>,
 ) -> Result<Video> {
-    run(pipeline, request, Some(method), on_event)
+    run(pipeline, request, Some(method), None, on_event)
 }
 
 fn run(
     pipeline: &Pipeline,
     request: &Request,
     method: Option<&dyn Method>,
+    rescue: Option<&mut Rescue>,
     on_event: &mut dyn FnMut(Event) -> ControlFlow<()>,
 ) -> Result<Video> {
     let begun = Instant::now();
     let mut reporter = Reporter { on_event, warnings: Vec::new(), cancelled: false };
     let Denoised { resolved, run, sampled, memory, cache, mut seconds } =
-        denoise(pipeline, request, method, Destination::Frames, &mut reporter)?;
+        denoise(pipeline, request, method, Destination::Frames(rescue), &mut reporter)?;
     let frames = resolved.frames;
 
     // Decode, after everything that `denoise` does
@@ -125,10 +168,9 @@ pub fn warm_up(
 }
 
 /// What the latents are for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Destination {
-    /// To be decoded.
-    Frames,
+pub(crate) enum Destination<'a> {
+    /// To be decoded; until then they are kept here.
+    Frames(Option<&'a mut Rescue>),
     /// To be looked at on the way.
     Latents,
 }
@@ -149,7 +191,7 @@ pub(crate) fn denoise(
     pipeline: &Pipeline,
     request: &Request,
     method: Option<&dyn Method>,
-    destination: Destination,
+    destination: Destination<'_>,
     reporter: &mut Reporter,
 ) -> Result<Denoised> {
     let mut seconds = Seconds::default();
@@ -160,7 +202,11 @@ pub(crate) fn denoise(
     let (resolved, picture) = pipeline.understood(request)?;
     family.check(&resolved, reporter)?;
     pipeline.check_memory(&resolved)?;
-    for path in [&resolved.save_latents, &resolved.rescue].into_iter().flatten() {
+    let rescue_path = match &destination {
+        Destination::Frames(rescue) => rescue.as_ref().map(|rescue| &rescue.path),
+        Destination::Latents => None,
+    };
+    for path in resolved.save_latents.iter().chain(rescue_path) {
         WholeFile::create(path)?; // unwritable? now is the time to know
     }
     let Resolved { width, height, frames, steps, .. } = resolved;
@@ -203,7 +249,7 @@ pub(crate) fn denoise(
     reporter.emit(Event::Stage(Stage::Load));
     let clock = Instant::now();
     let denoiser = family.denoiser(&resolved, &conditioning)?;
-    if destination == Destination::Frames {
+    if let Destination::Frames(_) = destination {
         family.autoencoder()?;
         pipeline.make_room_for_denoising();
     }
@@ -222,9 +268,12 @@ pub(crate) fn denoise(
     let start = Start { latents, known: conditioning.image.known_latents };
     let sampled = sample(&*denoiser, &branches, start, &run, resolved.solver, policy, on_step)?;
     seconds.denoise = clock.elapsed().as_secs_f64();
-    let rescue = resolved.rescue.as_ref().filter(|_| destination == Destination::Frames);
-    for path in resolved.save_latents.iter().chain(rescue) {
+    if let Some(path) = &resolved.save_latents {
         latents::save(path, &sampled.latents, frames)?;
+    }
+    if let Destination::Frames(Some(rescue)) = destination {
+        latents::save(&rescue.path, &sampled.latents, frames)?;
+        rescue.is_written = true;
     }
     warn_if_inert(method, &sampled, reporter);
     let cache = described(method);
@@ -330,11 +379,11 @@ fn check_memory(memory: CacheMemory, budget: u64, method: &str) -> Result<()> {
     if memory.bytes <= budget {
         return Ok(());
     }
-    Err(Error::Request {
-        what: "--cache",
+    Err(Error::Invalid {
+        field: Field::Cache,
         found: method.to_string(),
         expected: format!(
-            "keeps {} tensors of {} and {} of {}, {} in all; the budget is {} (--cache-memory). \
+            "keeps {} tensors of {} and {} of {}, {} in all; the budget is {} (`cache_memory`). \
              Take a method that keeps less, a smaller video, or a larger budget",
             memory.features.count,
             size(memory.features.bytes_each),
@@ -369,7 +418,7 @@ mod tests {
         assert!(check_memory(memory, 6020, "x").is_ok());
         let message = check_memory(memory, 6000, "x").unwrap_err().to_string();
         assert!(
-            message.contains("--cache x") && message.contains("the budget is 6.0 kB (--cache-memory)"),
+            message.contains("`cache` x") && message.contains("the budget is 6.0 kB (`cache_memory`)"),
             "{message}"
         );
     }

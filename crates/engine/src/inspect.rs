@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
+use crate::field::Field;
 use crate::pipeline::located;
 use crate::{Error, Result, demo, family};
 use navicache_weights::layout::{Base, Files, Parts, groups};
@@ -65,8 +66,8 @@ pub struct TensorInfo {
 /// Looks at a file, a folder, or a model by its name. Nothing but lists of tensors and configurations is read.
 pub fn inspect(model: &str) -> Result<Inspected> {
     if model == demo::NAME {
-        return Err(Error::Request {
-            what: "inspect",
+        return Err(Error::Invalid {
+            field: Field::Model,
             found: model.to_string(),
             expected: "it is built in; expected a file or a folder".to_string(),
         });

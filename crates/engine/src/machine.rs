@@ -3,6 +3,7 @@
 
 use std::path::Path;
 
+use crate::field::Field;
 use crate::{Error, Result};
 
 /// The processor's name.
@@ -24,8 +25,8 @@ pub fn threads() -> usize {
 /// Lets computations use so many threads, all that run in this process. To be called before anything is computed; an
 /// error says that threads were started already.
 pub fn use_threads(threads: usize) -> Result<()> {
-    rayon::ThreadPoolBuilder::new().num_threads(threads).build_global().map_err(|e| Error::Request {
-        what: "--threads",
+    rayon::ThreadPoolBuilder::new().num_threads(threads).build_global().map_err(|e| Error::Invalid {
+        field: Field::Threads,
         found: threads.to_string(),
         expected: e.to_string(),
     })

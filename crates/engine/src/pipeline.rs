@@ -8,9 +8,11 @@ use navicache_models::{Branches, Observed};
 use crate::device::{DeviceChoice, DtypeChoice, device_name};
 use crate::event::Stage;
 use crate::family::{self, Family, Shared};
+use crate::field::Field;
 use crate::host::Host;
 use crate::report::Machine;
 use crate::request::{Defaults, Request, Resolved};
+use crate::size::{AspectRatio, Size};
 use crate::{Error, Result, demo, latents, machine};
 use candle_core::Device;
 use navicache_media::Picture;
@@ -132,18 +134,23 @@ impl Pipeline {
         let mut request = request.clone();
         let picture = request.image.as_ref().map(|path| Picture::open(path)).transpose()?;
         if request.size.is_none() {
+            // A picture has an aspect ratio of its own.
+            if let (Some(picture), Some(_), None) = (&picture, &request.resolution, request.aspect_ratio) {
+                let ratio = AspectRatio { width: picture.width as f64, height: picture.height as f64 };
+                request.aspect_ratio = Some(ratio);
+            }
             request.size = family.named_size(&request)?;
         }
         if let Some(path) = &request.latents {
             let saved = latents::saved(path)?;
             let (width, height, most) = family.shared().sizes.video_shape(&saved.shape);
-            request.size.get_or_insert((width, height));
+            request.size.get_or_insert(Size { width, height });
             request.frames.get_or_insert(saved.frames.unwrap_or(most));
         }
         let (defaults, limits) = (self.defaults(), family.shared().sizes.limits());
         if let Some(picture) = &picture {
             let multiples = (limits.width_multiple, limits.height_multiple);
-            request.size.get_or_insert(picture.size_for(defaults.width * defaults.height, multiples));
+            request.size.get_or_insert(picture.size_for(defaults.width * defaults.height, multiples).into());
         }
         let shift = |width, height, frames| family.shift(width, height, frames);
         Ok((request.resolve(defaults, &limits, family.shared().scheduler.solver, &shift)?, picture))
@@ -157,7 +164,7 @@ impl Pipeline {
             device: device_name(self.device()),
             dtype: self.dtype_name(),
             kernels: navicache_models::Level::current().name().to_string(),
-            navicache: env!("CARGO_PKG_VERSION"),
+            navicache: env!("CARGO_PKG_VERSION").to_string(),
         }
     }
 
@@ -194,8 +201,8 @@ impl Pipeline {
             return Ok(());
         }
         let gib = |bytes: u64| bytes as f64 / (1u64 << 30) as f64;
-        Err(Error::Request {
-            what: "--size and --frames",
+        Err(Error::Invalid {
+            field: Field::Size,
             found: format!("{}x{}, {} frames", request.width, request.height, request.frames),
             expected: format!(
                 "{tokens} tokens need at least {:.1} GiB beside the weights, {:.1} GiB are free; ask for a smaller or shorter video",
@@ -273,5 +280,5 @@ pub(crate) fn located(model: &str) -> Result<Vec<PathBuf>> {
             demo::NAME
         ),
     };
-    Err(Error::Request { what: "--model", found: model.to_string(), expected })
+    Err(Error::Missing { field: Field::Model, found: model.to_string(), expected })
 }

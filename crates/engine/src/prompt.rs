@@ -3,6 +3,7 @@
 use tokenizers::{Tokenizer, TruncationParams};
 
 use crate::event::Reporter;
+use crate::field::Field;
 use crate::{Error, Result};
 
 /// The ids of a prompt, without padding.
@@ -14,18 +15,18 @@ pub(crate) struct Tokens {
 }
 
 impl Tokens {
-    /// Says so of a prompt that was cut; `option` would allow more, or nothing does.
-    pub fn warn_if_cut(&self, longest: usize, option: &str, reporter: &mut Reporter) {
+    /// Says so of a prompt that was cut; `remedy`: what would allow more, if anything.
+    pub fn warn_if_cut(&self, longest: usize, remedy: &str, reporter: &mut Reporter) {
         if let Some(whole) = self.truncated_from {
-            reporter.warn(format!("prompt of {whole} tokens cut to {longest}: the rest is not seen ({option})"));
+            reporter.warn(format!("prompt of {whole} tokens cut to {longest}: the rest is not seen ({remedy})"));
         }
     }
 }
 
 /// Turns a text into at most `longest` ids. What is beyond is cut off, before the end-of-text token.
 pub(crate) fn tokenize(tokenizer: &Tokenizer, prompt: &str, longest: usize) -> Result<Tokens> {
-    let failed = |e: tokenizers::Error| Error::Request {
-        what: "prompt",
+    let failed = |e: tokenizers::Error| Error::Invalid {
+        field: Field::Prompt,
         found: format!("{prompt:?}"),
         expected: format!("the tokenizer does not take it: {e}"),
     };

@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 
 use navicache_control::guidance::Branch;
+use navicache_control::strip::Ran;
 use navicache_control::trace::Stack;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use navicache_control::cache::Method;
 
@@ -14,7 +15,7 @@ use crate::request::Resolved;
 pub const VERSION: u32 = 1;
 
 /// A whole report.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Report {
     /// Format version: [`VERSION`].
     pub version: u32,
@@ -43,7 +44,7 @@ pub struct Report {
 }
 
 /// One step.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct StepReport {
     /// From 0.
     pub index: usize,
@@ -58,10 +59,10 @@ pub struct StepReport {
 }
 
 /// One branch of a step.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct BranchReport {
     /// `compute`, `reuse` or `mixed`.
-    pub decision: &'static str,
+    pub decision: Ran,
     /// Units (parts of transformer blocks) that ran.
     pub units_computed: usize,
     /// Units that did not.
@@ -77,7 +78,7 @@ pub struct BranchReport {
 }
 
 /// Sums over the run.
-#[derive(Debug, Clone, Default, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Totals {
     /// Forwards (a branch of a step) that were computed, in whole.
     pub forwards_computed: usize,
@@ -100,7 +101,7 @@ pub struct Totals {
 }
 
 /// Wall-clock seconds by stage.
-#[derive(Debug, Clone, Default, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Seconds {
     /// Reading weights.
     pub load: f64,
@@ -117,7 +118,7 @@ pub struct Seconds {
 }
 
 /// Where it ran.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Machine {
     /// Name of the processor.
     pub cpu: String,
@@ -130,10 +131,16 @@ pub struct Machine {
     /// Instruction set that products on the CPU ran on: `amx`, `avx512bf16`, `avx512`, `avx2`, `neon` or `plain`.
     pub kernels: String,
     /// Version of this program.
-    pub navicache: &'static str,
+    pub navicache: String,
 }
 
 impl Report {
+    /// Reads one that was written.
+    pub fn read(path: &std::path::Path) -> crate::Result<Self> {
+        let text = std::fs::read_to_string(path).map_err(crate::Error::io(path))?;
+        serde_json::from_str(&text).map_err(|e| crate::Error::file(path, format!("not the report of a run: {e}")))
+    }
+
     /// Writes it as JSON, whole or not at all.
     pub fn save(&self, path: &std::path::Path) -> crate::Result<()> {
         Ok(crate::WholeFile::create(path)?.finish_with(self.to_json().as_bytes())?)

@@ -10,10 +10,15 @@ use navicache_control::guidance::Branch;
 use navicache_control::solver::SolverKind;
 use serde::{Deserialize, Serialize};
 
+use crate::field::Field;
+use crate::limits::{Limits, check_finite, check_frames, check_multiple, check_range};
+use crate::size::{AspectRatio, Resolution, Size};
 use crate::{Error, Result};
 
-/// What a user asked for. `None` is the model's default.
-#[derive(Debug, Clone, Default, PartialEq)]
+/// What a user asked for. `None` is the model's default. In JSON a field that is left out is `None`, and one that is
+/// not known is refused.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct Request {
     /// What the video shows.
     pub prompt: String,
@@ -22,11 +27,11 @@ pub struct Request {
     /// The picture that the video starts from.
     pub image: Option<PathBuf>,
     /// Width and height in pixels; with a picture, `None` keeps its aspect ratio.
-    pub size: Option<(usize, usize)>,
+    pub size: Option<Size>,
     /// How large, as in `480p`, where no size is given.
-    pub resolution: Option<String>,
+    pub resolution: Option<Resolution>,
     /// Width over height, as in `16:9`, where no size is given.
-    pub aspect_ratio: Option<String>,
+    pub aspect_ratio: Option<AspectRatio>,
     /// Number of frames.
     pub frames: Option<usize>,
     /// Frames a second, of the file that is written.
@@ -56,9 +61,6 @@ pub struct Request {
     pub cache_memory: Option<u64>,
     /// In which parts frames are decoded.
     pub tile: Tiling,
-    /// Write the final latents here too, for [`decode_latents`](crate::decode_latents) should decoding or writing the
-    /// video fail. Whoever writes the video removes the file then.
-    pub rescue: Option<PathBuf>,
 }
 
 impl Request {
@@ -69,7 +71,7 @@ impl Request {
 }
 
 /// In which parts frames are decoded.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Tiling {
     /// As large as memory allows.
@@ -90,8 +92,8 @@ impl std::str::FromStr for Tiling {
             ("auto", _) => Ok(Tiling::Auto),
             ("off", _) => Ok(Tiling::Off),
             (_, Ok(pixels @ 1..)) => Ok(Tiling::Pixels(pixels)),
-            _ => Err(Error::Request {
-                what: "--tile",
+            _ => Err(Error::Invalid {
+                field: Field::Tile,
                 found: text.to_string(),
                 expected: "expected auto, off or a number of pixels".to_string(),
             }),
@@ -121,35 +123,8 @@ pub struct Defaults {
     pub presets: String,
 }
 
-/// What a pipeline can make, as far as a request has to know.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Limits {
-    /// Width must be a multiple of this.
-    pub width_multiple: usize,
-    /// Height must be a multiple of this.
-    pub height_multiple: usize,
-    /// How many frames.
-    pub frames: Frames,
-    /// Largest grid of tokens: (frames, height, width) in pixels.
-    pub largest: (usize, usize, usize),
-}
-
-/// How many frames a pipeline can make.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Frames {
-    /// Latent frames stand for 1, `factor`, `factor`, ... frames and are taken `latent_multiple` at a time.
-    Causal {
-        /// Frames to a latent frame.
-        factor: usize,
-        /// Latent frames to a token.
-        latent_multiple: usize,
-    },
-    /// One, or so many and more.
-    From(usize),
-}
-
 /// A request with every field decided and checked. This is what the report shows.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Resolved {
     /// What the video shows.
     pub prompt: String,
@@ -192,15 +167,16 @@ pub struct Resolved {
     pub cache_memory: Option<u64>,
     /// In which parts frames are decoded.
     pub tile: Tiling,
-    /// Where the final latents are kept until the video is written.
-    #[serde(skip)]
-    pub rescue: Option<PathBuf>,
-    /// The cache method; shown as a part of its own in the report.
-    #[serde(skip)]
+    /// The cache method. A report has it as a part of its own; read back from there, this is `none`.
+    #[serde(skip, default = "uncached")]
     pub cache: CacheConfig,
     /// What was chosen because no method was asked for, and why.
     #[serde(skip)]
     pub chosen: Option<Best>,
+}
+
+fn uncached() -> CacheConfig {
+    CacheConfig::None(cache::none::Config {})
 }
 
 /// Most steps that make sense: the models know a thousand timesteps.
@@ -217,23 +193,23 @@ impl Request {
         solver: SolverKind,
         shift: &dyn Fn(usize, usize, usize) -> f64,
     ) -> Result<Resolved> {
-        let (width, height) = self.size.unwrap_or((defaults.width, defaults.height));
+        let Size { width, height } = self.size.unwrap_or(Size { width: defaults.width, height: defaults.height });
         let frames = self.frames.unwrap_or(defaults.frames);
         let (frames_max, height_max, width_max) = limits.largest;
-        check_multiple("--size width", width, limits.width_multiple, width_max)?;
-        check_multiple("--size height", height, limits.height_multiple, height_max)?;
+        check_multiple("width", width, limits.width_multiple, width_max)?;
+        check_multiple("height", height, limits.height_multiple, height_max)?;
         check_frames(frames, limits, frames_max)?;
         let steps = self.steps.unwrap_or(defaults.steps);
-        check_range("--steps", steps, 1, STEPS_MAX)?;
+        check_range(Field::Steps, steps, 1, STEPS_MAX)?;
         let fps = self.fps.unwrap_or(defaults.fps);
-        check_range("--fps", fps as usize, 1, 1000)?;
+        check_range(Field::Fps, fps as usize, 1, 1000)?;
         let max_sequence_length = self.max_sequence_length.unwrap_or(defaults.max_sequence_length);
-        check_range("--max-sequence-length", max_sequence_length, 1, SEQUENCE_MAX)?;
+        check_range(Field::MaxSequenceLength, max_sequence_length, 1, SEQUENCE_MAX)?;
         let guidance = self.guidance.unwrap_or(defaults.guidance);
-        check_finite("--guidance", guidance, 0.0)?;
-        self.true_guidance.map_or(Ok(()), |scale| check_finite("--true-guidance", scale, 0.0))?;
+        check_finite(Field::Guidance, guidance, 0.0)?;
+        self.true_guidance.map_or(Ok(()), |scale| check_finite(Field::TrueGuidance, scale, 0.0))?;
         let shift = self.shift.unwrap_or_else(|| shift(width, height, frames));
-        check_finite("--shift", shift, 1e-3)?;
+        check_finite(Field::Shift, shift, 1e-3)?;
         let solver = self.solver.unwrap_or(solver);
         let chosen = self.cache.is_none().then(|| cache::best(&defaults.presets, solver));
         let asked = self.cache.as_ref().or(chosen.as_ref().map(|best| &best.spec));
@@ -257,7 +233,6 @@ impl Request {
             save_latents: self.save_latents.clone(),
             cache_memory: self.cache_memory,
             tile: self.tile,
-            rescue: self.rescue.clone(),
             cache: cache.resolve(&defaults.presets)?,
             chosen,
         })
@@ -267,41 +242,27 @@ impl Request {
 impl Request {
     /// Width and height of a resolution and an aspect ratio by the rule of most models: `480p` has as many pixels as
     /// 16:9 of that height, whatever the aspect ratio. What is not given is the default's.
-    pub(crate) fn size_by_name(&self, defaults: &Defaults, limits: &Limits) -> Result<Option<(usize, usize)>> {
+    pub(crate) fn size_by_name(&self, defaults: &Defaults, limits: &Limits) -> Result<Option<Size>> {
         if self.resolution.is_none() && self.aspect_ratio.is_none() {
             return Ok(None);
         }
         let pixels = match &self.resolution {
             None => (defaults.width * defaults.height) as f64,
-            Some(name) => {
-                let lines = name.strip_suffix(['p', 'P']).and_then(|lines| lines.parse::<f64>().ok());
-                let lines = lines.filter(|lines| (16.0..=8192.0).contains(lines)).ok_or_else(|| Error::Request {
-                    what: "--resolution",
-                    found: name.clone(),
+            Some(resolution) => {
+                let lines = resolution.lines().ok_or_else(|| Error::Invalid {
+                    field: Field::Resolution,
+                    found: resolution.to_string(),
                     expected: "expected a number of lines, as in 480p".to_string(),
                 })?;
                 lines * lines * 16.0 / 9.0
             }
         };
-        let ratio = match &self.aspect_ratio {
-            None => defaults.width as f64 / defaults.height as f64,
-            Some(text) => aspect_ratio(text)?,
-        };
+        let ratio = self.aspect_ratio.map_or(defaults.width as f64 / defaults.height as f64, AspectRatio::value);
         let snapped = |side: f64, multiple: usize| ((side / multiple as f64).round() as usize).max(1) * multiple;
         let height = (pixels / ratio).sqrt();
-        Ok(Some((snapped(height * ratio, limits.width_multiple), snapped(height, limits.height_multiple))))
+        let (width, height) = (snapped(height * ratio, limits.width_multiple), snapped(height, limits.height_multiple));
+        Ok(Some(Size { width, height }))
     }
-}
-
-/// Width over height of `16:9`.
-fn aspect_ratio(text: &str) -> Result<f64> {
-    let number = |text: &str| text.parse::<f64>().ok().filter(|n| (0.01..=1e4).contains(n));
-    let pair = text.split_once(':').and_then(|(width, height)| Some(number(width)? / number(height)?));
-    pair.filter(|ratio| (0.05..=20.0).contains(ratio)).ok_or_else(|| Error::Request {
-        what: "--aspect-ratio",
-        found: text.to_string(),
-        expected: "expected WIDTH:HEIGHT, as in 16:9".to_string(),
-    })
 }
 
 impl Resolved {
@@ -317,8 +278,8 @@ impl Resolved {
     pub(crate) fn refuse_true_guidance(&self, expected: &str) -> Result<()> {
         match self.true_guidance {
             None => Ok(()),
-            Some(scale) => Err(Error::Request {
-                what: "--true-guidance",
+            Some(scale) => Err(Error::Invalid {
+                field: Field::TrueGuidance,
                 found: scale.to_string(),
                 expected: expected.to_string(),
             }),
@@ -329,8 +290,8 @@ impl Resolved {
     pub(crate) fn refuse_picture(&self) -> Result<()> {
         match &self.image {
             None => Ok(()),
-            Some(path) => Err(Error::Request {
-                what: "--image",
+            Some(path) => Err(Error::Invalid {
+                field: Field::Image,
                 found: path.display().to_string(),
                 expected: "this model makes video from text alone; leave the picture out".to_string(),
             }),
@@ -338,64 +299,10 @@ impl Resolved {
     }
 }
 
-fn check_multiple(what: &'static str, found: usize, multiple: usize, largest: usize) -> Result<()> {
-    if found > 0 && found.is_multiple_of(multiple) && found <= largest {
-        return Ok(());
-    }
-    let below = (found / multiple * multiple).min(largest / multiple * multiple);
-    let nearest = match below {
-        0 => format!("the smallest that works is {multiple}"),
-        _ if below + multiple > largest => format!("the largest that works is {below}"),
-        _ => format!("the nearest that work are {below} and {}", below + multiple),
-    };
-    Err(Error::Request {
-        what,
-        found: found.to_string(),
-        expected: format!("expected a multiple of {multiple}; {nearest}"),
-    })
-}
-
-fn check_frames(found: usize, limits: &Limits, largest: usize) -> Result<()> {
-    let expected = match limits.frames {
-        Frames::From(least) if found == 1 || (least..=largest).contains(&found) => return Ok(()),
-        Frames::From(_) if found > largest => format!("expected at most {largest}"),
-        Frames::From(least) => format!("expected 1, or {least} or more"),
-        Frames::Causal { factor, latent_multiple: multiple } => {
-            let works = |latent_frames: usize| (latent_frames - 1) * factor + 1;
-            let latent_frames = found.saturating_sub(1) / factor + 1;
-            let fits = latent_frames.is_multiple_of(multiple) && works(latent_frames) == found;
-            if found > 0 && found <= largest && fits {
-                return Ok(());
-            }
-            let below = latent_frames.min((largest.max(1) - 1) / factor + 1) / multiple * multiple;
-            let nearest = match below {
-                0 => format!("the smallest that works is {}", works(multiple)),
-                _ if works(below + multiple) > largest => format!("the largest that works is {}", works(below)),
-                _ => format!("the nearest that work are {} and {}", works(below), works(below + multiple)),
-            };
-            format!("expected {factor}n+1 frames; {nearest}")
-        }
-    };
-    Err(Error::Request { what: "--frames", found: found.to_string(), expected })
-}
-
-fn check_range(what: &'static str, found: usize, low: usize, high: usize) -> Result<()> {
-    if (low..=high).contains(&found) {
-        return Ok(());
-    }
-    Err(Error::Request { what, found: found.to_string(), expected: format!("expected {low} to {high}") })
-}
-
-fn check_finite(what: &'static str, found: f64, low: f64) -> Result<()> {
-    if found.is_finite() && found >= low {
-        return Ok(());
-    }
-    Err(Error::Request { what, found: found.to_string(), expected: format!("expected a number of {low} or more") })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limits::Frames;
 
     const LIMITS: Limits = Limits {
         width_multiple: 16,
@@ -437,22 +344,36 @@ mod tests {
         says(|r| r.frames = Some(0), "nearest that work are 1 and 5");
         says(|r| r.frames = Some(1 << 40), "largest that works is 4093");
         says(
-            |r| r.size = Some((100, 64)),
-            "--size width 100: expected a multiple of 16; the nearest that work are 96 and 112",
+            |r| r.size = Some((100, 64).into()),
+            "`size` width 100: expected a multiple of 16; the nearest that work are 96 and 112",
         );
-        says(|r| r.size = Some((64, 8)), "smallest that works is 16");
-        says(|r| r.size = Some((1 << 40, 64)), "largest that works is 16384");
+        says(|r| r.size = Some((64, 8).into()), "smallest that works is 16");
+        says(|r| r.size = Some((1 << 40, 64).into()), "largest that works is 16384");
         says(|r| r.steps = Some(0), "expected 1 to 1000");
-        says(|r| r.guidance = Some(f64::NAN), "--guidance NaN");
-        says(|r| r.shift = Some(0.0), "--shift 0");
+        says(|r| r.guidance = Some(f64::NAN), "`guidance` NaN");
+        says(|r| r.shift = Some(0.0), "`shift` 0");
         says(|r| r.max_sequence_length = Some(0), "expected 1 to 8192");
     }
 
     #[test]
-    fn frames_of_a_temporal_patch() {
-        let limits = Limits { frames: Frames::Causal { factor: 4, latent_multiple: 2 }, ..LIMITS };
-        assert!(check_frames(5, &limits, 4093).is_ok());
-        let message = check_frames(9, &limits, 4093).unwrap_err().to_string();
-        assert!(message.contains("nearest that work are 5 and 13"), "{message}");
+    fn a_request_is_json() {
+        let text = r#"{"prompt": "a cat", "size": "832x480", "aspect_ratio": "16:9", "solver": "euler", "tile": 256,
+            "cache": "navicache:mid,threshold=0.1"}"#;
+        let request: Request = serde_json::from_str(text).unwrap();
+        let cache = Some("navicache:mid,threshold=0.1".parse().unwrap());
+        assert_eq!((request.size, request.tile), (Some(Size { width: 832, height: 480 }), Tiling::Pixels(256)));
+        assert_eq!((request.solver, &request.cache), (Some(SolverKind::Euler), &cache));
+        let again: Request = serde_json::from_value(serde_json::to_value(&request).unwrap()).unwrap();
+        assert_eq!(again, request);
+        assert_eq!(serde_json::from_str::<Request>("{}").unwrap(), Request::default());
+        for (text, part) in [
+            (r#"{"promt": "a cat"}"#, "unknown field `promt`, expected one of `prompt`"),
+            (r#"{"size": "832"}"#, "expected WIDTHxHEIGHT"),
+            (r#"{"cache": "teecache"}"#, "known are none, easycache"),
+            (r#"{"steps": -1}"#, "invalid value"),
+        ] {
+            let message = serde_json::from_str::<Request>(text).unwrap_err().to_string();
+            assert!(message.contains(part), "{message}");
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! Sizes of videos, latents and tokens.
 
-use crate::request::{Frames, Limits};
+use crate::limits::{Frames, Limits};
 
 /// Sizes of videos, latents and tokens.
 pub(crate) trait Sizes: Send + Sync {

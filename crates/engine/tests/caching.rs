@@ -23,7 +23,7 @@ fn pipeline() -> &'static Pipeline {
 
 fn request(cache: &str) -> Request {
     Request {
-        size: Some((32, 32)),
+        size: Some((32, 32).into()),
         frames: Some(5),
         steps: Some(STEPS),
         seed: Some(3),
@@ -55,7 +55,7 @@ fn every_method_counts_what_ran() {
                     (0, _) => Ran::Reused,
                     _ => Ran::Mixed,
                 };
-                assert_eq!(b.decision, expected.name(), "{cache} step {} {branch}", step.index);
+                assert_eq!(b.decision, expected, "{cache} step {} {branch}", step.index);
                 assert_eq!(b.units_computed + b.units_reused, 18);
             }
         }
@@ -146,12 +146,12 @@ fn what_cannot_work_is_refused_with_the_reason() {
 fn a_bill_over_the_budget_names_both_numbers() {
     let request = Request { cache_memory: Some(100_000), ..request("taylorseer,level=units") };
     match generate(pipeline(), &request, &mut |_| ControlFlow::Continue(())) {
-        Err(error @ Error::Request { .. }) => {
+        Err(error @ Error::Invalid { .. }) => {
             // 18 units, 2 values, 2 branches of 2 x 2 x 2 tokens, 192 wide, f32
             let needed = 18 * 2 * 2 * (2 * 2 * 2) * 192 * 4;
             let message = error.to_string();
             assert!(message.contains(&format!("{:.1} kB in all", needed as f64 / 1e3)), "{message}");
-            assert!(message.contains("the budget is 100.0 kB (--cache-memory)"), "{message}");
+            assert!(message.contains("the budget is 100.0 kB (`cache_memory`)"), "{message}");
         }
         other => panic!("{:?}", other.map(|video| video.report.totals)),
     }

@@ -6,7 +6,9 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use navicache_engine::control::cache::CacheSpec;
-use navicache_engine::{Error, Event, LoadOptions, Pipeline, Request, Stage, Tiling, decode_latents, generate};
+use navicache_engine::{
+    Error, Event, LoadOptions, Pipeline, Request, Stage, Tiling, decode_latents, generate, generate_to,
+};
 
 fn pipeline(folder: &Path, memory: Option<u64>) -> Pipeline {
     Pipeline::open(folder.to_str().unwrap(), &LoadOptions { memory, ..LoadOptions::default() }).unwrap()
@@ -14,7 +16,7 @@ fn pipeline(folder: &Path, memory: Option<u64>) -> Pipeline {
 
 fn request() -> Request {
     Request {
-        size: Some((320, 192)),
+        size: Some((320, 192).into()),
         frames: Some(9),
         steps: Some(1),
         guidance: Some(1.0),
@@ -71,8 +73,7 @@ fn latents_outlive_a_decoding_that_was_stopped() {
     let pipeline = pipeline(folder.path(), None);
     let whole = generate(&pipeline, &request(), &mut go_on).unwrap().frames;
     let rescue = folder.path().join("out.mp4.latents.safetensors");
-    let asked = Request { rescue: Some(rescue.clone()), ..request() };
-    let stopped = generate(&pipeline, &asked, &mut |event| match event {
+    let stopped = generate_to(&pipeline, &request(), &folder.path().join("out.mp4"), &mut |event| match event {
         Event::Stage(Stage::Decode) => ControlFlow::Break(()),
         _ => ControlFlow::Continue(()),
     });

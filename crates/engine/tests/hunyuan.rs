@@ -132,7 +132,7 @@ fn a_forward_is_its_units() {
 /// The prompt of the script.
 fn request() -> Request {
     Request {
-        size: Some((48, 32)),
+        size: Some((48, 32).into()),
         frames: Some(9),
         seed: Some(7),
         max_sequence_length: Some(600),
@@ -171,7 +171,7 @@ fn true_guidance_is_a_second_branch() {
 fn what_is_not_heard_is_said() {
     let request = Request { negative_prompt: Some("blue".to_string()), steps: Some(1), ..request() };
     let warnings = make(&request).report.warnings;
-    assert!(warnings.iter().any(|warning| warning.contains("--true-guidance")), "{warnings:?}");
+    assert!(warnings.iter().any(|warning| warning.contains("`true_guidance`")), "{warnings:?}");
 }
 
 /// The transformer in the authors' file, as diffusers converts it, and in ComfyUI's.

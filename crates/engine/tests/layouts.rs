@@ -44,7 +44,7 @@ static REFERENCE: LazyLock<(TempDir, Vec<f32>)> = LazyLock::new(|| {
 fn request() -> Request {
     Request {
         image: Some(tiny::golden().join("picture.png")),
-        size: Some((48, 32)),
+        size: Some((48, 32).into()),
         frames: Some(5),
         steps: Some(4),
         guidance: Some(1.0),
@@ -259,9 +259,9 @@ fn files_may_be_mixed() {
     let error = |files: Files| latents("", given(files)).unwrap_err().to_string();
     let swapped = Files { vae: alone.transformer.clone(), ..alone.clone() };
     let message = error(swapped);
-    assert!(message.contains("--vae: expected a Wan VAE, found a Wan transformer"), "{message}");
+    assert!(message.contains("`vae`: expected a Wan VAE, found a Wan transformer"), "{message}");
     let message = error(Files { text_encoder: None, tokenizer: None, ..alone });
-    assert!(message.contains("--text-encoder FILE") && message.contains("--tokenizer FILE"), "{message}");
+    assert!(message.contains("`text_encoder` FILE") && message.contains("`tokenizer` FILE"), "{message}");
 }
 
 #[test]
@@ -269,7 +269,7 @@ fn a_file_that_cannot_be_read_is_the_reason_that_something_is_missing() {
     let folder = authors();
     std::fs::write(folder.path().join("Wan2.1_VAE.pth"), b"<html>").unwrap();
     let message = latents(folder.path().to_str().unwrap(), LoadOptions::default()).unwrap_err().to_string();
-    assert!(message.contains("missing: a VAE (--vae FILE)") && message.contains("a web page"), "{message}");
+    assert!(message.contains("missing: a VAE (`vae` FILE)") && message.contains("a web page"), "{message}");
 }
 
 #[test]

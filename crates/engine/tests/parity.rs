@@ -8,6 +8,7 @@ use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
 use navicache_engine::control::cache::CacheSpec;
+use navicache_engine::control::strip::Ran;
 use navicache_engine::models::image::clip::{self, ClipVision};
 use navicache_engine::models::text::umt5::{self, Umt5};
 use navicache_engine::models::wan::{ImageCond, Transformer, TransformerConfig, Vae, VaeConfig, VaeEncoder};
@@ -118,7 +119,7 @@ fn vae_decoder_of_wan22() {
 fn request(cache: &str) -> Request {
     Request {
         negative_prompt: Some(NEGATIVE.to_string()),
-        size: Some((48, 32)),
+        size: Some((48, 32).into()),
         frames: Some(9),
         steps: Some(50),
         guidance: Some(5.0),
@@ -231,7 +232,7 @@ fn with_parts(class: &str, expands: bool, parts: &[(&str, &str)]) -> TempDir {
 fn from_picture(folder: &TempDir, size: (usize, usize), cache: &str) -> Request {
     Request {
         image: Some(folder.path().join("picture.png")),
-        size: Some(size),
+        size: Some(size.into()),
         steps: Some(12),
         max_sequence_length: Some(512),
         ..request(cache)
@@ -267,7 +268,7 @@ fn videos_from_a_picture() {
         let error = result.map(|_| ()).unwrap_err().to_string();
         assert!(error.contains(part), "{error}");
     };
-    refused(&i2v, &request("none"), "--image (none): this model starts from a picture");
+    refused(&i2v, &request("none"), "`image` (none): this model starts from a picture");
     refused(&tiny::pipeline(), &from_picture(&i2v, (48, 32), "none"), "makes video from text alone");
     let missing = Request { image: Some("no.png".into()), ..from_picture(&i2v, (48, 32), "none") };
     refused(&i2v, &missing, "no.png");
@@ -324,7 +325,7 @@ fn the_strip_is_what_the_seen_values_say() {
         let reuse = !guarded && drift < 0.3;
         assert_eq!(
             branch.decision,
-            if reuse { "reuse" } else { "compute" },
+            if reuse { Ran::Reused } else { Ran::Computed },
             "step {} of {}",
             step.index,
             video.report.strip

@@ -15,6 +15,9 @@ pub enum Error {
     /// A network's weights or input do not fit.
     #[error(transparent)]
     Model(#[from] navicache_models::Error),
+    /// A file of weights could not be read.
+    #[error(transparent)]
+    Weights(#[from] navicache_weights::Error),
     /// A tensor operation failed.
     #[error("tensor operation failed: {0}")]
     Tensor(#[from] candle_core::Error),

@@ -1,8 +1,11 @@
 //! The network of LPIPS with its weights, and frames to tensors. The network itself is
 //! `navicache_models::image::lpips`.
 
+use std::path::PathBuf;
+
 use candle_core::{Device, Tensor};
 use navicache_models::{Error as ModelError, Weights, image::lpips};
+use navicache_weights::Tensors;
 
 use crate::{Error, Result};
 
@@ -11,6 +14,14 @@ use crate::{Error, Result};
 pub struct Lpips(lpips::Lpips);
 
 impl Lpips {
+    /// Reads weights from one file or several, safetensors or PyTorch's: what
+    /// `lpips.LPIPS(net="alex").state_dict()` holds; or torchvision's `alexnet-owt-*.pth` and the `alex.pth` of the
+    /// `lpips` package, version 0.1.
+    pub fn open(files: &[PathBuf]) -> Result<Self> {
+        let tensors = Tensors::with_names(files, Lpips::canonical)?;
+        Lpips::new(Weights::new(&tensors, &Device::Cpu, None))
+    }
+
     /// From weights under the names that [`Lpips::canonical`] gives.
     pub fn new(weights: Weights) -> Result<Self> {
         lpips::Lpips::new(weights).map(Lpips).map_err(|error| match error {

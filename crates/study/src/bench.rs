@@ -52,7 +52,7 @@ impl std::str::FromStr for Part {
     fn from_str(text: &str) -> Result<Self> {
         let found = Part::ALL.into_iter().find(|(name, _)| *name == text).map(|(_, part)| part);
         let names = || Part::ALL.map(|(name, _)| name).join(", ");
-        found.ok_or_else(|| Error::request("bench", text, format!("expected one of {}", names())))
+        found.ok_or_else(|| Error::invalid("bench", text, format!("expected one of {}", names())))
     }
 }
 
@@ -168,7 +168,7 @@ pub fn run(part: Part, options: &Options) -> Result<Timing> {
             };
             timing.map(|timing| Timing { grid: Some(places), ..timing })
         }
-        Part::Vae | Part::EndToEnd => Err(Error::request("bench", "vae and end-to-end", "these need a model")),
+        Part::Vae | Part::EndToEnd => Err(Error::invalid("bench", "vae and end-to-end", "these need a model")),
     }
 }
 
@@ -361,7 +361,7 @@ mod tests {
             assert!(timing.median_seconds > 0.0 && timing.share_of_peak.is_some_and(|share| share > 0.0));
         }
         let demo = Pipeline::open("demo", &LoadOptions::default()).unwrap();
-        let request = Request { size: Some((16, 16)), frames: Some(1), steps: Some(1), ..Request::new("x") };
+        let request = Request { size: Some((16, 16).into()), frames: Some(1), steps: Some(1), ..Request::new("x") };
         for part in [Part::Vae, Part::EndToEnd] {
             let timing = run_on(part, &demo, &request, 1).unwrap();
             assert!(timing.median_seconds > 0.0 && timing.what.contains("1 frames of 16x16"), "{}", timing.what);

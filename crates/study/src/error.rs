@@ -14,6 +14,19 @@ pub enum Error {
     /// A generation failed, or a request or a file of this crate makes no sense.
     #[error(transparent)]
     Engine(#[from] navicache_engine::Error),
+    /// A video could not be measured.
+    #[error(transparent)]
+    Metrics(#[from] navicache_metrics::Error),
+    /// What a study is made of makes no sense.
+    #[error("{what} {found}: {expected}")]
+    Invalid {
+        /// Which part of it.
+        what: &'static str,
+        /// Its value.
+        found: String,
+        /// What would work.
+        expected: String,
+    },
 }
 
 impl Error {
@@ -32,8 +45,8 @@ impl Error {
         Error::Engine(navicache_engine::Error::File { path: path.as_ref().to_path_buf(), reason: reason.into() })
     }
 
-    pub(crate) fn request(what: &'static str, found: impl Into<String>, expected: impl Into<String>) -> Error {
-        Error::Engine(navicache_engine::Error::Request { what, found: found.into(), expected: expected.into() })
+    pub(crate) fn invalid(what: &'static str, found: impl Into<String>, expected: impl Into<String>) -> Error {
+        Error::Invalid { what, found: found.into(), expected: expected.into() }
     }
 
     pub(crate) fn cancelled(step: usize, steps: usize) -> Error {
@@ -51,10 +64,4 @@ macro_rules! through_engine {
         })*
     };
 }
-through_engine!(
-    candle_core::Error,
-    navicache_engine::models::Error,
-    navicache_media::Error,
-    navicache_metrics::Error,
-    CacheError
-);
+through_engine!(candle_core::Error, navicache_engine::models::Error, navicache_media::Error, CacheError);

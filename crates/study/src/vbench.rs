@@ -124,7 +124,7 @@ impl Plan {
     pub fn run(&self, pipeline: &Pipeline, on_event: &mut dyn FnMut(Event) -> ControlFlow<()>) -> Result<Made> {
         let prompts = self.prompts.get(self.range.clone()).filter(|prompts| !prompts.is_empty()).ok_or_else(|| {
             let found = format!("{} and {}", self.range.start, self.range.end);
-            Error::request("--start and --end", found, format!("expected a part of the {} prompts", self.prompts.len()))
+            Error::invalid("the part", found, format!("expected a part of the {} prompts", self.prompts.len()))
         })?;
         std::fs::create_dir_all(&self.folder).map_err(Error::io(&self.folder))?;
         self.check_settings(pipeline)?;
@@ -205,7 +205,7 @@ mod tests {
         let text = r#"[{"prompt_en": "a red circle growing on a navy background", "dimension": ["color"]},
             {"prompt_en": "a red circle growing on a navy background", "dimension": ["scene"]}, "a blue star"]"#;
         std::fs::write(&list, text).unwrap();
-        let request = Request { size: Some((16, 16)), frames: Some(1), steps: Some(2), ..Request::default() };
+        let request = Request { size: Some((16, 16).into()), frames: Some(1), steps: Some(2), ..Request::default() };
         Plan { prompts: read(&list).unwrap(), range, seeds: 2, request, folder: folder.join("out") }
     }
 

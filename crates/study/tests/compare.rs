@@ -18,7 +18,7 @@ fn pipeline() -> &'static Pipeline {
 }
 
 fn plan(prompts: &[&str], methods: &[&str]) -> Plan {
-    let request = Request { size: Some((32, 32)), frames: Some(5), steps: Some(10), ..Request::default() };
+    let request = Request { size: Some((32, 32).into()), frames: Some(5), steps: Some(10), ..Request::default() };
     let texts = |list: &[&str]| list.iter().map(|text| text.to_string()).collect();
     Plan { prompts: texts(prompts), methods: texts(methods), seeds: vec![3], request, lpips: None }
 }

@@ -43,14 +43,14 @@ pub enum Role {
 }
 
 impl Role {
-    /// The option that gives it.
-    pub fn option(self) -> &'static str {
+    /// What a front calls the file that gives it.
+    pub fn field(self) -> &'static str {
         match self {
-            Role::Transformer => "--transformer",
-            Role::TextEncoder => "--text-encoder",
-            Role::SecondTextEncoder => "--text-encoder-2",
-            Role::Vae => "--vae",
-            Role::ImageEncoder => "--image-encoder",
+            Role::Transformer => "transformer",
+            Role::TextEncoder => "text_encoder",
+            Role::SecondTextEncoder => "text_encoder_2",
+            Role::Vae => "vae",
+            Role::ImageEncoder => "image_encoder",
         }
     }
 }

@@ -113,10 +113,10 @@ impl Parts {
                 }
                 if let Some(other) = from.insert(role, group[0].clone()) {
                     let reason = format!(
-                        "{component} is in {} and in {}; say which with {}",
+                        "{component} is in {} and in {}; say which with `{}`",
                         other.display(),
                         group[0].display(),
-                        role.option()
+                        role.field()
                     );
                     return Err(Error::file(path, reason));
                 }
@@ -180,7 +180,7 @@ pub fn incomplete(place: &str, missing: &[String], unknown: &[String]) -> Error 
         false => format!(". Not used: {}", unknown.join("; ")),
     };
     let reason = format!(
-        "not all of a pipeline; missing: {}; or give the folder of a whole one with --model{others}",
+        "not all of a pipeline; missing: {}; or give the folder of a whole one with `model`{others}",
         missing.join(", ")
     );
     Error::file(place, reason)
@@ -191,7 +191,7 @@ pub fn missing<const N: usize>(parts: [(bool, &str); N]) -> Vec<String> {
     parts.into_iter().filter(|(missing, _)| *missing).map(|(_, what)| what.to_string()).collect()
 }
 
-/// What `--model` points at.
+/// What a model is opened from.
 pub enum Base {
     /// A Diffusers folder.
     Diffusers(Folder),

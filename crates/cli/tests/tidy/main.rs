@@ -40,25 +40,7 @@ const LONG: &[(&str, &str)] = &[
 const LIBRARIES: &[&str] = &["control", "models", "weights", "media", "metrics", "engine"];
 
 /// Texts that speak of options today.
-const OPTION_WORDS: &Exceptions = &[
-    ("crates/engine/src/pipeline.rs", 2),
-    ("crates/engine/src/decode.rs", 1),
-    ("crates/engine/src/device.rs", 3),
-    ("crates/engine/src/family/hunyuan/assemble.rs", 6),
-    ("crates/engine/src/family/hunyuan/pipeline.rs", 4),
-    ("crates/engine/src/family/opensora/assemble.rs", 4),
-    ("crates/engine/src/family/opensora/pipeline.rs", 5),
-    ("crates/engine/src/family/opensora/sizes.rs", 3),
-    ("crates/engine/src/family/wan/assemble.rs", 5),
-    ("crates/engine/src/family/wan/pipeline.rs", 3),
-    ("crates/engine/src/machine.rs", 1),
-    ("crates/engine/src/request.rs", 14),
-    ("crates/engine/src/generate.rs", 2),
-    ("crates/models/src/wan/config.rs", 2),
-    ("crates/weights/src/component.rs", 5),
-    ("crates/weights/src/layout.rs", 1),
-    ("crates/weights/src/names/mod.rs", 1),
-];
+const OPTION_WORDS: &Exceptions = &[];
 
 /// Comments that are still to be wrapped.
 const WIDE_COMMENTS: &[&str] = &[];

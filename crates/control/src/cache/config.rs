@@ -136,7 +136,10 @@ fn known_methods() -> String {
 /// What was asked for: `METHOD[:PRESET][,key=value...]`, for example `navicache:fast,max_run=3`.
 ///
 /// Which numbers a preset stands for depends on the model: [`CacheSpec::resolve`].
-#[derive(Debug, Clone, PartialEq)]
+///
+/// In JSON it is that text; for which models a file's options were tuned is not part of it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct CacheSpec {
     /// Name of the method.
     pub method: String,
@@ -215,6 +218,20 @@ impl fmt::Display for CacheSpec {
             }
         }
         Ok(())
+    }
+}
+
+impl TryFrom<String> for CacheSpec {
+    type Error = CacheError;
+
+    fn try_from(text: String) -> Result<Self, CacheError> {
+        text.parse()
+    }
+}
+
+impl From<CacheSpec> for String {
+    fn from(spec: CacheSpec) -> Self {
+        spec.to_string()
     }
 }
 

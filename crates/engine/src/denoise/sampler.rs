@@ -163,7 +163,7 @@ fn report(run: &Run, spans: usize, record: &StepRecord, (seconds, of_branches): 
             (quantity.name() + &label, *value)
         });
         let report = BranchReport {
-            decision: branch.ran().name(),
+            decision: branch.ran(),
             units_computed: branch.computed(),
             units_reused: branch.units.len() - branch.computed(),
             units: (branch.ran() == Ran::Mixed)

@@ -32,7 +32,7 @@ pub(crate) fn read(parts: Parts) -> Result<Box<dyn Assembly>> {
         let expected = about.components.iter().find(|expected| expected.role() == *role);
         let reason = match expected {
             Some(expected) if parts.given.contains(role) => {
-                format!("{}: expected {expected}, found {component}", role.option())
+                format!("`{}`: expected {expected}, found {component}", role.field())
             }
             Some(expected) => format!("expected {expected}, found {component}: they do not belong together"),
             None => format!("{component} is no part of {}", about.name),

@@ -13,6 +13,7 @@ use crate::event::{Reporter, Stage};
 use crate::host::Host;
 use crate::request::{Defaults, Resolved};
 use crate::scheduler::Scheduler;
+use crate::size::Size;
 use crate::sizes::Sizes;
 use crate::{Error, Request, Result};
 use navicache_media::Picture;
@@ -89,7 +90,7 @@ pub(crate) trait Family: Send + Sync {
     // 1. What is meant
 
     /// Width and height by their names, `None` where the request names none.
-    fn named_size(&self, request: &Request) -> Result<Option<(usize, usize)>> {
+    fn named_size(&self, request: &Request) -> Result<Option<Size>> {
         let Shared { defaults, sizes, .. } = self.shared();
         request.size_by_name(defaults, &sizes.limits())
     }

@@ -86,7 +86,7 @@ impl TransformerConfig {
                 field: "width",
                 found: dim.to_string(),
                 expected: format!(
-                    "a multiple of {HEAD_DIM}, the channels of a head; give the model's folder with --model"
+                    "a multiple of {HEAD_DIM}, the channels of a head; give the model's folder with `model`"
                 ),
             });
         }
@@ -265,7 +265,7 @@ impl VaeConfig {
                 field: "channels of the latents",
                 found: z_dim.to_string(),
                 expected: format!(
-                    "{}, whose mean and deviation are known; give the model's folder with --model",
+                    "{}, whose mean and deviation are known; give the model's folder with `model`",
                     latents_mean.len()
                 ),
             });

@@ -13,5 +13,5 @@ mod run;
 
 pub use folder::REFERENCE;
 pub use page::{Page, Videos, write};
-pub use results::{Measured, Results, Run, Seconds, Summary};
+pub use results::{Measured, Results, Run, Summary};
 pub use run::{Event, Plan, run};

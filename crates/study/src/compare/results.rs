@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use navicache_engine::report::{Seconds, Totals};
 use navicache_metrics::{METRICS, Metric, PSNR};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -56,16 +57,6 @@ pub struct Measured {
 }
 
 #[derive(Debug, Clone, Deserialize)]
-struct Totals {
-    forwards_computed: usize,
-    forwards_mixed: usize,
-    forwards_reused: usize,
-    units_computed: usize,
-    units_reused: usize,
-    seconds: Seconds,
-}
-
-#[derive(Debug, Clone, Deserialize)]
 struct Compared {
     psnr: Mean,
     psnr_of_video: f64,
@@ -85,21 +76,6 @@ impl Compared {
 #[derive(Debug, Clone, Deserialize)]
 struct Mean {
     mean: f64,
-}
-
-/// Wall-clock seconds by stage.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
-pub struct Seconds {
-    /// Tokenizer and text encoder.
-    pub text: f64,
-    /// All steps.
-    pub denoise: f64,
-    /// VAE.
-    pub decode: f64,
-    /// Encoding and writing the video file.
-    pub write: f64,
-    /// The whole run.
-    pub total: f64,
 }
 
 /// A method over all its runs. Measurements are means over frames, then over videos; absent where there is nothing to
@@ -252,6 +228,7 @@ impl Summary {
             work: sum(|t| t.units_computed) as f64 / units_in_full(&runs, all).max(1) as f64,
             forwards: [sum(|t| t.forwards_computed), sum(|t| t.forwards_mixed), sum(|t| t.forwards_reused)],
             seconds: Seconds {
+                load: seconds(|s| s.load),
                 text: seconds(|s| s.text),
                 denoise: seconds(|s| s.denoise),
                 decode: seconds(|s| s.decode),

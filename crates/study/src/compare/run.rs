@@ -163,13 +163,13 @@ impl<'a> Checked<'a> {
             seeds: once(&seeds),
             request: &plan.request,
         };
-        let refuse = |what, found, expected: &str| Err(Error::request(what, found, expected));
+        let refuse = |what, found, expected: &str| Err(Error::invalid(what, found, expected));
         if checked.prompts.is_empty() {
             return refuse("prompts", "none".to_string(), "expected at least one");
         }
         if let Some(path) = plan.request.latents.as_ref().filter(|_| checked.seeds.len() > 1) {
             let expected = "stands in place of a seed; expected one seed with it";
-            return refuse("--latents", path.display().to_string(), expected);
+            return refuse("the latents", path.display().to_string(), expected);
         }
         Ok(checked)
     }
@@ -186,7 +186,6 @@ impl<'a> Checked<'a> {
             cache: Some(cache_argument(&cache)?),
             steps: steps.or(self.request.steps),
             save_latents: None,
-            rescue: None,
             ..self.request.clone()
         })
     }
@@ -199,7 +198,7 @@ fn split_steps(method: &str) -> Result<(String, Option<usize>)> {
     let (number, after) = rest.split_once(',').map_or((rest, ""), |(number, after)| (number, after));
     let steps = number.trim().parse().map_err(|_| {
         let expected = "expected a number of steps after steps=, as in none,steps=25".to_string();
-        Error::from(navicache_engine::Error::Request { what: "method", found: method.to_string(), expected })
+        Error::invalid("method", method, expected)
     })?;
     let cache = if after.is_empty() { before.to_string() } else { format!("{before},{after}") };
     Ok((cache, Some(steps)))

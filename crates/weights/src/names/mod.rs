@@ -94,7 +94,7 @@ pub fn recognise(tensors: &BTreeMap<String, Stored>) -> Result<Recognised, Strin
         return Err("it is a Flux transformer, which makes pictures".to_string());
     }
     if tensors.keys().any(|name| name.contains("lora_") || name.ends_with(".diff")) {
-        return Err("it is a LoRA; give it with --lora".to_string());
+        return Err("it is a LoRA; give it as `lora`".to_string());
     }
     let names: Vec<&str> = tensors.keys().take(3).map(String::as_str).collect();
     Err(format!(

@@ -115,15 +115,15 @@ impl Assembly {
 impl seam::Assembly for Assembly {
     fn missing(&self) -> Vec<String> {
         missing([
-            (self.transformer.is_none(), "a transformer (--transformer FILE)"),
-            (self.text_encoder.is_none(), "a LLaMA text encoder (--text-encoder FILE)"),
-            (self.tokenizer.is_none(), "its tokenizer (--tokenizer FILE: tokenizer.json)"),
-            (self.text_encoder_2.is_none(), "a CLIP text encoder (--text-encoder-2 FILE)"),
+            (self.transformer.is_none(), "a transformer (`transformer` FILE)"),
+            (self.text_encoder.is_none(), "a LLaMA text encoder (`text_encoder` FILE)"),
+            (self.tokenizer.is_none(), "its tokenizer (`tokenizer` FILE: tokenizer.json)"),
+            (self.text_encoder_2.is_none(), "a CLIP text encoder (`text_encoder_2` FILE)"),
             (
                 self.tokenizer_2.is_none(),
-                "its tokenizer (--tokenizer-2 FILE: tokenizer.json, or vocab.json beside merges.txt)",
+                "its tokenizer (`tokenizer_2` FILE: tokenizer.json, or vocab.json beside merges.txt)",
             ),
-            (self.vae.is_none(), "a VAE (--vae FILE)"),
+            (self.vae.is_none(), "a VAE (`vae` FILE)"),
         ])
     }
 

@@ -13,6 +13,7 @@ use tokenizers::Tokenizer;
 
 use crate::event::{Reporter, Stage};
 use crate::family::seam::{Conditioning, Family, ImageConditioning, Inputs, Shared};
+use crate::field::Field;
 use crate::host::Resident;
 use crate::prompt::tokenize;
 use crate::request::Resolved;
@@ -64,10 +65,10 @@ impl Family for Hunyuan {
     fn check(&self, request: &Resolved, reporter: &mut Reporter) -> Result<()> {
         request.refuse_picture()?;
         if !self.transformer.guidance_embeds {
-            return request.refuse_true_guidance("this model is not conditioned on a guidance scale; take --guidance");
+            return request.refuse_true_guidance("this model is not conditioned on a guidance scale; take `guidance`");
         }
         if !request.negative_prompt.is_empty() && self.branches(request).len() < 2 {
-            reporter.warn("the negative prompt has no effect without --true-guidance above 1".to_string());
+            reporter.warn("the negative prompt has no effect without `true_guidance` above 1".to_string());
         }
         Ok(())
     }
@@ -92,10 +93,10 @@ impl Family for Hunyuan {
         for prompt in request.prompts(branches) {
             let whole = format!("{BEFORE_PROMPT}{prompt}{AFTER_PROMPT}");
             let tokens = tokenize(&self.tokenizer, &whole, longest + CROP)?;
-            tokens.warn_if_cut(longest + CROP, "template included; --max-sequence-length", reporter);
+            tokens.warn_if_cut(longest + CROP, "template included; `max_sequence_length`", reporter);
             let states = llama.forward(&tokens.ids)?; // (1, ids, hidden)
-            let kept = states.dim(1)?.checked_sub(CROP).filter(|&kept| kept > 0).ok_or_else(|| Error::Request {
-                what: "--tokenizer",
+            let kept = states.dim(1)?.checked_sub(CROP).filter(|&kept| kept > 0).ok_or_else(|| Error::Invalid {
+                field: Field::Tokenizer,
                 found: format!("makes {} tokens of the prompt within its template", tokens.ids.len()),
                 expected: format!("expected more than {CROP}; it is not the tokenizer of this model"),
             })?;

@@ -11,6 +11,7 @@ use crate::family::seam::{self, Family, Shared, check_channels};
 use crate::host::{Host, Resident};
 use crate::request::Defaults;
 use crate::scheduler::Scheduler;
+use crate::size::Size;
 use crate::{Error, Result};
 use navicache_weights::layout::{Parts, Piece, folder_of, incomplete, missing};
 use navicache_weights::tokenizer;
@@ -29,7 +30,7 @@ struct Assembly {
 
 /// What the authors' preset is.
 fn published(max_sequence_length: usize) -> Result<Defaults> {
-    let (width, height) = sizes::of(sizes::RESOLUTION, sizes::ASPECT_RATIO)?;
+    let Size { width, height } = sizes::of(None, None)?;
     Ok(Defaults {
         width,
         height,
@@ -87,10 +88,10 @@ pub(super) fn read(mut parts: Parts) -> Result<Box<dyn seam::Assembly>> {
 impl seam::Assembly for Assembly {
     fn missing(&self) -> Vec<String> {
         missing([
-            (self.transformer.is_none(), "a transformer (--transformer FILE)"),
-            (self.text_encoder.is_none(), "a T5 text encoder (--text-encoder FILE)"),
-            (self.tokenizer.is_none(), "a tokenizer (--tokenizer FILE: tokenizer.json or spiece.model)"),
-            (self.vae.is_none(), "a VAE (--vae FILE)"),
+            (self.transformer.is_none(), "a transformer (`transformer` FILE)"),
+            (self.text_encoder.is_none(), "a T5 text encoder (`text_encoder` FILE)"),
+            (self.tokenizer.is_none(), "a tokenizer (`tokenizer` FILE: tokenizer.json or spiece.model)"),
+            (self.vae.is_none(), "a VAE (`vae` FILE)"),
         ])
     }
 

@@ -13,9 +13,12 @@ use tokenizers::Tokenizer;
 use super::{prompt, sizes};
 use crate::event::{Reporter, Stage};
 use crate::family::seam::{Conditioning, Family, ImageConditioning, Inputs, Shared};
+use crate::field::Field;
 use crate::host::Resident;
+use crate::limits::{Frames, Limits};
 use crate::prompt::tokenize;
-use crate::request::{Frames, Limits, Resolved};
+use crate::request::Resolved;
+use crate::size::Size;
 use crate::sizes::Sizes;
 use crate::{Error, Request, Result};
 
@@ -93,14 +96,10 @@ impl Family for OpenSora {
         &mut self.shared
     }
 
-    fn named_size(&self, request: &Request) -> Result<Option<(usize, usize)>> {
-        match (&request.resolution, &request.aspect_ratio) {
+    fn named_size(&self, request: &Request) -> Result<Option<Size>> {
+        match (&request.resolution, request.aspect_ratio) {
             (None, None) => Ok(None),
-            (resolution, ratio) => sizes::of(
-                resolution.as_deref().unwrap_or(sizes::RESOLUTION),
-                ratio.as_deref().unwrap_or(sizes::ASPECT_RATIO),
-            )
-            .map(Some),
+            (resolution, ratio) => sizes::of(resolution.as_ref(), ratio).map(Some),
         }
     }
 
@@ -112,20 +111,20 @@ impl Family for OpenSora {
 
     fn check(&self, request: &Resolved, _: &mut Reporter) -> Result<()> {
         request.refuse_picture()?;
-        request.refuse_true_guidance("this model has no other guidance; take --guidance")?;
-        let refuse = |what, found: String, expected: String| Err(Error::Request { what, found, expected });
+        request.refuse_true_guidance("this model has no other guidance; take `guidance`")?;
+        let refuse = |field, found: String, expected: String| Err(Error::Invalid { field, found, expected });
         if request.width.min(request.height) < SMALLEST {
             let found = format!("{}x{}", request.width, request.height);
-            return refuse("--size", found, format!("expected at least {SMALLEST} each way"));
+            return refuse(Field::Size, found, format!("expected at least {SMALLEST} each way"));
         }
         if !request.negative_prompt.is_empty() {
             let expected = "this model has a learned text in its place and hears no other; leave it out".to_string();
-            return refuse("--negative-prompt", format!("{:?}", request.negative_prompt), expected);
+            return refuse(Field::NegativePrompt, format!("{:?}", request.negative_prompt), expected);
         }
         let longest = self.transformer.model_max_length;
         if request.max_sequence_length > longest {
             let expected = format!("expected at most {longest}, which this model was made for");
-            return refuse("--max-sequence-length", request.max_sequence_length.to_string(), expected);
+            return refuse(Field::MaxSequenceLength, request.max_sequence_length.to_string(), expected);
         }
         Ok(())
     }
@@ -133,13 +132,13 @@ impl Family for OpenSora {
     /// The prompt's tokens alone, without padding. The other branch has a learned text of as many.
     fn encode(&self, request: &Resolved, branches: &[(Branch, f64)], reporter: &mut Reporter) -> Result<Vec<Inputs>> {
         let longest = request.max_sequence_length;
-        let prepared = prompt::prepare(&request.prompt).map_err(|expected| Error::Request {
-            what: "prompt",
+        let prepared = prompt::prepare(&request.prompt).map_err(|expected| Error::Invalid {
+            field: Field::Prompt,
             found: format!("{:?}", request.prompt),
             expected,
         })?;
         let tokens = tokenize(&self.tokenizer, &prepared, longest)?;
-        tokens.warn_if_cut(longest, "--max-sequence-length", reporter);
+        tokens.warn_if_cut(longest, &Field::MaxSequenceLength.to_string(), reporter);
         let weights = self.shared.host.weights(self.shared.weights(Role::TextEncoder)?);
         let text = T5::new(&self.text_encoder, weights)?.forward(&tokens.ids)?; // (1, tokens, caption channels)
         Ok(vec![[(TEXT, text)].into(); branches.len()])

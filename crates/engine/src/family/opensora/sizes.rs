@@ -1,11 +1,15 @@
-//! Sizes by the names that users of Open-Sora know: a resolution and an aspect ratio, which is height over width there.
+//! Sizes by the names that users of Open-Sora know: a resolution and an aspect ratio. Their tables have
+//! height over width; here it is width over height, as everywhere.
 
+use crate::field::Field;
+use crate::size::{AspectRatio, Resolution, Size};
 use crate::{Error, Result};
 
 /// What is taken where one of the two is not given.
-pub(super) const RESOLUTION: &str = "240p";
-pub(super) const ASPECT_RATIO: &str = "9:16";
+const RESOLUTION: &str = "240p";
+const ASPECT_RATIO: AspectRatio = AspectRatio { width: 16.0, height: 9.0 };
 
+/// Height over width, as the authors name them.
 const RATIOS: [&str; 17] = [
     "3:8", "9:21", "12:25", "1:2", "9:17", "27:50", "9:16", "5:8", "2:3", "3:4", "1:1", "4:3", "3:2", "16:9", "17:9",
     "2:1", "50:27",
@@ -24,48 +28,61 @@ const SIZES: [(&str, &str); 8] = [
     ("4k", "1764x4704 1886x4400 1996x4158 2036x4072 2096x3960 2118x3918 2160x3840 2276x3642 2352x3528 2494x3326 2880x2880 3326x2494 3528x2352 3840x2160 3958x2096 4072x2036 4156x1994"),
 ];
 
-/// Width and height of a resolution and an aspect ratio.
-pub(super) fn of(resolution: &str, ratio: &str) -> Result<(usize, usize)> {
-    let refuse = |what, found: &str, known: Vec<&str>| Error::Request {
-        what,
+/// Width and height of a resolution and an aspect ratio; what is not given is the authors' default.
+pub(super) fn of(resolution: Option<&Resolution>, ratio: Option<AspectRatio>) -> Result<Size> {
+    let refuse = |field, found: &str, known: Vec<String>| Error::Invalid {
+        field,
         found: found.to_string(),
-        expected: format!("expected one of {}; or give --size", known.join(", ")),
+        expected: format!("expected one of {}; or give {}", known.join(", "), Field::Size),
     };
-    let row = SIZES.iter().find(|(name, _)| name.eq_ignore_ascii_case(resolution)).map(|(_, row)| row);
-    let row = row.ok_or_else(|| refuse("--resolution", resolution, SIZES.map(|(name, _)| name).to_vec()))?;
-    let column = RATIOS.iter().position(|name| *name == ratio);
+    let resolution = resolution.map_or(RESOLUTION.to_string(), Resolution::to_string);
+    let row = SIZES.iter().find(|(name, _)| *name == resolution).map(|(_, row)| row);
+    let names = || SIZES.iter().map(|(name, _)| name.to_string()).collect();
+    let row = row.ok_or_else(|| refuse(Field::Resolution, &resolution, names()))?;
+    let ratio = ratio.unwrap_or(ASPECT_RATIO);
+    let column = RATIOS.iter().position(|name| turned(name) == ratio.to_string());
     let size = column.and_then(|column| row.split(' ').nth(column)?.split_once('x'));
     match size.map(|(height, width)| (width.parse(), height.parse())) {
-        Some((Ok(width), Ok(height))) => Ok((width, height)),
-        _ => Err(refuse("--aspect-ratio (height:width)", ratio, RATIOS.to_vec())),
+        Some((Ok(width), Ok(height))) => Ok(Size { width, height }),
+        _ => Err(refuse(Field::AspectRatio, &ratio.to_string(), RATIOS.iter().map(|name| turned(name)).collect())),
     }
+}
+
+/// `16:9` of `9:16`.
+fn turned(ratio: &str) -> String {
+    ratio.split(':').rev().collect::<Vec<_>>().join(":")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn named(resolution: &str, ratio: &str) -> Result<(usize, usize)> {
+        let Size { width, height } = of(Some(&resolution.parse()?), Some(ratio.parse()?))?;
+        Ok((width, height))
+    }
+
     #[test]
     fn every_name_is_a_size() {
         for (resolution, row) in SIZES {
             assert_eq!(row.split(' ').count(), RATIOS.len());
-            for ratio in RATIOS {
-                let (width, height) = of(resolution, ratio).unwrap();
-                let (h, w) = ratio.split_once(':').unwrap();
-                let named = h.parse::<f64>().unwrap() / w.parse::<f64>().unwrap();
+            for ratio in RATIOS.map(turned) {
+                let (width, height) = named(resolution, &ratio).unwrap();
+                let asked = ratio.parse::<AspectRatio>().unwrap().value();
                 // The published table is not exact: 144p 50:27 is 277x132.
-                assert!((height as f64 / width as f64 / named - 1.0).abs() < 0.15, "{resolution} {ratio}");
+                assert!((width as f64 / height as f64 / asked - 1.0).abs() < 0.15, "{resolution} {ratio}");
             }
         }
-        assert_eq!(of("480p", "9:16").unwrap(), (854, 480));
-        assert_eq!(of("720P", "1:1").unwrap(), (960, 960));
+        assert_eq!(named("480p", "16:9").unwrap(), (854, 480));
+        assert_eq!(named("720P", "1:1").unwrap(), (960, 960));
+        assert_eq!(of(None, None).unwrap(), Size { width: 426, height: 240 });
     }
 
     #[test]
     fn other_names_are_refused_with_those_that_are_known() {
-        let message = of("480", "9:16").unwrap_err().to_string();
-        assert!(message.contains("--resolution 480: expected one of 144p"), "{message}");
-        let message = of("480p", "5:7").unwrap_err().to_string();
-        assert!(message.contains("--aspect-ratio (height:width) 5:7: expected one of 3:8"), "{message}");
+        let message = named("481p", "16:9").unwrap_err().to_string();
+        assert!(message.contains("`resolution` 481p: expected one of 144p"), "{message}");
+        let message = named("480p", "7:5").unwrap_err().to_string();
+        assert!(message.contains("`aspect_ratio` 7:5: expected one of 8:3"), "{message}");
     }
 }

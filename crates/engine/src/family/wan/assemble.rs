@@ -106,11 +106,11 @@ impl seam::Assembly for Assembly {
     fn missing(&self) -> Vec<String> {
         let needs_image = self.transformer.as_ref().is_some_and(|piece| piece.config.image_dim.is_some());
         missing([
-            (self.transformer.is_none(), "a transformer (--transformer FILE)"),
-            (self.text_encoder.is_none(), "a UMT5 text encoder (--text-encoder FILE)"),
-            (self.tokenizer.is_none(), "a tokenizer (--tokenizer FILE: tokenizer.json or spiece.model)"),
-            (self.vae.is_none(), "a VAE (--vae FILE)"),
-            (needs_image && self.image_encoder.is_none(), "a CLIP image encoder (--image-encoder FILE)"),
+            (self.transformer.is_none(), "a transformer (`transformer` FILE)"),
+            (self.text_encoder.is_none(), "a UMT5 text encoder (`text_encoder` FILE)"),
+            (self.tokenizer.is_none(), "a tokenizer (`tokenizer` FILE: tokenizer.json or spiece.model)"),
+            (self.vae.is_none(), "a VAE (`vae` FILE)"),
+            (needs_image && self.image_encoder.is_none(), "a CLIP image encoder (`image_encoder` FILE)"),
         ])
     }
 

@@ -15,6 +15,7 @@ use super::image::{CHANNELS, EMBEDDING, Encoders, Preprocessor, condition_on};
 use super::published::Published;
 use crate::event::{Reporter, Stage};
 use crate::family::seam::{Conditioning, Family, ImageConditioning, Inputs, Shared};
+use crate::field::Field;
 use crate::host::Resident;
 use crate::prompt::{self, tokenize};
 use crate::request::Resolved;
@@ -48,11 +49,11 @@ impl Family for Wan {
     }
 
     fn check(&self, request: &Resolved, _: &mut Reporter) -> Result<()> {
-        request.refuse_true_guidance("this model has no other guidance; take --guidance")?;
+        request.refuse_true_guidance("this model has no other guidance; take `guidance`")?;
         match (self.published, &request.image) {
             (Published::Wan21, _) => request.refuse_picture(),
-            (Published::Wan21I2v, None) => Err(Error::Request {
-                what: "--image",
+            (Published::Wan21I2v, None) => Err(Error::Invalid {
+                field: Field::Image,
                 found: "(none)".to_string(),
                 expected: "this model starts from a picture; give one".to_string(),
             }),
@@ -66,7 +67,7 @@ impl Family for Wan {
         let longest = request.max_sequence_length;
         let texts = request.prompts(branches).map(|prompt| {
             let tokens = tokenize(&self.tokenizer, &prompt::clean(prompt), longest)?;
-            tokens.warn_if_cut(longest, "--max-sequence-length", reporter);
+            tokens.warn_if_cut(longest, &Field::MaxSequenceLength.to_string(), reporter);
             let hidden = encoder.forward(&tokens.ids)?; // (1, ids, text dim)
             let padding = longest - hidden.dim(1)?;
             Ok([(TEXT, hidden.pad_with_zeros(1, 0, padding)?)].into())

@@ -1,13 +1,14 @@
 //! Metrics against their definitions in Python, on clips that are drawn again here; files and folders of videos.
 
+#[path = "../../engine/tests/tiny/mod.rs"]
 mod tiny;
 
 use std::path::{Path, PathBuf};
 
-use navicache_engine::metrics::{
-    Comparison, Convention, Frames, LPIPS, MS_SSIM, Meter, Metric, PSNR, SSIM, save_curves,
+use navicache_engine::noise;
+use navicache_metrics::{
+    Comparison, Convention, Frames, LPIPS, Lpips, MS_SSIM, Meter, Metric, PSNR, SSIM, save_curves,
 };
-use navicache_engine::{noise, open_lpips};
 use tempfile::TempDir;
 
 /// What `tools/golden/metrics.py` found.
@@ -107,7 +108,7 @@ fn two_files() -> (TempDir, [PathBuf; 2]) {
 #[test]
 fn the_definitions_of_the_reference_scripts() {
     let (_folder, files) = two_files();
-    let lpips = open_lpips(&files).unwrap();
+    let lpips = Lpips::open(&files).unwrap();
     let mut largest = 0f64;
     for golden in Golden::all() {
         let meter = Meter { lpips: golden.lpips.is_some().then(|| lpips.clone()), ..Meter::default() };
@@ -147,11 +148,12 @@ fn weights_of_lpips_in_one_file() {
     tiny::write(&whole, once.chain(twice));
     let golden = Golden::all().into_iter().find(|golden| golden.name == "random").unwrap();
     let measure = |files: &[PathBuf]| {
-        golden.compare(&Meter { lpips: Some(open_lpips(files).unwrap()), ..Meter::default() }).curves[LPIPS.key].clone()
+        golden.compare(&Meter { lpips: Some(Lpips::open(files).unwrap()), ..Meter::default() }).curves[LPIPS.key]
+            .clone()
     };
     assert_eq!(measure(std::slice::from_ref(&whole)), measure(&files));
 
-    let refused = |files: &[PathBuf]| open_lpips(files).unwrap_err().to_string();
+    let refused = |files: &[PathBuf]| Lpips::open(files).unwrap_err().to_string();
     let [alexnet, linear] = files;
     let missing = refused(std::slice::from_ref(&alexnet));
     assert!(missing.contains("lin0.model.1.weight") && missing.contains("weights/v0.1/alex.pth"), "{missing}");
@@ -171,7 +173,7 @@ fn weights_of_lpips_in_one_file() {
     let (reference, _) = golden.clips();
     let frames = Frames::new(&reference, golden.width, golden.height).unwrap();
     let refused = |file: PathBuf, frames| {
-        let meter = Meter { lpips: Some(open_lpips(&[file]).unwrap()), ..Meter::default() };
+        let meter = Meter { lpips: Some(Lpips::open(&[file]).unwrap()), ..Meter::default() };
         meter.compare(frames, frames).unwrap_err()
     };
     assert!(refused(nan, frames).to_string().contains("NaN"));
