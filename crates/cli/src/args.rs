@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use bytesize::ByteSize;
 use clap::builder::ArgPredicate;
 use clap::{ArgGroup, Parser, Subcommand};
 use navicache_engine::control::cache::CacheSpec;
@@ -618,14 +619,8 @@ fn cache(text: &str) -> Result<CacheSpec, String> {
 }
 
 fn bytes(text: &str) -> Result<u64, String> {
-    const UNITS: [(&str, f64); 7] =
-        [("KiB", 1024.0), ("MiB", 1048576.0), ("GiB", 1073741824.0), ("KB", 1e3), ("MB", 1e6), ("GB", 1e9), ("B", 1.0)];
-    let unit = UNITS.into_iter().find_map(|(name, size)| Some((text.strip_suffix(name)?, size)));
-    let (number, size) = unit.unwrap_or((text, 1.0));
-    match number.trim().parse::<f64>() {
-        Ok(number) if number >= 0.0 && (number * size).is_finite() => Ok((number * size) as u64),
-        _ => Err("expected a size, as in 500MB or 2GiB".to_string()),
-    }
+    let size = text.parse::<ByteSize>().map_err(|_| "expected a size, as in 500MB or 2GiB".to_string())?;
+    Ok(size.as_u64())
 }
 
 #[cfg(test)]

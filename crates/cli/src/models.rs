@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use bytesize::ByteSize;
 use navicache_engine::catalog::Model;
 use navicache_engine::estimate::{Estimate, estimate as estimated};
 use navicache_engine::inspect::Inspected;
@@ -253,9 +254,5 @@ fn numbers(count: u64) -> String {
 }
 
 fn gb(bytes: u64) -> String {
-    match bytes {
-        0..1_000_000 => format!("{:.1} kB", bytes as f64 / 1e3),
-        1_000_000..1_000_000_000 => format!("{:.1} MB", bytes as f64 / 1e6),
-        _ => format!("{:.1} GB", bytes as f64 / 1e9),
-    }
+    ByteSize(bytes).display().si().to_string()
 }

@@ -50,14 +50,15 @@ pub fn methods(options: &Methods) -> Result<()> {
 /// What is taken where nothing is asked for, by family and solver.
 fn print_best(json: bool) {
     let families = presets::families("stride");
-    let choices =
-        families.iter().flat_map(|family| SolverKind::ALL.map(|solver| (family, solver, best(family, solver))));
+    let choices = families
+        .iter()
+        .flat_map(|family| SolverKind::ALL.iter().map(move |&solver| (family, solver, best(family, solver))));
     if json {
         let choice = |(family, solver, best): (&String, SolverKind, Best)| json!({"family": family, "solver": solver, "cache": best.spec.to_string(), "why": best.why});
         return print(&format!("{:#}", Value::from(choices.map(choice).collect::<Vec<_>>())));
     }
     for (family, solver, best) in choices {
-        print(&format!("{family:<12}  {:<5}  {}  {}", solver.name(), best.spec, best.why));
+        print(&format!("{family:<12}  {:<5}  {}  {}", solver.to_string(), best.spec, best.why));
     }
 }
 

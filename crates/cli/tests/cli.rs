@@ -380,7 +380,7 @@ fn metrics_of_folders() {
     let (code, _, errors) = run(&["--lpips-weights", "fast/good.safetensors"]);
     assert!(code == Some(1) && errors.contains("features.0.weight") && errors.contains("alex.pth"), "{errors}");
     let (code, _, errors) = run(&["--convention", "vbench"]);
-    assert!(code == Some(2) && errors.contains("raw, videosys or easycache"), "{errors}");
+    assert!(code == Some(2) && errors.contains("raw, videosys, easycache"), "{errors}");
 }
 
 #[test]

@@ -53,7 +53,7 @@ fn every(stride: usize, steps: usize) -> impl Fn(usize) -> bool {
 
 #[test]
 fn skipping_nothing_is_the_plain_run() {
-    for kind in SolverKind::ALL {
+    for &kind in SolverKind::ALL {
         let [over, corrected] = [Skip::Over, Skip::Corrected].map(|skip| run(kind, 30, skip, |_| false).0);
         assert_eq!(over, corrected, "{kind}");
     }
@@ -63,7 +63,7 @@ fn skipping_nothing_is_the_plain_run() {
 fn correcting_is_of_a_higher_order_than_holding() {
     // Four times as fine a grid: the error of what is held falls four times, that of what is corrected ten times and
     // more.
-    for kind in SolverKind::ALL {
+    for &kind in SolverKind::ALL {
         let error = |steps: usize| {
             let full = run(kind, steps, Skip::Corrected, |_| false).0;
             (run(kind, steps, Skip::Corrected, every(3, steps)).0 - full).abs()
@@ -84,7 +84,7 @@ fn stepping_over_is_close_for_solvers_of_second_order() {
 
 #[test]
 fn the_error_that_is_found_grows_with_the_third_power_of_the_stride() {
-    for kind in SolverKind::ALL {
+    for &kind in SolverKind::ALL {
         let found =
             |stride: usize| run(kind, 100, Skip::Corrected, |step| step > 40 && step < 40 + stride).1[&(40 + stride)];
         let (short, long) = (found(3), found(6));
@@ -97,7 +97,7 @@ proptest! {
 
     #[test]
     fn a_kept_walk_goes_on_as_if_nothing_had_happened(mask in prop::collection::vec(any::<bool>(), 30), cut in 1usize..29) {
-        for kind in SolverKind::ALL {
+        for &kind in SolverKind::ALL {
             for skip in [Skip::Over, Skip::Corrected] {
                 let schedule = kind.schedule(30, 3.0, 1000).unwrap();
                 let walk = |mut stepper: Stepper<f64>, mut x: f64, from: usize| {

@@ -61,7 +61,7 @@ fn schedules_and_trajectories_equal_the_reference() {
         for (step, expected) in &case.samples {
             let norm = expected.iter().map(|v| v * v).sum::<f64>().sqrt();
             let difference = runs.iter().zip(expected).map(|(r, e)| (r[*step] - e).powi(2)).sum::<f64>().sqrt();
-            let worst: &mut f64 = worst.entry(case.solver.name()).or_default();
+            let worst: &mut f64 = worst.entry(case.solver.to_string()).or_default();
             *worst = worst.max(difference / norm);
             assert!(difference / norm < 2e-5, "{name}: step {step} is off by {}", difference / norm);
         }
@@ -91,7 +91,7 @@ fn errors_fall_with_the_order_of_the_solver() {
 proptest! {
     #[test]
     fn coefficients_are_finite_and_keep_a_constant(steps in 1usize..=1000, shift in 0.1f64..20.0, m in -2.0f64..2.0) {
-        for kind in SolverKind::ALL {
+        for &kind in SolverKind::ALL {
             let schedule = kind.schedule(steps, shift, 1000).unwrap();
             for (i, plan) in plan(kind, &schedule).iter().enumerate() {
                 // While every prediction is m, the flow is the straight line from noise to m.

@@ -141,7 +141,8 @@ pub(crate) fn device_name(device: &Device) -> String {
 
 /// In which format matrices are kept, and which numbers are multiplied. Activations are kept in f32 and summed up in
 /// f32 whatever the choice.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, strum::EnumString, strum::VariantNames)]
+#[strum(serialize_all = "lowercase", parse_err_ty = Error, parse_err_fn = unknown_dtype)]
 pub enum DtypeChoice {
     /// f32 for models under 1 GiB in f32; others as stored (on a GPU, bf16), and what is stored in bf16 or less is
     /// multiplied in bf16, as the published pipelines do.
@@ -158,22 +159,9 @@ pub enum DtypeChoice {
 /// Size in f32 under which weights are widened once at load instead of at every use.
 const SMALL_BYTES: u64 = 1 << 30;
 
-impl FromStr for DtypeChoice {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self> {
-        match text {
-            "auto" => Ok(DtypeChoice::Auto),
-            "f32" => Ok(DtypeChoice::F32),
-            "bf16" => Ok(DtypeChoice::Bf16),
-            "f16" => Ok(DtypeChoice::F16),
-            _ => Err(Error::Invalid {
-                field: Field::Dtype,
-                found: text.to_string(),
-                expected: "expected auto, f32, bf16 or f16".to_string(),
-            }),
-        }
-    }
+fn unknown_dtype(found: &str) -> Error {
+    let known = <DtypeChoice as strum::VariantNames>::VARIANTS.join(", ");
+    Error::Invalid { field: Field::Dtype, found: found.to_string(), expected: format!("expected one of {known}") }
 }
 
 impl DtypeChoice {

@@ -54,7 +54,8 @@ pub enum Event<'a> {
 }
 
 /// A stage of a generation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, strum::IntoStaticStr)]
+#[strum(serialize_all = "lowercase")]
 pub enum Stage {
     /// Text encoder.
     Text,
@@ -71,13 +72,7 @@ pub enum Stage {
 impl Stage {
     /// Lower-case name, as in estimates.
     pub fn name(self) -> &'static str {
-        match self {
-            Stage::Text => "text",
-            Stage::Picture => "picture",
-            Stage::Load => "load",
-            Stage::Denoise => "denoise",
-            Stage::Decode => "decode",
-        }
+        self.into()
     }
 }
 

@@ -4,6 +4,7 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use bytesize::ByteSize;
 use candle_core::Tensor;
 use navicache_control::cache::{self, Approx, CacheError, CacheMemory, Guarded, Method, Run};
 use navicache_control::guidance::Branch;
@@ -379,6 +380,7 @@ fn check_memory(memory: CacheMemory, budget: u64, method: &str) -> Result<()> {
     if memory.bytes <= budget {
         return Ok(());
     }
+    let size = |bytes: u64| ByteSize(bytes).display().si();
     Err(Error::Invalid {
         field: Field::Cache,
         found: method.to_string(),
@@ -393,17 +395,6 @@ fn check_memory(memory: CacheMemory, budget: u64, method: &str) -> Result<()> {
             size(budget)
         ),
     })
-}
-
-/// `4.4 MB`
-fn size(bytes: u64) -> String {
-    let (unit, name) = match bytes {
-        0..1_000 => return format!("{bytes} B"),
-        1_000..1_000_000 => (1e3, "kB"),
-        1_000_000..1_000_000_000 => (1e6, "MB"),
-        _ => (1e9, "GB"),
-    };
-    format!("{:.1} {name}", bytes as f64 / unit)
 }
 
 #[cfg(test)]

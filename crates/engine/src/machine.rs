@@ -3,18 +3,16 @@
 
 use std::path::Path;
 
+use sysinfo::{CpuRefreshKind, MemoryRefreshKind, RefreshKind, System};
+
 use crate::field::Field;
 use crate::{Error, Result};
 
 /// The processor's name.
 pub(crate) fn cpu_name() -> String {
-    std::fs::read_to_string("/proc/cpuinfo")
-        .ok()
-        .and_then(|text| {
-            text.lines()
-                .find_map(|line| line.strip_prefix("model name")?.split_once(':').map(|(_, v)| v.trim().to_string()))
-        })
-        .unwrap_or_else(|| std::env::consts::ARCH.to_string())
+    let system = System::new_with_specifics(RefreshKind::nothing().with_cpu(CpuRefreshKind::nothing()));
+    let name = system.cpus().first().map(|cpu| cpu.brand().trim().to_string());
+    name.filter(|name| !name.is_empty()).unwrap_or_else(|| std::env::consts::ARCH.to_string())
 }
 
 /// Threads that computations use.
@@ -45,12 +43,14 @@ pub(crate) fn peak_memory_bytes() -> Option<u64> {
 
 /// Memory that can be taken without swapping, in bytes; in a container, what its limit leaves.
 pub(crate) fn available_memory_bytes() -> Option<u64> {
-    let machine = kibibytes("/proc/meminfo", "MemAvailable:");
+    let memory = MemoryRefreshKind::nothing().with_ram();
+    let system = System::new_with_specifics(RefreshKind::nothing().with_memory(memory));
+    let machine = Some(system.available_memory()).filter(|bytes| *bytes > 0);
     machine.into_iter().chain(container_memory_bytes()).min()
 }
 
 /// What the limit of the control group leaves. Pages of files count as used there, but are given up when something else
-/// needs memory.
+/// needs memory; sysinfo, which knows everything else, counts them too.
 fn container_memory_bytes() -> Option<u64> {
     let read = |file: &str| std::fs::read_to_string(Path::new("/sys/fs/cgroup").join(file)).ok();
     let number = |file: &str| read(file)?.trim().parse::<u64>().ok();

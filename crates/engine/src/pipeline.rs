@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use bytesize::ByteSize;
+
 use navicache_control::cache::{self, CacheMemory};
 use navicache_models::{Branches, Observed};
 
@@ -200,14 +202,14 @@ impl Pipeline {
         if needed <= available {
             return Ok(());
         }
-        let gib = |bytes: u64| bytes as f64 / (1u64 << 30) as f64;
+        let size = |bytes: u64| ByteSize(bytes).display().iec();
         Err(Error::Invalid {
             field: Field::Size,
             found: format!("{}x{}, {} frames", request.width, request.height, request.frames),
             expected: format!(
-                "{tokens} tokens need at least {:.1} GiB beside the weights, {:.1} GiB are free; ask for a smaller or shorter video",
-                gib(needed),
-                gib(available)
+                "{tokens} tokens need at least {} beside the weights, {} are free; ask for a smaller or shorter video",
+                size(needed),
+                size(available)
             ),
         })
     }

@@ -1,5 +1,6 @@
 //! A repository, file by file.
 
+use bytesize::ByteSize;
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::Write;
@@ -159,11 +160,11 @@ impl Hub {
         if needed <= free {
             return Ok(());
         }
-        let gb = |bytes: u64| bytes as f64 / 1e9;
+        let gb = |bytes: u64| ByteSize(bytes).display().si();
         Err(Error::file(
             blobs,
             format!(
-                "{:.1} GB are to be downloaded, {:.1} GB are free on this disk; make room, or set HF_HOME to a folder on another",
+                "{} are to be downloaded, {} are free on this disk; make room, or set HF_HOME to a folder on another",
                 gb(needed),
                 gb(free)
             ),

@@ -1,18 +1,17 @@
 //! What papers mean when they report PSNR, SSIM and LPIPS of a video. Numbers of different conventions cannot be
 //! compared.
 
-use std::str::FromStr;
-
 use serde::Serialize;
 
-use crate::{Error, Result, Scores};
+use crate::{Error, Scores};
 
 /// Videos that VideoSys averages before it averages those averages.
 const BATCH: usize = 16;
 
 /// Whose definition a number follows. SSIM and LPIPS are means over frames in all of them.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, strum::EnumString, strum::VariantNames)]
 #[serde(rename_all = "lowercase")]
+#[strum(serialize_all = "lowercase", parse_err_ty = Error, parse_err_fn = unknown)]
 pub enum Convention {
     /// Frames as they are, the same number and size in both videos; PSNR is the mean over frames.
     #[default]
@@ -25,17 +24,8 @@ pub enum Convention {
     EasyCache,
 }
 
-impl FromStr for Convention {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self> {
-        match text {
-            "raw" => Ok(Convention::Raw),
-            "videosys" => Ok(Convention::VideoSys),
-            "easycache" => Ok(Convention::EasyCache),
-            _ => Err(Error::Convention(text.to_string())),
-        }
-    }
+fn unknown(found: &str) -> Error {
+    Error::Convention { found: found.to_string(), known: <Convention as strum::VariantNames>::VARIANTS.join(", ") }
 }
 
 impl Convention {

@@ -53,8 +53,13 @@ pub enum Error {
         expected: &'static str,
     },
     /// A name that is no convention.
-    #[error("convention {0}: expected raw, videosys or easycache")]
-    Convention(String),
+    #[error("convention {found}: expected one of {known}")]
+    Convention {
+        /// The name.
+        found: String,
+        /// Those there are.
+        known: String,
+    },
     /// Files that are not there, or cannot be compared.
     #[error("{}: {reason}", path.display())]
     File {

@@ -18,7 +18,8 @@ use navicache_engine::{DeviceChoice, DtypeChoice, Pipeline, Request, Tiling, dec
 use crate::error::{Error, Result};
 
 /// What is timed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, strum::EnumString, strum::VariantNames)]
+#[strum(serialize_all = "kebab-case", parse_err_ty = Error, parse_err_fn = unknown)]
 pub enum Part {
     /// A layer of Wan2.1-1.3B's feed-forward network, 1536 to 8960.
     Matmul,
@@ -36,24 +37,11 @@ pub enum Part {
 
 impl Part {
     /// All of them, by name.
-    pub const ALL: [(&'static str, Part); 6] = [
-        ("matmul", Part::Matmul),
-        ("attention", Part::Attention),
-        ("block", Part::Block),
-        ("forward", Part::Forward),
-        ("vae", Part::Vae),
-        ("end-to-end", Part::EndToEnd),
-    ];
+    pub const NAMES: &[&str] = <Part as strum::VariantNames>::VARIANTS;
 }
 
-impl std::str::FromStr for Part {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self> {
-        let found = Part::ALL.into_iter().find(|(name, _)| *name == text).map(|(_, part)| part);
-        let names = || Part::ALL.map(|(name, _)| name).join(", ");
-        found.ok_or_else(|| Error::invalid("bench", text, format!("expected one of {}", names())))
-    }
+fn unknown(found: &str) -> Error {
+    Error::invalid("bench", found, format!("expected one of {}", Part::NAMES.join(", ")))
 }
 
 /// What a benchmark found.

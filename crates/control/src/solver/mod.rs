@@ -10,9 +10,6 @@ mod history;
 pub mod skipping;
 mod unipc;
 
-use std::fmt;
-use std::str::FromStr;
-
 use serde::{Deserialize, Serialize};
 
 use crate::schedule::{self, Schedule, ScheduleError, Sigma};
@@ -23,31 +20,35 @@ pub use history::{History, Linear};
 pub const HISTORY: usize = 3;
 
 /// A solver.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    Serialize,
+    Deserialize,
+    strum::Display,
+    strum::EnumString,
+    strum::VariantArray,
+    strum::VariantNames,
+)]
+#[serde(rename_all = "lowercase")]
+#[strum(serialize_all = "lowercase", parse_err_ty = UnknownSolver, parse_err_fn = UnknownSolver::new)]
 pub enum SolverKind {
     /// UniPC of order 2, predictor and corrector.
-    #[serde(rename = "unipc")]
     UniPc,
     /// DPM-Solver++ 2M.
     #[serde(rename = "dpmpp")]
+    #[strum(serialize = "dpmpp")]
     DpmPp2M,
     /// Euler.
-    #[serde(rename = "euler")]
     Euler,
 }
 
 impl SolverKind {
     /// All of them.
-    pub const ALL: [SolverKind; 3] = [SolverKind::UniPc, SolverKind::DpmPp2M, SolverKind::Euler];
-
-    /// Lower-case name, as given to `--solver`.
-    pub fn name(self) -> &'static str {
-        match self {
-            SolverKind::UniPc => "unipc",
-            SolverKind::DpmPp2M => "dpmpp",
-            SolverKind::Euler => "euler",
-        }
-    }
+    pub const ALL: &[SolverKind] = <SolverKind as strum::VariantArray>::VARIANTS;
 
     /// Whether steps may be stepped over: whether a long step of the solver is nearly as good as several short ones.
     pub fn steps_over(self) -> bool {
@@ -67,27 +68,16 @@ impl SolverKind {
     }
 }
 
-impl fmt::Display for SolverKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
 /// No solver has this name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("solver {found:?} is not known; known are unipc, dpmpp, euler")]
+#[error("solver {found:?} is not known; known are {}", <SolverKind as strum::VariantNames>::VARIANTS.join(", "))]
 pub struct UnknownSolver {
     found: String,
 }
 
-impl FromStr for SolverKind {
-    type Err = UnknownSolver;
-
-    fn from_str(text: &str) -> Result<Self, UnknownSolver> {
-        SolverKind::ALL
-            .into_iter()
-            .find(|kind| kind.name() == text)
-            .ok_or_else(|| UnknownSolver { found: text.to_string() })
+impl UnknownSolver {
+    fn new(found: &str) -> Self {
+        UnknownSolver { found: found.to_string() }
     }
 }
 
