@@ -3,52 +3,17 @@
 mod common;
 
 use common::{method, play};
+use navicache_control::cache::samples::SAMPLES;
 use navicache_control::cache::{CacheConfig, Measure, Quantity, Scope};
 use navicache_control::guidance::Branch;
 use navicache_control::replay::Played;
 use proptest::prelude::*;
 
-/// Every method, with the option that switches it off at `0` put at a strength, and as much freedom as its guard
-/// allows.
+/// Every method that measures, with the option that switches it off at `0` put at a strength, and as much freedom as its
+/// guard allows; and `none`.
 fn methods(strength: f64) -> Vec<CacheConfig> {
-    let with = |texts: &[&str]| {
-        let text = |text: &&str| method(&text.replace('X', &strength.to_string()));
-        texts.iter().map(text).collect::<Vec<_>>()
-    };
-    let methods = with(&[
-        "none",
-        "easycache,threshold=X,warmup_steps=0",
-        "easycache,threshold=X",
-        "navicache,threshold=X,align_steps=0",
-        "navicache,threshold=X,reuse=linear",
-        "navicache,threshold=X,align_steps=2,reuse=from_cond",
-        "navicache,threshold=X,align_steps=2,projection=every_step,noise_floor=0.1,uncertainty=1",
-        "navicache,threshold=X,align_steps=2,projection=every_step,drift=0.7",
-        "precisecache,threshold=X",
-        "mixcache,threshold=X",
-        "mixcache,threshold=X,granularity=block,warmup_steps=0,last_steps=0",
-        "mixcache,threshold=X,granularity=cfg",
-        "teacache,threshold=X,warmup_steps=0,last_steps=0",
-        "teacache:ret_fast,threshold=X",
-        "magcache,threshold=X,warmup=0",
-        "magcache,threshold=X,resampling=merge,reuse=scaled",
-        "fbcache,threshold=X",
-        "dbcache,threshold=X,first_blocks=2,last_blocks=1,warmup_steps=0,reuse=two_anchors",
-        "dicache,threshold=X,warmup=0",
-        "seacache,threshold=X,reuse=quadratic",
-        "tafc,threshold=X",
-        "tafc,threshold=X,warmup_steps=1",
-        "bwcache,threshold=X",
-        "adacache,threshold=X",
-        "trend,threshold=X,warmup_steps=0",
-        "navicache,threshold=X,align_steps=2,reuse=step_over",
-        "trend,threshold=X,warmup_steps=1,reuse=corrected",
-        "stride,threshold=X,warmup_steps=0,max_run=4,reuse=step_over",
-        "stride,threshold=X,warmup_steps=3,max_run=9,reuse=corrected",
-    ]);
-    let covered = |name: &str| methods.iter().any(|m| m.method().name() == name) || UNMEASURED.contains(&name);
-    assert!(CacheConfig::METHODS.iter().all(|about| covered(about.name)), "a method has no laws");
-    methods
+    let texts = SAMPLES.iter().flat_map(|sample| sample.scaled);
+    std::iter::once(&"none").chain(texts).map(|text| method(&text.replace('X', &strength.to_string()))).collect()
 }
 
 /// Whether nothing was reused at all.
@@ -56,10 +21,7 @@ fn all_full(played: &Played) -> bool {
     (0..played.steps.len()).all(|step| played.is_full(step))
 }
 
-/// Methods that follow a fixed schedule and measure nothing.
-const UNMEASURED: [&str; 4] = ["pab", "taylorseer", "fastercache", "schedule"];
-
-/// Those, with what they are off at, and something that reuses.
+/// Settings that follow a fixed schedule: what they are off at, and something that reuses.
 const SCHEDULED: &[(&str, &str)] = &[
     ("pab,self_range=1,cross_range=1", "pab"),
     ("taylorseer,interval=1", "taylorseer,interval=3,warmup_steps=1"),

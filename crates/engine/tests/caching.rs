@@ -1,18 +1,15 @@
 //! Every cache method on a real model: the embedded one, at a small size.
 
-mod methods;
-
 use std::ops::ControlFlow;
 use std::sync::OnceLock;
 
 use candle_core::Tensor;
 use navicache_engine::control::cache::CacheConfig;
+use navicache_engine::control::cache::samples::SAMPLES;
 use navicache_engine::control::replay::replay;
 use navicache_engine::control::strip::Ran;
 use navicache_engine::control::trace::{Recorder, Trace};
 use navicache_engine::{Error, LoadOptions, Pipeline, Request, Video, cache_argument, generate, save_preset, trace};
-
-use methods::{EAGER, OFF};
 
 const STEPS: usize = 14;
 
@@ -43,7 +40,7 @@ fn numbers(latents: &Tensor) -> Vec<f32> {
 #[test]
 fn every_method_counts_what_ran() {
     let plain = make("none");
-    for cache in EAGER {
+    for cache in SAMPLES.iter().flat_map(|sample| sample.eager) {
         let Video { report, latents, .. } = make(cache);
         let units = report.totals.units_computed + report.totals.units_reused;
         assert_eq!(units, STEPS * 2 * 18, "{cache}");
@@ -64,15 +61,12 @@ fn every_method_counts_what_ran() {
         let error = norm(&(&latents - &plain.latents).unwrap()) / norm(&plain.latents);
         assert!(error > 0.0 && error < 0.9, "{cache}: {error}");
     }
-    for about in CacheConfig::METHODS.iter().filter(|about| !["none", "schedule"].contains(&about.name)) {
-        assert!(EAGER.iter().any(|cache| cache.starts_with(about.name)), "{}", about.name);
-    }
 }
 
 #[test]
 fn computing_everything_in_spans_is_the_plain_forward_bit_for_bit() {
     let plain = make("none");
-    for cache in OFF {
+    for cache in SAMPLES.iter().flat_map(|sample| sample.off) {
         let video = make(cache);
         assert_eq!(video.report.totals.units_reused, 0, "{cache}");
         assert_eq!(numbers(&video.latents), numbers(&plain.latents), "{cache}");
@@ -171,7 +165,7 @@ fn a_trace_replays_to_what_a_run_does() {
 
     // What a method computes follows from the trace exactly as long as it has reused nothing: up to the first reuse the
     // inputs are those of the uncached run.
-    for cache in EAGER {
+    for cache in SAMPLES.iter().flat_map(|sample| sample.eager) {
         let config = cache_argument(cache).unwrap().resolve("demo").unwrap();
         let (replayed, ran) = (replayed(&recorded, &config), make(cache).report.strip);
         let first = |strip: &str| strip.split('|').position(|step| step.contains(['.', 'm']));

@@ -11,6 +11,7 @@
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 
+use navicache_engine::control::cache::{About, CacheConfig, presets};
 use navicache_engine::{LoadOptions, Pipeline, Request};
 use navicache_metrics::SSIM;
 use navicache_study::compare::{self, Event, Plan, Results, Summary, Videos};
@@ -94,65 +95,14 @@ fn step_symbol(step: &str) -> String {
     }
 }
 
-/// The settings of docs/results.md: three of each method.
-const FRONTIER: &[&str] = &[
-    "easycache:slow",
-    "easycache:mid",
-    "easycache:fast",
-    "navicache:slow",
-    "navicache:mid",
-    "navicache:fast",
-    "precisecache:slow",
-    "precisecache:mid",
-    "precisecache:fast",
-    "precisecache:flash",
-    "mixcache:slow",
-    "mixcache:mid",
-    "mixcache:fast",
-    "teacache:slow",
-    "teacache:mid",
-    "teacache:fast",
-    "magcache:slow",
-    "magcache:mid",
-    "magcache:fast",
-    "pab:slow",
-    "pab:mid",
-    "pab:fast",
-    "fbcache:slow",
-    "fbcache:mid",
-    "fbcache:fast",
-    "dbcache:slow",
-    "dbcache:mid",
-    "dbcache:fast",
-    "taylorseer:slow",
-    "taylorseer:mid",
-    "taylorseer:fast",
-    "fastercache:slow",
-    "fastercache:mid",
-    "fastercache:fast",
-    "fastercache:published",
-    "dicache:slow",
-    "dicache:mid",
-    "dicache:fast",
-    "seacache:slow",
-    "seacache:mid",
-    "seacache:fast",
-    "tafc:slow",
-    "tafc:mid",
-    "tafc:fast",
-    "bwcache:slow",
-    "bwcache:mid",
-    "bwcache:fast",
-    "adacache:slow",
-    "adacache:mid",
-    "adacache:fast",
-    "trend:slow",
-    "trend:mid",
-    "trend:fast",
-    "stride:slow",
-    "stride:mid",
-    "stride:fast",
-];
+/// The settings of docs/results.md: every preset of every method.
+fn frontier() -> Vec<String> {
+    let presets_of = |about: &About| {
+        let name = about.name;
+        presets::names(name, "demo").into_iter().map(move |preset| format!("{name}:{preset}"))
+    };
+    CacheConfig::METHODS.iter().flat_map(presets_of).collect()
+}
 
 /// Pairs of a trigger and a form of reuse that no paper has, for the same page.
 const PAIRS: &[&str] = &[
@@ -188,7 +138,7 @@ impl Options {
         let mut options = Options { folder, methods: Vec::new(), videos: usize::MAX, held_out: false, request };
         while let Some(arg) = args.next() {
             match arg.as_str() {
-                "--frontier" => options.methods.extend(FRONTIER.iter().map(|s| s.to_string())),
+                "--frontier" => options.methods.extend(frontier()),
                 "--pairs" => options.methods.extend(PAIRS.iter().map(|s| s.to_string())),
                 "--rivals" => options.methods.extend(RIVALS.iter().map(|s| s.to_string())),
                 "--held-out" => options.held_out = true,

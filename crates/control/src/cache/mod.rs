@@ -66,6 +66,7 @@ pub mod presets;
 mod quantity;
 mod records;
 pub mod references;
+pub mod samples;
 pub mod schedule;
 pub mod seacache;
 mod store;
