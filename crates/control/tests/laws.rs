@@ -9,8 +9,8 @@ use navicache_control::guidance::Branch;
 use navicache_control::replay::Played;
 use proptest::prelude::*;
 
-/// Every method that measures, with the option that switches it off at `0` put at a strength, and as much freedom as its
-/// guard allows; and `none`.
+/// Every method that measures, with the option that switches it off at `0` put at a strength, and as much freedom as
+/// its guard allows; and `none`.
 fn methods(strength: f64) -> Vec<CacheConfig> {
     let texts = SAMPLES.iter().flat_map(|sample| sample.scaled);
     std::iter::once(&"none").chain(texts).map(|text| method(&text.replace('X', &strength.to_string()))).collect()

@@ -44,6 +44,7 @@ mod request;
 mod scheduler;
 mod size;
 mod sizes;
+mod text_repair;
 pub mod trace;
 
 pub use cache_file::{cache_argument, save_preset};

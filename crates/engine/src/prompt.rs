@@ -4,6 +4,7 @@ use tokenizers::{Tokenizer, TruncationParams};
 
 use crate::event::Reporter;
 use crate::field::Field;
+use crate::text_repair::repaired;
 use crate::{Error, Result};
 
 /// The ids of a prompt, without padding.
@@ -42,10 +43,10 @@ pub(crate) fn tokenize(tokenizer: &Tokenizer, prompt: &str, longest: usize) -> R
     Ok(Tokens { ids: cut.get_ids().to_vec(), truncated_from: Some(whole.len()) })
 }
 
-/// HTML entities decoded twice, white space collapsed: Wan's cleaning, save for the optional repair of wrongly decoded
-/// text (ftfy).
+/// Wan's cleaning: text repaired as ftfy does, HTML entities decoded twice, white space collapsed.
 pub(crate) fn clean(prompt: &str) -> String {
-    let once = html_escape::decode_html_entities(prompt);
+    let repaired = repaired(prompt);
+    let once = html_escape::decode_html_entities(&repaired);
     let twice = html_escape::decode_html_entities(&once);
     twice.split_whitespace().collect::<Vec<_>>().join(" ")
 }
@@ -54,10 +55,26 @@ pub(crate) fn clean(prompt: &str) -> String {
 mod tests {
     use super::clean;
 
+    #[derive(serde::Deserialize)]
+    struct Golden {
+        pairs: Vec<Pair>,
+    }
+
+    #[derive(serde::Deserialize)]
+    struct Pair {
+        raw: String,
+        clean: String,
+    }
+
+    /// `tools/golden/prompts.py` made them.
     #[test]
-    fn cleaning_decodes_and_collapses() {
-        assert_eq!(clean("  a\tcat \n on  grass "), "a cat on grass");
-        assert_eq!(clean("salt &amp;amp; pepper"), "salt & pepper");
-        assert_eq!(clean(""), "");
+    fn cleans_as_the_reference_does() {
+        let golden: Golden = serde_json::from_str(include_str!("../tests/golden/prompts.json")).unwrap();
+        assert!(golden.pairs.len() > 100);
+        let wrong = golden.pairs.iter().filter(|pair| clean(&pair.raw) != pair.clean);
+        let wrong: Vec<String> = wrong
+            .map(|pair| format!("{:?}\n  expected {:?}\n  got      {:?}", pair.raw, pair.clean, clean(&pair.raw)))
+            .collect();
+        assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     }
 }

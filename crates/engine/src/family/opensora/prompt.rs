@@ -6,7 +6,8 @@
 use std::sync::LazyLock;
 
 use fancy_regex::Regex;
-use tokenizers::NormalizedString;
+
+use crate::text_repair::repaired;
 
 /// What Open-Sora appends to a prompt that does not rate itself.
 const SCORE: &str = " aesthetic score: 6.5.";
@@ -102,7 +103,8 @@ const STEPS: &[Step<&str>] = &[
     Replace(r"[#®•©™&@·º½¾¿¡§~()\[\]{}|\\/*]+", " "),
     Replace(r"\s+\.\s+", " "),
     Apply(split_compounds),
-    Apply(fix_characters),
+    // The reference then decodes HTML entities again: no `&` is left by then, unless a full-width one.
+    Apply(|text| repaired(text).trim().to_owned()),
     // Codes: abc123, ab12cd, 12ab34.
     Replace(r"\b[a-z]{1,3}\d{3,15}\b", ""),
     Replace(r"\b[a-z]+\d+[a-z]+\b", ""),
@@ -198,34 +200,6 @@ fn decode_entities(text: &str) -> String {
 fn split_compounds(text: &str) -> String {
     let joints = ['-', '_'];
     if text.matches(joints).count() > 3 { text.replace(joints, " ") } else { text.to_owned() }
-}
-
-/// What ftfy's `fix_text` does to characters: ligatures, widths, curly quotes, control characters, NFC.
-///
-/// Its repair of wrongly decoded text (mojibake, C1 controls) is left out. The reference then decodes HTML's entities
-/// again, which is left out too: no `&` is left by then, unless a full-width one.
-fn fix_characters(text: &str) -> String {
-    let mut fixed = String::with_capacity(text.len());
-    for c in text.replace("\r\n", "\n").chars() {
-        match c {
-            'ĳ' => fixed.push_str("ij"),
-            'ŉ' => fixed.push_str("'n"),
-            'ǳ' => fixed.push_str("dz"),
-            'ǆ' => fixed.push_str("dž"),
-            'ǉ' => fixed.push_str("lj"),
-            'ǌ' => fixed.push_str("nj"),
-            'ﬅ' => fixed.push_str("ſt"),
-            'ﬀ'..='ﬆ' | '\u{3000}' | '\u{ff01}'..='\u{ffef}' => {
-                fixed.push_str(NormalizedString::from(c.to_string()).nfkc().get())
-            }
-            'ʼ' | '‘'..='‛' => fixed.push('\''),
-            '“'..='‟' => fixed.push('"'),
-            '\0'..='\u{8}' | '\u{b}' | '\u{e}'..='\u{1f}' | '\u{7f}' => {}
-            '\u{206a}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffc}' => {}
-            _ => fixed.push(c),
-        }
-    }
-    NormalizedString::from(fixed).nfc().get().trim().to_owned()
 }
 
 #[cfg(test)]
