@@ -6,10 +6,12 @@
 #![warn(missing_docs)]
 
 pub mod cache;
+mod exact;
 pub mod guidance;
 mod interpolate;
 pub mod predict;
 pub mod replay;
+pub mod resume;
 pub mod schedule;
 pub mod solver;
 pub mod strip;

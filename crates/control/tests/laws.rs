@@ -1,12 +1,15 @@
 //! Laws that every method keeps, whatever it measures.
 
 mod common;
+#[path = "common/toy.rs"]
+mod toy;
 
 use common::{method, play};
 use navicache_control::cache::samples::SAMPLES;
 use navicache_control::cache::{CacheConfig, Measure, Quantity, Scope};
 use navicache_control::guidance::Branch;
 use navicache_control::replay::Played;
+use navicache_control::solver::SolverKind;
 use proptest::prelude::*;
 
 /// Every method that measures, with the option that switches it off at `0` put at a strength, and as much freedom as
@@ -193,4 +196,93 @@ fn nothing_is_reused_before_it_was_computed() {
         // even when a measurement claims a reference point that cannot exist
         assert!(play(&config, 5, &mut |_, _, _| Some(0.0)).is_full(0), "{config:?}");
     }
+}
+
+/// Every method at a strength where it reuses some steps of the toy and computes others.
+fn cut_methods() -> Vec<CacheConfig> {
+    let scheduled = SCHEDULED.iter().map(|(_, on)| method(on));
+    [0.02, 0.3, 1e9].into_iter().flat_map(methods).chain(scheduled).collect()
+}
+
+#[test]
+fn a_run_that_is_cut_after_any_step_goes_on_bit_for_bit() {
+    let run = common::run(14);
+    let mut reused = 0;
+    for config in cut_methods() {
+        for solver in SolverKind::ALL {
+            let method = config.method();
+            let mut cuts = Vec::new();
+            let whole = toy::generate(&run, method, solver, None, &|_| false, |_, _| {});
+            // Cut after every step, each time all is dropped and read again.
+            let chained = toy::generate(&run, method, solver, None, &|_| true, |step, cut| {
+                cuts.push((step, cut.clone()));
+            });
+            if let Some(differs) = chained.differs(&whole) {
+                panic!("{config:?}, {solver}, cut after every step: {differs}");
+            }
+            // Cut once, after each step.
+            for (step, cut) in cuts.iter().filter(|_| solver == SolverKind::UniPc) {
+                let rest = toy::generate(&run, method, solver, Some((*step, cut)), &|_| false, |_, _| {});
+                if let Some(differs) = rest.differs(&whole) {
+                    panic!("{config:?}, {solver}, cut after {step} steps: {differs}");
+                }
+            }
+            reused += usize::from(whole.records.iter().any(|step| !step.approximated.is_empty()));
+        }
+    }
+    assert!(reused > 100, "only {reused} runs reused anything");
+}
+
+#[test]
+fn a_state_that_is_not_of_the_run_is_refused_by_name() {
+    let run = common::run(12);
+    let config = method("navicache,threshold=9,align_steps=2,max_run=2,reuse=linear");
+    let mut last = None;
+    toy::generate(&run, config.method(), SolverKind::UniPc, None, &|_| true, |step, cut| {
+        if step == 8 {
+            last = Some(cut.clone());
+        }
+    });
+    let cut = last.unwrap();
+    let start = |config: &CacheConfig| config.method().try_start(&run).unwrap();
+    assert!(toy::resumed(&run, start(&config), &cut).is_ok());
+    let refused = |from: &str, to: &str, part: &str| {
+        let session = cut.session.replacen(from, to, 1);
+        assert!(session != cut.session, "{from} is not in the state");
+        let changed = toy::Cut { session, ..cut.clone() };
+        let message = toy::resumed(&run, start(&config), &changed).err().unwrap_or_else(|| panic!("{from} -> {to}"));
+        assert!(message.contains(part), "{message}");
+    };
+    refused("\"decision\":{\"reuse\":\"linear\"}", "\"decision\":\"compute\"", "the decision about Step of step");
+    refused("\"step\":7", "\"step\":12", "step 12 was saved, 12 steps here");
+    refused("[\"cond\",\"uncond\"]", "[\"cond\"]", "branches: cond was saved, cond, uncond here");
+    refused("{\"scope\":\"step\"", "{\"scope\":{\"span\":{\"branch\":\"cond\",\"span\":3}}", "0 spans here");
+    refused("SSSSSSSSSSSSSSSSSS", "SS", "cond of 2 units");
+    refused("\"stocked\":[{\"branch\":\"cond\"", "\"stocked\":[{\"branch\":\"uncond\"", "uncond.residual twice");
+    refused("\"kept\":{\"prediction\":\"residual\"}", "\"kept\":\"cfg_difference\"", "2 kept was saved, 0 kept here");
+    refused("null,\"subject\":\"input\"", "null,\"subject\":\"velocity\"", "visited was saved, 0 visited here");
+    refused("\"said\"", "\"unsaid\"", "unknown field");
+    // Another threshold decides otherwise, another method asks otherwise.
+    for other in ["navicache,threshold=0.0001,align_steps=2,reuse=linear", "stride"] {
+        let message = toy::resumed(&run, start(&method(other)), &cut).err().unwrap_or_else(|| panic!("{other}"));
+        assert!(message.contains(" was saved, "), "{message}");
+    }
+}
+
+#[test]
+fn branches_that_were_learnt_are_part_of_the_state() {
+    let guess = common::run(10);
+    let branches = [Branch::Uncond];
+    let config = || method("easycache,threshold=0.5,warmup_steps=2");
+    let boxed = |config: CacheConfig| -> Box<dyn navicache_control::cache::Method + Send> {
+        let CacheConfig::EasyCache(config) = config else { panic!("not easycache") };
+        Box::new(config)
+    };
+    let state = toy::learnt(&guess, boxed(config()), &branches, 6);
+    assert_eq!(state.branches(), branches);
+    assert_eq!(state.records().len(), 6);
+    let run = navicache_control::cache::Run { branches: state.branches().to_vec(), ..guess };
+    let policy = config().method().try_start(&run).unwrap();
+    let resumed = navicache_control::cache::walk::Session::<f64, f64>::resume(run, policy, state.clone()).unwrap();
+    assert_eq!(resumed.records(), state.records());
 }

@@ -91,7 +91,8 @@ impl Reuse {
 }
 
 /// How one value is to be approximated. `c` is the last computed step, `b` the one before it.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Approx {
     /// Input of the skipped part plus its residual at `c`.
     Residual,
@@ -112,19 +113,23 @@ pub enum Approx {
     /// `residual_b + weight (residual_c - residual_b)`; 1 is [`Approx::Residual`].
     TwoAnchors {
         /// Where on the line through both.
+        #[serde(with = "crate::exact")]
         weight: f64,
     },
     /// `factor` times the residual at `c`.
     Scaled {
         /// The factor.
+        #[serde(with = "crate::exact")]
         factor: f64,
     },
     /// The unconditional prediction from the conditional one of the same step: their difference at the last step that
     /// computed both, its low and its high spatial frequencies weighted, is added to it.
     FromCond {
         /// Weight of the low frequencies of the difference.
+        #[serde(with = "crate::exact")]
         low: f64,
         /// Weight of the high ones.
+        #[serde(with = "crate::exact")]
         high: f64,
     },
     /// No prediction: the solver jumps. See [`Reuse::StepOver`].
@@ -134,7 +139,8 @@ pub enum Approx {
 }
 
 /// Which of the two is kept of a computation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Form {
     /// Output less input.
     Residual,
@@ -240,7 +246,8 @@ pub struct Anchor {
 }
 
 /// What is kept of a branch.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Kept {
     /// Of the whole prediction: `o - x` or `o`.
     Prediction(Form),

@@ -48,6 +48,7 @@ mod approx;
 mod best;
 pub mod bwcache;
 mod config;
+mod conversation;
 pub mod dbcache;
 pub mod dicache;
 pub mod easycache;
@@ -69,12 +70,14 @@ pub mod references;
 pub mod samples;
 pub mod schedule;
 pub mod seacache;
+mod state;
 mod store;
 pub mod stride;
 pub mod tafc;
 pub mod taylorseer;
 pub mod teacache;
 pub mod trend;
+mod unread;
 pub mod walk;
 
 use std::ops::Range;
@@ -82,14 +85,17 @@ use std::ops::Range;
 pub use approx::{Anchor, Approx, Form, Kept, Recipe, Reuse};
 pub use best::{Best, best};
 pub use config::{About, CacheConfig, CacheError, CacheSpec};
+pub use conversation::Said;
 pub use guard::{Guard, Guarded};
 pub use quantity::{Measure, Measurements, Quantity, ScopeKind, Subject, When};
 pub use records::{Approximated, BranchRecord, StepRecord, WalkError};
+pub use state::SessionState;
 pub use store::{CacheMemory, Item};
 
 use serde::{Deserialize, Serialize};
 
 use crate::guidance::Branch;
+use crate::resume::ResumeError;
 use crate::schedule::{Sigma, Step, Timestep};
 
 /// Refuses numbers outside 0 to 1.
@@ -122,6 +128,18 @@ impl Run {
         let steps = self.steps.len();
         let Step { timestep, sigma } = *self.steps.get(step).ok_or(WalkError::OutsideSchedule { step, steps })?;
         Ok(At { step, timestep, sigma, scope })
+    }
+
+    /// A place that a saved state speaks of.
+    fn place(&self, step: usize, scope: Scope) -> Result<At, ResumeError> {
+        let steps = self.steps.len();
+        let outside = |_| ResumeError::new("steps", format!("step {step}"), format!("{steps} steps"));
+        let known = match scope {
+            Scope::Step => true,
+            Scope::Branch(branch) | Scope::Span { branch, .. } => self.branches.contains(&branch),
+        };
+        ResumeError::unless(known, "branches", format!("{scope:?}"), format!("{:?}", self.branches))?;
+        self.at(step, scope).map_err(outside)
     }
 
     /// The units of a range of blocks.
@@ -171,7 +189,8 @@ impl Part {
 }
 
 /// What a question is about.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Scope {
     /// All branches of a step.
     Step,
@@ -315,7 +334,8 @@ impl Asks {
 }
 
 /// What is to be done.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Decision {
     /// Run it, or go on to the questions inside.
     Compute,

@@ -4,8 +4,11 @@
 //! step whose forward was computed in full, `b` the one before that, and `m(.)` the mean of absolute values over every
 //! element. Every branch has reference points of its own.
 
+use serde::{Deserialize, Serialize};
+
 /// What is measured.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Subject {
     /// `x`, the latents shown to the denoiser.
     Input,
@@ -85,7 +88,8 @@ impl std::fmt::Display for When {
 }
 
 /// How it is measured.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Measure {
     /// `m(a_i)`
     Magnitude,
@@ -138,7 +142,7 @@ impl Subject {
         }
     }
 
-    fn name(self) -> &'static str {
+    pub(super) fn name(self) -> &'static str {
         match self {
             Subject::Input => "input",
             Subject::Output => "output",
@@ -201,7 +205,7 @@ impl Measure {
 }
 
 /// A scalar that a policy may ask for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Quantity {
     /// What is looked at.
     pub subject: Subject,

@@ -1,11 +1,15 @@
 //! What a walk leaves: what became of every step, and what can go wrong.
 
-use super::{Approx, Kept, Quantity, Scope};
+use serde::{Deserialize, Serialize};
+
+use super::{Approx, Kept, Quantity, Run, Scope};
 use crate::guidance::Branch;
+use crate::resume::ResumeError;
 use crate::strip::Ran;
 
 /// What became of one step.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct StepRecord {
     /// Its index.
     pub step: usize,
@@ -14,15 +18,32 @@ pub struct StepRecord {
     /// What was approximated, and how.
     pub approximated: Vec<Approximated>,
     /// Everything that was measured, as far as it was read: see `Session::finish`.
+    #[serde(with = "crate::exact::list")]
     pub measured: Vec<(Scope, Quantity, f64)>,
 }
 
+impl StepRecord {
+    /// Refuses one that is not of the run.
+    pub(super) fn check(&self, run: &Run) -> Result<(), ResumeError> {
+        let (step, steps, units) = (self.step, run.steps.len(), run.units.len());
+        ResumeError::unless(step < steps, "steps", format!("step {step}"), format!("{steps} steps"))?;
+        for branch in &self.branches {
+            let there = format!("{} of {} units", branch.branch.name(), branch.units.len());
+            let fits = run.branches.contains(&branch.branch) && branch.units.len() == units;
+            ResumeError::unless(fits, "branches", there, format!("{:?} of {units} units", run.branches))?;
+        }
+        Ok(())
+    }
+}
+
 /// What became of one branch of one step.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct BranchRecord {
     /// Which branch.
     pub branch: Branch,
     /// Of each unit, whether it was computed.
+    #[serde(with = "units")]
     pub units: Vec<bool>,
 }
 
@@ -42,8 +63,28 @@ impl BranchRecord {
     }
 }
 
+/// Units as text, a character each: `S` computed, `.` not.
+mod units {
+    use serde::de::Error;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub fn serialize<S: Serializer>(units: &[bool], to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(&units.iter().map(|&ran| if ran { 'S' } else { '.' }).collect::<String>())
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<bool>, D::Error> {
+        let ran = |symbol: char| match symbol {
+            'S' => Ok(true),
+            '.' => Ok(false),
+            other => Err(D::Error::custom(format!("unit {other:?}: expected S or ."))),
+        };
+        String::deserialize(from)?.chars().map(ran).collect()
+    }
+}
+
 /// Something that was approximated.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Approximated {
     /// The step.
     pub step: usize,
@@ -53,6 +94,7 @@ pub struct Approximated {
     pub approx: Approx,
     /// Weights of what was kept of the branch that the scope is about (of a step, the first), newest first. Empty where
     /// nothing is kept: the solver skips the step.
+    #[serde(with = "crate::exact::list")]
     pub weights: Vec<f64>,
     /// The steps it was kept at.
     pub anchors: Vec<usize>,
@@ -85,6 +127,9 @@ pub enum WalkError {
         /// The branches there are.
         known: String,
     },
+    /// A state was to be saved within a step, or before the branches of the run were known.
+    #[error("a state is saved between steps: within one, and before the branches are known, there is none")]
+    NotBetweenSteps,
     /// A policy reuses what it did not ask to keep.
     #[error(
         "the cache policy reuses {kept:?} of branch {} at step {step}, and nothing was kept in that form: a policy may reuse \

@@ -4,8 +4,11 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use super::{Asks, At, Quantity, Question, Scope, Subject};
+use serde::{Deserialize, Serialize};
+
+use super::{Asks, At, Quantity, Question, Run, Scope, Subject};
 use crate::guidance::Branch;
+use crate::resume::{Convert, ResumeError};
 use crate::schedule::Timestep;
 
 /// Where and when a subject is looked at.
@@ -18,7 +21,8 @@ pub struct Place {
 }
 
 /// A subject's value at an earlier step.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Reference<V> {
     /// The step.
     pub step: usize,
@@ -38,7 +42,8 @@ pub struct Refs<'a, V> {
 }
 
 /// Whose subject it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Key {
     branch: Branch,
     /// Index of the span that it was seen at.
@@ -50,11 +55,11 @@ struct Key {
 #[derive(Debug)]
 pub struct References<V> {
     needs: HashMap<Subject, Needs>,
-    of: HashMap<Key, Remembered<V>>,
+    of: HashMap<Key, Points<V>>,
 }
 
 #[derive(Debug)]
-struct Remembered<V> {
+struct Points<V> {
     /// At the step visited last, and at the one before.
     visited: Option<Reference<V>>,
     visited_before: Option<Reference<V>>,
@@ -63,9 +68,9 @@ struct Remembered<V> {
     pending: Option<Reference<V>>,
 }
 
-impl<V> Default for Remembered<V> {
+impl<V> Default for Points<V> {
     fn default() -> Self {
-        Remembered { visited: None, visited_before: None, computed: VecDeque::new(), pending: None }
+        Points { visited: None, visited_before: None, computed: VecDeque::new(), pending: None }
     }
 }
 
@@ -131,6 +136,85 @@ impl<V: Clone> References<V> {
     /// Another network takes over: changes across the switch mean nothing.
     pub fn clear(&mut self) {
         self.of.clear();
+    }
+
+    /// Those of a run's branches between two steps, in order: nothing is pending then.
+    pub(super) fn save(&self, branches: &[Branch]) -> Vec<Remembered<V>> {
+        let known = self.of.iter().filter(|(key, _)| branches.contains(&key.branch));
+        let saved = known.map(|(&key, Points { visited, visited_before, computed, .. })| Remembered {
+            of: key,
+            visited: visited.clone(),
+            visited_before: visited_before.clone(),
+            computed: computed.clone(),
+        });
+        let mut saved: Vec<_> = saved.collect();
+        saved.sort_by_key(|one| one.of.name());
+        saved
+    }
+
+    /// The same in a run under `asks`.
+    pub(super) fn resume(asks: &Asks, run: &Run, saved: Vec<Remembered<V>>) -> Result<Self, ResumeError> {
+        let mut references = References::new(asks);
+        let spans = asks.spans.as_ref().map_or(0, |spans| spans.cut.len());
+        for Remembered { of, visited, visited_before, computed } in saved {
+            let name = of.name();
+            let needs = references.needs.get(&of.subject).copied().unwrap_or_default();
+            let exists = run.branches.contains(&of.branch) && of.span.is_none_or(|span| span < spans);
+            ResumeError::unless(exists, "what was measured", &name, format!("{spans} spans"))?;
+            let (earlier, most) = (usize::from(visited.is_some()), usize::from(needs.visited));
+            ResumeError::unless(earlier <= most, &name, format!("{earlier} visited"), format!("{most} visited"))?;
+            let (found, most) = (computed.len(), needs.computed);
+            ResumeError::unless(found <= most, &name, format!("{found} computed"), format!("{most} computed"))?;
+            for Reference { step, timestep, .. } in visited.iter().chain(&visited_before).chain(&computed) {
+                let here = run.steps.get(*step).map(|here| here.timestep);
+                let there = format!("step {step} at {}", timestep.0);
+                ResumeError::unless(here == Some(*timestep), &name, there, format!("{here:?}"))?;
+            }
+            let points = Points { visited, visited_before, computed, pending: None };
+            let twice = references.of.insert(of, points).is_some();
+            ResumeError::unless(!twice, "what was measured", format!("{name} twice"), "each once")?;
+        }
+        Ok(references)
+    }
+}
+
+/// What is remembered of one subject between two steps.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Remembered<V> {
+    of: Key,
+    visited: Option<Reference<V>>,
+    visited_before: Option<Reference<V>>,
+    computed: VecDeque<Reference<V>>,
+}
+
+impl<V> Remembered<V> {
+    /// The same over other values.
+    pub(super) fn map<W, E>(self, convert: Convert<V, W, E>) -> Result<Remembered<W>, E> {
+        let name = self.of.name();
+        let mut one = |when: String, Reference { step, timestep, value }: Reference<V>| {
+            Ok(Reference { step, timestep, value: convert(&format!("reference.{name}.{when}"), value)? })
+        };
+        Ok(Remembered {
+            of: self.of,
+            visited: self.visited.map(|at| one("visited".to_string(), at)).transpose()?,
+            visited_before: self.visited_before.map(|at| one("visited_before".to_string(), at)).transpose()?,
+            computed: (self.computed.into_iter().enumerate())
+                .map(|(age, at)| one(format!("computed.{age}"), at))
+                .collect::<Result<_, E>>()?,
+        })
+    }
+}
+
+impl Key {
+    /// `cond.input`, `cond.3.span_output`: no two have the same.
+    fn name(&self) -> String {
+        let span = self.span.map(|span| format!("{span}.")).unwrap_or_default();
+        let subject = match self.subject {
+            Subject::Trial { frames, size } => format!("trial_{frames}_{size}"),
+            subject => subject.name().to_string(),
+        };
+        format!("{}.{span}{subject}", self.branch.name())
     }
 }
 

@@ -3,8 +3,11 @@
 use std::collections::{HashMap, VecDeque};
 
 use super::references::{Counts, remembered};
-use super::{Approx, Asks, Kept, Recipe, Scope};
+use serde::{Deserialize, Serialize};
+
+use super::{Approx, Asks, Form, Kept, Recipe, Run, Scope};
 use crate::guidance::Branch;
+use crate::resume::{Convert, ResumeError};
 
 /// The kept values of one generation.
 #[derive(Debug)]
@@ -42,6 +45,64 @@ impl<V> Store<V> {
     /// Another network takes over: nothing that was kept is of any use to it.
     pub fn clear(&mut self) {
         self.slots.clear();
+    }
+}
+
+impl<V: Clone> Store<V> {
+    /// All of it, in order.
+    pub(super) fn save(&self) -> Vec<Stocked<V>> {
+        let saved = self.slots.iter().map(|(&(branch, kept), values)| Stocked { branch, kept, values: values.clone() });
+        let mut saved: Vec<_> = saved.collect();
+        saved.sort_by_key(Stocked::name);
+        saved
+    }
+
+    /// The same in a run under `asks`.
+    pub(super) fn resume(asks: &Asks, run: &Run, saved: Vec<Stocked<V>>) -> Result<Self, ResumeError> {
+        let mut store = Store::new(asks);
+        for one in saved {
+            let name = one.name();
+            let known = run.branches.contains(&one.branch);
+            ResumeError::unless(known, "the branch of what was kept", &name, format!("{:?}", run.branches))?;
+            let (found, most) = (one.values.len(), store.depths.get(&one.kept).copied().unwrap_or_default());
+            ResumeError::unless(found <= most, &name, format!("{found} kept"), format!("{most} kept"))?;
+            let twice = store.slots.insert((one.branch, one.kept), one.values).is_some();
+            ResumeError::unless(!twice, "what was kept", format!("{name} twice"), "each once")?;
+        }
+        Ok(store)
+    }
+}
+
+/// What is kept of one branch in one form, newest first.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Stocked<V> {
+    branch: Branch,
+    kept: Kept,
+    values: VecDeque<V>,
+}
+
+impl<V> Stocked<V> {
+    /// The same over other values.
+    pub(super) fn map<W, E>(self, convert: Convert<V, W, E>) -> Result<Stocked<W>, E> {
+        let name = self.name();
+        let values = self.values.into_iter().enumerate();
+        let values = values.map(|(age, value)| convert(&format!("store.{name}.{age}"), value));
+        Ok(Stocked { values: values.collect::<Result<_, E>>()?, branch: self.branch, kept: self.kept })
+    }
+
+    /// `cond.residual`, `cond.3.output`: no two have the same.
+    fn name(&self) -> String {
+        let form = |form: Form| match form {
+            Form::Residual => "residual",
+            Form::Output => "output",
+        };
+        let branch = self.branch.name();
+        match self.kept {
+            Kept::Prediction(of) => format!("{branch}.{}", form(of)),
+            Kept::CfgDifference => format!("{branch}.cfg_difference"),
+            Kept::Span(span, of) => format!("{branch}.{span}.{}", form(of)),
+        }
     }
 }
 
@@ -107,7 +168,7 @@ impl CacheMemory {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Form, Question, Span, Spans};
+    use super::super::{Question, Span, Spans};
     use super::*;
 
     const RESIDUAL: Kept = Kept::Prediction(Form::Residual);

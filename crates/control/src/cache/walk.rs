@@ -14,13 +14,17 @@
 //! teaches is read together with the next question that the policy must answer, so that a GPU is waited for at most
 //! once a step, and not at all while the first steps are computed anyway.
 
+use super::conversation::Conversation;
 use super::records::{Approximated, BranchRecord, StepRecord, WalkError};
 use super::references::{Place, References, Refs};
+use super::state::SessionState;
 use super::store::Store;
+use super::unread::{Purpose, Unread};
 use super::{
     Approx, Asks, At, Decision, Form, Guarded, Kept, Measurements, Method, Quantity, Run, Scope, Span, Spans, Subject,
 };
 use crate::guidance::Branch;
+use crate::resume::ResumeError;
 use crate::solver::skipping::Skip;
 use crate::strip::Ran;
 
@@ -89,14 +93,14 @@ pub enum Begun {
 /// One generation under a policy. It is dropped at the generation's end: nothing of it is left for the next.
 pub struct Session<V, S> {
     run: Run,
-    policy: Guarded,
+    policy: Conversation,
     asks: Asks,
     references: References<V>,
     store: Store<V>,
     open: Option<Open>,
     records: Vec<StepRecord>,
-    /// Measured and not read yet, oldest first.
-    unread: Vec<Unread<S>>,
+    /// Measured and not read yet.
+    unread: Unread<S>,
     /// Where the branches are learnt from the first step: who starts the policy anew once they are known.
     learning: Option<Box<dyn Method + Send>>,
 }
@@ -108,19 +112,6 @@ struct Open {
     done: Vec<BranchRecord>,
 }
 
-/// Measurements of one place, and what they are for.
-struct Unread<S> {
-    at: At,
-    purpose: Purpose,
-    measured: Vec<(Quantity, S)>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Purpose {
-    Question,
-    Lesson,
-}
-
 impl<V: Clone, S> Session<V, S> {
     /// Leads a run under a policy that was started for it.
     pub fn new(run: Run, policy: Guarded) -> Self {
@@ -130,10 +121,10 @@ impl<V: Clone, S> Session<V, S> {
             store: Store::new(&asks),
             records: Vec::with_capacity(run.steps.len()),
             run,
-            policy,
+            policy: Conversation::new(policy),
             asks,
             open: None,
-            unread: Vec::new(),
+            unread: Unread::default(),
             learning: None,
         }
     }
@@ -147,6 +138,25 @@ impl<V: Clone, S> Session<V, S> {
     pub fn learning(run: Run, method: Box<dyn Method + Send>) -> Result<Self, WalkError> {
         let policy = start(&*method, &run)?;
         Ok(Session { learning: Some(method), ..Session::new(run, policy) })
+    }
+
+    /// Leads a run on from where another session of it was. `policy`: one that was started for the run, whose branches
+    /// are the state's; it is told again what was said then.
+    ///
+    /// # Errors
+    /// The state is of another run or method, or damaged.
+    pub fn resume(run: Run, policy: Guarded, state: SessionState<V>) -> Result<Self, ResumeError> {
+        let SessionState { branches, said, records, waiting, remembered, stocked } = state;
+        let names = |branches: &[Branch]| branches.iter().map(|b| b.name()).collect::<Vec<_>>().join(", ");
+        ResumeError::unless(branches == run.branches, "branches", names(&branches), names(&run.branches))?;
+        records.iter().try_for_each(|record| record.check(&run))?;
+        let mut session = Session::new(run, policy);
+        session.references = References::resume(&session.asks, &session.run, remembered)?;
+        session.store = Store::resume(&session.asks, &session.run, stocked)?;
+        session.unread = Unread::resume(&session.run, waiting)?;
+        session.policy.again(&session.run, said)?;
+        session.records = records;
+        Ok(session)
     }
 
     /// The run, with the branches as they are known.
@@ -262,6 +272,29 @@ impl<V: Clone, S> Session<V, S> {
         }
     }
 
+    /// Where the generation stands between two steps: [`Session::resume`] goes on from there. What was measured is read,
+    /// and told when it would have been.
+    ///
+    /// # Errors
+    /// A step is under way, or the branches are not known yet; or the values' holder fails.
+    pub fn save<F>(&mut self, f: &mut F) -> Result<SessionState<V>, F::Error>
+    where
+        F: Forward<Value = V, Scalar = S>,
+    {
+        if self.open.is_some() || self.learning.is_some() {
+            return Err(WalkError::NotBetweenSteps.into());
+        }
+        self.unread.settle(|scalars| f.read(scalars))?;
+        Ok(SessionState {
+            branches: self.run.branches.clone(),
+            said: self.policy.said().to_vec(),
+            records: self.records.clone(),
+            waiting: self.unread.save(),
+            remembered: self.references.save(&self.run.branches),
+            stocked: self.store.save(),
+        })
+    }
+
     /// Ends the generation: what was not read is read, and the records are complete.
     ///
     /// # Errors
@@ -328,7 +361,7 @@ impl<V: Clone, S> Session<V, S> {
                     if span.watched {
                         self.learn(place, f)?;
                     } else {
-                        self.unread.push(Unread { at: place.at, purpose: Purpose::Lesson, measured: Vec::new() });
+                        self.unread.push(place.at, Purpose::Lesson, Vec::new());
                     }
                 }
             }
@@ -350,7 +383,7 @@ impl<V: Clone, S> Session<V, S> {
         if done.len() > 1 && done.iter().all(|b| b.ran() != Ran::Reused) {
             measured.extend(self.measure(Place { at, branch: done[1].branch }, &gaps, f)?);
         }
-        self.unread.push(Unread { at, purpose: Purpose::Lesson, measured });
+        self.unread.push(at, Purpose::Lesson, measured);
         Ok(())
     }
 
@@ -361,7 +394,7 @@ impl<V: Clone, S> Session<V, S> {
     {
         let to_learn = self.asks.question(place.at.scope).map(|q| q.to_learn.clone()).unwrap_or_default();
         let measured = self.measure(place, &to_learn, f)?;
-        self.unread.push(Unread { at: place.at, purpose: Purpose::Lesson, measured });
+        self.unread.push(place.at, Purpose::Lesson, measured);
         Ok(())
     }
 
@@ -373,7 +406,7 @@ impl<V: Clone, S> Session<V, S> {
         let Some(question) = self.asks.question(place.at.scope) else { return Ok(Decision::Compute) };
         let to_decide = question.to_decide.clone();
         let measured = self.measure(place, &to_decide, f)?;
-        self.unread.push(Unread { at: place.at, purpose: Purpose::Question, measured });
+        self.unread.push(place.at, Purpose::Question, measured);
         let is_first = place.at.step == 0 && self.learning.is_some();
         if is_first || self.policy.is_forced(place.at) {
             return Ok(self.policy.force(place.at));
@@ -415,20 +448,9 @@ impl<V: Clone, S> Session<V, S> {
     where
         F: Forward<Value = V, Scalar = S>,
     {
-        let unread = std::mem::take(&mut self.unread);
-        let mut scalars = Vec::new();
-        let places: Vec<(At, Purpose, Vec<Quantity>)> = unread
-            .into_iter()
-            .map(|Unread { at, purpose, measured }| {
-                let (quantities, handles): (Vec<_>, Vec<_>) = measured.into_iter().unzip();
-                scalars.extend(handles);
-                (at, purpose, quantities)
-            })
-            .collect();
-        let mut values = if scalars.is_empty() { Vec::new() } else { f.read(scalars)? }.into_iter();
+        self.unread.settle(|scalars| f.read(scalars))?;
         let mut last = Measurements::default();
-        for (at, purpose, quantities) in places {
-            let seen: Measurements = quantities.into_iter().zip(values.by_ref()).collect();
+        for (at, purpose, seen) in self.unread.take() {
             // Steps may be begun at any index, where somebody else's loop leads: the record is looked up.
             if let Some(record) = self.records.iter_mut().rev().find(|record| record.step == at.step) {
                 record.measured.extend(seen.iter().map(|(quantity, value)| (at.scope, quantity, value)));
@@ -495,8 +517,9 @@ impl<V: Clone, S> Session<V, S> {
         let branches: Vec<Branch> = done.iter().map(|b| b.branch).collect();
         if branches != self.run.branches {
             self.run.branches = branches;
-            self.policy = start(&*method, &self.run)?;
-            self.asks = self.policy.asks().clone();
+            let policy = start(&*method, &self.run)?;
+            self.asks = policy.asks().clone();
+            self.policy = Conversation::new(policy);
         }
         Ok(())
     }

@@ -2,7 +2,10 @@
 
 use std::collections::VecDeque;
 
+use serde::{Deserialize, Serialize};
+
 use super::{Combination, HISTORY, StepPlan};
+use crate::resume::Convert;
 
 /// Who adds up values that this crate does not know.
 pub trait Linear {
@@ -16,7 +19,8 @@ pub trait Linear {
 }
 
 /// The sample and the data predictions that the next steps refer to.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct History<V> {
     /// The sample that the last step started from, after its correction.
     pub sample: Option<V>,
@@ -27,6 +31,15 @@ pub struct History<V> {
 impl<V> Default for History<V> {
     fn default() -> Self {
         History { sample: None, data: VecDeque::new() }
+    }
+}
+
+impl<V> History<V> {
+    /// The same over other values; `of` stands before their names.
+    pub(super) fn map<W, E>(self, of: &str, convert: Convert<V, W, E>) -> Result<History<W>, E> {
+        let sample = self.sample.map(|sample| convert(&format!("{of}.sample"), sample)).transpose()?;
+        let data = self.data.into_iter().enumerate().map(|(age, data)| convert(&format!("{of}.data.{age}"), data));
+        Ok(History { sample, data: data.collect::<Result<_, E>>()? })
     }
 }
 

@@ -16,12 +16,16 @@
 
 use std::collections::VecDeque;
 
+use serde::{Deserialize, Serialize};
+
 use super::{Combination, History, Linear, SolverKind, StepPlan, plan_step};
 use crate::interpolate::lagrange;
+use crate::resume::{Convert, ResumeError};
 use crate::schedule::{Schedule, Sigma};
 
 /// How a step that the model does not compute is handled.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Skip {
     /// The solver jumps from computed step to computed step.
     Over,
@@ -42,7 +46,8 @@ const ANCHORS: usize = 3;
 const THETA: f64 = 0.5;
 
 /// A computed step.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Anchor<V> {
     step: usize,
     /// The guided velocity that was measured there.
@@ -57,6 +62,14 @@ struct Anchor<V> {
 pub struct Stepper<V> {
     kind: SolverKind,
     schedule: Schedule,
+    keeps: Keeps,
+    state: StepperState<V>,
+}
+
+/// Where a walk stands: all that it knows beside its schedule. Made by [`Stepper::save`], taken by [`Stepper::resume`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StepperState<V> {
     history: History<V>,
     /// Steps whose data predictions the history holds, newest first.
     data_steps: Vec<usize>,
@@ -64,11 +77,74 @@ pub struct Stepper<V> {
     anchors: VecDeque<Anchor<V>>,
     /// The history right after the last computed step.
     saved: Option<Saved<V>>,
-    keeps: Keeps,
     /// How the steps since the last computed one were skipped.
     skipped: Option<Skip>,
     /// Whether the last computed step's sample is another than the model saw.
     moved: bool,
+}
+
+impl<V> Default for StepperState<V> {
+    fn default() -> Self {
+        StepperState {
+            history: History::default(),
+            data_steps: Vec::new(),
+            anchors: VecDeque::new(),
+            saved: None,
+            skipped: None,
+            moved: false,
+        }
+    }
+}
+
+impl<V> StepperState<V> {
+    /// The same over other values: each is handed over with its name, which no other value has.
+    ///
+    /// # Errors
+    /// The first of a conversion.
+    pub fn map<W, E>(self, convert: Convert<V, W, E>) -> Result<StepperState<W>, E> {
+        let history = self.history.map("solver", convert)?;
+        let mut anchor = |(age, Anchor { step, velocity, data }): (usize, Anchor<V>)| {
+            let velocity = convert(&format!("solver.anchor.{age}.velocity"), velocity)?;
+            Ok(Anchor { step, velocity, data: convert(&format!("solver.anchor.{age}.data"), data)? })
+        };
+        let anchors = self.anchors.into_iter().enumerate().map(&mut anchor).collect::<Result<_, E>>()?;
+        let saved = self.saved.map(|Saved { history, data_steps }| {
+            Ok(Saved { history: history.map("solver.saved", convert)?, data_steps })
+        });
+        let saved = saved.transpose()?;
+        let StepperState { data_steps, skipped, moved, .. } = self;
+        Ok(StepperState { history, data_steps, anchors, saved, skipped, moved })
+    }
+
+    /// Refuses one that no walk along so many steps comes to.
+    fn check(&self, keeps: Keeps, steps: usize) -> Result<(), ResumeError> {
+        let inside = |what: &str, found: &[usize]| {
+            let falls = found.windows(2).all(|pair| pair[0] > pair[1]) && found.iter().all(|&step| step < steps);
+            ResumeError::unless(falls, what, format!("steps {found:?}"), format!("{steps} steps, newest first"))
+        };
+        let history = |what: &str, history: &History<V>, data_steps: &[usize]| {
+            let (steps, data) = (data_steps.len(), history.data.len());
+            let fits = steps == data && data <= super::HISTORY && (history.sample.is_some() || data == 0);
+            let there = format!("{data} predictions of {steps} steps");
+            ResumeError::unless(fits, what, there, format!("one a step, at most {}", super::HISTORY))?;
+            inside(what, data_steps)
+        };
+        history("the solver's history", &self.history, &self.data_steps)?;
+        if let Some(saved) = &self.saved {
+            history("the solver's saved history", &saved.history, &saved.data_steps)?;
+        }
+        let anchors: Vec<usize> = self.anchors.iter().map(|anchor| anchor.step).collect();
+        inside("the solver's velocities", &anchors)?;
+        let (most, saves) = match keeps {
+            Keeps::Nothing => (0, false),
+            Keeps::Velocities => (ANCHORS, false),
+            Keeps::WhatCorrects => (ANCHORS, true),
+        };
+        let here = format!("at most {most} velocities, {}", if saves { "and a history" } else { "no history" });
+        let there = format!("{} velocities, {} history", anchors.len(), if self.saved.is_some() { "a" } else { "no" });
+        let fits = anchors.len() <= most && (saves || self.saved.is_none());
+        ResumeError::unless(fits, "what the solver goes back to", there, here)
+    }
 }
 
 /// What is kept beside the solver's own history.
@@ -83,7 +159,8 @@ pub enum Keeps {
 }
 
 /// What is gone back to.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Saved<V> {
     history: History<V>,
     data_steps: Vec<usize>,
@@ -92,17 +169,26 @@ struct Saved<V> {
 impl<V: Clone> Stepper<V> {
     /// A walk along a schedule.
     pub fn new(kind: SolverKind, schedule: Schedule, keeps: Keeps) -> Self {
-        Stepper {
-            kind,
-            schedule,
-            history: History::default(),
-            data_steps: Vec::new(),
-            anchors: VecDeque::new(),
-            saved: None,
-            keeps,
-            skipped: None,
-            moved: false,
-        }
+        Stepper { kind, schedule, keeps, state: StepperState::default() }
+    }
+
+    /// Goes on from where another walk along the same schedule was.
+    ///
+    /// # Errors
+    /// The state is of another walk, or damaged.
+    pub fn resume(
+        kind: SolverKind,
+        schedule: Schedule,
+        keeps: Keeps,
+        state: StepperState<V>,
+    ) -> Result<Self, ResumeError> {
+        state.check(keeps, schedule.steps.len())?;
+        Ok(Stepper { kind, schedule, keeps, state })
+    }
+
+    /// Where the walk stands.
+    pub fn save(&self) -> StepperState<V> {
+        self.state.clone()
     }
 
     /// Takes the prediction of step `step` in: the velocity that the model made of the latents `x`. Hands out the
@@ -111,14 +197,14 @@ impl<V: Clone> Stepper<V> {
     where
         L: Linear<Value = V>,
     {
-        let skipped = self.skipped.take();
-        let corrected = match (skipped, self.saved.clone()) {
+        let skipped = self.state.skipped.take();
+        let corrected = match (skipped, self.state.saved.clone()) {
             (Some(Skip::Corrected), Some(saved)) => self.walk_again(step, velocity, saved, linear)?,
             _ => None,
         };
         let plan = self.plan_at(step);
         match &corrected {
-            None => self.history.arrive(&plan, x, velocity, linear)?,
+            None => self.state.history.arrive(&plan, x, velocity, linear)?,
             Some(sample) => {
                 let (seen, moved) = (1.0 - THETA, THETA);
                 let terms = [
@@ -127,30 +213,31 @@ impl<V: Clone> Stepper<V> {
                     (plan.to_data.velocity, velocity),
                 ];
                 let data = linear.sum(&terms)?;
-                self.history.arrive_with(&plan, sample, data, linear)?;
+                self.state.history.arrive_with(&plan, sample, data, linear)?;
             }
         }
         self.note(step);
-        if let (Some(data), true) = (self.history.data.front().cloned(), self.keeps != Keeps::Nothing) {
-            self.anchors.push_front(Anchor { step, velocity: velocity.clone(), data });
-            self.anchors.truncate(ANCHORS);
+        if let (Some(data), true) = (self.state.history.data.front().cloned(), self.keeps != Keeps::Nothing) {
+            self.state.anchors.push_front(Anchor { step, velocity: velocity.clone(), data });
+            self.state.anchors.truncate(ANCHORS);
         }
         if self.keeps == Keeps::WhatCorrects {
-            self.saved = Some(Saved { history: self.history.clone(), data_steps: self.data_steps.clone() });
+            self.state.saved =
+                Some(Saved { history: self.state.history.clone(), data_steps: self.state.data_steps.clone() });
         }
         let moves = corrected.is_some() || plan.correct.is_some();
-        self.moved = moves && skipped.is_some();
-        Ok(self.history.sample.clone().filter(|_| self.moved))
+        self.state.moved = moves && skipped.is_some();
+        Ok(self.state.history.sample.clone().filter(|_| self.state.moved))
     }
 
     /// What was wrong with the latents `x` that the model saw at the last computed step, as far as it is known. Where
     /// the sample moved, by how much; else half of what a line through the two computed steps before would have missed
     /// over the step.
     pub fn error<L: Linear<Value = V>>(&self, x: &V, linear: &mut L) -> Result<Option<V>, L::Error> {
-        if let (Some(sample), true) = (&self.history.sample, self.moved) {
+        if let (Some(sample), true) = (&self.state.history.sample, self.state.moved) {
             return linear.sum(&[(1.0, sample), (-1.0, x)]).map(Some);
         }
-        let anchors: Vec<&Anchor<V>> = self.anchors.iter().collect();
+        let anchors: Vec<&Anchor<V>> = self.state.anchors.iter().collect();
         let [i, c, b] = anchors[..] else { return Ok(None) };
         let [si, sc, sb] = [i, c, b].map(|anchor| self.sigma(anchor.step).0);
         let (half, along) = (0.5 * (sc - si), (si - sc) / (sc - sb));
@@ -159,8 +246,8 @@ impl<V: Clone> Stepper<V> {
 
     /// The latents that step `step + 1` starts from, once its prediction was taken in.
     pub fn leave<L: Linear<Value = V>>(&self, step: usize, linear: &mut L) -> Result<Option<V>, L::Error> {
-        let [Some(now), last] = [0, 1].map(|back| self.data_steps.get(back).copied()) else { return Ok(None) };
-        self.history.leave(&self.jump(last, now, step), linear)
+        let [Some(now), last] = [0, 1].map(|back| self.state.data_steps.get(back).copied()) else { return Ok(None) };
+        self.state.history.leave(&self.jump(last, now, step), linear)
     }
 
     /// The latents that step `step + 1` starts from, where `step` is skipped. Provisional, if steps are corrected.
@@ -170,10 +257,10 @@ impl<V: Clone> Stepper<V> {
         skip: Skip,
         linear: &mut L,
     ) -> Result<Option<V>, L::Error> {
-        self.skipped = Some(skip);
+        self.state.skipped = Some(skip);
         // After a correction the history holds steps that were not computed: a slope between two of them, carried on
         // over a long jump, is noise. The jump goes by the computed ones.
-        let anchors = (self.anchors.front(), self.anchors.get(1), &self.history.sample);
+        let anchors = (self.state.anchors.front(), self.state.anchors.get(1), &self.state.history.sample);
         if let (Skip::Corrected, (Some(c), Some(b), Some(sample))) = (skip, anchors) {
             let jump = self.jump(Some(b.step), c.step, step);
             let terms = [(jump.sample, sample), (jump.data[0], &c.data), (jump.data[1], &b.data)];
@@ -191,7 +278,7 @@ impl<V: Clone> Stepper<V> {
 
     /// The plan of a step whose history may have gaps.
     fn plan_at(&self, step: usize) -> StepPlan {
-        let at = |back: usize| self.data_steps.get(back).map(|&s| self.sigma(s));
+        let at = |back: usize| self.state.data_steps.get(back).map(|&s| self.sigma(s));
         plan_step(self.kind, at(1), at(0), self.sigma(step), self.sigma_after(step))
     }
 
@@ -206,19 +293,19 @@ impl<V: Clone> Stepper<V> {
     where
         L: Linear<Value = V>,
     {
-        (self.history, self.data_steps) = (saved.history, saved.data_steps);
-        let from = self.data_steps.first().copied().unwrap_or(step);
-        let known = self.anchors.iter().take(ANCHORS - 1);
+        (self.state.history, self.state.data_steps) = (saved.history, saved.data_steps);
+        let from = self.state.data_steps.first().copied().unwrap_or(step);
+        let known = self.state.anchors.iter().take(ANCHORS - 1);
         let points: Vec<f64> =
             std::iter::once(step).chain(known.map(|anchor| anchor.step)).map(|s| self.sigma(s).0).collect();
         let mut z = self.leave(from, linear)?;
         for between in from + 1..step {
             let weights = lagrange(&points, self.sigma(between).0);
-            let values = std::iter::once(velocity).chain(self.anchors.iter().map(|anchor| &anchor.velocity));
+            let values = std::iter::once(velocity).chain(self.state.anchors.iter().map(|anchor| &anchor.velocity));
             let terms: Vec<(f64, &V)> = weights.into_iter().zip(values).collect();
             let u = linear.sum(&terms)?;
             let Some(at) = &z else { break };
-            self.history.arrive(&self.plan_at(between), at, &u, linear)?;
+            self.state.history.arrive(&self.plan_at(between), at, &u, linear)?;
             self.note(between);
             z = self.leave(between, linear)?;
         }
@@ -226,8 +313,8 @@ impl<V: Clone> Stepper<V> {
     }
 
     fn note(&mut self, step: usize) {
-        self.data_steps.insert(0, step);
-        self.data_steps.truncate(super::HISTORY);
+        self.state.data_steps.insert(0, step);
+        self.state.data_steps.truncate(super::HISTORY);
     }
 
     fn sigma(&self, step: usize) -> Sigma {
