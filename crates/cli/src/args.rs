@@ -15,6 +15,8 @@ use navicache_engine::{
 use navicache_metrics::Convention;
 use navicache_study::bench::Part;
 
+use crate::checkpoints::Checkpoints;
+
 /// Generates video with diffusion transformers, and computes only the steps that matter.
 ///
 ///     navicache generate "a red circle bouncing on a navy background" -o out.mp4
@@ -86,7 +88,7 @@ impl Command {
 
 /// Options that are left out have the model's own values; the report shows them.
 #[derive(clap::Args)]
-#[command(args_override_self = true, group(ArgGroup::new("latents of").args(["prompt", "resume_decode"]).required(true)))]
+#[command(args_override_self = true, group(ArgGroup::new("latents of").args(["prompt", "resume", "resume_decode"]).required(true).multiple(true)))]
 pub struct Generate {
     #[command(flatten)]
     pub sampling: Sampling,
@@ -113,8 +115,11 @@ pub struct Generate {
     pub tile: Tiling,
 
     /// Decode latents that an earlier run left or saved, instead of making any
-    #[arg(long, value_name = "FILE.safetensors", conflicts_with_all = ["prompt", "report", "save_latents", "cache"])]
+    #[arg(long, value_name = "FILE.safetensors", conflicts_with_all = ["prompt", "report", "save_latents", "cache", "checkpoint or resume"])]
     pub resume_decode: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub checkpoints: Checkpoints,
 }
 
 /// What is sampled, and how.
@@ -603,6 +608,8 @@ impl Generate {
             cache: self.cache.clone(),
             save_latents: self.save_latents.clone(),
             tile: self.tile,
+            checkpoint: self.checkpoints.checkpoint(),
+            resume: self.checkpoints.resume(),
             ..self.sampling.request()
         }
     }

@@ -1,6 +1,11 @@
 //! What can go wrong with a command.
 
+use std::process::ExitCode;
+
 use navicache_engine::control::cache::CacheError;
+
+use crate::checkpoints::STEPS_LEFT;
+use crate::terminal::INTERRUPTED;
 
 /// Result of a command.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -26,8 +31,17 @@ pub enum Error {
 }
 
 impl Error {
+    /// What the program ends with.
+    pub fn exit_code(&self) -> ExitCode {
+        match self {
+            _ if self.is_cancelled() => ExitCode::from(INTERRUPTED),
+            Error::Engine(navicache_engine::Error::Stopped { .. }) => ExitCode::from(STEPS_LEFT),
+            _ => ExitCode::FAILURE,
+        }
+    }
+
     /// Whether the user asked to stop.
-    pub fn is_cancelled(&self) -> bool {
+    fn is_cancelled(&self) -> bool {
         use navicache_engine::Error as Engine;
         match self {
             Error::Engine(error) => matches!(error, Engine::Cancelled { .. } | Engine::DecodingCancelled),

@@ -3,6 +3,7 @@
 
 mod args;
 mod bench;
+mod checkpoints;
 mod compare;
 mod error;
 #[cfg(not(feature = "cuda"))]
@@ -23,7 +24,7 @@ use navicache_engine::control::trace::Recorder;
 use navicache_engine::{Event, Request, WholeFile, decode_latents, generate_to, trace, video};
 use navicache_study::vbench;
 use progress::Progress;
-use terminal::{INTERRUPTED, go_on_unless, print, stop_on_ctrl_c};
+use terminal::{go_on_unless, print, stop_on_ctrl_c};
 
 /// Does what the arguments say.
 pub fn main() -> ExitCode {
@@ -39,7 +40,7 @@ pub fn main() -> ExitCode {
         Err(error) => {
             // A closed terminal is no reason to panic.
             let _ = writeln!(std::io::stderr(), "navicache: {}", terminal::spelled(&error.to_string()));
-            if error.is_cancelled() { ExitCode::from(INTERRUPTED) } else { ExitCode::FAILURE }
+            error.exit_code()
         }
     }
 }
@@ -103,7 +104,11 @@ fn make(options: &Generate) -> Result<()> {
         progress.close_clip(&options.output, &clip);
         return Ok(());
     }
-    let video = generate_to(&pipeline, &options.request(), &options.output, &mut on_event)?;
+    let made = generate_to(&pipeline, &options.request(), &options.output, &mut on_event);
+    if made.is_err() {
+        progress.left();
+    }
+    let video = made?;
     if let Some(path) = &options.report {
         video.report.save(path)?;
     }

@@ -1,7 +1,7 @@
 //! What is shown while a video is made: a line that is drawn over on a terminal, few lines elsewhere.
 
 use std::io::{IsTerminal, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crate::terminal::spelled;
@@ -18,13 +18,17 @@ pub struct Progress {
     pub terminal: bool,
     colors: bool,
     denoising_since: Instant,
+    /// The first step of this run; earlier ones were done by another.
+    first: Option<usize>,
+    /// The checkpoint, and steps that it holds.
+    checkpoint: Option<(PathBuf, usize, usize)>,
 }
 
 impl Progress {
     pub fn new(quiet: bool) -> Self {
         let terminal = std::io::stderr().is_terminal();
         let colors = terminal && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
-        Progress { quiet, terminal, colors, denoising_since: Instant::now() }
+        Progress { quiet, terminal, colors, denoising_since: Instant::now(), first: None, checkpoint: None }
     }
 
     /// The same of one video among many: what it is was said before, and where lines cannot be drawn over, those of
@@ -47,10 +51,11 @@ impl Progress {
             Event::Stage(Stage::Picture) => self.status("looking at the picture ..."),
             Event::Stage(Stage::Load) => self.status("loading weights ..."),
             Event::Stage(Stage::Denoise) => {
-                self.denoising_since = Instant::now();
+                (self.denoising_since, self.first) = (Instant::now(), None);
                 self.status("denoising ...");
             }
             Event::Step { index, steps, strip, .. } => self.step(*index, *steps, strip),
+            Event::Checkpoint { path, step, steps } => self.checkpoint = Some((path.to_path_buf(), *step, *steps)),
             Event::Stage(Stage::Decode) => self.status("decoding ..."),
             Event::Tile { index, tiles } => self.status(&format!("decoding {}/{tiles} tiles ...", index + 1)),
             Event::Frames { first, count, frames, .. } => {
@@ -96,15 +101,26 @@ impl Progress {
         ));
     }
 
+    /// After an error: where the steps are that are done.
+    pub fn left(&mut self) {
+        if let Some((path, step, steps)) = self.checkpoint.take() {
+            let path = path.display();
+            self.line(&format!(
+                "{path} holds {step} of {steps} steps; `navicache generate --resume {path}`, with the same --model, goes on."
+            ));
+        }
+    }
+
     /// The last line of a trace.
     pub fn close_trace(&mut self, output: &Path, steps: usize) {
         self.line(&format!("{}: {steps} steps recorded.", self.paint("1", &output.display().to_string())));
     }
 
-    fn step(&self, index: usize, steps: usize, strip: &Strip) {
+    fn step(&mut self, index: usize, steps: usize, strip: &Strip) {
         let done = index + 1;
+        let done_here = done - *self.first.get_or_insert(index);
         let elapsed = self.denoising_since.elapsed();
-        let left = elapsed.mul_f64((steps - done) as f64 / done as f64);
+        let left = elapsed.mul_f64((steps - done) as f64 / done_here as f64);
         let percent = 100 * done / steps;
         let text = format!("step {done}/{steps} {percent:>3}%  {} elapsed, {} left  ", clock(elapsed), clock(left));
         if self.terminal {

@@ -209,7 +209,7 @@ fn a_run_that_is_cut_after_any_step_goes_on_bit_for_bit() {
     let run = common::run(14);
     let mut reused = 0;
     for config in cut_methods() {
-        for solver in SolverKind::ALL {
+        for &solver in SolverKind::ALL {
             let method = config.method();
             let mut cuts = Vec::new();
             let whole = toy::generate(&run, method, solver, None, &|_| false, |_, _| {});

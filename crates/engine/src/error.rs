@@ -97,6 +97,16 @@ pub enum Error {
         /// Number of steps.
         steps: usize,
     },
+    /// As many steps are done as were asked for; others are left, in a checkpoint.
+    #[error("stopped after {step} of {steps} steps, as was asked for; {} holds them", checkpoint.display())]
+    Stopped {
+        /// Steps done.
+        step: usize,
+        /// Number of steps.
+        steps: usize,
+        /// What the others can be done from.
+        checkpoint: PathBuf,
+    },
     /// The caller asked to stop when all steps were done.
     #[error("cancelled while decoding")]
     DecodingCancelled,
@@ -144,7 +154,7 @@ impl Error {
             Error::Model(_) | Error::Media(_) | Error::Weights(_) | Error::File { .. } => Kind::Damaged,
             Error::Device { .. } => Kind::Unavailable,
             Error::Tensor(_) | Error::Walk(_) | Error::NotFinite { .. } => Kind::Failed,
-            Error::Cancelled { .. } | Error::DecodingCancelled => Kind::Cancelled,
+            Error::Cancelled { .. } | Error::Stopped { .. } | Error::DecodingCancelled => Kind::Cancelled,
         }
     }
 

@@ -30,6 +30,15 @@ pub enum Event<'a> {
         /// What ran so far.
         strip: &'a Strip,
     },
+    /// A checkpoint was written.
+    Checkpoint {
+        /// The file.
+        path: &'a Path,
+        /// Steps that it holds.
+        step: usize,
+        /// Number of steps.
+        steps: usize,
+    },
     /// One tile of all frames is decoded; frames follow when all tiles are.
     Tile {
         /// From 0.

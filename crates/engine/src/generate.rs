@@ -14,8 +14,9 @@ use navicache_control::trace::Stack;
 use navicache_media::{Clip, Frames, Spec, WholeFile, video};
 use navicache_models::{Branches, Part, Unit};
 
+use crate::checkpoint::{self, Identity};
 use crate::decode::decode_frames;
-use crate::denoise::{Sampled, Start, StepDone, sample};
+use crate::denoise::{Sampled, Sampler, Setup, Start, StepDone};
 use crate::event::{Event, Reporter, Stage};
 use crate::family::{Conditioning, ImageConditioning};
 use crate::field::Field;
@@ -86,6 +87,9 @@ pub fn generate_to(
             Err(_) => drop(on_event(Event::Kept(&rescue.path))),
         }
     }
+    if let (Ok(_), Some(checkpoint)) = (&made, &request.checkpoint) {
+        checkpoint.close();
+    }
     made
 }
 
@@ -96,8 +100,11 @@ pub(crate) struct Rescue {
 }
 
 impl Rescue {
-    /// `OUT.mp4.latents.safetensors`, unless the user gave that name to a file of latents.
+    /// `OUT.mp4.latents.safetensors`, unless the user gave that name to a file of latents, or a checkpoint holds them.
     fn beside(video: &Path, request: &Request) -> Option<Self> {
+        if request.checkpoint.is_some() {
+            return None;
+        }
         let mut name = video.as_os_str().to_owned();
         name.push(".latents.safetensors");
         let path = PathBuf::from(name);
@@ -134,7 +141,7 @@ fn run(
     let clock = Instant::now();
     let pixels = decode_frames(pipeline, &sampled.latents, frames, resolved.tile, &mut reporter)?;
     seconds.decode = clock.elapsed().as_secs_f64();
-    seconds.total = begun.elapsed().as_secs_f64();
+    seconds.total += begun.elapsed().as_secs_f64();
 
     let totals = totals(&sampled, memory, seconds);
     let report = Report {
@@ -163,7 +170,8 @@ pub fn warm_up(
     request: &Request,
     on_event: &mut dyn FnMut(Event) -> ControlFlow<()>,
 ) -> Result<()> {
-    let request = Request { steps: Some(1), cache: Some("none".parse()?), ..request.clone() };
+    let cache = Some("none".parse()?);
+    let request = Request { steps: Some(1), cache, checkpoint: None, resume: None, ..request.clone() };
     let mut reporter = Reporter { on_event, warnings: Vec::new(), cancelled: false };
     denoise(pipeline, &request, None, Destination::Latents, &mut reporter).map(drop)
 }
@@ -184,6 +192,7 @@ pub(crate) struct Denoised {
     pub memory: CacheMemory,
     /// The method with its options.
     pub cache: serde_json::Value,
+    /// Of the stages so far; `total` is what earlier runs took that this one goes on from.
     pub seconds: Seconds,
 }
 
@@ -199,7 +208,10 @@ pub(crate) fn denoise(
 
     let family = pipeline.family();
 
-    // 1. What is meant
+    // 1. What is meant, by the request and by what it goes on from
+    let device = &family.shared().host.device;
+    let saved = request.resume.as_ref().map(|resume| checkpoint::open(&resume.path, device)).transpose()?;
+    let request = &saved.as_ref().map_or_else(|| Ok(request.clone()), |saved| saved.complete(request))?;
     let (resolved, picture) = pipeline.understood(request)?;
     family.check(&resolved, reporter)?;
     pipeline.check_memory(&resolved)?;
@@ -214,7 +226,9 @@ pub(crate) fn denoise(
     let method = method.unwrap_or(resolved.cache.method());
     let schedule = family.shared().scheduler.schedule(resolved.solver, steps, resolved.shift)?;
     let branches = family.branches(&resolved);
-    let (shape, device) = (family.shared().sizes.latents_shape(width, height, frames), &family.shared().host.device);
+    let identity = || Identity::of(pipeline, &resolved, method, &schedule.steps, &branches);
+    let mut keeper = checkpoint::prepare(request, saved.as_ref(), identity, reporter)?;
+    let shape = family.shared().sizes.latents_shape(width, height, frames);
     let latents = match &resolved.latents {
         Some(path) => latents::from_file(path, &shape, device)?,
         None => latents::from_seed(resolved.seed, &shape, device)?,
@@ -259,16 +273,27 @@ pub(crate) fn denoise(
     // 5. Denoise
     reporter.emit(Event::Stage(Stage::Denoise));
     let clock = Instant::now();
-    reporter.stop_if_cancelled(0, steps)?;
+    let done_before = saved.as_ref().map_or(0, |saved| saved.step);
+    reporter.stop_if_cancelled(done_before, steps)?;
     let Started { run, policy, memory } = start(pipeline, &resolved, method, schedule.steps, &branches, &*denoiser)?;
     check_memory(memory, pipeline.cache_budget(&resolved), method.name())?;
-    let on_step = &mut |done: StepDone| {
-        reporter.emit(Event::Step { index: done.index, steps, seconds: done.seconds, strip: done.strip });
-        if reporter.cancelled { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-    };
+    let setup = Setup { denoiser: &*denoiser, branches: &branches, run: &run, solver: resolved.solver };
     let start = Start { latents, known: conditioning.image.known_latents };
-    let sampled = sample(&*denoiser, &branches, start, &run, resolved.solver, policy, on_step)?;
-    seconds.denoise = clock.elapsed().as_secs_f64();
+    let mut sampler = match saved {
+        None => Sampler::begin(setup, start, policy),
+        Some(saved) => saved.go_on(setup, start, policy, reporter)?,
+    };
+    while let Some(StepDone { index, seconds, strip }) = sampler.step()? {
+        reporter.emit(Event::Step { index, steps, seconds, strip });
+        if let Some(keeper) = &mut keeper {
+            keeper.after_step(&mut sampler, reporter)?;
+        }
+        reporter.stop_if_cancelled(index + 1, steps)?;
+    }
+    let sampled = sampler.finish()?;
+    // Steps that were done before count with the time that they took then.
+    seconds.total = sampled.steps[..done_before].iter().map(|step| step.seconds).sum();
+    seconds.denoise = seconds.total + clock.elapsed().as_secs_f64();
     if let Some(path) = &resolved.save_latents {
         latents::save(path, &sampled.latents, frames)?;
     }

@@ -19,6 +19,7 @@
 #![warn(missing_docs)]
 
 mod cache_file;
+mod checkpoint;
 mod decode;
 mod demo;
 mod denoise;
@@ -48,6 +49,7 @@ mod text_repair;
 pub mod trace;
 
 pub use cache_file::{cache_argument, save_preset};
+pub use checkpoint::{Checkpoint, Every, Resume};
 pub use decode::{decode, decode_latents};
 #[cfg(feature = "cuda")]
 pub use device::gpus;

@@ -10,6 +10,7 @@ use navicache_control::guidance::Branch;
 use navicache_control::solver::SolverKind;
 use serde::{Deserialize, Serialize};
 
+use crate::checkpoint::{Checkpoint, Resume};
 use crate::field::Field;
 use crate::limits::{Limits, check_finite, check_frames, check_multiple, check_range};
 use crate::size::{AspectRatio, Resolution, Size};
@@ -61,6 +62,10 @@ pub struct Request {
     pub cache_memory: Option<u64>,
     /// In which parts frames are decoded.
     pub tile: Tiling,
+    /// Leave checkpoints, to go on from should the run end early.
+    pub checkpoint: Option<Checkpoint>,
+    /// Go on from one.
+    pub resume: Option<Resume>,
 }
 
 impl Request {

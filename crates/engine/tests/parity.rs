@@ -216,19 +216,6 @@ fn transformer_with_a_picture() {
     assert!(error < 1e-5, "{error:.1e}");
 }
 
-/// The pipeline with other parts: an image-to-video one from the pieces that the script left beside the text-to-video
-/// one.
-fn with_parts(class: &str, expands: bool, parts: &[(&str, &str)]) -> TempDir {
-    let folder = tiny::pipeline();
-    for (part, from) in parts {
-        std::fs::remove_dir_all(folder.path().join(part)).unwrap();
-        std::fs::rename(folder.path().join(from), folder.path().join(part)).unwrap();
-    }
-    let index = format!(r#"{{"_class_name": "{class}", "expand_timesteps": {expands}}}"#);
-    std::fs::write(folder.path().join("model_index.json"), index).unwrap();
-    folder
-}
-
 fn from_picture(folder: &TempDir, size: (usize, usize), cache: &str) -> Request {
     Request {
         image: Some(folder.path().join("picture.png")),
@@ -241,8 +228,8 @@ fn from_picture(folder: &TempDir, size: (usize, usize), cache: &str) -> Request 
 
 #[test]
 fn videos_from_a_picture() {
-    let i2v = with_parts("WanImageToVideoPipeline", false, &[("transformer", "transformer_i2v")]);
-    let ti2v = with_parts("WanPipeline", true, &[("vae", "vae22")]);
+    let i2v = tiny::with_parts("WanImageToVideoPipeline", false, &[("transformer", "transformer_i2v")]);
+    let ti2v = tiny::with_parts("WanPipeline", true, &[("vae", "vae22")]);
     for (folder, name, size) in [(&i2v, "i2v", (48, 32)), (&ti2v, "ti2v", (64, 32))] {
         let pipeline = open(folder.path());
         let video = make(&pipeline, &from_picture(folder, size, "none"));

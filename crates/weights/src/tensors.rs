@@ -125,6 +125,11 @@ impl Tensors {
         self.tensors.iter().map(|(name, entry)| (name.as_str(), &entry.stored))
     }
 
+    /// The tensors with what is done to them, in the order of their names.
+    pub(crate) fn entries(&self) -> impl Iterator<Item = (&str, &Entry)> {
+        self.tensors.iter().map(|(name, entry)| (name.as_str(), entry))
+    }
+
     /// Where matrices stay that are not converted.
     pub fn reside(&mut self, residence: Residence) {
         self.residence = residence;

@@ -27,6 +27,11 @@ impl StepRecord {
     pub(super) fn check(&self, run: &Run) -> Result<(), ResumeError> {
         let (step, steps, units) = (self.step, run.steps.len(), run.units.len());
         ResumeError::unless(step < steps, "steps", format!("step {step}"), format!("{steps} steps"))?;
+        for Approximated { step: of, anchors, .. } in &self.approximated {
+            let there = format!("step {of} from {anchors:?}");
+            let fits = *of == step && anchors.iter().all(|anchor| *anchor < step);
+            ResumeError::unless(fits, "what was approximated", there, format!("in step {step}"))?;
+        }
         for branch in &self.branches {
             let there = format!("{} of {} units", branch.branch.name(), branch.units.len());
             let fits = run.branches.contains(&branch.branch) && branch.units.len() == units;

@@ -272,8 +272,8 @@ impl<V: Clone, S> Session<V, S> {
         }
     }
 
-    /// Where the generation stands between two steps: [`Session::resume`] goes on from there. What was measured is read,
-    /// and told when it would have been.
+    /// Where the generation stands between two steps: [`Session::resume`] goes on from there. What was measured is
+    /// read, and told when it would have been.
     ///
     /// # Errors
     /// A step is under way, or the branches are not known yet; or the values' holder fails.

@@ -4,6 +4,8 @@ pub(crate) mod arithmetic;
 mod forward;
 mod sampler;
 mod spectrum;
+#[cfg(test)]
+mod tests;
 mod trial;
 
-pub(crate) use sampler::{Sampled, Start, StepDone, sample};
+pub(crate) use sampler::{Sampled, Sampler, Setup, Start, State, StepDone};

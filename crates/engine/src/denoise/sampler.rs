@@ -1,19 +1,23 @@
 //! The sampling loop: ask about a step, predict every branch, combine them, advance the solver.
 
 use std::collections::BTreeMap;
-use std::ops::ControlFlow;
 use std::time::Instant;
 
 use candle_core::Tensor;
 use navicache_control::cache::walk::{Begun, Session};
-use navicache_control::cache::{Approx, BranchRecord, Guarded, Run, Scope, StepRecord, Subject};
+use navicache_control::cache::{
+    Approx, BranchRecord, Guarded, Run, Scope, SessionState, StepRecord, Subject, WalkError,
+};
 use navicache_control::guidance::Branch;
+use navicache_control::resume::ResumeError;
 use navicache_control::schedule::{Schedule, Step};
 use navicache_control::solver::SolverKind;
-use navicache_control::solver::skipping::{Keeps, Stepper};
+use navicache_control::solver::skipping::{Keeps, Stepper, StepperState};
 use navicache_control::strip::{Ran, Strip};
 use navicache_models::Branches;
+use serde::{Deserialize, Serialize};
 
+use super::arithmetic::Value;
 use super::forward::Tensors;
 use crate::machine::computing;
 use crate::report::{BranchReport, StepReport};
@@ -30,7 +34,7 @@ pub(crate) struct Sampled {
     pub records: Vec<StepRecord>,
 }
 
-/// What is reported of a finished step.
+/// What is told of a finished step.
 pub(crate) struct StepDone<'a> {
     pub index: usize,
     pub seconds: f64,
@@ -63,81 +67,200 @@ impl Start {
     }
 }
 
-/// Denoises latents along the run's steps. The policy lives for this call only.
-pub(crate) fn sample(
-    denoiser: &dyn Branches,
-    branches: &[(Branch, f64)],
-    start: Start,
-    run: &Run,
-    solver: SolverKind,
-    policy: Guarded,
-    on_step: &mut dyn FnMut(StepDone) -> ControlFlow<()>,
-) -> Result<Sampled> {
-    let Start { mut latents, known } = start;
-    let may = |approx: Approx| policy.asks().step.iter().flat_map(|q| &q.to_reuse).any(|a| *a == approx);
-    let corrects = may(Approx::Corrected);
-    let learns_error = policy.asks().learns(Subject::SolverError);
-    let keeps = match (corrects, learns_error) {
-        (true, _) => Keeps::WhatCorrects,
-        (false, true) => Keeps::Velocities,
-        (false, false) => Keeps::Nothing,
-    };
-    let spans = policy.asks().spans.as_ref().map_or(0, |spans| spans.cut.len());
-    let mut stepper = Stepper::new(solver, Schedule { steps: run.steps.clone() }, keeps);
-    let mut session = Session::new(run.clone(), policy);
-    let mut tensors = Tensors::new(denoiser, run, branches, latents.clone());
-    let mut strip = Strip::default();
-    let mut clocks = Vec::with_capacity(run.steps.len());
+/// What is denoised, whatever it starts from.
+#[derive(Clone, Copy)]
+pub(crate) struct Setup<'a> {
+    pub denoiser: &'a dyn Branches,
+    /// The branches of a step and the weights of their predictions.
+    pub branches: &'a [(Branch, f64)],
+    pub run: &'a Run,
+    pub solver: SolverKind,
+}
 
-    for step in 0..run.steps.len() {
-        let begun = Instant::now();
+/// Denoises latents along the run's steps, one at a time. The policy lives as long as this.
+pub(crate) struct Sampler<'a> {
+    setup: Setup<'a>,
+    known: Option<Tensor>,
+    /// Spans in the policy's cut, and whether it learns what the solver finds out.
+    spans: usize,
+    learns_error: bool,
+    stepper: Stepper<Tensor>,
+    session: Session<Value, Tensor>,
+    tensors: Tensors<'a>,
+    /// Those that the next step starts from.
+    latents: Tensor,
+    strip: Strip,
+    clocks: Vec<Clock>,
+}
+
+impl<'a> Sampler<'a> {
+    /// From the first step on.
+    pub fn begin(setup: Setup<'a>, start: Start, policy: Guarded) -> Self {
+        let stepper = Stepper::new(setup.solver, schedule(setup.run), keeps(&policy));
+        let session = Session::new(setup.run.clone(), policy);
+        Self::new(setup, start, stepper, session)
+    }
+
+    /// From where another sampler of the same run was. `start`: what the whole run starts from.
+    pub fn resume(setup: Setup<'a>, start: Start, policy: Guarded, state: State) -> Result<Self, ResumeError> {
+        let State { latents, session, stepper, clocks } = state;
+        let shape = |latents: &Tensor| format!("{:?}", latents.dims());
+        let (there, here) = (shape(&latents), shape(&start.latents));
+        let differs = |what: &str, saved, here| ResumeError { what: what.to_string(), saved, here };
+        if there != here {
+            return Err(differs("latents", there, here));
+        }
+        let steps: Vec<usize> = session.records().iter().map(|record| record.step).collect();
+        if !steps.iter().copied().eq(0..clocks.len()) {
+            return Err(differs("steps", format!("{steps:?}"), format!("the first {}", clocks.len())));
+        }
+        let stepper = Stepper::resume(setup.solver, schedule(setup.run), keeps(&policy), stepper)?;
+        let session = Session::resume(setup.run.clone(), policy, session)?;
+        let mut strip = Strip::default();
+        session.records().iter().for_each(|record| strip.push(ended(record)));
+        Ok(Sampler { latents, strip, clocks, ..Self::new(setup, start, stepper, session) })
+    }
+
+    fn new(setup: Setup<'a>, start: Start, stepper: Stepper<Tensor>, session: Session<Value, Tensor>) -> Self {
+        let Start { latents, known } = start;
+        let tensors = Tensors::new(setup.denoiser, setup.run, setup.branches, latents.clone());
+        let spans = session.asks().spans.as_ref().map_or(0, |spans| spans.cut.len());
+        let learns_error = session.asks().learns(Subject::SolverError);
+        let (strip, clocks) = (Strip::default(), Vec::with_capacity(setup.run.steps.len()));
+        Sampler { setup, known, spans, learns_error, stepper, session, tensors, latents, strip, clocks }
+    }
+
+    /// Steps in all.
+    pub fn steps(&self) -> usize {
+        self.setup.run.steps.len()
+    }
+
+    /// Steps that are done.
+    pub fn done(&self) -> usize {
+        self.clocks.len()
+    }
+
+    /// Does the next step, if there is one.
+    pub fn step(&mut self) -> Result<Option<StepDone<'_>>> {
+        let branches = self.setup.branches;
+        let (step, begun) = (self.done(), Instant::now());
+        if step == self.steps() {
+            return Ok(None);
+        }
         let mut seconds = vec![0.0; branches.len()];
-        tensors.set_step(step, Start::shown(known.as_ref(), &latents)?);
+        let Sampler { known, learns_error, stepper, session, tensors, latents, .. } = self;
+        tensors.set_step(step, Start::shown(known.as_ref(), latents)?);
 
         // All of it runs on a thread that computes: from there, work is shared at little cost.
         let (next, symbols) = computing(|| {
             // 1. Is it computed, approximated, or skipped?
-            let skipped = session.begin_step(step, &mut tensors)?;
-            if let Begun::Skipped(skip) = skipped {
-                let next = stepper.skip(step, skip, &mut tensors)?;
-                return Ok((next, ended(session.end_step(&mut tensors)?)));
+            if let Begun::Skipped(skip) = session.begin_step(step, tensors)? {
+                let next = stepper.skip(step, skip, tensors)?;
+                return Ok((next, ended(session.end_step(tensors)?)));
             }
 
             // 2. The velocity of every branch, and of all together
             for ((branch, _), seconds) in branches.iter().zip(&mut seconds) {
                 let begun = Instant::now();
-                session.branch(*branch, &mut tensors)?;
+                session.branch(*branch, tensors)?;
                 *seconds = begun.elapsed().as_secs_f64();
             }
             let velocity = tensors.velocity()?;
 
             // 3. Advance, and learn
             let x = tensors.latents().clone();
-            let sample = stepper.arrive(step, &x, &velocity, &mut tensors)?;
-            let error = if learns_error { stepper.error(&x, &mut tensors)? } else { None };
+            let sample = stepper.arrive(step, &x, &velocity, tensors)?;
+            let error = if *learns_error { stepper.error(&x, tensors)? } else { None };
             let error = error.map(|error| Start::free(known.as_ref(), &error)).transpose()?;
             let sample = sample.map(|sample| Start::shown(known.as_ref(), &sample)).transpose()?;
             tensors.set_solver(velocity, sample, error);
-            let symbols = ended(session.end_step(&mut tensors)?);
-            Ok::<_, Error>((stepper.leave(step, &mut tensors)?, symbols))
+            let symbols = ended(session.end_step(tensors)?);
+            Ok::<_, Error>((stepper.leave(step, tensors)?, symbols))
         })?;
-        strip.push(symbols);
-        let Some(next) = next else { break };
-        latents = next;
-        tensors.watch(&latents)?;
+        let nothing_to_go_on_from = WalkError::NoStep { what: "the step after a skipped first one" };
+        *latents = next.ok_or(nothing_to_go_on_from)?;
+        tensors.watch(latents)?;
         // A GPU goes on by itself; without this, its time would be counted to the step after.
         latents.device().synchronize()?;
 
         let seconds_of_step = begun.elapsed().as_secs_f64();
-        clocks.push((seconds_of_step, seconds));
-        if on_step(StepDone { index: step, seconds: seconds_of_step, strip: &strip }).is_break() {
-            return Err(Error::Cancelled { step: step + 1, steps: run.steps.len() });
-        }
+        self.strip.push(symbols);
+        self.clocks.push(Clock { step: seconds_of_step, branches: seconds });
+        Ok(Some(StepDone { index: step, seconds: seconds_of_step, strip: &self.strip }))
     }
-    let records = session.finish(&mut tensors)?;
-    tensors.check()?;
-    let steps = records.iter().zip(clocks).map(|(record, clock)| report(run, spans, record, clock)).collect();
-    Ok(Sampled { latents: Start::shown(known.as_ref(), &latents)?, strip, steps, records })
+
+    /// Where it stands between two steps. After the last, that is the final latents and what was recorded.
+    pub fn save(&mut self) -> Result<State> {
+        self.tensors.check()?;
+        let session = self.session.save(&mut self.tensors)?;
+        let clocks = self.clocks.clone();
+        if self.done() < self.steps() {
+            return Ok(State { latents: self.latents.clone(), session, stepper: self.stepper.save(), clocks });
+        }
+        let latents = Start::shown(self.known.as_ref(), &self.latents)?;
+        Ok(State { latents, session: session.without_values(), stepper: StepperState::default(), clocks })
+    }
+
+    /// What it left, once all steps are done.
+    pub fn finish(self) -> Result<Sampled> {
+        let Sampler { setup: Setup { run, .. }, known, spans, session, mut tensors, latents, strip, clocks, .. } = self;
+        let records = session.finish(&mut tensors)?;
+        tensors.check()?;
+        let steps = records.iter().zip(clocks).map(|(record, clock)| report(run, spans, record, clock)).collect();
+        Ok(Sampled { latents: Start::shown(known.as_ref(), &latents)?, strip, steps, records })
+    }
+}
+
+/// Wall-clock seconds of a step, and of each of its branches.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Clock {
+    pub step: f64,
+    pub branches: Vec<f64>,
+}
+
+impl Clock {
+    /// Whether it can be seconds.
+    pub fn is_sane(&self) -> bool {
+        self.branches.iter().chain([&self.step]).all(|&seconds| seconds.is_finite() && seconds >= 0.0)
+    }
+}
+
+/// All that a sampler is between two steps, over tensors, or over their names in a file.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct State<T = Tensor> {
+    pub latents: T,
+    pub session: SessionState<Vec<T>>,
+    pub stepper: StepperState<T>,
+    /// Of the steps that are done.
+    pub clocks: Vec<Clock>,
+}
+
+impl<T> State<T> {
+    /// The same over something else; every tensor is handed over with a name of its own.
+    pub fn map<U, E>(self, convert: &mut dyn FnMut(&str, T) -> Result<U, E>) -> Result<State<U>, E> {
+        let latents = convert("latents", self.latents)?;
+        let session = self.session.map(&mut |name, tensors: Vec<T>| {
+            let named = tensors.into_iter().enumerate();
+            named.map(|(part, tensor)| convert(&format!("{name}.{part}"), tensor)).collect::<Result<Vec<U>, E>>()
+        })?;
+        Ok(State { latents, session, stepper: self.stepper.map(convert)?, clocks: self.clocks })
+    }
+}
+
+fn schedule(run: &Run) -> Schedule {
+    Schedule { steps: run.steps.clone() }
+}
+
+/// What the solver keeps for a policy's answers and lessons.
+fn keeps(policy: &Guarded) -> Keeps {
+    let to_reuse = policy.asks().step.iter().flat_map(|question| &question.to_reuse);
+    let corrects = to_reuse.into_iter().any(|approx| *approx == Approx::Corrected);
+    match (corrects, policy.asks().learns(Subject::SolverError)) {
+        (true, _) => Keeps::WhatCorrects,
+        (false, true) => Keeps::Velocities,
+        (false, false) => Keeps::Nothing,
+    }
 }
 
 /// What ran of every branch.
@@ -145,12 +268,11 @@ fn ended(record: &StepRecord) -> Vec<Ran> {
     record.branches.iter().map(BranchRecord::ran).collect()
 }
 
-/// What is reported of a step that took `seconds`, and so many of each branch, under a policy with a cut of so many
-/// spans.
-fn report(run: &Run, spans: usize, record: &StepRecord, (seconds, of_branches): (f64, Vec<f64>)) -> StepReport {
+/// What is reported of a step, under a policy with a cut of so many spans.
+fn report(run: &Run, spans: usize, record: &StepRecord, clock: Clock) -> StepReport {
     let Step { timestep, sigma } = run.steps[record.step];
     let mut branches = BTreeMap::new();
-    for (index, (branch, seconds)) in record.branches.iter().zip(of_branches).enumerate() {
+    for (index, (branch, seconds)) in record.branches.iter().zip(clock.branches).enumerate() {
         let is_of = |scope: Scope| match scope {
             Scope::Step => index == 0,
             Scope::Branch(b) | Scope::Span { branch: b, .. } => b == branch.branch,
@@ -173,271 +295,5 @@ fn report(run: &Run, spans: usize, record: &StepRecord, (seconds, of_branches): 
         };
         branches.insert(branch.branch.name().into_owned(), report);
     }
-    StepReport { index: record.step, timestep: timestep.0, sigma: sigma.0, seconds, branches }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-    use std::sync::atomic::{AtomicUsize, Ordering};
-
-    use candle_core::Device;
-    use navicache_control::cache::references::Place;
-    use navicache_control::cache::{self, CacheConfig, CacheSpec, Quantity};
-    use navicache_control::replay::{self, Measures};
-    use navicache_control::solver::SolverKind;
-    use navicache_models::{Conditioned, Denoiser, Features, Part, Signal, Unit};
-
-    use super::*;
-
-    const BLOCKS: usize = 4;
-
-    /// The smallest denoiser: each of its eight units adds an eighth of a constant to what it sees; 10 for one branch
-    /// and 20 for the other. It counts the units that run.
-    struct AddConstant(Vec<Unit>, AtomicUsize);
-
-    impl AddConstant {
-        fn new() -> Self {
-            let parts = [Part::SelfAttn, Part::Mlp];
-            AddConstant(
-                (0..BLOCKS).flat_map(|block| parts.map(|part| Unit { block, part })).collect(),
-                AtomicUsize::new(0),
-            )
-        }
-    }
-
-    impl Denoiser for AddConstant {
-        type Cond = f64;
-        type State = (Tensor, f64);
-
-        fn units(&self) -> &[Unit] {
-            &self.0
-        }
-
-        fn patch(&self) -> [usize; 3] {
-            [1, 1, 1]
-        }
-
-        fn width(&self) -> usize {
-            1
-        }
-
-        fn begin(&self, latents: &Tensor, _: f64, constant: &f64) -> navicache_models::Result<(Tensor, f64)> {
-            Ok((latents.clone(), *constant))
-        }
-
-        fn run_unit(&self, _: usize, (x, constant): &mut (Tensor, f64)) -> navicache_models::Result<()> {
-            self.1.fetch_add(1, Ordering::Relaxed);
-            *x = (&*x + *constant / self.0.len() as f64)?;
-            Ok(())
-        }
-
-        fn finish(&self, state: (Tensor, f64)) -> navicache_models::Result<Tensor> {
-            Ok(state.0)
-        }
-
-        fn thinned(&self, constant: &f64, _: &[Tensor; 3]) -> navicache_models::Result<f64> {
-            Ok(*constant)
-        }
-
-        fn signal(&self, _: Signal, state: &(Tensor, f64)) -> navicache_models::Result<Tensor> {
-            Ok(state.0.flatten_all()?.unsqueeze(1)?)
-        }
-
-        fn features(&self, state: &(Tensor, f64)) -> Features {
-            Features { video: state.0.clone(), text: None }
-        }
-
-        fn set_features(&self, state: &mut (Tensor, f64), to: Features) {
-            state.0 = to.video;
-        }
-    }
-
-    /// A method, and a run of it.
-    fn configured(cache: &str, steps: usize) -> (CacheConfig, Run) {
-        let schedule = SolverKind::Euler.schedule(steps, 3.0, 1000).unwrap();
-        let part = |part| if part == Part::SelfAttn { cache::Part::SelfAttn } else { cache::Part::Mlp };
-        let units = AddConstant::new().0.iter().map(|u| cache::Unit { block: u.block, part: part(u.part) }).collect();
-        let branches = vec![Branch::Cond, Branch::Uncond];
-        let run = Run { family: "wan".to_string(), steps: schedule.steps, branches, units, segments: vec![] };
-        let config = cache.parse::<CacheSpec>().unwrap().resolve("wan").unwrap_or_else(|e| panic!("{cache}: {e}"));
-        config.method().check_run(&run).unwrap_or_else(|e| panic!("{cache}: {e}"));
-        (config, run)
-    }
-
-    /// Runs it; says how many units ran.
-    fn run(cache: &str, steps: usize) -> (Sampled, usize) {
-        let denoiser = Arc::new(AddConstant::new());
-        let branches = [(Branch::Cond, 3.0), (Branch::Uncond, -2.0)];
-        let latents = Tensor::new(&[0.5f32, -1.0, 2.0, 0.25], &Device::Cpu).unwrap().reshape((1, 1, 1, 2, 2)).unwrap();
-        let (config, control_run) = configured(cache, steps);
-        let go_on = &mut |_: StepDone| ControlFlow::Continue(());
-        let policy = config.method().start(&control_run);
-        let sampled = sample(
-            &Conditioned::new(denoiser.clone(), vec![10.0, 20.0]),
-            &branches,
-            Start { latents, known: None },
-            &control_run,
-            SolverKind::Euler,
-            policy,
-            go_on,
-        )
-        .unwrap();
-        let units = denoiser.1.load(Ordering::Relaxed);
-        (sampled, units)
-    }
-
-    fn values(sampled: &Sampled) -> Vec<f32> {
-        sampled.latents.flatten_all().unwrap().to_vec1::<f32>().unwrap()
-    }
-
-    fn close(a: &Sampled, b: &Sampled, what: &str) {
-        let worst = values(a).iter().zip(values(b)).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-        assert!(worst < 2e-3, "{what}: {worst}");
-    }
-
-    #[test]
-    fn each_branch_reuses_its_own_residual() {
-        // The residuals of this denoiser are exactly 10 and 20, so that a reused step equals a computed one if and only
-        // if each branch gets its own back.
-        let (plain, units) = run("none", 8);
-        assert_eq!((plain.strip.to_string(), units), ("SS|".repeat(8), 16 * 8));
-        let (cached, units) = run("navicache,threshold=100,align_steps=2", 8);
-        assert_eq!((cached.strip.to_string().as_str(), units), ("SS|SS|..|..|..|..|..|SS|", 6 * 8));
-        close(&plain, &cached, "navicache");
-    }
-
-    /// Every method with settings that make it reuse something of this denoiser.
-    const EAGER: &[(&str, &str)] = &[
-        ("easycache", "easycache,threshold=100,warmup_steps=2"),
-        ("navicache", "navicache,threshold=100,align_steps=2,reuse=linear"),
-        ("navicache", "navicache,threshold=100,align_steps=2,reuse=from_cond"),
-        ("precisecache", "precisecache,threshold=100,trial_size=1,trial_frames=1,max_run=3,reuse=residual"),
-        ("precisecache", "precisecache,threshold=0,cached_blocks=0.5"),
-        ("mixcache", "mixcache,threshold=100,granularity=step"),
-        ("mixcache", "mixcache,threshold=100,granularity=cfg"),
-        ("mixcache", "mixcache,threshold=100,granularity=block"),
-        ("teacache", "teacache,threshold=100,coefficients=[0,0,0,1,0],signal=modulated_input"),
-        ("magcache", "magcache,threshold=100,max_run=3"),
-        ("pab", "pab"),
-        ("fbcache", "fbcache,threshold=100,max_run=4"),
-        ("fbcache", "fbcache,threshold=100,max_run=4,reuse=two_anchors"),
-        ("dbcache", "dbcache,threshold=100,first_blocks=1,last_blocks=1,warmup_steps=2,reuse=taylor"),
-        ("taylorseer", "taylorseer"),
-        ("taylorseer", "taylorseer,level=features,order=2"),
-        ("taylorseer", "taylorseer,level=units"),
-        ("fastercache", "fastercache,attention_below=1000,uncond_below=1000,low_growth=1,high_growth=1"),
-        ("dicache", "dicache,threshold=100"),
-        ("seacache", "seacache,threshold=100,max_run=3"),
-        ("tafc", "tafc,threshold=100"),
-        ("tafc", "tafc,threshold=100,reuse=quadratic"),
-        ("bwcache", "bwcache,threshold=100,reuse=residual"),
-        ("adacache", "adacache,codebook=steps100,threshold=100"),
-        ("trend", "trend,threshold=100,warmup_steps=3"),
-        ("trend", "trend,threshold=100,warmup_steps=3,reuse=corrected"),
-        ("stride", "stride,threshold=100,warmup_steps=3,reuse=corrected"),
-        ("stride", "stride,threshold=100,warmup_steps=3,reuse=step_over"),
-    ];
-
-    #[test]
-    fn every_method_reuses_and_counts_what_ran() {
-        let steps = 30;
-        let (plain, all) = run("none", steps);
-        for (name, cache) in EAGER {
-            let (cached, units) = run(cache, steps);
-            // Residuals are constant here, so whatever is approximated from them is right, whichever form it takes.
-            // What outputs are extrapolated from is not constant, and what is left to the solver is no residual.
-            let by_solver = cache.contains("reuse=corrected") || cache.contains("reuse=step_over");
-            if *cache != "taylorseer" && !by_solver {
-                close(&plain, &cached, cache);
-            }
-            let counted: usize = cached.steps.iter().flat_map(|s| s.branches.values()).map(|b| b.units_computed).sum();
-            assert!(counted < all, "{cache}: {}", cached.strip);
-            // PreciseCache's trial runs units too, which are no units of the video.
-            let trials = if *name == "precisecache" { steps * BLOCKS * 2 } else { 0 };
-            assert_eq!(counted + trials, units, "{cache}");
-        }
-        for about in CacheConfig::METHODS {
-            let covered = EAGER.iter().any(|(name, _)| *name == about.name);
-            assert!(covered || ["none", "schedule"].contains(&about.name), "{}", about.name);
-        }
-    }
-
-    /// What was measured in the engine, given again.
-    struct Recorded<'a>(&'a [StepRecord]);
-
-    impl Measures for Recorded<'_> {
-        fn measure(&mut self, place: Place, quantity: Quantity, _: Option<usize>, _: &[usize]) -> Option<f64> {
-            let measured = &self.0[place.at.step].measured;
-            measured.iter().find(|(s, q, _)| (*s, *q) == (place.at.scope, quantity)).map(|(.., value)| *value)
-        }
-    }
-
-    #[test]
-    fn the_engine_and_a_replay_of_its_measurements_decide_the_same() {
-        for (_, cache) in EAGER {
-            let (sampled, _) = run(cache, 30);
-            let (config, control_run) = configured(cache, 30);
-            let played = replay::play(&control_run, config.method(), &mut Recorded(&sampled.records)).unwrap();
-            assert_eq!(played.strip(), sampled.strip, "{cache}");
-            for (played, ran) in played.steps.iter().zip(&sampled.records) {
-                assert_eq!(played.branches, ran.branches, "{cache}");
-                assert_eq!(played.approximated, ran.approximated, "{cache}: the same weights of the same steps");
-            }
-        }
-    }
-
-    #[test]
-    fn a_strip_can_be_forced() {
-        let (cached, _) = run("navicache,threshold=100,align_steps=2,max_run=3", 9);
-        let (forced, _) = run(&format!("schedule,strip={}", cached.strip), 9);
-        assert_eq!(values(&forced), values(&cached));
-        assert_eq!(forced.strip, cached.strip);
-    }
-
-    #[test]
-    fn off_is_the_uncached_run_bit_for_bit() {
-        let plain = values(&run("none", 20).0);
-        for cache in [
-            "navicache,threshold=0,align_steps=0",
-            "easycache,threshold=0,warmup_steps=0",
-            "precisecache,threshold=0",
-            "mixcache,threshold=0",
-            "mixcache,interval=1",
-            "teacache,threshold=0",
-            "magcache,threshold=0,warmup=0",
-            "pab,self_range=1,cross_range=1",
-            "fbcache,threshold=0",
-            "dbcache,threshold=0,first_blocks=1,warmup_steps=0",
-            "taylorseer,interval=1",
-            "taylorseer,interval=1,level=units",
-            "fastercache,attention_interval=1,uncond_interval=1",
-            "dicache,threshold=0,warmup=0",
-            "seacache,threshold=0",
-            "tafc,threshold=0",
-            "bwcache,threshold=0",
-            "adacache,threshold=0",
-            "trend,threshold=0,warmup_steps=0",
-            "trend,threshold=0,warmup_steps=0,reuse=corrected",
-            "stride,threshold=0,warmup_steps=0,reuse=corrected",
-        ] {
-            assert_eq!(values(&run(cache, 20).0), plain, "{cache}");
-        }
-    }
-
-    #[test]
-    fn what_was_seen_is_reported() {
-        let (sampled, _) = run("navicache,threshold=100,align_steps=2", 4);
-        let seen = |step: usize, branch: &str| {
-            sampled.steps[step].branches[branch].seen.keys().map(String::as_str).collect::<Vec<_>>()
-        };
-        assert_eq!(seen(0, "cond"), ["output_magnitude"]);
-        assert_eq!(seen(2, "cond"), ["input_change_since_visit"]);
-        assert_eq!(seen(3, "cond").len(), 4);
-        assert!(seen(3, "uncond").is_empty());
-        let (sampled, _) = run("fbcache", 4);
-        assert!(
-            sampled.steps[1].branches["uncond"].seen.contains_key("span_residual_relative_change_since_compute[0]")
-        );
-    }
+    StepReport { index: record.step, timestep: timestep.0, sigma: sigma.0, seconds: clock.step, branches }
 }

@@ -87,6 +87,9 @@ pub(crate) trait Family: Send + Sync {
     /// The same, to be changed.
     fn shared_mut(&mut self) -> &mut Shared;
 
+    /// Its configurations in full, so that another pipeline of the same weights is told from it.
+    fn configuration(&self) -> String;
+
     // 1. What is meant
 
     /// Width and height by their names, `None` where the request names none.

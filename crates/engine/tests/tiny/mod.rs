@@ -48,6 +48,19 @@ pub fn pipeline_of(golden: &Path) -> TempDir {
     folder
 }
 
+/// The pipeline with other parts: an image-to-video one from the pieces that the script left beside the text-to-video
+/// one.
+pub fn with_parts(class: &str, expands: bool, parts: &[(&str, &str)]) -> TempDir {
+    let folder = pipeline();
+    for (part, from) in parts {
+        std::fs::remove_dir_all(folder.path().join(part)).unwrap();
+        std::fs::rename(folder.path().join(from), folder.path().join(part)).unwrap();
+    }
+    let index = format!(r#"{{"_class_name": "{class}", "expand_timesteps": {expands}}}"#);
+    std::fs::write(folder.path().join("model_index.json"), index).unwrap();
+    folder
+}
+
 /// An Open-Sora 1.2 pipeline: three folders, as its repositories are.
 pub fn opensora() -> TempDir {
     let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/tests/golden/opensora");

@@ -62,6 +62,11 @@ impl Family for Hunyuan {
         &mut self.shared
     }
 
+    fn configuration(&self) -> String {
+        let Hunyuan { text_encoder, text_encoder_2, transformer, vae, .. } = self;
+        format!("{text_encoder:?} {text_encoder_2:?} {transformer:?} {vae:?}")
+    }
+
     fn check(&self, request: &Resolved, reporter: &mut Reporter) -> Result<()> {
         request.refuse_picture()?;
         if !self.transformer.guidance_embeds {

@@ -96,6 +96,10 @@ impl Family for OpenSora {
         &mut self.shared
     }
 
+    fn configuration(&self) -> String {
+        format!("{:?} {:?} {:?}", self.text_encoder, self.transformer, self.vae)
+    }
+
     fn named_size(&self, request: &Request) -> Result<Option<Size>> {
         match (&request.resolution, request.aspect_ratio) {
             (None, None) => Ok(None),

@@ -48,6 +48,11 @@ impl Family for Wan {
         &mut self.shared
     }
 
+    fn configuration(&self) -> String {
+        let Wan { published, text_encoder, transformer, vae, image_encoder, preprocessor, .. } = self;
+        format!("{published:?} {text_encoder:?} {transformer:?} {vae:?} {image_encoder:?} {preprocessor:?}")
+    }
+
     fn check(&self, request: &Resolved, _: &mut Reporter) -> Result<()> {
         request.refuse_true_guidance("this model has no other guidance; take `guidance`")?;
         match (self.published, &request.image) {
