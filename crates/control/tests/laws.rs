@@ -206,15 +206,18 @@ fn cut_methods() -> Vec<CacheConfig> {
 
 #[test]
 fn a_run_that_is_cut_after_any_step_goes_on_bit_for_bit() {
-    let run = common::run(14);
+    // In the second, another network takes over on the way.
+    let one = common::run(14);
+    let two = navicache_control::cache::Run { segments: vec![7], ..one.clone() };
     let mut reused = 0;
-    for config in cut_methods() {
+    let runs = cut_methods().into_iter().map(|config| (config, &one));
+    for (config, run) in runs.chain(methods(1e9).into_iter().map(|config| (config, &two))) {
         for &solver in SolverKind::ALL {
             let method = config.method();
             let mut cuts = Vec::new();
-            let whole = toy::generate(&run, method, solver, None, &|_| false, |_, _| {});
+            let whole = toy::generate(run, method, solver, None, &|_| false, |_, _| {});
             // Cut after every step, each time all is dropped and read again.
-            let chained = toy::generate(&run, method, solver, None, &|_| true, |step, cut| {
+            let chained = toy::generate(run, method, solver, None, &|_| true, |step, cut| {
                 cuts.push((step, cut.clone()));
             });
             if let Some(differs) = chained.differs(&whole) {
@@ -222,7 +225,7 @@ fn a_run_that_is_cut_after_any_step_goes_on_bit_for_bit() {
             }
             // Cut once, after each step.
             for (step, cut) in cuts.iter().filter(|_| solver == SolverKind::UniPc) {
-                let rest = toy::generate(&run, method, solver, Some((*step, cut)), &|_| false, |_, _| {});
+                let rest = toy::generate(run, method, solver, Some((*step, cut)), &|_| false, |_, _| {});
                 if let Some(differs) = rest.differs(&whole) {
                     panic!("{config:?}, {solver}, cut after {step} steps: {differs}");
                 }
