@@ -3,44 +3,99 @@
 use navicache_control::schedule::{Schedule, flow_even};
 use navicache_control::solver::SolverKind;
 use serde::Deserialize;
+use serde_json::{Map, Value};
 
 use crate::{Error, Result};
 use navicache_weights::Folder;
 
 /// Timesteps that models are trained with.
 const TRAIN_TIMESTEPS: usize = 1000;
+/// Most of them.
+const TIMESTEPS_MAX: usize = 1 << 20;
 const FILE: &str = "scheduler/scheduler_config.json";
 
-/// What of the file matters here. Absent keys take the defaults of the reference classes.
+/// What the file says that is used here. Absent keys take the defaults of the reference classes.
 #[derive(Debug, Clone, Deserialize)]
 struct File {
-    #[serde(rename = "_class_name")]
-    class_name: String,
     num_train_timesteps: Option<usize>,
     flow_shift: Option<f64>,
     shift: Option<f64>,
-    prediction_type: Option<String>,
-    solver_order: Option<usize>,
-    solver_type: Option<String>,
-    #[serde(default)]
-    use_dynamic_shifting: bool,
-    #[serde(default)]
-    use_flow_sigmas: bool,
-    #[serde(default)]
-    use_karras_sigmas: bool,
-    #[serde(default)]
-    use_exponential_sigmas: bool,
-    #[serde(default)]
-    use_beta_sigmas: bool,
-    #[serde(default)]
-    invert_sigmas: bool,
-    #[serde(default)]
-    stochastic_sampling: bool,
-    #[serde(default)]
-    disable_corrector: Vec<usize>,
-    shift_terminal: Option<f64>,
-    final_sigmas_type: Option<String>,
 }
+
+/// What may stand for a key of the file.
+enum Rule {
+    /// It is used here.
+    Read,
+    /// It makes no difference under the values that the other keys have to have.
+    Any,
+    /// One of these, as JSON; anything else would sample something else. The first is what the class takes where the
+    /// key is absent, unless that is refused too.
+    Only(&'static [&'static str]),
+    /// This alone: the class takes something else where the key is absent.
+    Stated(&'static str),
+}
+
+/// A class of Diffusers: its solver, and what its keys may say.
+struct Class {
+    name: &'static str,
+    solver: SolverKind,
+    keys: &'static [(&'static [&'static str], Rule)],
+}
+
+/// What keys do follows from `tools/golden/scheduler_keys.py`, which tries them all.
+const CLASSES: [Class; 3] = [
+    Class {
+        name: "UniPCMultistepScheduler",
+        solver: SolverKind::UniPc,
+        keys: &[
+            (&["num_train_timesteps", "flow_shift"], Rule::Read),
+            (&["use_flow_sigmas"], Rule::Stated("true")),
+            (&["prediction_type"], Rule::Stated("\"flow_prediction\"")),
+            (&["solver_order"], Rule::Only(&["2"])),
+            (&["solver_type"], Rule::Only(&["\"bh2\"", "\"midpoint\"", "\"heun\"", "\"logrho\""])),
+            (&["final_sigmas_type"], Rule::Only(&["\"zero\""])),
+            (&["lower_order_final", "predict_x0"], Rule::Only(&["true"])),
+            (&["disable_corrector"], Rule::Only(&["[]"])),
+            (&["solver_p"], Rule::Only(&["null"])),
+            (&["shift_terminal"], Rule::Only(&["null", "0"])),
+            (&["thresholding", "use_dynamic_shifting"], Rule::Only(&["false"])),
+            (&["use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas"], Rule::Only(&["false"])),
+            (&["beta_start", "beta_end", "beta_schedule", "trained_betas", "rescale_betas_zero_snr"], Rule::Any),
+            (&["dynamic_thresholding_ratio", "sample_max_value", "time_shift_type"], Rule::Any),
+            (&["timestep_spacing", "steps_offset", "sigma_min", "sigma_max"], Rule::Any),
+        ],
+    },
+    Class {
+        name: "DPMSolverMultistepScheduler",
+        solver: SolverKind::DpmPp2M,
+        keys: &[
+            (&["num_train_timesteps", "flow_shift"], Rule::Read),
+            (&["use_flow_sigmas"], Rule::Stated("true")),
+            (&["prediction_type"], Rule::Stated("\"flow_prediction\"")),
+            (&["algorithm_type"], Rule::Only(&["\"dpmsolver++\""])),
+            (&["solver_order"], Rule::Only(&["2"])),
+            (&["solver_type"], Rule::Only(&["\"midpoint\"", "\"logrho\"", "\"bh1\"", "\"bh2\""])),
+            (&["final_sigmas_type"], Rule::Only(&["\"zero\""])),
+            (&["thresholding", "use_dynamic_shifting", "use_lu_lambdas"], Rule::Only(&["false"])),
+            (&["use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas"], Rule::Only(&["false"])),
+            (&["beta_start", "beta_end", "beta_schedule", "trained_betas", "rescale_betas_zero_snr"], Rule::Any),
+            (&["dynamic_thresholding_ratio", "sample_max_value", "time_shift_type"], Rule::Any),
+            (&["lower_order_final", "euler_at_final", "lambda_min_clipped", "variance_type"], Rule::Any),
+            (&["timestep_spacing", "steps_offset"], Rule::Any),
+        ],
+    },
+    Class {
+        name: "FlowMatchEulerDiscreteScheduler",
+        solver: SolverKind::Euler,
+        keys: &[
+            (&["num_train_timesteps", "shift"], Rule::Read),
+            (&["use_dynamic_shifting", "invert_sigmas", "stochastic_sampling"], Rule::Only(&["false"])),
+            (&["use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas"], Rule::Only(&["false"])),
+            (&["shift_terminal"], Rule::Only(&["null", "0"])),
+            (&["base_shift", "max_shift", "base_image_seq_len", "max_image_seq_len", "time_shift_type"], Rule::Any),
+        ],
+    },
+];
 
 /// The schedule and solver that a pipeline was published with.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -66,43 +121,45 @@ impl Scheduler {
         Scheduler { solver, shift, train_timesteps: TRAIN_TIMESTEPS, grid: Grid::OfSolver }
     }
 
-    /// Reads the file; whatever would sample differently from what is done here is refused.
+    /// Reads the file; a key that would sample differently from what is done here, or that nobody knows, is refused.
     pub fn read(folder: &Folder) -> Result<Self> {
-        let file: File = folder.json(FILE)?;
-        let solver = match file.class_name.as_str() {
-            "UniPCMultistepScheduler" => SolverKind::UniPc,
-            "DPMSolverMultistepScheduler" => SolverKind::DpmPp2M,
-            "FlowMatchEulerDiscreteScheduler" => SolverKind::Euler,
-            other => {
-                let known = "UniPCMultistepScheduler, DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler";
-                return Err(wrong(folder, "_class_name", other, known));
-            }
+        let text = String::from_utf8_lossy(&folder.bytes(FILE)?).into_owned();
+        let unreadable = |e: serde_json::Error| Error::file(folder.path(FILE), e.to_string());
+        let keys: Map<String, Value> = serde_json::from_str(&plain_json(&text)).map_err(unreadable)?;
+        let wrong = |key: &str, found: &str, expected: &str| {
+            Error::file(folder.path(FILE), format!("{key}: expected {expected}, found {found}"))
         };
-        let refuse = |field: &str, set: bool| if set { Err(wrong(folder, field, "set", "not set")) } else { Ok(()) };
-        refuse("use_dynamic_shifting", file.use_dynamic_shifting)?;
-        refuse("use_karras_sigmas", file.use_karras_sigmas)?;
-        refuse("use_exponential_sigmas", file.use_exponential_sigmas)?;
-        refuse("use_beta_sigmas", file.use_beta_sigmas)?;
-        refuse("invert_sigmas", file.invert_sigmas)?;
-        refuse("stochastic_sampling", file.stochastic_sampling)?;
-        refuse("disable_corrector", !file.disable_corrector.is_empty())?;
-        refuse("shift_terminal", file.shift_terminal.is_some_and(|shift| shift != 0.0))?;
-        if solver != SolverKind::Euler {
-            refuse("use_flow_sigmas = false", !file.use_flow_sigmas)?;
-            expect(folder, "prediction_type", file.prediction_type.as_deref(), "flow_prediction")?;
-            expect(folder, "final_sigmas_type", file.final_sigmas_type.as_deref(), "zero")?;
-            let order = file.solver_order.map(|order| order.to_string());
-            expect(folder, "solver_order", order.as_deref(), "2")?;
-            let solver_type = if solver == SolverKind::UniPc { "bh2" } else { "midpoint" };
-            expect(folder, "solver_type", file.solver_type.as_deref(), solver_type)?;
+        let name = keys.get("_class_name").and_then(Value::as_str).unwrap_or("nothing");
+        let class = CLASSES.iter().find(|class| class.name == name).ok_or_else(|| {
+            let known: Vec<&str> = CLASSES.iter().map(|class| class.name).collect();
+            wrong("_class_name", name, &known.join(", "))
+        })?;
+        for (key, value) in keys.iter().filter(|(key, _)| !key.starts_with('_')) {
+            let rule = class.keys.iter().find(|(keys, _)| keys.contains(&key.as_str())).map(|(_, rule)| rule);
+            match rule {
+                None => return Err(wrong(key, &value.to_string(), &format!("a key of {name}"))),
+                Some(Rule::Only(values)) if !values.iter().any(|text| is(value, text)) => {
+                    return Err(wrong(key, &value.to_string(), &values.join(" or ")));
+                }
+                Some(Rule::Stated(only)) if !is(value, only) => return Err(wrong(key, &value.to_string(), only)),
+                _ => {}
+            }
         }
-        let shift = if solver == SolverKind::Euler { file.shift } else { file.flow_shift };
-        Ok(Scheduler {
-            solver,
-            shift: shift.unwrap_or(1.0),
-            train_timesteps: file.num_train_timesteps.unwrap_or(TRAIN_TIMESTEPS),
-            grid: Grid::OfSolver,
-        })
+        for (names, rule) in class.keys {
+            if let (Rule::Stated(only), Some(absent)) = (rule, names.iter().find(|name| !keys.contains_key(**name))) {
+                return Err(wrong(absent, "nothing", only));
+            }
+        }
+        let file: File = serde_json::from_value(Value::Object(keys)).map_err(unreadable)?;
+        let shift = if class.solver == SolverKind::Euler { file.shift } else { file.flow_shift };
+        let (shift, train_timesteps) = (shift.unwrap_or(1.0), file.num_train_timesteps.unwrap_or(TRAIN_TIMESTEPS));
+        if !(shift > 0.0 && shift.is_finite()) {
+            return Err(wrong("shift", &shift.to_string(), "a number above 0"));
+        }
+        if !(1..=TIMESTEPS_MAX).contains(&train_timesteps) {
+            return Err(wrong("num_train_timesteps", &train_timesteps.to_string(), &format!("1 to {TIMESTEPS_MAX}")));
+        }
+        Ok(Scheduler { solver: class.solver, shift, train_timesteps, grid: Grid::OfSolver })
     }
 
     /// The same, with Euler's steps at even distances.
@@ -119,13 +176,89 @@ impl Scheduler {
     }
 }
 
-fn expect(folder: &Folder, field: &str, found: Option<&str>, expected: &str) -> Result<()> {
-    match found {
-        Some(found) if found != expected => Err(wrong(folder, field, found, expected)),
-        _ => Ok(()),
-    }
+/// Whether a value is what some JSON says; 2 and 2.0 are the same.
+fn is(value: &Value, text: &str) -> bool {
+    let expected: Value = serde_json::from_str(text).unwrap_or_default();
+    *value == expected || value.as_f64().is_some_and(|number| expected.as_f64() == Some(number))
 }
 
-fn wrong(folder: &Folder, field: &str, found: &str, expected: &str) -> Error {
-    Error::file(folder.path(FILE), format!("{field}: expected {expected}, found {found}"))
+/// Python writes `-Infinity` and the like, which is no JSON: as text instead.
+fn plain_json(text: &str) -> String {
+    let mut plain = String::new();
+    for (i, part) in text.split('"').enumerate() {
+        if i > 0 {
+            plain.push('"');
+        }
+        match i % 2 {
+            0 => plain.push_str(&part.replace("-Infinity", "\"-inf\"").replace("NaN", "\"nan\"")),
+            _ => plain.push_str(part),
+        }
+    }
+    plain
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Deserialize)]
+    struct Golden {
+        class: String,
+        file: String,
+        cases: Vec<Case>,
+    }
+
+    #[derive(Deserialize)]
+    struct Case {
+        key: String,
+        value: Option<Value>,
+        effect: String,
+    }
+
+    fn read(keys: &str) -> Result<Scheduler> {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join("scheduler")).unwrap();
+        std::fs::write(folder.path().join(FILE), keys).unwrap();
+        Scheduler::read(&Folder::Disk(folder.path().to_path_buf()))
+    }
+
+    /// What the reference samples in the same way is read, and whatever it samples otherwise is read as something else,
+    /// or refused by name.
+    #[test]
+    fn every_key_is_understood_or_refused() {
+        /// It changes nothing where a pipeline gives no shift of its own; one day one may.
+        const REFUSED_AS_WELL: &str = "use_dynamic_shifting";
+        let text = include_str!("../tests/golden/scheduler_keys.json");
+        let golden: Vec<Golden> = serde_json::from_str(text).unwrap();
+        assert_eq!(golden.len(), 3);
+        for Golden { class, file, cases } in golden {
+            let base = read(&file).unwrap_or_else(|e| panic!("{class}: {e}"));
+            let keys: Map<String, Value> = serde_json::from_str(&plain_json(&file)).unwrap();
+            assert!(cases.len() > 20, "{class}");
+            for Case { key, value, effect } in cases {
+                let mut changed = keys.clone();
+                match &value {
+                    Some(value) => drop(changed.insert(key.clone(), value.clone())),
+                    None => drop(changed.remove(&key)),
+                }
+                let found = read(&Value::Object(changed).to_string());
+                let what = format!("{class} {key} {value:?}: {effect}, {found:?}");
+                match (effect.as_str(), found) {
+                    ("same", Ok(found)) => assert_eq!(found, base, "{what}"),
+                    ("same", Err(_)) => assert_eq!(key, REFUSED_AS_WELL, "{what}"),
+                    (_, Ok(found)) => assert_ne!(found, base, "{what}"),
+                    (_, Err(error)) => assert!(error.to_string().contains(&key), "{what}"),
+                }
+            }
+            let mut changed = keys;
+            changed.insert("eta".to_string(), Value::from(1.0));
+            let error = read(&Value::Object(changed).to_string()).unwrap_err().to_string();
+            assert!(error.contains("eta: expected a key of"), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_python_writes_for_infinity_is_read() {
+        assert_eq!(plain_json(r#"{"a": -Infinity, "b": "-Infinity"}"#), r#"{"a": "-inf", "b": "-Infinity"}"#);
+    }
 }
