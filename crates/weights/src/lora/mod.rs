@@ -1,22 +1,29 @@
 //! LoRA files (Hu et al. 2021, arXiv 2106.09685): small matrices whose product is added to those of a model,
-//! `W + weight * alpha / rank * B A`.
+//! `W + weight * alpha / rank * B A`; and their relatives: LoHa (Hyeon-Woo et al. 2021, arXiv 2108.06098), LoKr
+//! (Yeh et al. 2023, arXiv 2309.14859), DoRA (Liu et al. 2024, arXiv 2402.09353) and differences as they are.
 //!
 //! The change is added in f32 when a matrix is read: once for those that are kept as tensors, at every use for those
 //! that stay in their file, so that quantised matrices stay quantised.
+
+mod names;
+mod scale;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::str::FromStr;
 
 use candle_core::{Device, Tensor};
+use navicache_models::Source;
 
-use crate::change::Change;
+use self::names::{Leaf, Names};
+use self::scale::Scales;
+use crate::change::{Change, Form};
 use crate::container;
 use crate::error::{Error, Result};
 use crate::file::{Stored, WeightFile};
-use crate::names::table::{Table, Way, translate};
-use crate::names::{hunyuan, wan};
 use crate::tensors::Tensors;
+
+pub(crate) use names::is_part_of_one;
 
 /// A LoRA file, and how much of it is added.
 #[derive(Debug, Clone, PartialEq)]
@@ -44,170 +51,232 @@ impl FromStr for Lora {
     }
 }
 
+/// A module of a LoRA that was left out, and why.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LeftOut {
+    /// Its name in the file.
+    pub module: String,
+    /// Why.
+    pub reason: String,
+}
+
 /// What a file holds for one module.
-#[derive(Default)]
-struct Parts {
-    down: Option<Tensor>,
-    up: Option<Tensor>,
-    alpha: Option<f64>,
-    weight: Option<Tensor>,
-    bias: Option<Tensor>,
+type Parts = BTreeMap<Leaf, Tensor>;
+
+/// A tensor of the model by its name, and what is added to it.
+type Changes = Vec<(String, Change)>;
+
+/// What is wrong with a module.
+enum Problem {
+    /// It is broken, whatever the model.
+    Broken(String),
+    /// It is of another model than this.
+    Misfit(String),
 }
 
-/// What stands before the modules' names.
-const PREFIXES: [&str; 6] =
-    ["base_model.model.", "model.diffusion_model.", "diffusion_model.", "transformer.", "lora_transformer.", "unet."];
-
-/// Other names of modules.
-const TABLES: [Table; 2] = [wan::TRANSFORMER, hunyuan::TRANSFORMER];
-
-/// Ends of names, and what they are.
-const LEAVES: [(&str, Leaf); 14] = [
-    (".lora_A.weight", Leaf::Down),
-    (".lora_A.default.weight", Leaf::Down),
-    (".lora_down.weight", Leaf::Down),
-    (".lora.down.weight", Leaf::Down),
-    (".lora_B.weight", Leaf::Up),
-    (".lora_B.default.weight", Leaf::Up),
-    (".lora_up.weight", Leaf::Up),
-    (".lora.up.weight", Leaf::Up),
-    (".alpha", Leaf::Alpha),
-    (".diff", Leaf::Weight),
-    (".diff_b", Leaf::Bias),
-    (".lora_B.bias", Leaf::Unknown),
-    (".dora_scale", Leaf::Unknown),
-    (".lora_mid.weight", Leaf::Unknown),
-];
-
-#[derive(Debug, Clone, Copy)]
-enum Leaf {
-    Down,
-    Up,
-    Alpha,
-    /// Added to the module's weight as it is.
-    Weight,
-    /// Added to its bias as it is.
-    Bias,
-    /// Of a kind of change that is not done here.
-    Unknown,
+impl From<candle_core::Error> for Problem {
+    fn from(error: candle_core::Error) -> Self {
+        Problem::Broken(error.to_string())
+    }
 }
 
-/// Adds a LoRA to the tensors of a transformer. Gives the modules that this model does not have.
-pub fn add(tensors: &mut Tensors, lora: &Lora) -> Result<Vec<String>> {
-    let path = &lora.path;
-    let wrong = |reason: String| Error::file(path, reason);
-    let file = WeightFile::map(path)?;
+/// Adds a LoRA to the tensors of a transformer, all modules that fit; gives the others.
+pub fn add(tensors: &mut Tensors, lora: &Lora) -> Result<Vec<LeftOut>> {
+    let wrong = |reason: String| Error::file(&lora.path, reason);
+    let file = WeightFile::map(&lora.path)?;
     let (_, listing) = container::open(&file)?;
+    let scales = Scales::of(&lora.path, &listing.metadata)?;
+    let modules = modules_of(&file, &listing.tensors)?;
+    let (names, count) = (Names::of(tensors), modules.len());
+    let (mut changes, mut left_out) = (Changes::new(), Vec::new());
+    for (module, parts) in modules {
+        match changes_of(tensors, &names, &module, parts, &scales, lora.weight) {
+            Ok(found) => changes.extend(found),
+            Err(Problem::Misfit(reason)) => left_out.push(LeftOut { module, reason }),
+            Err(Problem::Broken(reason)) => return Err(wrong(format!("{module}: {reason}"))),
+        }
+    }
+    if changes.is_empty() {
+        let first = left_out.first().map_or("there is none".to_string(), |LeftOut { module, reason }| {
+            format!("the first is {module}: {reason}")
+        });
+        return Err(wrong(format!("none of its {count} modules changes this model; {first}")));
+    }
+    let idle = changes.iter().map(|(_, change)| change.form.is_zero()).collect::<candle_core::Result<Vec<_>>>()?;
+    if idle.into_iter().all(|idle| idle) {
+        return Err(wrong(format!("it changes nothing: all of its {count} modules are zero, as before training")));
+    }
+    for (name, change) in changes {
+        if let Some(entry) = tensors.entry_mut(&name) {
+            entry.changes.push(change);
+        }
+    }
+    Ok(left_out)
+}
+
+/// Reads the tensors of a file, by module.
+fn modules_of(file: &WeightFile, listed: &BTreeMap<String, Stored>) -> Result<BTreeMap<String, Parts>> {
+    let wrong = |reason: String| Error::file(&file.path, reason);
     let mut modules: BTreeMap<String, Parts> = BTreeMap::new();
-    for (name, stored) in &listing.tensors {
-        let Some((module, leaf)) = LEAVES.iter().find_map(|(end, leaf)| Some((name.strip_suffix(end)?, *leaf))) else {
+    for (name, stored) in listed {
+        let Some((mut module, mut leaf)) = names::split(name) else {
             return Err(wrong(format!(
                 "{name}: expected a LoRA (lora_A and lora_B, lora_down and lora_up, alpha, diff), found this"
             )));
         };
-        let parts = modules.entry(module.to_string()).or_default();
         match leaf {
-            Leaf::Unknown => return Err(wrong(format!("{name}: this kind of LoRA is not supported"))),
-            Leaf::Down => parts.down = Some(read(&file, name, stored)?),
-            Leaf::Up => parts.up = Some(read(&file, name, stored)?),
-            Leaf::Weight => parts.weight = Some(read(&file, name, stored)?),
-            Leaf::Bias => parts.bias = Some(read(&file, name, stored)?),
-            Leaf::Alpha => {
-                let alpha = read(&file, name, stored)?.flatten_all()?.to_vec1::<f32>()?;
-                parts.alpha = alpha.first().map(|&alpha| alpha as f64);
-            }
+            Leaf::Unsupported(kind) => return Err(wrong(format!("{name}: {kind} is not supported"))),
+            Leaf::Modulation => (module, leaf) = (format!("{module}.modulation"), Leaf::Weight),
+            _ => {}
+        }
+        if modules.entry(module).or_default().insert(leaf, read(file, name, stored)?).is_some() {
+            return Err(wrong(format!("{name}: its module has two of this kind")));
         }
     }
-
-    let names = Names::of(tensors);
-    let mut unknown = Vec::new();
-    let count = modules.len();
-    for (module, parts) in modules {
-        match names.canonical(&module) {
-            Some(canonical) => change_all(tensors, canonical, parts, lora.weight)
-                .map_err(|reason| wrong(format!("{module}: {reason}")))?,
-            None => unknown.push(module),
-        }
-    }
-    if unknown.len() == count {
-        let first = unknown.first().map_or("(none)", String::as_str);
-        return Err(wrong(format!("none of its {count} modules is in this model; the first is {first}")));
-    }
-    Ok(unknown)
+    Ok(modules)
 }
 
-/// Changes one module, or several that the LoRA has as one: its rows are theirs, one after another.
-fn change_all(tensors: &mut Tensors, modules: &[String], parts: Parts, weight: f64) -> Result<(), String> {
-    let [first, others @ ..] = modules else { return Ok(()) };
-    if others.is_empty() {
-        return change(tensors, first, parts, weight);
-    }
-    let mut begin = 0;
-    for module in modules {
-        let shape = tensors.entry_mut(&format!("{module}.weight")).map(|entry| entry.stored.shape.clone());
-        let rows = shape.and_then(|shape| shape.first().copied()).unwrap_or(0);
-        let part = |tensor: &Option<Tensor>| -> Result<Option<Tensor>, String> {
-            let narrowed = tensor.as_ref().map(|tensor| tensor.narrow(0, begin, rows)?.contiguous()).transpose();
-            narrowed.map_err(|_| format!("expected rows for {} modules, found {tensor:?}", modules.len()))
-        };
-        let of_module = Parts {
-            down: parts.down.clone(),
-            up: part(&parts.up)?,
-            alpha: parts.alpha,
-            weight: part(&parts.weight)?,
-            bias: part(&parts.bias)?,
-        };
-        change(tensors, module, of_module, weight)?;
-        begin += rows;
-    }
-    match parts.up.map(|up| up.dims().first().copied().unwrap_or(0)) {
-        Some(found) if found != begin => Err(format!("expected {begin} rows, found {found}")),
-        _ => Ok(()),
-    }
-}
-
-fn change(tensors: &mut Tensors, module: &str, parts: Parts, weight: f64) -> Result<(), String> {
-    let mut add = |name: String, change: Change, shape: &[usize]| {
-        let entry = tensors.entry_mut(&name).ok_or_else(|| format!("{name} is not in this model"))?;
-        let found = &entry.stored.shape;
-        let matches = match &change {
-            Change::Product { .. } => {
-                found.first() == shape.first() && found.iter().skip(1).product::<usize>() == shape[1]
-            }
-            Change::Sum { .. } => found == shape,
-        };
-        if !matches {
-            return Err(format!("expected {found:?}, the shape of {name}, found a change of {shape:?}"));
-        }
-        entry.changes.push(change);
-        Ok(())
+/// What one module of a file changes.
+fn changes_of(
+    tensors: &Tensors,
+    names: &Names,
+    module: &str,
+    mut parts: Parts,
+    scales: &Scales,
+    weight: f64,
+) -> Result<Changes, Problem> {
+    let targets = names.canonical(module).ok_or_else(|| Problem::Misfit("it is not in this model".to_string()))?;
+    let alpha = parts.remove(&Leaf::Alpha).map(|alpha| alpha.flatten_all()?.to_vec1::<f32>()).transpose()?;
+    let alpha = alpha.and_then(|alpha| alpha.first().copied());
+    let factor = |rank: Option<usize>| match (alpha, rank) {
+        (Some(alpha), Some(rank)) => Ok(alpha as f64 / rank as f64),
+        (Some(_), None) => Ok(1.0), // as LyCORIS has it for whole matrices
+        (None, rank) => scales.factor(module, rank).map_err(Problem::Broken),
     };
-    match (parts.up, parts.down) {
-        (Some(up), Some(down)) => {
-            let flat = |t: Tensor| t.flatten_from(1).map_err(|e| format!("expected a matrix, found {e}"));
-            let (up, down) = (flat(up)?, flat(down)?);
-            let (rank, inputs) = down.dims2().map_err(|e| e.to_string())?;
-            let (outputs, columns) = up.dims2().map_err(|e| e.to_string())?;
-            if columns != rank || rank == 0 {
-                return Err(format!(
-                    "expected matrices (out, rank) and (rank, in), found {:?} and {:?}",
-                    up.dims(),
-                    down.dims()
-                ));
+    let magnitudes = parts.remove(&Leaf::Magnitude);
+    let up_bias = parts.remove(&Leaf::UpBias);
+    let sums = [(Leaf::Weight, ".weight"), (Leaf::Bias, ".bias")].map(|(leaf, end)| (parts.remove(&leaf), end));
+    let mut changes = Changes::new();
+    if let Some((form, rank)) = form_of(parts)? {
+        let factor = factor(rank)?;
+        if let Some(numbers) = up_bias {
+            let change = Change::plain(Form::Sum(numbers), factor, weight);
+            changes.extend(spread(tensors, targets, ".bias", change)?);
+        }
+        let magnitudes = magnitudes.as_ref().map(|m| of_rows(m, form.dims()?.0)).transpose()?;
+        let change = Change { magnitudes, ..Change::plain(form, factor, weight) };
+        changes.extend(spread(tensors, targets, ".weight", change)?);
+    } else if magnitudes.is_some() || up_bias.is_some() {
+        return Err(Problem::Broken("expected the matrices of a LoRA, found only what belongs to them".to_string()));
+    }
+    for (numbers, end) in sums {
+        let change = numbers.map(|numbers| Change::plain(Form::Sum(numbers), 1.0, weight));
+        changes.extend(change.map(|change| spread(tensors, targets, end, change)).transpose()?.unwrap_or_default());
+    }
+    Ok(changes)
+}
+
+/// What the matrices of a module make together, and their rank.
+fn form_of(mut parts: Parts) -> Result<Option<(Form, Option<usize>)>, Problem> {
+    let Some(&first) = parts.keys().next() else { return Ok(None) };
+    let mut take = |leaf: Leaf| -> Result<Tensor, Problem> {
+        let missing = || Problem::Broken("expected both of its matrices, found one".to_string());
+        let tensor = parts.remove(&leaf).ok_or_else(missing)?;
+        match tensor.rank() {
+            0 | 1 => Err(Problem::Broken(format!("expected matrices, found {:?}", tensor.dims()))),
+            _ => Ok(tensor.flatten_from(1)?),
+        }
+    };
+    let found = match first {
+        Leaf::Down | Leaf::Up => {
+            let [up, down] = pair(take(Leaf::Up)?, take(Leaf::Down)?)?;
+            let rank = down.dim(0)?;
+            (Form::Product { up, down }, Some(rank))
+        }
+        Leaf::HadaUp1 | Leaf::HadaDown1 | Leaf::HadaUp2 | Leaf::HadaDown2 => {
+            let one = pair(take(Leaf::HadaUp1)?, take(Leaf::HadaDown1)?)?;
+            let other = pair(take(Leaf::HadaUp2)?, take(Leaf::HadaDown2)?)?;
+            let outer = |[up, down]: &[Tensor; 2]| Ok::<_, Problem>((up.dim(0)?, down.dim(1)?));
+            if outer(&one)? != outer(&other)? {
+                let found = format!("{:?} and {:?}", outer(&one)?, outer(&other)?);
+                return Err(Problem::Broken(format!("expected two products of one shape, found {found}")));
             }
-            let factor = weight * parts.alpha.map_or(1.0, |alpha| alpha / rank as f64);
-            add(format!("{module}.weight"), Change::Product { up, down, factor }, &[outputs, inputs])?;
+            let rank = one[1].dim(0)?;
+            (Form::Hadamard([one, other]), Some(rank))
         }
-        (None, None) => {}
-        _ => return Err("expected both of its matrices, found one".to_string()),
-    }
-    for (leaf, numbers) in [("weight", parts.weight), ("bias", parts.bias)] {
-        if let Some(numbers) = numbers {
-            let shape = numbers.dims().to_vec();
-            add(format!("{module}.{leaf}"), Change::Sum { numbers, factor: weight }, &shape)?;
+        _ => {
+            let mut half = |whole: Leaf, up: Leaf, down: Leaf| match take(whole) {
+                Ok(tensor) => Ok((tensor, None)),
+                Err(_) => {
+                    let [up, down] = pair(take(up)?, take(down)?)?;
+                    Ok::<_, Problem>((up.matmul(&down)?, Some(down.dim(0)?)))
+                }
+            };
+            let (left, outer) = half(Leaf::Left, Leaf::LeftUp, Leaf::LeftDown)?;
+            let (right, inner) = half(Leaf::Right, Leaf::RightUp, Leaf::RightDown)?;
+            (Form::Kronecker { left, right }, inner.or(outer))
         }
+    };
+    match parts.keys().next() {
+        Some(other) => Err(Problem::Broken(format!("expected one kind of change, found {first:?} and {other:?}"))),
+        None => Ok(Some(found)),
     }
-    Ok(())
+}
+
+/// Two matrices that can be multiplied.
+fn pair(up: Tensor, down: Tensor) -> Result<[Tensor; 2], Problem> {
+    let (up_dims, down_dims) = (up.dims2()?, down.dims2()?);
+    if up_dims.1 != down_dims.0 || down_dims.0 == 0 {
+        let found = format!("{:?} and {:?}", up.dims(), down.dims());
+        return Err(Problem::Broken(format!("expected matrices (out, rank) and (rank, in), found {found}")));
+    }
+    Ok([up, down])
+}
+
+/// A number a row; those of columns, which some trainers can have, are another thing.
+fn of_rows(magnitudes: &Tensor, rows: usize) -> Result<Tensor, Problem> {
+    match magnitudes.dims() {
+        [first, rest @ ..] if *first == rows && rest.iter().all(|&dim| dim == 1) => Ok(magnitudes.flatten_all()?),
+        other => Err(Problem::Broken(format!("DoRA: expected {rows} norms, one a row, found {other:?}"))),
+    }
+}
+
+/// A change as those of the tensors that are its rows, one after another; mostly it is one.
+fn spread(tensors: &Tensors, targets: &[String], end: &str, change: Change) -> Result<Changes, Problem> {
+    let (rows, columns) = change.form.dims()?;
+    let mut begin = 0;
+    let mut changes = Changes::new();
+    for target in targets {
+        // What is no module has its numbers under its own name.
+        let name = [format!("{target}{end}"), target.clone()].into_iter().find(|name| tensors.shape(name).is_some());
+        let name = name.ok_or_else(|| Problem::Misfit(format!("this model has no {target}{end}")))?;
+        let shape = tensors.shape(&name).unwrap_or_default();
+        let found = (shape.first().copied().unwrap_or(1), shape.iter().skip(1).product::<usize>());
+        let part = begin..begin + found.0;
+        let fits = match &change.form {
+            Form::Sum(numbers) if targets.len() == 1 => numbers.dims() == shape,
+            _ => columns == found.1 && part.end <= rows && (targets.len() > 1 || part.end == rows),
+        };
+        if !fits {
+            let made =
+                if let Form::Sum(numbers) = &change.form { numbers.dims().to_vec() } else { vec![rows, columns] };
+            return Err(Problem::Misfit(format!(
+                "expected {shape:?}, the shape of {name}, found a change of {made:?}"
+            )));
+        }
+        let mut of_part = change.clone();
+        if targets.len() > 1 {
+            let norms = of_part.magnitudes.take();
+            of_part.magnitudes = norms.map(|norms| norms.narrow(0, part.start, part.len())).transpose()?;
+            of_part.rows = Some(part.clone());
+        }
+        changes.push((name, of_part));
+        begin = part.end;
+    }
+    match targets.len() > 1 && begin != rows {
+        true => Err(Problem::Misfit(format!("expected {begin} rows, found {rows}"))),
+        false => Ok(changes),
+    }
 }
 
 fn read(file: &WeightFile, name: &str, stored: &Stored) -> Result<Tensor> {
@@ -218,33 +287,6 @@ fn read(file: &WeightFile, name: &str, stored: &Stored) -> Result<Tensor> {
         return Err(Error::file(&file.path, format!("{name}: expected finite numbers, found NaN or infinity")));
     }
     Ok(Tensor::from_vec(values, stored.shape.as_slice(), &Device::Cpu)?)
-}
-
-/// The modules of a model by the names that LoRA files give them, with `_` for `.`, as kohya's scripts write them.
-struct Names(BTreeMap<String, Vec<String>>);
-
-impl Names {
-    fn of(tensors: &Tensors) -> Self {
-        let mut names = BTreeMap::new();
-        let modules: Vec<&str> = tensors.listed().filter_map(|(name, _)| Some(name.rsplit_once('.')?.0)).collect();
-        for module in modules {
-            let authors = TABLES.iter().filter_map(|table| translate(module, table, Way::FromDiffusers));
-            for name in authors.chain([module.to_string()]) {
-                names.insert(name.replace('.', "_"), vec![module.to_string()]);
-            }
-            if let Some((stacked, parts)) = hunyuan::stacked(module) {
-                names.insert(stacked.replace('.', "_"), parts);
-            }
-        }
-        Names(names)
-    }
-
-    /// The modules that one of a LoRA file stands for: one, or several whose rows it has one after another.
-    fn canonical(&self, module: &str) -> Option<&[String]> {
-        let bare = PREFIXES.iter().fold(module, |name, prefix| name.strip_prefix(prefix).unwrap_or(name));
-        let flat = bare.strip_prefix("lora_unet_").unwrap_or(bare).replace('.', "_");
-        self.0.get(&flat).map(Vec::as_slice)
-    }
 }
 
 #[cfg(test)]
