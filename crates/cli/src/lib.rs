@@ -31,6 +31,7 @@ pub fn main() -> ExitCode {
     let command = Args::parse().command;
     #[cfg(unix)]
     terminal::outlive_file_limits();
+    navicache_engine::weights::explain_cut_files();
     // Which instructions are fastest here is measured once.
     if let Some(folder) = cache_folder() {
         navicache_engine::models::remember_in(folder);

@@ -107,6 +107,7 @@ fn described(inspected: &Inspected, tensors: bool) -> String {
             if weights.files.len() > 1 { format!(" and {} more", weights.files.len() - 1) } else { String::new() };
         lines.push(format!("\n  {}{shards}", name.display()));
         lines.push(format!("    {}", weights.what));
+        lines.extend(weights.notes.iter().map(|note| format!("    {note}")));
         let naming = weights.naming.as_ref().map_or(String::new(), |naming| format!(", {naming} names"));
         lines.push(format!(
             "    {}{naming}, {} tensors, {}, {}",

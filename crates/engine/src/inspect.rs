@@ -42,6 +42,9 @@ pub struct Weights {
     /// Whose names the tensors have.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub naming: Option<String>,
+    /// What the user should know of how they are read.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
     /// Bytes of all files.
     pub bytes: u64,
     /// Number of scalars.
@@ -105,7 +108,7 @@ fn set_of(files: Vec<PathBuf>, alone: bool) -> Result<Weights> {
         let (kind, listing) = match list_file(file) {
             Ok(listed) => listed,
             Err(error) if alone => return Err(error.into()),
-            Err(error) => return Ok(unreadable(files.clone(), bytes, &error)),
+            Err(error) => return Ok(Weights { what: error.to_string(), ..Weights::unknown(files.clone(), bytes) }),
         };
         container = kind.to_string();
         for (name, stored) in listing.tensors {
@@ -114,25 +117,33 @@ fn set_of(files: Vec<PathBuf>, alone: bool) -> Result<Weights> {
             tensors.push(TensorInfo { name, format: stored.format.to_string(), shape: stored.shape });
         }
     }
-    let (what, component, naming) = match Found::open(&files) {
-        Ok(Found { recognised, .. }) => {
-            (recognised.component.to_string(), Some(recognised.component), Some(recognised.naming.to_string()))
+    let mut found = Weights { container, parameters, formats, tensors, ..Weights::unknown(files, bytes) };
+    match Found::open(&found.files) {
+        Ok(Found { recognised, tensors, .. }) => {
+            found.what = recognised.component.to_string();
+            found.component = Some(recognised.component);
+            found.naming = Some(recognised.naming.to_string());
+            found.notes = tensors.notes().to_vec();
         }
-        Err(error) => (error.to_string(), None, None),
-    };
-    Ok(Weights { files, what, component, container, naming, bytes, parameters, formats, tensors })
+        Err(error) => found.what = error.to_string(),
+    }
+    Ok(found)
 }
 
-fn unreadable(files: Vec<PathBuf>, bytes: u64, error: &navicache_weights::Error) -> Weights {
-    Weights {
-        files,
-        what: error.to_string(),
-        component: None,
-        container: "unknown".to_string(),
-        naming: None,
-        bytes,
-        parameters: 0,
-        formats: BTreeMap::new(),
-        tensors: Vec::new(),
+impl Weights {
+    /// Files of which nothing is known but their size.
+    fn unknown(files: Vec<PathBuf>, bytes: u64) -> Self {
+        Weights {
+            files,
+            what: String::new(),
+            component: None,
+            container: "unknown".to_string(),
+            naming: None,
+            notes: Vec::new(),
+            bytes,
+            parameters: 0,
+            formats: BTreeMap::new(),
+            tensors: Vec::new(),
+        }
     }
 }

@@ -21,7 +21,7 @@ use navicache_media::Picture;
 use navicache_weights::catalog;
 use navicache_weights::hub_cache::HubCache;
 use navicache_weights::layout::{Base, Files, Parts};
-use navicache_weights::{Folder, Lora, Residence, Role, Tensors, add_lora};
+use navicache_weights::{Folder, LeftOut, Lora, Residence, Role, Tensors, add_lora};
 
 /// How a pipeline is loaded.
 #[derive(Debug, Clone, Default)]
@@ -85,14 +85,13 @@ impl Pipeline {
         let assembly = family::read(Parts::gather(base, &options.files)?)?;
         let mut warnings = assembly.warnings();
         let mut family = assembly.complete(&name, host)?;
+        warnings.extend(family.shared().weights.values().flat_map(|weights| weights.notes().iter().cloned()));
         for lora in &options.loras {
             let Some(transformer) = family.shared_mut().weights.get_mut(&Role::Transformer) else { continue };
-            let unknown = add_lora(transformer, lora)?;
-            if let Some(first) = unknown.first() {
-                let (count, file) = (unknown.len(), lora.path.display());
-                warnings.push(format!(
-                    "{file}: {count} of its modules are not in this model, as {first}; they change nothing"
-                ));
+            let left_out = add_lora(transformer, lora)?;
+            if let Some(LeftOut { module, reason }) = left_out.first() {
+                let (count, file) = (left_out.len(), lora.path.display());
+                warnings.push(format!("{file}: {count} of its modules are left out, as {module}: {reason}"));
             }
         }
         decide_residence(family.shared_mut());

@@ -23,4 +23,4 @@ pub use branches::{Branches, Conditioned, ForwardPass};
 pub use denoiser::{Denoiser, Features, Observed, Part, Signal, Unit};
 pub use error::{Error, Result};
 pub use navicache_kernels::{Choice, HugePages, Level, Precision, Rows, choice, peak_flops, remember_in, widen};
-pub use weights::{Matrix, Packed, Source, Weights};
+pub use weights::{Configuration, Matrix, Packed, Source, Weights};

@@ -92,6 +92,25 @@ pub trait Source {
     fn place(&self, name: &str) -> String;
 }
 
+/// What a model is beyond its weights.
+pub trait Configuration {
+    /// Refuses what cannot be run, and weights that have more than the configuration speaks of: what is beyond would
+    /// not be read.
+    fn agree(&self, source: &dyn Source) -> Result<()>;
+}
+
+/// Refuses a field of a configuration that speaks of less than weights have. Of more, the first weight that is missing
+/// says so.
+pub(crate) fn covers<T>(place: &'static str, field: &'static str, said: T, found: T) -> Result<()>
+where
+    T: PartialOrd + std::fmt::Debug,
+{
+    if said >= found {
+        return Ok(());
+    }
+    Err(Error::Config { place, field, found: format!("{said:?}"), expected: format!("{found:?}, as in the weights") })
+}
+
 /// The shape of a tensor that says something about a model, for weights that come without a configuration.
 pub(crate) fn dims<const N: usize>(source: &dyn Source, name: &str) -> Result<[usize; N]> {
     let found = source.shape(name);

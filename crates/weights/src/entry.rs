@@ -7,6 +7,7 @@ use candle_core::{Device, Tensor};
 
 use crate::change::Change;
 use crate::error::{Error, Result};
+use crate::factors::Factors;
 use crate::file::{Stored, WeightFile};
 use crate::format::to_f32;
 
@@ -15,8 +16,8 @@ use crate::format::to_f32;
 pub(crate) struct Entry {
     pub file: Arc<WeightFile>,
     pub stored: Stored,
-    /// Factor of all numbers.
-    pub scale: f32,
+    /// What its numbers are multiplied by.
+    pub factors: Option<Arc<Factors>>,
     pub changes: Vec<Change>,
 }
 
@@ -25,8 +26,9 @@ impl Entry {
     pub fn values(&self) -> Result<Vec<f32>, String> {
         let mut values = vec![0.0; self.stored.numbers()];
         self.read(&self.stored, &mut values)?;
+        let base = self.changes.iter().any(Change::needs_base).then(|| values.clone()).unwrap_or_default();
         for change in &self.changes {
-            change.add_to(&mut values)?;
+            change.add_to(&base, &mut values)?;
         }
         Ok(values)
     }
@@ -35,8 +37,8 @@ impl Entry {
     pub fn read(&self, part: &Stored, to: &mut [f32]) -> Result<(), String> {
         to_f32(self.file.bytes_of(part), part.format, to)
             .ok_or_else(|| format!("expected f32, f16, bf16, fp8 or a quantised format, found {}", part.format))?;
-        if self.scale != 1.0 {
-            to.iter_mut().for_each(|value| *value *= self.scale);
+        if let Some(factors) = &self.factors {
+            factors.multiply(part, to);
         }
         Ok(())
     }
@@ -53,7 +55,7 @@ pub(crate) fn add(
     listed: BTreeMap<String, Stored>,
 ) -> Result<()> {
     for (name, stored) in listed {
-        let entry = Entry { file: file.clone(), stored, scale: 1.0, changes: Vec::new() };
+        let entry = Entry { file: file.clone(), stored, factors: None, changes: Vec::new() };
         if let Some(other) = tensors.insert(name.clone(), entry) {
             let reason = format!("{name}: there already, in {}", other.file.path.display());
             return Err(Error::file(&file.path, reason));

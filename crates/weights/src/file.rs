@@ -57,6 +57,8 @@ pub struct Listing {
     pub tensors: BTreeMap<String, Stored>,
     /// What it says beside them.
     pub metadata: BTreeMap<String, Meta>,
+    /// What the user should know of how it was read.
+    pub notes: Vec<String>,
 }
 
 /// A value beside the tensors.
@@ -90,14 +92,13 @@ impl WeightFile {
     /// Maps a file.
     #[allow(unsafe_code)]
     pub fn map(path: &Path) -> Result<Self> {
-        let file = std::fs::File::open(path).map_err(Error::io(path))?;
-        if file.metadata().map_err(Error::io(path))?.is_dir() {
-            return Err(Error::file(path, "expected a weight file, found a folder"));
-        }
+        let file = open_regular(path)?;
         // SAFETY: the map is read-only. Should another process shorten or rewrite the file meanwhile, the system ends
-        // this one or the weights change; both are the reader's risk with any mapped file, and copying gigabytes first
-        // would be worse.
+        // this one (see `cut`) or the weights change; both are the reader's risk with any mapped file, and copying
+        // gigabytes first would be worse.
         let map = unsafe { memmap2::Mmap::map(&file) }.map_err(Error::io(path))?;
+        #[cfg(any(target_os = "linux", target_os = "macos"))]
+        crate::cut::remember(&map, path);
         Ok(WeightFile { path: path.to_path_buf(), bytes: Bytes::Mapped(map) })
     }
 
@@ -141,6 +142,40 @@ impl WeightFile {
                 unsafe { map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, stored.start, stored.length) };
         }
     }
+}
+
+#[cfg(any(target_os = "linux", target_os = "macos"))]
+impl Drop for WeightFile {
+    fn drop(&mut self) {
+        if let Bytes::Mapped(map) = &self.bytes {
+            crate::cut::forget(map);
+        }
+    }
+}
+
+/// Opens a regular file, or a link to one. What may never end, as a pipe or a device, is refused before anything waits
+/// for it.
+fn open_regular(path: &Path) -> Result<std::fs::File> {
+    let kind = std::fs::metadata(path).map_err(Error::io(path))?;
+    if !kind.is_file() {
+        let found = if kind.is_dir() { "a folder" } else { "a pipe or a device" };
+        return Err(Error::file(path, format!("expected a regular file, found {found}")));
+    }
+    std::fs::File::open(path).map_err(Error::io(path))
+}
+
+/// Reads a file that describes something: a configuration, an index, a tokenizer.
+pub fn read_description(path: &Path) -> Result<Vec<u8>> {
+    /// Most bytes of one; the largest that are published are tokenizers of 33 MB.
+    const BYTES_MAX: u64 = 256 << 20;
+    let file = open_regular(path)?;
+    let length = file.metadata().map_err(Error::io(path))?.len();
+    if length > BYTES_MAX {
+        return Err(Error::file(path, format!("expected at most {BYTES_MAX} bytes, found {length}")));
+    }
+    let mut bytes = Vec::new();
+    std::io::Read::read_to_end(&mut std::io::Read::take(file, BYTES_MAX), &mut bytes).map_err(Error::io(path))?;
+    Ok(bytes)
 }
 
 impl std::fmt::Debug for WeightFile {

@@ -7,7 +7,7 @@ use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::change::Change;
+use crate::change::{Change, Form};
 use crate::tensors::Tensors;
 
 /// What a set of weights is. Where its files lie, and when they were written, is no part of it.
@@ -29,7 +29,9 @@ impl Tensors {
         let mut files = BTreeMap::new();
         for (name, entry) in self.entries() {
             *formats.entry(entry.stored.format.to_string()).or_default() += 1;
-            listing.update(format!("{name} {} {:?} {}\n", entry.stored.format, entry.stored.shape, entry.scale));
+            listing.update(format!("{name} {} {:?}\n", entry.stored.format, entry.stored.shape));
+            let factors = entry.factors.iter().flat_map(|factors| factors.values());
+            factors.for_each(|factor| content.update(factor.to_le_bytes()));
             files.insert(Arc::as_ptr(&entry.file), &entry.file);
             for change in &entry.changes {
                 content.update(name);
@@ -62,11 +64,15 @@ pub fn sample(bytes: &[u8]) -> String {
 
 /// How much a change adds, and the beginning of what.
 fn add_change(digest: &mut Sha256, change: &Change) {
-    let (factor, tensors) = match change {
-        Change::Product { up, down, factor } => (factor, vec![up, down]),
-        Change::Sum { numbers, factor } => (factor, vec![numbers]),
+    let Change { form, factor, rows, magnitudes, weight } = change;
+    let (kind, tensors) = match form {
+        Form::Product { up, down } => ("product", vec![up, down]),
+        Form::Hadamard([[a, b], [c, d]]) => ("hadamard", vec![a, b, c, d]),
+        Form::Kronecker { left, right } => ("kronecker", vec![left, right]),
+        Form::Sum(numbers) => ("sum", vec![numbers]),
     };
-    digest.update(factor.to_le_bytes());
+    digest.update(format!("{kind} {factor} {weight} {rows:?}"));
+    let tensors = tensors.into_iter().chain(magnitudes);
     for tensor in tensors {
         digest.update(format!("{:?}", tensor.dims()));
         let beginning = |tensor: &Tensor| {

@@ -7,6 +7,7 @@ use serde::de::DeserializeOwned;
 
 use crate::component::Component;
 use crate::error::{Error, Result};
+use crate::file::read_description;
 use crate::found::Found;
 use crate::shards::stem_files;
 use crate::tensors::Tensors;
@@ -39,10 +40,7 @@ impl Folder {
     /// A file's content.
     pub fn bytes(&self, file: &str) -> Result<Cow<'static, [u8]>> {
         match self {
-            Folder::Disk(folder) => {
-                let path = folder.join(file);
-                std::fs::read(&path).map(Cow::Owned).map_err(Error::io(path))
-            }
+            Folder::Disk(folder) => read_description(&folder.join(file)).map(Cow::Owned),
             Folder::Embedded(files) => files
                 .iter()
                 .find(|(path, _)| *path == file)

@@ -21,6 +21,8 @@ pub enum Format {
     F8E4m3,
     /// 8 bits: the upper half of an f16.
     F8E5m2,
+    /// Whole numbers of 8 bits, to be multiplied by factors.
+    I8,
     /// Blocks of small integers with scales of their own, as GGUF has them.
     Quantized(GgmlDType),
     /// Bytes, which are no weights: a tokenizer, a mark.
@@ -36,7 +38,7 @@ impl Format {
             Format::F64 => Some((1, 8)),
             Format::F32 => Some((1, 4)),
             Format::F16 | Format::Bf16 => Some((1, 2)),
-            Format::F8E4m3 | Format::F8E5m2 => Some((1, 1)),
+            Format::F8E4m3 | Format::F8E5m2 | Format::I8 => Some((1, 1)),
             Format::Quantized(dtype) => Some((dtype.block_size(), dtype.type_size())),
             Format::U8 | Format::Other(_) => None,
         }
@@ -64,7 +66,7 @@ impl Format {
 
     /// Narrower than any dtype that weights are kept in.
     pub fn is_packed(self) -> bool {
-        matches!(self, Format::F8E4m3 | Format::F8E5m2 | Format::Quantized(_))
+        matches!(self, Format::F8E4m3 | Format::F8E5m2 | Format::I8 | Format::Quantized(_))
     }
 }
 
@@ -77,6 +79,7 @@ impl std::fmt::Display for Format {
             Format::Bf16 => "bf16",
             Format::F8E4m3 => "fp8_e4m3fn",
             Format::F8E5m2 => "fp8_e5m2",
+            Format::I8 => "int8",
             Format::Quantized(dtype) => quantized_name(*dtype),
             Format::U8 => "u8",
             Format::Other(name) => name,
@@ -122,6 +125,7 @@ fn read(bytes: &[u8], format: Format, values: &mut [f32]) -> Option<()> {
         Format::Bf16 => each(bytes, values, |b| f32::from_bits((u16::from_le_bytes(b) as u32) << 16)),
         Format::F8E4m3 => each(bytes, values, |[b]: [u8; 1]| F8E4M3[b as usize]),
         Format::F8E5m2 => each(bytes, values, |[b]: [u8; 1]| f16::from_bits((b as u16) << 8).to_f32()),
+        Format::I8 => each(bytes, values, |[b]: [u8; 1]| (b as i8) as f32),
         Format::Quantized(dtype) if widen(dtype, bytes, values) => {}
         Format::Quantized(dtype) => match dtype.from_data(bytes.into()).dequantize(values.len()).ok()? {
             CpuStorage::F32(read) => values.copy_from_slice(&read),

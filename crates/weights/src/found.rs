@@ -1,14 +1,21 @@
 //! A component as it was found: recognised, its 8-bit weights scaled, its tensors under canonical names.
 
-use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::container;
+use crate::component::{Component, Role};
+use crate::container::{self, Container};
+use crate::eight_bits::{self, check_header};
 use crate::entry::{Entry, add};
 use crate::error::{Error, Result};
 use crate::file::{Listing, Meta, Stored, WeightFile};
+use crate::format::Format;
+use crate::names::reads::{Reads, Use};
+use crate::names::variants::by_channels;
+use crate::names::wrapping::without_wrappers;
 use crate::names::{Recognised, recognise};
+use crate::shards::factor_map;
 use crate::tensors::Tensors;
 
 /// A component as it was found: its tensors under canonical names, and what its files said.
@@ -24,29 +31,104 @@ pub struct Found {
 }
 
 impl Found {
-    /// Opens a component from its files, whatever container and names they have.
+    /// Opens a component from its files, whatever container and names they have. Every tensor has a use, or is known to
+    /// have none.
     pub fn open(paths: &[PathBuf]) -> Result<Self> {
         let mut tensors = BTreeMap::new();
+        let mut notes = Vec::new();
         let mut first = None;
         for path in paths {
             let file = WeightFile::map(path)?;
-            let Listing { tensors: mut listed, metadata } = container::open(&file)?.1;
+            let wrong = |reason: String| Error::file(path, reason);
+            let (container, listing) = container::open(&file)?;
+            let Listing { tensors: mut listed, metadata, notes: said } = listing;
+            check_header(&metadata).map_err(wrong)?;
             unfold(&mut listed, &metadata);
+            let factors = paths.iter().any(|of| factor_map(of).as_ref() == Some(path));
+            let listed = listed.into_iter().map(|(name, stored)| match factors {
+                true => (format!("{name}.{FACTOR}"), stored),
+                false => (without_wrappers(&name).into_owned(), stored),
+            });
             let file = Arc::new(file);
-            add(&mut tensors, &file, listed)?;
-            first.get_or_insert((file, metadata));
+            add(&mut tensors, &file, listed.collect())?;
+            notes.extend(said.into_iter().map(|said| format!("{}: {said}", path.display())));
+            first.get_or_insert((file, metadata, container));
         }
-        let Some((file, metadata)) = first else {
+        let Some((file, metadata, container)) = first else {
             return Err(Error::file("", "expected a weight file, found none"));
         };
         let wrong = |reason: String| Error::file(&file.path, reason);
-        let (tensors, scales) = take_scales(tensors, &metadata).map_err(wrong)?;
-        let stored = tensors.iter().map(|(name, entry)| (name.clone(), entry.stored.clone())).collect();
-        let recognised = recognise(&stored).map_err(wrong)?;
-        let tensors = renamed(&recognised, tensors, &scales).map_err(wrong)?;
+        let mut tensors = eight_bits::take(tensors).map_err(wrong)?;
+        let recognised = recognise(&places(&tensors)).map_err(wrong)?;
+        let others = without_others(&mut tensors, &recognised);
+        if !others.is_empty() {
+            notes.push(format!("{}: only {} is read; not used: {others}", file.path.display(), recognised.component));
+        }
+        let tensors = renamed(&recognised, tensors).map_err(wrong)?;
+        refuse_unread(&recognised, &tensors).map_err(wrong)?;
+        if container == Container::Torch && recognised.component == Component::HunyuanTransformer {
+            refuse_without_map(&file.path, &tensors).map_err(wrong)?;
+        }
         let place = file.path.display().to_string();
-        let tensors = Tensors::of_entries(place, tensors);
+        let tensors = Tensors::of_entries(place, tensors, notes);
         Ok(Found { recognised, tensors, metadata, file })
+    }
+}
+
+fn places(tensors: &BTreeMap<String, Entry>) -> BTreeMap<String, Stored> {
+    tensors.iter().map(|(name, entry)| (name.clone(), entry.stored.clone())).collect()
+}
+
+/// What a factor of a module is called that its file names by the module alone.
+const FACTOR: &str = "weight_scale";
+
+/// Takes out what belongs to other parts of a pipeline, or to another copy of the weights, in the same file; what that
+/// is.
+fn without_others(tensors: &mut BTreeMap<String, Entry>, recognised: &Recognised) -> String {
+    let reads = Reads::of(recognised.component);
+    let mut others = BTreeSet::new();
+    tensors.retain(|name, _| match recognised.other_part(name) {
+        Some((part, bare)) => {
+            if reads.what_of(bare) != Use::Harmless {
+                others.insert(part);
+            }
+            false
+        }
+        None => true,
+    });
+    others.into_iter().map(|part| format!("{part}*")).collect::<Vec<_>>().join(", ")
+}
+
+/// Refuses tensors that the model does not read: who made them meant something by them.
+fn refuse_unread(recognised: &Recognised, tensors: &BTreeMap<String, Entry>) -> Result<(), String> {
+    if let Some(what) = by_channels(recognised.component, &places(tensors)) {
+        return Err(format!("it is {what}; that is not supported"));
+    }
+    let reads = Reads::of(recognised.component);
+    // Rows in VAEs have places without tensors.
+    if recognised.component.role() != Role::Vae
+        && let Some(missing) = reads.missing(tensors.keys())
+    {
+        return Err(format!("it is {}, but not all of it: {missing} is missing", recognised.component));
+    }
+    let unread: Vec<&str> =
+        tensors.keys().map(String::as_str).filter(|name| reads.what_of(name) == Use::Unknown).collect();
+    match unread[..] {
+        [] => Ok(()),
+        [first, ..] => Err(format!(
+            "it is not quite {}: {} of its tensors are not read by that model, as {first}",
+            recognised.component,
+            unread.len()
+        )),
+    }
+}
+
+/// The authors' 8-bit transformer of HunyuanVideo comes in two files: the second has the factors.
+fn refuse_without_map(path: &Path, tensors: &BTreeMap<String, Entry>) -> Result<(), String> {
+    let bare = tensors.values().any(|entry| entry.stored.format == Format::F8E4m3 && entry.factors.is_none());
+    match factor_map(path) {
+        Some(map) if bare => Err(format!("expected the factors of its 8-bit weights in {}, found none", map.display())),
+        _ => Ok(()),
     }
 }
 
@@ -62,68 +144,11 @@ fn unfold(listed: &mut BTreeMap<String, Stored>, metadata: &BTreeMap<String, Met
     }
 }
 
-/// Takes out the factors of 8-bit weights, by the weight that they belong to, and what else is no weight. In files of
-/// ComfyUI a factor is `MODULE.scale_weight`, or `MODULE.weight_scale` in newer ones; those of activations have no use
-/// here.
-#[allow(clippy::type_complexity)]
-fn take_scales(
-    tensors: BTreeMap<String, Entry>,
-    metadata: &BTreeMap<String, Meta>,
-) -> Result<(BTreeMap<String, Entry>, BTreeMap<String, f32>), String> {
-    if let Some(Meta::Text(text)) = metadata.get("_quantization_metadata") {
-        check_formats(&serde_json::from_str(text).map_err(|e| format!("_quantization_metadata: {e}"))?)?;
-    }
-    let mut scales = BTreeMap::new();
-    let mut weights = BTreeMap::new();
-    for (name, entry) in tensors {
-        let (module, leaf) = name.rsplit_once('.').unwrap_or(("", &name));
-        match leaf {
-            "scale_weight" | "weight_scale" => {
-                let values = entry.values().map_err(|e| format!("{name}: {e}"))?;
-                let [scale] = values[..] else {
-                    return Err(format!("{name}: expected one factor, found {} of them", values.len()));
-                };
-                if !scale.is_finite() {
-                    return Err(format!("{name}: expected a finite factor, found {scale}"));
-                }
-                scales.insert(format!("{module}.weight"), scale);
-            }
-            "comfy_quant" => {
-                let said =
-                    serde_json::from_slice(entry.file.bytes_of(&entry.stored)).map_err(|e| format!("{name}: {e}"))?;
-                check_formats(&said)?;
-            }
-            "scale_input" | "input_scale" | "scaled_fp8" => {}
-            _ => drop(weights.insert(name, entry)),
-        }
-    }
-    Ok((weights, scales))
-}
-
-/// Refuses quantisations that would be read as something else.
-fn check_formats(said: &serde_json::Value) -> Result<(), String> {
-    match said {
-        serde_json::Value::Object(fields) => fields.iter().try_for_each(|(key, value)| match (key.as_str(), value) {
-            ("format", serde_json::Value::String(format)) if !format.starts_with("float8_e") => {
-                Err(format!("quantisation {format:?} is not supported; expected float8_e4m3fn or float8_e5m2"))
-            }
-            _ => check_formats(value),
-        }),
-        _ => Ok(()),
-    }
-}
-
 /// The entries under canonical names. Renaming is told apart from reading, so it sees places only.
-fn renamed(
-    recognised: &Recognised,
-    tensors: BTreeMap<String, Entry>,
-    scales: &BTreeMap<String, f32>,
-) -> Result<BTreeMap<String, Entry>, String> {
+fn renamed(recognised: &Recognised, tensors: BTreeMap<String, Entry>) -> Result<BTreeMap<String, Entry>, String> {
     let mut renamed = BTreeMap::new();
-    let places = tensors.iter().map(|(name, entry)| (name.clone(), entry.stored.clone())).collect();
-    let modules = recognised.modules(&places);
-    for (name, mut entry) in tensors {
-        entry.scale = scales.get(&name).copied().unwrap_or(1.0);
+    let modules = recognised.modules(&places(&tensors));
+    for (name, entry) in tensors {
         for (canonical, stored) in modules.canonical(&name, entry.stored.clone()).map_err(|e| format!("{name}: {e}"))? {
             if renamed.insert(canonical.clone(), Entry { stored, ..entry.clone() }).is_some() {
                 return Err(format!("{canonical}: there twice, the second time as {name}"));

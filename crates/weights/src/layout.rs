@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+use navicache_models::Configuration;
 use serde::de::DeserializeOwned;
 use tokenizers::Tokenizer;
 
@@ -11,9 +12,11 @@ use crate::component::{Component, Role};
 use crate::error::{Error, Result};
 use crate::folder::Folder;
 use crate::found::Found;
-use crate::shards::shards;
+use crate::shards::group_of;
 use crate::tensors::Tensors;
 use crate::tokenizer;
+
+pub use crate::shards::groups;
 
 /// Files that take the place of a pipeline's own, or make one up.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -132,8 +135,8 @@ impl Parts {
         Ok(parts)
     }
 
-    /// A component of the Diffusers folder, unless it was given apart.
-    pub fn piece<C: Clone>(
+    /// A component of the Diffusers folder, unless it was given apart. Its configuration speaks of all of its weights.
+    pub fn piece<C: Clone + Configuration>(
         &self,
         folder: &Folder,
         (name, stem): (&str, &str),
@@ -143,7 +146,9 @@ impl Parts {
         if self.found.contains_key(&component.role()) {
             return Ok(None);
         }
-        Ok(Some(Piece { config: config.clone(), tensors: folder.tensors(name, stem, component)? }))
+        let tensors = folder.tensors(name, stem, component)?;
+        config.agree(&tensors).map_err(|e| Error::file(folder.path(name), e.to_string()))?;
+        Ok(Some(Piece { config: config.clone(), tensors }))
     }
 
     /// A tokenizer of the Diffusers folder, unless it was given apart: the first of some files.
@@ -214,84 +219,6 @@ pub const INDEX: &str = "model_index.json";
 /// Optional file of a pipeline's own defaults, beside `model_index.json`.
 pub const DEFAULTS_FILE: &str = "navicache.json";
 
-/// Endings of weight files.
-const ENDINGS: [&str; 5] = ["safetensors", "gguf", "pth", "pt", "bin"];
-/// Folders inside of folders that are searched.
-const DEPTH: usize = 2;
-
-/// The weight files at a path, those that belong together in one group.
-pub fn groups(path: &Path) -> Result<Vec<Vec<PathBuf>>> {
-    if path.is_file() {
-        return Ok(vec![group_of(path)?]);
-    }
-    let mut files = Vec::new();
-    weight_files(path, DEPTH, &mut files)?;
-    let mut groups: Vec<Vec<PathBuf>> = Vec::new();
-    for file in &files {
-        if !groups.iter().any(|group| group.contains(file)) {
-            groups.push(group_of(file)?);
-        }
-    }
-    Ok(groups)
-}
-
-fn weight_files(folder: &Path, depth: usize, found: &mut Vec<PathBuf>) -> Result<()> {
-    let mut entries = std::fs::read_dir(folder)
-        .and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect::<std::io::Result<Vec<_>>>())
-        .map_err(Error::io(folder))?;
-    entries.sort();
-    for path in entries {
-        let hidden = path.file_name().is_none_or(|name| name.to_string_lossy().starts_with('.'));
-        if hidden {
-            continue;
-        }
-        if path.is_dir() && depth > 0 {
-            weight_files(&path, depth - 1, found)?;
-        } else if path.extension().is_some_and(|e| ENDINGS.iter().any(|ending| e == *ending)) && path.is_file() {
-            found.push(path);
-        }
-    }
-    Ok(())
-}
-
-/// A file and the shards beside it: `NAME-00001-of-00003.ENDING`, or those that `NAME.ENDING.index.json` lists. Of a
-/// folder, the one set of weights in it.
-fn group_of(path: &Path) -> Result<Vec<PathBuf>> {
-    if path.is_dir() {
-        let mut groups = groups(path)?;
-        return match groups.len() {
-            1 => Ok(groups.remove(0)),
-            found => {
-                Err(Error::file(path, format!("expected the weights of one component, found {found} sets of them")))
-            }
-        };
-    }
-    let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    if name.ends_with(".index.json") {
-        return shards(folder_of(path), path);
-    }
-    let Some((stem, first, count, ending)) = shard_name(&name) else { return Ok(vec![path.to_path_buf()]) };
-    let digits = first.len();
-    let numbered = |i: usize| path.with_file_name(format!("{stem}-{i:0digits$}-of-{count}{ending}"));
-    let all: Vec<PathBuf> = (1..=count.parse().unwrap_or(0)).map(numbered).collect();
-    match all.iter().find(|path| !path.exists()) {
-        Some(missing) => {
-            Err(Error::file(missing, format!("expected {count} shards, this one is missing; download it again")))
-        }
-        None => Ok(all),
-    }
-}
-
-/// Splits `NAME-00001-of-00003.ENDING`.
-fn shard_name(name: &str) -> Option<(&str, &str, &str, &str)> {
-    let (before, after) = name.rsplit_once("-of-")?;
-    let (stem, first) = before.rsplit_once('-')?;
-    let digits = after.find(|c: char| !c.is_ascii_digit()).unwrap_or(after.len());
-    let (count, ending) = after.split_at(digits);
-    let numbers = [first, count].iter().all(|n| (1..=5).contains(&n.len()) && n.bytes().all(|b| b.is_ascii_digit()));
-    numbers.then_some((stem, first, count, ending))
-}
-
 /// A JSON file that says in `key` what it describes. That comes first: fields of another model's make no sense.
 fn identified(folder: &Folder, file: &str, key: &str, expected: &str) -> Result<serde_json::Value> {
     let json: serde_json::Value = folder.json(file)?;
@@ -306,17 +233,4 @@ pub fn config<T: DeserializeOwned>(folder: &Folder, component: &str, key: &str, 
     let file = format!("{component}/config.json");
     let json = identified(folder, &file, key, expected)?;
     serde_json::from_value(json).map_err(|e| Error::file(folder.path(&file), e.to_string()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn shards_are_known_by_their_names() {
-        assert_eq!(shard_name("m-00001-of-00003.safetensors"), Some(("m", "00001", "00003", ".safetensors")));
-        assert_eq!(shard_name("wan-Q4_K-00002-of-00002.gguf"), Some(("wan-Q4_K", "00002", "00002", ".gguf")));
-        assert_eq!(shard_name("best-of-4.gguf"), None);
-        assert_eq!(shard_name("models_t5_umt5-xxl-enc-bf16.pth"), None);
-    }
 }

@@ -105,7 +105,7 @@ impl Rows for Opened<'_> {
     /// Numbers that are bf16 already are copied.
     fn read_bf16(&self, first: usize, to: &mut [bf16]) -> candle_core::Result<()> {
         let InFile { entry, residence, .. } = self.matrix;
-        if entry.stored.format == Format::Bf16 && self.changed.is_none() && entry.scale == 1.0 {
+        if entry.stored.format == Format::Bf16 && self.changed.is_none() && entry.factors.is_none() {
             let rows = self.rows(first, to.len())?;
             for (to, bytes) in to.iter_mut().zip(entry.file.bytes_of(&rows).as_chunks().0) {
                 *to = bf16::from_le_bytes(*bytes);

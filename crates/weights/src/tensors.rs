@@ -22,6 +22,7 @@ pub struct Tensors {
     place: String,
     tensors: BTreeMap<String, Entry>,
     residence: Residence,
+    notes: Vec<String>,
 }
 
 impl Tensors {
@@ -43,7 +44,7 @@ impl Tensors {
             add(&mut tensors, &Arc::new(file), listed)?;
         }
         let place = paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(" and ");
-        Ok(Self::of_entries(place, tensors))
+        Ok(Self::of_entries(place, tensors, Vec::new()))
     }
 
     /// Reads a file that is part of the program.
@@ -52,8 +53,8 @@ impl Tensors {
     }
 
     /// What was read already, by name.
-    pub(crate) fn of_entries(place: String, tensors: BTreeMap<String, Entry>) -> Self {
-        Self { place, tensors, residence: Residence::Mapped }
+    pub(crate) fn of_entries(place: String, tensors: BTreeMap<String, Entry>, notes: Vec<String>) -> Self {
+        Self { place, tensors, residence: Residence::Mapped, notes }
     }
 
     fn of_files(place: String, files: Vec<WeightFile>) -> Result<Self> {
@@ -63,7 +64,12 @@ impl Tensors {
             let file = Arc::new(file);
             add(&mut tensors, &file, listing.tensors)?;
         }
-        Ok(Self::of_entries(place, tensors))
+        Ok(Self::of_entries(place, tensors, Vec::new()))
+    }
+
+    /// What the user should know of how they were read.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
     }
 
     /// Number of scalars in all tensors.

@@ -16,7 +16,7 @@ use tokenizers::processors::template::TemplateProcessing;
 use tokenizers::{AddedToken, NormalizerWrapper, SplitDelimiterBehavior, Tokenizer};
 
 use crate::error::{Error, Result};
-use crate::file::Meta;
+use crate::file::{Meta, read_description};
 use crate::found::Found;
 
 /// A piece of a SentencePiece model.
@@ -37,8 +37,7 @@ const CHARSMAP_MAX: usize = 8 << 20;
 
 /// Reads `tokenizer.json` or a SentencePiece model.
 pub fn from_file(path: &Path) -> Result<Tokenizer> {
-    let bytes = std::fs::read(path).map_err(Error::io(path))?;
-    from_bytes(&bytes).map_err(|reason| Error::file(path, reason))
+    from_bytes(&read_description(path)?).map_err(|reason| Error::file(path, reason))
 }
 
 /// From the content of either file. The error is a reason without the file's name.

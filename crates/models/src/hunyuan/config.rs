@@ -3,7 +3,7 @@
 
 use serde::Deserialize;
 
-use crate::weights::{count, dims};
+use crate::weights::{Configuration, count, covers, dims};
 use crate::{Error, Result, Source};
 
 /// `transformer/config.json`.
@@ -155,6 +155,17 @@ impl TransformerConfig {
     }
 }
 
+impl Configuration for TransformerConfig {
+    fn agree(&self, source: &dyn Source) -> Result<()> {
+        self.check()?;
+        let (place, found) = ("transformer/config.json", Self::from_weights(source)?);
+        covers(place, "num_layers", self.num_layers, found.num_layers)?;
+        covers(place, "num_single_layers", self.num_single_layers, found.num_single_layers)?;
+        covers(place, "num_refiner_layers", self.num_refiner_layers, found.num_refiner_layers)?;
+        covers(place, "guidance_embeds", self.guidance_embeds, found.guidance_embeds)
+    }
+}
+
 /// `vae/config.json`.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default)]
@@ -263,5 +274,16 @@ impl VaeConfig {
             return refuse("scaling_factor", self.scaling_factor.to_string(), "a number above 0");
         }
         Ok(())
+    }
+}
+
+impl Configuration for VaeConfig {
+    fn agree(&self, source: &dyn Source) -> Result<()> {
+        self.check()?;
+        let (place, found) = ("vae/config.json", Self::from_weights(source)?);
+        let (said, has) = (self.block_out_channels.len(), found.block_out_channels.len());
+        covers(place, "block_out_channels", said, has)?;
+        covers(place, "layers_per_block", self.layers_per_block, found.layers_per_block)?;
+        covers(place, "mid_block_add_attention", self.mid_block_add_attention, found.mid_block_add_attention)
     }
 }

@@ -8,7 +8,7 @@ use navicache_kernels::residual;
 use serde::Deserialize;
 
 use crate::nn::{LayerNorm, Linear, attention, split_heads};
-use crate::weights::{count, dims};
+use crate::weights::{Configuration, count, covers, dims};
 use crate::{Error, Precision, Result, Source, Weights};
 
 /// `image_encoder/config.json`. A field that is missing has the value of the class.
@@ -101,6 +101,18 @@ impl Config {
             return refuse("num_hidden_layers", 0, "more than 0");
         }
         Ok(())
+    }
+}
+
+impl Configuration for Config {
+    fn agree(&self, source: &dyn Source) -> Result<()> {
+        self.check()?;
+        covers(
+            "image_encoder/config.json",
+            "num_hidden_layers",
+            self.num_hidden_layers,
+            Self::from_weights(source, Some(self))?.num_hidden_layers,
+        )
     }
 }
 

@@ -3,7 +3,7 @@
 
 use serde::Deserialize;
 
-use crate::weights::{count, dims};
+use crate::weights::{Configuration, count, covers, dims};
 use crate::{Error, Result, Source};
 
 /// `config.json` of the transformer.
@@ -355,5 +355,18 @@ impl TimeVaeConfig {
     /// Widths of the levels, from full length down.
     pub(super) fn widths(&self) -> Vec<usize> {
         self.channel_multipliers.iter().map(|factor| self.filters.saturating_mul(*factor)).collect()
+    }
+}
+
+impl Configuration for TransformerConfig {
+    fn agree(&self, source: &dyn Source) -> Result<()> {
+        self.check()?;
+        covers("config.json of the transformer", "depth", self.depth, Self::from_weights(source)?.depth)
+    }
+}
+
+impl Configuration for VaeConfig {
+    fn agree(&self, _: &dyn Source) -> Result<()> {
+        self.check()
     }
 }

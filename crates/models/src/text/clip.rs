@@ -8,7 +8,7 @@ use serde::Deserialize;
 use super::check_ids;
 use crate::image::clip::{Activation, Layer, LayerShape};
 use crate::nn::{LayerNorm, causal_mask};
-use crate::weights::{count, dims};
+use crate::weights::{Configuration, count, covers, dims};
 use crate::{Error, Matrix, Result, Source, Weights};
 
 const PLACE: &str = "text_encoder_2/config.json";
@@ -67,6 +67,18 @@ impl Config {
             });
         }
         Ok(())
+    }
+}
+
+impl Configuration for Config {
+    fn agree(&self, source: &dyn Source) -> Result<()> {
+        self.check()?;
+        covers(
+            PLACE,
+            "num_hidden_layers",
+            self.num_hidden_layers,
+            Self::from_weights(source, Some(self))?.num_hidden_layers,
+        )
     }
 }
 

@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 use super::check_ids;
 use crate::nn::{Linear, RmsNorm, attention, causal_mask, split_heads};
-use crate::weights::{count, dims};
+use crate::weights::{Configuration, count, covers, dims};
 use crate::{Error, Matrix, Precision, Result, Source, Weights};
 
 const PLACE: &str = "text_encoder/config.json";
@@ -124,6 +124,18 @@ impl Config {
             return refuse("head_dim", self.head_dim().to_string(), "an even number");
         }
         Ok(())
+    }
+}
+
+impl Configuration for Config {
+    fn agree(&self, source: &dyn Source) -> Result<()> {
+        self.check()?;
+        covers(
+            PLACE,
+            "num_hidden_layers",
+            self.num_hidden_layers,
+            Self::from_weights(source, Some(self), self.pairs)?.num_hidden_layers,
+        )
     }
 }
 

@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 use super::check_ids;
 use crate::nn::{Linear, RmsNorm, attention, split_heads};
-use crate::weights::{count, dims};
+use crate::weights::{Configuration, count, covers, dims};
 use crate::{Error, Matrix, Precision, Result, Source, Weights};
 
 const PLACE: &str = "text_encoder/config.json";
@@ -110,6 +110,13 @@ impl Config {
             Some(kind) => kind == "t5",
             None => !w.contains("encoder.block.1.layer.0.SelfAttention.relative_attention_bias.weight"),
         }
+    }
+}
+
+impl Configuration for Config {
+    fn agree(&self, source: &dyn Source) -> Result<()> {
+        self.check()?;
+        covers(PLACE, "num_layers", self.num_layers, Self::from_weights(source)?.num_layers)
     }
 }
 

@@ -3,7 +3,7 @@
 
 use serde::Deserialize;
 
-use crate::weights::{count, dims};
+use crate::weights::{Configuration, count, covers, dims};
 use crate::{Error, Result, Source};
 
 /// `transformer/config.json`.
@@ -66,10 +66,15 @@ impl Default for TransformerConfig {
 
 /// Channels of a head in all published models; no weight says so.
 const HEAD_DIM: usize = 128;
+/// The same of the small models that people make for tests, whose width is no multiple of that.
+const SMALL_HEAD_DIM: usize = 32;
+/// Most positions along an axis, for each of which there is a row of a table; the published models have 1024.
+const POSITIONS_MAX: usize = 1 << 16;
 
 impl TransformerConfig {
     /// The configuration that weights belong to, by their shapes. `like`: a configuration of the same width, for what
-    /// no shape says, the number of heads first; without, heads have 128 channels as in all published models.
+    /// no shape says, the number of heads first; without, heads have 128 channels as in all published models, or
+    /// [`SMALL_HEAD_DIM`] where the width is that of none.
     pub fn from_weights(source: &dyn Source, like: Option<&TransformerConfig>) -> Result<Self> {
         let [dim, in_channels, pf, ph, pw] = dims(source, "patch_embedding.weight")?;
         let [_, text_dim] = dims(source, "condition_embedder.text_embedder.linear_1.weight")?;
@@ -79,14 +84,18 @@ impl TransformerConfig {
         let image_dim = source.shape("condition_embedder.image_embedder.norm1.weight").and_then(|s| s.first().copied());
         let positions = source.shape("condition_embedder.image_embedder.pos_embed");
         let like = like.filter(|like| like.dim() == dim).cloned().unwrap_or_default();
-        let head_dim = if like.dim() == dim { like.attention_head_dim } else { HEAD_DIM };
+        let head_dim = match dim {
+            _ if like.dim() == dim => like.attention_head_dim,
+            _ if dim.is_multiple_of(HEAD_DIM) => HEAD_DIM,
+            _ => SMALL_HEAD_DIM,
+        };
         if !dim.is_multiple_of(head_dim) || dim == 0 {
             return Err(Error::Config {
                 place: "weights without a configuration",
                 field: "width",
                 found: dim.to_string(),
                 expected: format!(
-                    "a multiple of {HEAD_DIM}, the channels of a head; give the model's folder with `model`"
+                    "a multiple of {SMALL_HEAD_DIM}, the channels of a head; give the model's folder with `model`"
                 ),
             });
         }
@@ -112,6 +121,11 @@ impl TransformerConfig {
     pub fn with_heads(dim: usize, heads: usize, eps: f64) -> Self {
         let attention_head_dim = dim.checked_div(heads).unwrap_or(0);
         TransformerConfig { num_attention_heads: heads, attention_head_dim, eps, ..Default::default() }
+    }
+
+    /// Whether the number of heads was guessed: no published model has this width.
+    pub fn has_small_heads(&self) -> bool {
+        self.attention_head_dim == SMALL_HEAD_DIM
     }
 
     /// Width of the residual stream.
@@ -158,6 +172,9 @@ impl TransformerConfig {
         if let Some((field, _)) = sizes.into_iter().find(|(_, size)| *size == 0) {
             return refuse(field, "0".to_string(), "more than 0");
         }
+        if self.rope_max_seq_len > POSITIONS_MAX {
+            return refuse("rope_max_seq_len", self.rope_max_seq_len.to_string(), &format!("at most {POSITIONS_MAX}"));
+        }
         if !self.attention_head_dim.is_multiple_of(2) || self.attention_head_dim < 6 {
             return refuse("attention_head_dim", self.attention_head_dim.to_string(), "an even number, 6 or more");
         }
@@ -170,6 +187,16 @@ impl TransformerConfig {
             return refuse("out_channels", self.out_channels.to_string(), &expected);
         }
         Ok(())
+    }
+}
+
+impl Configuration for TransformerConfig {
+    fn agree(&self, source: &dyn Source) -> Result<()> {
+        self.check()?;
+        let (place, found) = ("transformer/config.json", Self::from_weights(source, Some(self))?);
+        covers(place, "num_layers", self.num_layers, found.num_layers)?;
+        covers(place, "cross_attn_norm", self.cross_attn_norm, found.cross_attn_norm)?;
+        covers(place, "image_dim", self.image_dim.is_some(), found.image_dim.is_some())
     }
 }
 
@@ -368,5 +395,19 @@ impl VaeConfig {
             }
         }
         Ok(())
+    }
+}
+
+impl Configuration for VaeConfig {
+    fn agree(&self, source: &dyn Source) -> Result<()> {
+        self.check()?;
+        let place = "vae/config.json";
+        let [z_dim, ..] = dims::<5>(source, "post_quant_conv.weight")?;
+        if self.z_dim != z_dim {
+            return Ok(()); // its latents' statistics are of others; the first weight of another shape says so
+        }
+        let found = Self::from_weights(source, Some(self))?;
+        covers(place, "factors in dim_mult", self.dim_mult.len(), found.dim_mult.len())?;
+        covers(place, "num_res_blocks", self.num_res_blocks, found.num_res_blocks)
     }
 }

@@ -65,7 +65,7 @@ pub fn list(bytes: &[u8]) -> Result<Listing, String> {
             return Err(format!("{name}: there twice"));
         }
     }
-    Ok(Listing { tensors: listed, metadata })
+    Ok(Listing { tensors: listed, metadata, notes: Vec::new() })
 }
 
 fn stored(shape: &[u64], kind: u32, offset: u64, data: usize, alignment: usize, file: usize) -> Result<Stored, String> {

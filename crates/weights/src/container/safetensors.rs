@@ -32,6 +32,7 @@ pub fn list(bytes: &[u8]) -> Result<Listing, String> {
     Ok(Listing {
         tensors: tensors.collect(),
         metadata: texts.map(|(key, text)| (key.clone(), Meta::Text(text.clone()))).collect(),
+        notes: Vec::new(),
     })
 }
 
@@ -44,7 +45,7 @@ fn format(dtype: Dtype) -> Format {
         Dtype::F8_E4M3 => Format::F8E4m3,
         Dtype::F8_E5M2 => Format::F8E5m2,
         Dtype::U8 => Format::U8,
-        Dtype::I8 => Format::Other("i8"),
+        Dtype::I8 => Format::I8,
         Dtype::I32 => Format::Other("i32"),
         Dtype::I64 => Format::Other("i64"),
         _ => Format::Other("another format"),

@@ -1,5 +1,5 @@
-//! Names in LoRA files: what stands before the modules' names, what behind them, and the modules of a model by the names
-//! that such files give them.
+//! Names in LoRA files: what stands before the modules' names, what behind them, and the modules of a model by the
+//! names that such files give them.
 
 use std::collections::BTreeMap;
 

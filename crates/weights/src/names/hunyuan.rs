@@ -137,6 +137,12 @@ pub(crate) fn stacked(module: &str) -> Option<(String, Vec<String>)> {
     })
 }
 
+/// What ComfyUI calls a module of the authors'.
+pub(crate) fn like_flux(module: &str) -> String {
+    let name = LIKE_FLUX.iter().fold(format!("{module}."), |name, (flux, authors)| name.replace(authors, flux));
+    name.trim_end_matches('.').to_string()
+}
+
 /// The authors' name.
 fn authors(name: &str) -> String {
     let refines = name.contains("individual_token_refiner");
@@ -209,6 +215,10 @@ mod tests {
         ] {
             assert_eq!(authors(comfyui), authors_name);
             assert_eq!(authors(authors_name), authors_name);
+            let module = |name: &str| name.rsplit_once('.').unwrap().0.to_string();
+            if !authors_name.contains("_norm") {
+                assert_eq!(like_flux(&module(authors_name)), module(comfyui));
+            }
         }
     }
 }

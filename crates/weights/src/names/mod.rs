@@ -4,23 +4,15 @@
 use std::collections::BTreeMap;
 
 pub(crate) mod hunyuan;
+pub(crate) mod reads;
 pub(crate) mod table;
+pub(crate) mod variants;
 pub(crate) mod wan;
+pub(crate) mod wrapping;
 
 use self::table::{Way, translate};
-use crate::component::{Component, Naming};
+use crate::component::{Component, Naming, Role};
 use crate::file::Stored;
-
-/// Prefixes that packagings put before all names of a file.
-const PREFIXES: [&str; 7] = [
-    "model.diffusion_model.",
-    "diffusion_model.",
-    "vae.",
-    "first_stage_model.",
-    "language_model.model.",
-    "model.language_model.",
-    "model.",
-];
 
 /// A tensor that only this component in this naming has.
 const SIGNATURES: [(&str, Component, Naming); 21] = [
@@ -58,56 +50,73 @@ const T5_LAYERS: [(&str, &str); 3] = [
     ("enc.blk.1.attn_q.weight", "enc.blk.1.attn_rel_b.weight"),
 ];
 
-/// Tensors of models that people have, but that are not run. Some have the tensors of one that is, too.
-const OTHERS: [(&str, &str); 4] = [
-    ("vace_blocks.0.before_proj.weight", "a Wan VACE transformer, which is not supported yet"),
-    ("decoder.mid.block_1.norm1.weight", "the VAE of an image model"),
-    ("blocks.0.attn.qkv.weight", "another transformer"),
-    ("double_stream_modulation_img.lin.weight", "another transformer"),
-];
-
 /// What a set of tensors is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Recognised {
     /// Which part of a pipeline.
     pub component: Component,
     /// Whose names.
     pub naming: Naming,
     /// What stands before every name.
-    pub prefix: &'static str,
+    pub prefix: String,
 }
 
-/// Recognises a set of tensors by their names; the error says what was found instead.
+/// Recognises a set of tensors by their names; the error says what was found instead. Of several parts of a pipeline in
+/// one file the transformer is meant.
 pub fn recognise(tensors: &BTreeMap<String, Stored>) -> Result<Recognised, String> {
-    for prefix in [""].into_iter().chain(PREFIXES) {
-        let has = |name: &str| tensors.contains_key(&format!("{prefix}{name}"));
-        if let Some((_, what)) = OTHERS.iter().find(|(name, _)| has(name)) {
-            return Err(format!("it is {what}"));
+    let prefixes = wrapping::prefixes(tensors.keys());
+    let found: Vec<Recognised> = prefixes.iter().filter_map(|prefix| signed(tensors, prefix)).collect();
+    let transformer = found.iter().find(|found| found.component.role() == Role::Transformer);
+    let Some(recognised) = transformer.or(found.first()) else { return Err(what_else(tensors, &prefixes)) };
+    if recognised.component.role() == Role::Transformer {
+        let names = tensors.keys().filter_map(|name| name.strip_prefix(&recognised.prefix));
+        if let Some((name, what)) = names.filter_map(|name| Some((name, variants::marked(name)?))).next() {
+            return Err(format!("it is {what}, which is not supported: {name}"));
         }
-        if let Some(&(_, component, naming)) = SIGNATURES.iter().find(|(name, ..)| has(name)) {
-            let is_t5 = T5_LAYERS.iter().any(|(layer, bias)| has(layer) && !has(bias));
-            let component = if component == Component::Umt5 && is_t5 { Component::T5 } else { component };
-            return Ok(Recognised { component, naming, prefix });
-        }
+    }
+    Ok(recognised.clone())
+}
+
+/// What tensors behind a prefix are.
+fn signed(tensors: &BTreeMap<String, Stored>, prefix: &str) -> Option<Recognised> {
+    let has = |name: &str| tensors.contains_key(&format!("{prefix}{name}"));
+    let &(_, component, naming) = SIGNATURES.iter().find(|(name, ..)| has(name))?;
+    let is_t5 = T5_LAYERS.iter().any(|(layer, bias)| has(layer) && !has(bias));
+    let component = if component == Component::Umt5 && is_t5 { Component::T5 } else { component };
+    Some(Recognised { component, naming, prefix: prefix.to_string() })
+}
+
+/// What tensors are that are no part of a pipeline.
+fn what_else(tensors: &BTreeMap<String, Stored>, prefixes: &[&str]) -> String {
+    let names = || tensors.keys().map(String::as_str);
+    if names().any(crate::lora::is_part_of_one) {
+        return "it is a LoRA; give it as `lora`".to_string();
+    }
+    let bare = names().flat_map(|name| prefixes.iter().filter_map(move |prefix| name.strip_prefix(prefix)));
+    if let Some((name, what)) = bare.filter_map(|name| Some((name, variants::marked(name)?))).next() {
+        return format!("it is {what}, which is not supported: {name}");
     }
     if tensors.contains_key("double_blocks.0.img_attn.qkv.weight") {
-        return Err("it is a Flux transformer, which makes pictures".to_string());
+        return "it is a Flux transformer, which makes pictures".to_string();
     }
-    if tensors.keys().any(|name| name.contains("lora_") || name.ends_with(".diff")) {
-        return Err("it is a LoRA; give it as `lora`".to_string());
-    }
-    let names: Vec<&str> = tensors.keys().take(3).map(String::as_str).collect();
-    Err(format!(
-        "its {} tensors are of no model that is known here; the first are {}",
-        tensors.len(),
-        if names.is_empty() { "none".to_string() } else { names.join(", ") }
-    ))
+    let first: Vec<&str> = names().take(3).collect();
+    let first = if first.is_empty() { "none".to_string() } else { first.join(", ") };
+    format!("its {} tensors are of no model that is known here; the first are {first}", tensors.len())
 }
 
 impl Recognised {
     /// How names are translated, given all of them.
-    pub(crate) fn modules(self, tensors: &BTreeMap<String, Stored>) -> Modules {
-        Modules::of(self, tensors)
+    pub(crate) fn modules(&self, tensors: &BTreeMap<String, Stored>) -> Modules {
+        Modules::of(self.clone(), tensors)
+    }
+
+    /// The other part of a pipeline, or the other copy of the weights, that a tensor of the same file belongs to; and
+    /// its name there.
+    pub(crate) fn other_part<'a>(&self, name: &'a str) -> Option<(&'static str, &'a str)> {
+        if name.starts_with(&self.prefix) && !self.prefix.is_empty() {
+            return None;
+        }
+        wrapping::part_of(name)
     }
 }
 
@@ -139,7 +148,7 @@ impl Modules {
     /// Maps a stored tensor to its canonical names: one, several (fused queries, keys and values), or none. What has no
     /// meaning for the model keeps its name.
     pub fn canonical(&self, name: &str, stored: Stored) -> Result<Vec<(String, Stored)>, String> {
-        let name = name.strip_prefix(self.recognised.prefix).unwrap_or(name);
+        let name = name.strip_prefix(&self.recognised.prefix).unwrap_or(name);
         let renamed = match (self.recognised.component, self.recognised.naming) {
             (Component::WanTransformer, Naming::Authors) => translate(name, wan::TRANSFORMER, Way::ToDiffusers),
             (Component::Umt5 | Component::T5, Naming::Authors) => translate(name, wan::UMT5_AUTHORS, Way::ToDiffusers),

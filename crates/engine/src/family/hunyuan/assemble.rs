@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use navicache_control::solver::SolverKind;
+use navicache_models::Configuration;
 use navicache_models::hunyuan::{TransformerConfig, VaeConfig};
 use navicache_models::text::clip;
 use navicache_models::text::llama::{self, Pairs};
@@ -83,19 +84,23 @@ impl Assembly {
     fn take(&mut self, Found { recognised, tensors, file, .. }: Found) -> Result<()> {
         match recognised.component {
             Component::HunyuanTransformer => {
+                refuse_image_to_video(&file.path)?;
                 let mut config = TransformerConfig::from_weights(&tensors)?;
                 if let Some(like) = self.like.transformer.take().filter(|like| like.dim() == config.dim()) {
                     config.rope_axes_dim = like.rope_axes_dim;
                 }
+                config.agree(&tensors)?;
                 self.transformer = Some(Piece { config, tensors });
             }
             Component::Llama => {
                 let pairs = if recognised.naming == Naming::LlamaCpp { Pairs::Neighbours } else { Pairs::Halves };
                 let config = llama::Config::from_weights(&tensors, self.like.text_encoder.as_ref(), pairs)?;
+                config.agree(&tensors)?;
                 self.text_encoder = Some(Piece { config, tensors });
             }
             Component::ClipText => {
                 let config = clip::Config::from_weights(&tensors, self.like.text_encoder_2.as_ref())?;
+                config.agree(&tensors)?;
                 self.text_encoder_2 = Some(Piece { config, tensors });
             }
             Component::HunyuanVae => {
@@ -104,6 +109,7 @@ impl Assembly {
                     Some(like) if like.block_out_channels == found.block_out_channels => like,
                     _ => found,
                 };
+                config.agree(&tensors)?;
                 self.vae = Some(Piece { config, tensors });
             }
             other => return Err(Error::file(&file.path, format!("{other} is no part of HunyuanVideo"))),
@@ -230,6 +236,17 @@ fn loose(parts: &Parts) -> Result<Assembly> {
         }
     }
     Ok(assembly)
+}
+
+/// One of the published image-to-video models has the shapes of the text-to-video one, and would make something else.
+fn refuse_image_to_video(path: &Path) -> Result<()> {
+    let name = path.file_name().map(|name| name.to_string_lossy().to_lowercase()).unwrap_or_default();
+    let name = name.replace(['-', '_', ' '], "");
+    if name.contains("i2v") || name.contains("imagetovideo") {
+        let reason = "a HunyuanVideo transformer of pictures (I2V) by its name, which is not supported yet";
+        return Err(Error::file(path, reason));
+    }
+    Ok(())
 }
 
 /// The `config.json` beside some weights, if it is theirs: others' have other fields.

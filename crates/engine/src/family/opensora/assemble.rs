@@ -1,6 +1,7 @@
 //! What was found of an Open-Sora pipeline: its three repositories, as folders in one folder or as files given apart.
 
 use navicache_control::solver::SolverKind;
+use navicache_models::Configuration;
 use navicache_models::opensora::{TransformerConfig, VaeConfig};
 use navicache_models::text::t5;
 use tokenizers::Tokenizer;
@@ -64,16 +65,17 @@ pub(super) fn read(mut parts: Parts) -> Result<Box<dyn seam::Assembly>> {
                     Some(config) => config.clone(),
                     None => TransformerConfig::from_weights(&tensors)?,
                 };
-                config.check()?;
+                config.agree(&tensors)?;
                 assembly.transformer = Some(Piece { config, tensors });
             }
             Component::T5 => {
                 let config = t5::Config::from_weights(&tensors)?;
+                config.agree(&tensors)?;
                 assembly.text_encoder = Some(Piece { config, tensors });
             }
             Component::OpenSoraVae => {
                 let config = vae.clone().unwrap_or_default();
-                config.check()?;
+                config.agree(&tensors)?;
                 assembly.vae = Some(Piece { config, tensors });
             }
             other => return Err(Error::file(&file.path, format!("{other} is no part of Open-Sora"))),

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use navicache_models::Configuration;
 use navicache_models::image::clip;
 use navicache_models::text::t5;
 use navicache_models::wan::{TransformerConfig, VaeConfig};
@@ -18,7 +19,7 @@ use crate::sizes::Causal;
 use crate::{Error, Result};
 use navicache_weights::layout::{DEFAULTS_FILE, Parts, Piece, config, incomplete, missing};
 use navicache_weights::tokenizer;
-use navicache_weights::{Component, Folder, Found, Role};
+use navicache_weights::{Component, Folder, Found, Role, read_description};
 
 /// What was found of a pipeline.
 #[derive(Default)]
@@ -79,6 +80,7 @@ impl Assembly {
                 refuse_half(&found.file.path)?;
                 self.is_720p |= found.file.path.to_string_lossy().to_lowercase().contains("720p");
                 let config = TransformerConfig::from_weights(&found.tensors, self.like.transformer.as_ref())?;
+                config.agree(&found.tensors)?;
                 self.transformer = Some(Piece { config, tensors: found.tensors });
             }
             Component::Umt5 => {
@@ -86,14 +88,17 @@ impl Assembly {
                     self.tokenizer.get_or_insert(tokenizer);
                 }
                 let config = t5::Config::from_weights(&found.tensors)?;
+                config.agree(&found.tensors)?;
                 self.text_encoder = Some(Piece { config, tensors: found.tensors });
             }
             Component::WanVae => {
                 let config = VaeConfig::from_weights(&found.tensors, self.like.vae.as_ref())?;
+                config.agree(&found.tensors)?;
                 self.vae = Some(Piece { config, tensors: found.tensors });
             }
             Component::ClipVision => {
                 let config = clip::Config::from_weights(&found.tensors, self.like.image_encoder.as_ref())?;
+                config.agree(&found.tensors)?;
                 self.image_encoder = Some(Piece { config, tensors: found.tensors });
             }
             other => return Err(Error::file(&found.file.path, format!("{other} is no part of Wan"))),
@@ -116,17 +121,30 @@ impl seam::Assembly for Assembly {
 
     /// Two published models have the same shapes, and their names tell them apart; a name can be changed.
     fn warnings(&self) -> Vec<String> {
+        let mut warnings = Vec::new();
+        if let Some(Piece { config, .. }) = &self.transformer
+            && config.has_small_heads()
+            && self.like.transformer.as_ref().is_none_or(|like| like.dim() != config.dim())
+        {
+            warnings.push(format!(
+                "no published Wan transformer is {} wide, and no weight says how many heads it has: taken to be of {} \
+                 channels; its config.json says so surely, in a Diffusers folder given as `model`",
+                config.dim(),
+                config.attention_head_dim
+            ));
+        }
         let is_image_to_video = self.transformer.as_ref().is_some_and(|piece| piece.config.image_dim.is_some());
         if self.scheduler.is_some() || !is_image_to_video || self.is_720p {
-            return Vec::new();
+            return warnings;
         }
         let shift = |is_720p| Published::Wan21I2v.scheduler(is_720p).shift;
-        vec![format!(
+        warnings.push(format!(
             "taken for the 480P model, whose noise schedule has a shift of {}, because no folder or file is named 720P; if it is \
              the 720P model, ask for a shift of {}",
             shift(false),
             shift(true)
-        )]
+        ));
+        warnings
     }
 
     fn complete(self: Box<Self>, place: &str, host: Host) -> Result<Box<dyn Family>> {
@@ -238,7 +256,7 @@ fn authors_config(path: &Path) -> Result<Option<TransformerConfig>> {
     if !path.exists() {
         return Ok(None);
     }
-    let text = std::fs::read(path).map_err(Error::io(path))?;
+    let text = read_description(path)?;
     // Other repositories have a config.json too; theirs is not this one's business.
     let Ok(file) = serde_json::from_slice::<File>(&text) else { return Ok(None) };
     if file.class_name != "WanModel" {

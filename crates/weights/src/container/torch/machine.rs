@@ -13,8 +13,24 @@ pub const NAME_MAX: usize = 512;
 /// Most tensors, and most dimensions of one.
 const TENSORS_MAX: usize = 1 << 16;
 const DIMENSIONS_MAX: usize = 8;
-/// Keys that training scripts put around the weights.
-const AROUND: [&str; 5] = ["module", "state_dict", "model", "model_state_dict", "params"];
+/// Keys that training scripts put around the weights, those of averaged weights first: they are what is meant where
+/// there are both.
+const AROUND: [&str; 14] = [
+    "generator_ema",
+    "ema",
+    "model_ema",
+    "ema_model",
+    "state_dict_ema",
+    "params_ema",
+    "generator",
+    "student",
+    "module",
+    "state_dict",
+    "model",
+    "model_state_dict",
+    "params",
+    "net",
+];
 /// Containers around a tensor, as in `{"module": {"blocks.0.weight": ...}}`.
 const DEPTH_MAX: usize = 4;
 
@@ -106,6 +122,7 @@ impl Global {
             ("torch", "BFloat16Storage" | "bfloat16") => numbers(Format::Bf16),
             ("torch", "float8_e4m3fn") => numbers(Format::F8E4m3),
             ("torch", "float8_e5m2") => numbers(Format::F8E5m2),
+            ("torch", "CharStorage" | "int8") => numbers(Format::I8),
             ("torch", "ByteStorage" | "uint8") | ("torch.storage", "UntypedStorage") => numbers(Format::U8),
             ("torch", "LongStorage" | "int64") => numbers(Format::Other("i64")),
             ("torch", "IntStorage" | "int32") => numbers(Format::Other("i32")),
@@ -136,6 +153,7 @@ impl<'a> Machine<'a> {
     /// The tensors under a value, where each storage's bytes lie somewhere.
     pub fn listing<'s>(&self, root: Id, storage: impl Fn(&str) -> Option<&'s Range<usize>>) -> Result<Listing, String> {
         let mut found = Found::default();
+        let (root, notes) = self.unwrapped(root);
         self.collect(root, "", DEPTH_MAX, &mut found)?;
         let mut tensors = BTreeMap::new();
         for (name, tensor) in found.tensors {
@@ -146,7 +164,7 @@ impl<'a> Machine<'a> {
                 return Err(format!("{name}: there twice"));
             }
         }
-        Ok(Listing { tensors, metadata: BTreeMap::new() })
+        Ok(Listing { tensors, metadata: BTreeMap::new(), notes })
     }
 
     /// An item of a dictionary.
@@ -409,6 +427,34 @@ impl<'a> Machine<'a> {
         }
     }
 
+    /// The dictionary of tensors inside of those that training scripts put around it, and what stands beside it.
+    fn unwrapped(&self, root: Id) -> (Id, Vec<String>) {
+        let (mut root, mut notes) = (root, Vec::new());
+        for _ in 0..DEPTH_MAX {
+            let Value::Dict(items) = &self.values[root] else { break };
+            if items.iter().any(|(_, value)| matches!(self.values[*value], Value::Tensor(_))) {
+                break;
+            }
+            let inside = items.iter().filter_map(|&(key, value)| match (&self.values[key], &self.values[value]) {
+                (Value::Text(key), Value::Dict(_)) if key.len() <= NAME_MAX => Some((key.as_str(), value)),
+                _ => None,
+            });
+            let inside: BTreeMap<&str, Id> = inside.collect();
+            let Some((key, value)) = AROUND.iter().find_map(|key| inside.get_key_value(key)) else { break };
+            let is_set = |value: Id| match &self.values[value] {
+                Value::Dict(items) => items.iter().any(|(_, value)| matches!(self.values[*value], Value::Tensor(_))),
+                _ => false,
+            };
+            let others = inside.iter().filter(|(other, value)| *other != key && is_set(**value));
+            let others: Vec<&str> = others.map(|(other, _)| *other).collect();
+            if !others.is_empty() {
+                notes.push(format!("it holds {} too; only the weights of {key} are read", others.join(", ")));
+            }
+            root = *value;
+        }
+        (root, notes)
+    }
+
     /// The tensors under a value.
     fn collect(&self, id: Id, prefix: &str, depth: usize, found: &mut Found) -> Result<(), String> {
         found.looked_at += 1;
@@ -420,11 +466,7 @@ impl<'a> Machine<'a> {
             Value::Dict(items) if depth > 0 => {
                 for &(key, value) in items {
                     let Value::Text(key) = &self.values[key] else { continue };
-                    let around = prefix.is_empty()
-                        && matches!(self.values[value], Value::Dict(_))
-                        && AROUND.contains(&key.as_str());
                     let name = match prefix {
-                        _ if around => String::new(),
                         "" => key.clone(),
                         _ => format!("{prefix}.{key}"),
                     };
