@@ -190,6 +190,25 @@ fn a_chain_of_single_steps_is_the_whole_run() {
     assert!(clip.frames == whole.frames);
 }
 
+#[test]
+fn latents_to_start_from_are_known_by_what_they_are() {
+    let folder = tempfile::tempdir().unwrap();
+    let [start, other, path] = ["start.safetensors", "other.safetensors", "cats.ckpt"].map(|n| folder.path().join(n));
+    for (file, seed) in [(&start, 4), (&other, 5)] {
+        make(demo(), &Request { seed: Some(seed), save_latents: Some(file.clone()), ..request("none") }).unwrap();
+    }
+    let from_file = Request { latents: Some(start.clone()), ..request("none") };
+    let whole = made(make(demo(), &from_file).unwrap());
+    stop_after(demo(), &from_file, 2, &path);
+    // They are part of the state, need not be given again, and stay known.
+    let next = Request { checkpoint: checkpoint(&path, 2), ..only(&path) };
+    assert!(matches!(make(demo(), &next), Err(Error::Stopped { step: 4, .. })));
+    let given = |latents: &Path| Request { latents: Some(latents.to_path_buf()), ..only(&path) };
+    refused(demo(), &given(&other), &["was made with latents to start from ", ", here there is latents"]);
+    assert!(made(make(demo(), &given(&start)).unwrap()) == whole);
+    assert!(made(make(demo(), &only(&path)).unwrap()) == whole);
+}
+
 /// Reuses every other step.
 struct EveryOther {
     first: usize,

@@ -100,6 +100,11 @@ impl Identity {
         })
     }
 
+    /// Latents to start from need not be given again; they are those of the whole run.
+    pub fn go_on_from(&mut self, before: &Identity) {
+        self.latents.clone_from(&before.latents);
+    }
+
     /// Frames of the video.
     pub fn frames(&self) -> u64 {
         self.request.get("frames").and_then(Value::as_u64).unwrap_or(0)
@@ -155,7 +160,6 @@ impl Identity {
             .or_else(|| different_method(&self.cache, &here.cache))
             .or_else(|| different_file("picture", self.picture.as_deref(), here.picture.as_deref()))
             .or_else(|| {
-                // Latents to start from are part of the state: they need not be given again.
                 let given = here.latents.as_deref()?;
                 different_file("latents to start from", self.latents.as_deref(), Some(given))
             })

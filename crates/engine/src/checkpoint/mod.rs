@@ -34,13 +34,14 @@ pub(crate) fn prepare(
     if request.checkpoint.is_none() && saved.is_none() {
         return Ok(None);
     }
-    let identity = identity()?;
+    let mut identity = identity()?;
     if let Some(saved) = saved {
         let allowed = request.resume.as_ref().is_some_and(|resume| resume.allow_other_build);
         let waived = saved.identity.check(&identity, allowed).map_err(|reason| Error::file(&saved.path, reason))?;
         if let Some(reason) = waived {
             reporter.warn(format!("{} {reason}", saved.path.display()));
         }
+        identity.go_on_from(&saved.identity);
     }
     request.checkpoint.clone().map(|checkpoint| Keeper::new(checkpoint, identity, saved)).transpose()
 }
@@ -68,10 +69,10 @@ impl Saved {
     }
 }
 
-/// With [`Every::Auto`], the first is written when so many steps and so much time are worth it,
+/// With [`Every::Auto`]: steps and time before the first checkpoint. Less is not worth a file.
 const FIRST_STEPS: usize = 3;
 const FIRST_AFTER: Duration = Duration::from_secs(2);
-/// and the next when writing the last one is so small a part of the time since.
+/// With [`Every::Auto`]: time between two checkpoints, in times of what writing the last one took.
 const TIME_PER_COST: u32 = 100;
 
 /// Writes the checkpoints of one generation.
