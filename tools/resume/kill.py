@@ -33,7 +33,7 @@ def steps_in(path):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=100)
-    parser.add_argument("--longest", type=float, default=1.0)
+    parser.add_argument("--longest", type=float, default=0.6)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--program", default=ROOT / "target/release/navicache")
     parser.add_argument("options", nargs="*", default=DEFAULT)

@@ -13,8 +13,8 @@ use navicache_engine::control::cache::{
     Approx, Asks, At, Decision, Guard, Measure, Measurements, Method, Policy, Question, Run, Subject,
 };
 use navicache_engine::{
-    Checkpoint, Error, Event, Every, LoadOptions, Pipeline, Request, Resume, Size, Tiling, Video, cache_argument,
-    generate, generate_with,
+    Checkpoint, DtypeChoice, Error, Event, Every, LoadOptions, Lora, Pipeline, Request, Resume, Size, Tiling, Video,
+    cache_argument, generate, generate_with,
 };
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -445,6 +445,32 @@ fn another_run_is_refused_with_both_sides_named() {
     let message = make(demo(), &asked).err().unwrap().to_string();
     assert!(message.contains("notes.txt: is there already and no checkpoint"), "{message}");
     assert_eq!(std::fs::read_to_string(&plain).unwrap(), "dear diary");
+}
+
+#[test]
+fn loras_and_formats_are_part_of_the_model() {
+    let folder = tiny::pipeline();
+    let [lora, path] = ["style.safetensors", "cats.ckpt"].map(|name| folder.path().join(name));
+    let query = "transformer.blocks.0.attn1.to_q";
+    let [rows, columns] = tiny::index()["transformer"]["blocks.0.attn1.to_q.weight"][..] else { panic!("no matrix") };
+    let parts = [("lora_A", vec![2, columns]), ("lora_B", vec![rows, 2])];
+    let part = |(name, shape): (&str, Vec<usize>)| {
+        let values = navicache_engine::noise::randn(7, shape.iter().product());
+        (format!("{query}.{name}.weight"), shape, values)
+    };
+    tiny::write(&lora, parts.into_iter().map(part));
+    let open = |weight: Option<f64>, dtype| {
+        let loras = weight.map(|weight| Lora { path: lora.clone(), weight }).into_iter().collect();
+        let options = LoadOptions { loras, dtype, ..LoadOptions::default() };
+        Pipeline::open(folder.path().to_str().unwrap(), &options).unwrap()
+    };
+    let small = Request { size: Some(Size { width: 48, height: 32 }), ..request("none") };
+    stop_after(&open(Some(0.5), DtypeChoice::Auto), &small, 3, &path);
+    for weight in [None, Some(0.25)] {
+        refused(&open(weight, DtypeChoice::Auto), &only(&path), &["other weights of the Transformer: "]);
+    }
+    refused(&open(Some(0.5), DtypeChoice::Bf16), &only(&path), &["kept as f32, here they are bf16"]);
+    assert!(make(&open(Some(0.5), DtypeChoice::Auto), &only(&path)).is_ok());
 }
 
 #[test]
