@@ -2,11 +2,13 @@
 
     cargo build --release && python tools/resume/overhead.py [--rounds 10] [--program target/release/navicache] [-- OPTIONS OF generate]
 
-What is timed is the denoising that the reports say, of processes of their own; the first pair warms up and does not count.
+What is timed is the denoising and the whole run, as reports say them, and the processor time of each process; the first pair warms up and does
+not count.
 """
 import argparse
 import json
 import pathlib
+import resource
 import statistics
 import subprocess
 import tempfile
@@ -26,9 +28,12 @@ def main():
 
         def run(extra):
             files = ["-o", folder / "a.mp4", "--report", folder / "r.json"]
+            before = resource.getrusage(resource.RUSAGE_CHILDREN)
             subprocess.run([arguments.program, "generate", *arguments.options, "-q", *files, *extra], check=True)
+            after = resource.getrusage(resource.RUSAGE_CHILDREN)
             seconds = json.loads((folder / "r.json").read_text())["totals"]["seconds"]
-            return seconds["denoise"], seconds["total"]
+            processor = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+            return seconds["denoise"], seconds["total"], processor
 
         sides = {"without": [], "with": []}
         for number in range(arguments.rounds + 1):
@@ -38,7 +43,7 @@ def main():
                 measured = run(extra)
                 if number:
                     sides[side].append(measured)
-        for what, index in [("denoising", 0), ("the whole run", 1)]:
+        for index, what in enumerate(["denoising", "the whole run", "processor time"]):
             columns = {side: [pair[index] for pair in pairs] for side, pairs in sides.items()}
             ratios = [a / b for a, b in zip(columns["with"], columns["without"])]
             medians = {side: statistics.median(values) for side, values in columns.items()}
