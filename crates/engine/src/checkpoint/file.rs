@@ -64,7 +64,7 @@ pub(super) fn write(path: &Path, steps: usize, identity: &Identity, state: State
         });
         Ok::<_, Error>(first.clone())
     })?;
-    let text = json!(state).to_string().into_bytes();
+    let text = serde_json::to_vec(&state).map_err(|e| Error::file(path, format!("{STATE}: {e}")))?;
     let length = text.len();
     tensors.push((STATE.to_string(), Tensor::from_vec(text, length, &Device::Cpu)?));
     let said = [
