@@ -185,6 +185,42 @@ impl Modules {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::format::Format;
+
+    fn named(names: &[&str]) -> BTreeMap<String, Stored> {
+        let stored = Stored { format: Format::F32, shape: vec![1], start: 0, length: 4 };
+        names.iter().map(|name| (name.to_string(), stored.clone())).collect()
+    }
+
+    #[test]
+    fn models_that_look_like_hunyuanvideo_are_named() {
+        const AUTHORS: &str = "txt_in.individual_token_refiner.blocks.0.norm1.weight";
+        const DIFFUSERS: &str = "context_embedder.token_refiner.refiner_blocks.0.norm1.weight";
+        for (names, what) in [
+            ([DIFFUSERS, "clean_x_embedder.proj.weight"], "FramePack"),
+            ([DIFFUSERS, "image_projection.up.weight"], "FramePack"),
+            ([AUTHORS, "byt5_in.fc1.weight"], "HunyuanVideo-1.5"),
+            ([AUTHORS, "vision_in.proj.0.weight"], "HunyuanVideo-1.5"),
+            ([DIFFUSERS, "cond_type_embed.weight"], "HunyuanVideo-1.5"),
+            ([AUTHORS, "audio_adapter_blocks.0.to_q.weight"], "HunyuanVideo-Avatar"),
+        ] {
+            let reason = recognise(&named(&names)).unwrap_err();
+            assert!(reason.contains(what) && reason.contains(names[1]), "{reason}");
+        }
+        let prefixed = [AUTHORS, "img_in.proj.bias"].map(|name| format!("model.diffusion_model.{name}"));
+        let found = recognise(&named(&prefixed.each_ref().map(String::as_str))).unwrap();
+        assert_eq!((found.component, found.prefix.as_str()), (Component::HunyuanTransformer, "model.diffusion_model."));
+    }
+
+    #[test]
+    fn what_is_no_part_of_a_pipeline_is_named() {
+        let reason = |name: &str| recognise(&named(&[name])).unwrap_err();
+        assert!(reason("transformer.blocks.0.attn1.to_q.lora_A.weight").contains("it is a LoRA"));
+        assert!(reason("lora_unet_blocks_0_ffn_0.lokr_w1").contains("it is a LoRA"));
+        assert!(reason("first_stage_model.decoder.mid.block_1.norm1.weight").contains("the VAE of an image model"));
+        assert!(reason("double_blocks.0.img_attn.qkv.weight").contains("a Flux transformer"));
+        assert!(reason("a").contains("its 1 tensors are of no model that is known here; the first are a"));
+    }
 
     #[test]
     fn tables_are_one_to_one() {
