@@ -91,7 +91,7 @@ impl Pipeline {
             let left_out = add_lora(transformer, lora)?;
             if let Some(LeftOut { module, reason }) = left_out.first() {
                 let (count, file) = (left_out.len(), lora.path.display());
-                warnings.push(format!("{file}: {count} of its modules are left out, as {module}: {reason}"));
+                warnings.push(format!("{file}: left out {count} of its modules, as {module}: {reason}"));
             }
         }
         decide_residence(family.shared_mut());

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 /// A copy of the pipeline with one value of a JSON file changed.
 fn changed(file: &str, key: &str, value: Value) -> (tempfile::TempDir, String) {
-    let folder = tiny::pipeline_of(&packed::golden());
+    let folder = packed::copy();
     let path = folder.path().join(file);
     let mut config: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
     config[key] = value;
@@ -55,7 +55,7 @@ fn configurations_that_cannot_be_are_refused_at_once() {
 #[cfg(unix)]
 #[test]
 fn what_never_ends_is_not_waited_for() {
-    let folder = tiny::pipeline_of(&packed::golden());
+    let folder = packed::copy();
     let pipe = |path: &Path| {
         let _ = std::fs::remove_file(path);
         assert!(std::process::Command::new("mkfifo").arg(path).status().unwrap().success());

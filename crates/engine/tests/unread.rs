@@ -111,7 +111,7 @@ fn blocks_that_would_not_run_are_named() {
     let message = refused(&path);
     assert!(message.contains("not all of it: blocks.1 is missing"), "{message}");
 
-    let copy = packed_copy();
+    let copy = packed::copy();
     let place = copy.path().join("transformer/config.json");
     let config = std::fs::read_to_string(&place).unwrap();
     std::fs::write(&place, config.replace("\"num_layers\": 2", "\"num_layers\": 1")).unwrap();
@@ -119,11 +119,6 @@ fn blocks_that_would_not_run_are_named() {
     assert!(message.contains("num_layers is 1, expected 2, as in the weights"), "{message}");
     let inspected = inspect(copy.path().to_str().unwrap()).unwrap();
     assert_eq!(inspected.problem.as_deref(), Some(message.as_str()));
-}
-
-/// A copy of the reference's folder, to be changed.
-fn packed_copy() -> TempDir {
-    tiny::pipeline_of(&packed::golden())
 }
 
 /// A matrix in 8 bits with factors of a shape, and what it stands for.
@@ -294,7 +289,7 @@ fn what_training_code_leaves_around_weights_is_taken_off() {
 
 /// Moves the weights of a component of the reference's folder elsewhere in it.
 fn rearranged(component: &str, files: &[(&str, Tensors)]) -> TempDir {
-    let folder = packed_copy();
+    let folder = packed::copy();
     let place = folder.path().join(component);
     let stem = if component.ends_with("_encoder") { "model" } else { "diffusion_pytorch_model" };
     std::fs::remove_file(place.join(format!("{stem}.safetensors"))).unwrap();

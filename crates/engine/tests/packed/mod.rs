@@ -41,6 +41,13 @@ pub static REFERENCE: LazyLock<(TempDir, Vec<f32>)> = LazyLock::new(|| {
     (folder, made)
 });
 
+/// A copy of its folder, to be changed.
+pub fn copy() -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    tiny::copy(REFERENCE.0.path(), folder.path());
+    folder
+}
+
 /// What is asked for.
 pub fn request() -> Request {
     Request {

@@ -114,7 +114,8 @@ pub fn values(component: &str, name: &str, shape: &[usize]) -> Vec<f32> {
     values
 }
 
-fn copy(from: &Path, to: &Path) {
+/// Copies a folder's files, and those of folders in it, into another.
+pub fn copy(from: &Path, to: &Path) {
     for entry in std::fs::read_dir(from).unwrap() {
         let (path, name) = entry.map(|e| (e.path(), e.file_name())).unwrap();
         let target = to.join(name);

@@ -104,7 +104,7 @@ impl TransformerConfig {
 
     /// Width of the residual streams.
     pub fn dim(&self) -> usize {
-        self.num_attention_heads * self.attention_head_dim
+        self.num_attention_heads.saturating_mul(self.attention_head_dim)
     }
 
     /// Width of the feed-forward networks.
@@ -140,7 +140,9 @@ impl TransformerConfig {
             return refuse(field, "0".to_string(), "more than 0");
         }
         let axes = self.rope_axes_dim;
-        if axes.iter().sum::<usize>() != self.attention_head_dim || axes.iter().any(|n| n % 2 != 0) {
+        if axes.iter().fold(0, |sum: usize, n| sum.saturating_add(*n)) != self.attention_head_dim
+            || axes.iter().any(|n| n % 2 != 0)
+        {
             let expected = format!("three even numbers that add up to attention_head_dim, {}", self.attention_head_dim);
             return refuse("rope_axes_dim", format!("{axes:?}"), &expected);
         }

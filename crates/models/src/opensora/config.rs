@@ -125,7 +125,7 @@ impl TransformerConfig {
             return refuse("patch_size", format!("{:?}", self.patch_size), expected);
         }
         // Channels of a head turn in pairs; positions are encoded in four parts.
-        if !self.hidden_size.is_multiple_of(2 * self.num_heads) || !self.hidden_size.is_multiple_of(4) {
+        if !self.hidden_size.is_multiple_of(self.num_heads.saturating_mul(2)) || !self.hidden_size.is_multiple_of(4) {
             let expected = format!("a multiple of 4 and of twice num_heads, {}", self.num_heads);
             return refuse("hidden_size", self.hidden_size.to_string(), &expected);
         }

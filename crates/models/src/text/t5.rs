@@ -160,7 +160,7 @@ impl T5 {
         let shared = embedding.matrix("weight", &[config.vocab_size, config.d_model])?;
         let encoder = w.pp("encoder");
         let shares_bias = config.shares_bias(&w);
-        let mut blocks: Vec<Block> = Vec::with_capacity(config.num_layers);
+        let mut blocks: Vec<Block> = Vec::new();
         for i in 0..config.num_layers {
             let of_the_first =
                 blocks.first().filter(|_| shares_bias).map(|b| b.attention.relative_attention_bias.clone());

@@ -130,7 +130,7 @@ impl TransformerConfig {
 
     /// Width of the residual stream.
     pub fn dim(&self) -> usize {
-        self.num_attention_heads * self.attention_head_dim
+        self.num_attention_heads.saturating_mul(self.attention_head_dim)
     }
 
     /// A head's channels for the rotary embedding of time, height and width: a third, rounded down to an even number,
