@@ -262,6 +262,11 @@ fn what_training_code_leaves_around_weights_is_taken_off() {
         write_safetensors(&at("wrapped.safetensors"), prefixed(prefix), None);
         assert_eq!(made_with(&at("wrapped.safetensors")), REFERENCE.1, "{prefix}");
     }
+    let mut twice = renamed("transformer", "authors");
+    twice.insert("blocks.0._orig_mod.self_attn.q.weight".to_string(), ones(&[256, 256]));
+    write_safetensors(&at("wrapped.safetensors"), twice, None);
+    let message = refused(&at("wrapped.safetensors"));
+    assert!(message.contains("blocks.0.self_attn.q.weight: there twice"), "{message}");
     let (averaged, other) = (prefixed("model."), prefixed("model.").into_iter());
     let other: Tensors = other.map(|(name, tensor)| (name, (tensor * 2.0).unwrap())).collect();
     for (file, dictionaries, both) in [

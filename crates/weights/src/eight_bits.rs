@@ -56,13 +56,13 @@ pub(crate) fn take(tensors: BTreeMap<String, Entry>) -> Result<BTreeMap<String, 
                 let weight = if end.starts_with('_') { module.to_string() } else { format!("{module}.weight") };
                 factors.push((name.clone(), weight, times, entry));
             }
-            Some(Leaf::Weight) => drop(weights.insert(module.to_string(), entry)),
+            Some(Leaf::Weight) => add(&mut weights, module.to_string(), entry)?,
             Some(Leaf::Description) => {
                 let said = entry.file.bytes_of(&entry.stored);
                 check_formats(&serde_json::from_slice(said).map_err(|e| format!("{name}: {e}"))?)?;
             }
             Some(Leaf::Mark) => {}
-            None => drop(weights.insert(name, entry)),
+            None => add(&mut weights, name, entry)?,
         }
     }
     for (name, weight, times, entry) in factors {
@@ -79,6 +79,13 @@ pub(crate) fn take(tensors: BTreeMap<String, Entry>) -> Result<BTreeMap<String, 
     match bare {
         Some((name, _)) => Err(format!("{name}: expected factors beside 8-bit integers (weight_scale), found none")),
         None => Ok(weights),
+    }
+}
+
+fn add(weights: &mut BTreeMap<String, Entry>, name: String, entry: Entry) -> Result<(), String> {
+    match weights.insert(name.clone(), entry) {
+        Some(_) => Err(format!("{name}: there twice, once in 8 bits")),
+        None => Ok(()),
     }
 }
 

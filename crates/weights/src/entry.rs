@@ -52,12 +52,12 @@ impl Entry {
 pub(crate) fn add(
     tensors: &mut BTreeMap<String, Entry>,
     file: &Arc<WeightFile>,
-    listed: BTreeMap<String, Stored>,
+    listed: impl IntoIterator<Item = (String, Stored)>,
 ) -> Result<()> {
     for (name, stored) in listed {
         let entry = Entry { file: file.clone(), stored, factors: None, changes: Vec::new() };
         if let Some(other) = tensors.insert(name.clone(), entry) {
-            let reason = format!("{name}: there already, in {}", other.file.path.display());
+            let reason = format!("{name}: there twice, first in {}", other.file.path.display());
             return Err(Error::file(&file.path, reason));
         }
     }

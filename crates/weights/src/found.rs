@@ -50,7 +50,7 @@ impl Found {
                 false => (without_wrappers(&name).into_owned(), stored),
             });
             let file = Arc::new(file);
-            add(&mut tensors, &file, listed.collect())?;
+            add(&mut tensors, &file, listed)?;
             notes.extend(said.into_iter().map(|said| format!("{}: {said}", path.display())));
             first.get_or_insert((file, metadata, container));
         }

@@ -40,7 +40,7 @@ impl Tensors {
         for path in paths {
             let file = WeightFile::map(path)?;
             let listed = container::open(&file)?.1.tensors.into_iter();
-            let listed = listed.filter_map(|(name, stored)| Some((rename(&name)?, stored))).collect();
+            let listed = listed.filter_map(|(name, stored)| Some((rename(&name)?, stored)));
             add(&mut tensors, &Arc::new(file), listed)?;
         }
         let place = paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(" and ");
