@@ -288,6 +288,16 @@ fn lora_of_several_matrices_in_one() {
     );
     assert_eq!(lora("authors.safetensors", &[("diffusion_model.single_blocks.1.linear1", 0..7 * dim)]), apart);
     assert_eq!(lora("kohya.safetensors", &[("lora_unet_single_blocks_1_linear1", 0..7 * dim)]), apart);
+    // The authors' names and ComfyUI's, of the same module.
+    let one = lora("fc1.safetensors", &[("diffusion_model.double_blocks.0.img_mlp.fc1", 0..4 * dim)]);
+    for (file, module) in [
+        ("flux.safetensors", "diffusion_model.double_blocks.0.img_mlp.0"),
+        ("kohya_flux.safetensors", "lora_unet_double_blocks_0_img_mlp_0"),
+        ("diffusers.safetensors", "transformer.transformer_blocks.0.ff.net.0.proj"),
+    ] {
+        assert_eq!(lora(file, &[(module, 0..4 * dim)]), one, "{module}");
+    }
+    assert_ne!(one, apart);
     let plain = make(&Request { steps: Some(2), ..request() });
     assert_ne!(plain.latents.flatten_all().unwrap().to_vec1::<f32>().unwrap(), apart);
 }

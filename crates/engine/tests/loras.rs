@@ -120,13 +120,13 @@ fn weights_are_those_that_peft_makes() {
         let tensor = tensors.load(name, Some(DType::F32), &Device::Cpu).unwrap();
         tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap()
     };
-    let plain = Found::open(&[file.clone()]).unwrap().tensors;
+    let plain = Found::open(std::slice::from_ref(&file)).unwrap().tensors;
     let mut checked = 0;
     for kind in ["alpha", "rslora", "patterns", "biases", "dora", "loha", "lokr", "lokr_whole", "lokr_both", "header"] {
         let name = if kind == "header" { "pytorch_lora_weights" } else { "adapter_model" };
         let path = golden.join(kind).join(format!("{name}.safetensors"));
         let changed = |weight: f64| {
-            let mut tensors = Found::open(&[file.clone()]).unwrap().tensors;
+            let mut tensors = Found::open(std::slice::from_ref(&file)).unwrap().tensors;
             assert_eq!(add_lora(&mut tensors, &Lora { path: path.clone(), weight }).unwrap(), [], "{kind}");
             tensors
         };

@@ -397,4 +397,7 @@ fn factors_in_a_second_file_are_found() {
     write_torch(&factors, &[("", &map)]);
     assert_eq!(read(&weights).unwrap(), read(&plain).unwrap());
     assert_eq!(read(&factors).unwrap(), read(&plain).unwrap(), "whichever of the two is named");
+    std::fs::remove_file(plain).unwrap();
+    let sets = navicache_weights::layout::groups(folder.path()).unwrap();
+    assert_eq!(sets, [vec![weights, factors]], "both are one set of weights");
 }

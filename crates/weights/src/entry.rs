@@ -26,7 +26,7 @@ impl Entry {
     pub fn values(&self) -> Result<Vec<f32>, String> {
         let mut values = vec![0.0; self.stored.numbers()];
         self.read(&self.stored, &mut values)?;
-        let base = self.changes.iter().any(Change::needs_base).then(|| values.clone()).unwrap_or_default();
+        let base = if self.changes.iter().any(Change::needs_base) { values.clone() } else { Vec::new() };
         for change in &self.changes {
             change.add_to(&base, &mut values)?;
         }
