@@ -27,7 +27,7 @@ pub struct Checkpoints {
     keep_checkpoint: bool,
 
     /// Go on from a checkpoint. It knows the prompt and all else but model and picture; what is given beside it has to
-    /// agree. It is written on, unless --checkpoint names another file
+    /// agree. New checkpoints go to the same file, unless --checkpoint names another
     #[arg(long, value_name = "FILE")]
     resume: Option<PathBuf>,
 
