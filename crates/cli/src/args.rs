@@ -275,7 +275,7 @@ pub struct Loading {
 impl Loading {
     /// Takes as many threads as were asked for.
     pub fn start_threads(&self) -> Result<()> {
-        self.threads.map_or(Ok(()), |threads| use_threads(threads.into()))
+        use_threads(self.threads.map(usize::from))
     }
 
     /// Opens the model.
@@ -401,17 +401,21 @@ pub struct Compare {
 /// by --start and --end. At the end the command for VBench's own evaluation is printed.
 #[derive(clap::Args)]
 pub struct Vbench {
-    /// VBench_full_info.json, or a JSON list of texts
-    #[arg(value_name = "PROMPTS.json")]
+    /// VBench_full_info.json, a JSON list of texts, or a .txt file with a prompt a line
+    #[arg(value_name = "PROMPTS")]
     pub prompts: PathBuf,
+
+    /// Longer descriptions to make the videos of, one a line in the order of the prompts; the names of the videos stay
+    #[arg(long, value_name = "FILE.txt")]
+    pub augmented: Option<PathBuf>,
 
     /// Folder for the videos
     #[arg(short, long, value_name = "DIR")]
     pub output: PathBuf,
 
-    /// Videos a prompt, with seeds one after the other
-    #[arg(long, value_name = "N", default_value_t = navicache_study::vbench::SEEDS, value_parser = clap::value_parser!(u64).range(1..=1000))]
-    pub seeds: u64,
+    /// Videos per prompt, with consecutive seeds; left out, 5, and 25 where VBench judges flickering
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1000))]
+    pub seeds: Option<u64>,
 
     /// Seed of the first video of each prompt
     #[arg(long, value_name = "N")]

@@ -5,12 +5,15 @@
 //! missing.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use navicache_engine::{DeviceChoice, Error, Result};
 
 /// Name of the program that is linked with CUDA.
 const PROGRAM: &str = "navicache-cuda";
+/// How long it may take to list the GPUs: a driver that was asleep takes seconds.
+const PATIENCE: Duration = Duration::from_secs(30);
 /// Where it comes from.
 const HOW: &str = "docs/build.md says how it is built";
 
@@ -37,7 +40,9 @@ fn usable() -> Result<PathBuf, String> {
     let beside = std::env::current_exe().ok().and_then(|own| Some(own.parent()?.to_path_buf())).unwrap_or_default();
     let path = std::env::var_os("PATH").unwrap_or_default();
     let name = format!("{PROGRAM}{}", std::env::consts::EXE_SUFFIX);
-    let mut places = std::iter::once(beside.clone()).chain(std::env::split_paths(&path)).map(|place| place.join(&name));
+    // An empty part of PATH is the current folder, where a program may be anybody's.
+    let on_path = std::env::split_paths(&path).filter(|place| place.is_absolute());
+    let mut places = std::iter::once(beside.clone()).chain(on_path).map(|place| place.join(&name));
     let Some(program) = places.find(|file| file.is_file()) else {
         return Err(format!("no {PROGRAM} in {} nor on PATH; {HOW}{}", beside.display(), driver_note()));
     };
@@ -48,7 +53,19 @@ fn usable() -> Result<PathBuf, String> {
 /// Whether it starts and sees a GPU, or why not.
 fn ask(program: &Path) -> Result<(), String> {
     let place = program.display();
-    let answer = Command::new(program).arg("gpus").output().map_err(|e| format!("{place} does not start: {e}"))?;
+    let failed = |e: std::io::Error| format!("{place} does not start: {e}");
+    let mut asked = Command::new(program);
+    asked.arg("gpus").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut child = asked.spawn().map_err(failed)?;
+    let asked_at = Instant::now();
+    while child.try_wait().map_err(failed)?.is_none() {
+        if asked_at.elapsed() > PATIENCE {
+            let _ = child.kill().and_then(|()| child.wait()); // it may have ended by now
+            return Err(format!("{place} gpus: no answer in {} seconds", PATIENCE.as_secs()));
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let answer = child.wait_with_output().map_err(failed)?;
     if answer.status.success() {
         return Ok(());
     }

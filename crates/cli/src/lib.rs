@@ -37,7 +37,13 @@ pub fn main() -> ExitCode {
         navicache_engine::models::remember_in(folder);
     }
     match hand_over(&command).and_then(|()| run(command)) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => match terminal::lost_output() {
+            None => ExitCode::SUCCESS,
+            Some(error) => {
+                let _ = writeln!(std::io::stderr(), "navicache: standard output: {error}");
+                ExitCode::FAILURE
+            }
+        },
         Err(error) => {
             // A closed terminal is no reason to panic.
             let _ = writeln!(std::io::stderr(), "navicache: {}", terminal::spelled(&error.to_string()));
@@ -79,7 +85,9 @@ fn run(command: Command) -> Result<()> {
         #[cfg(feature = "cuda")]
         Command::Gpus => gpus(),
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Args::command(), "navicache", &mut std::io::stdout());
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Args::command(), "navicache", &mut script);
+            terminal::print_raw(&script);
             Ok(())
         }
     }
@@ -133,7 +141,11 @@ fn record(options: &Trace) -> Result<()> {
 }
 
 fn vbench(options: &Vbench) -> Result<()> {
-    let prompts = vbench::read(&options.prompts)?;
+    let mut list = vbench::read(&options.prompts)?;
+    if let Some(longer) = &options.augmented {
+        list.augment(longer)?;
+    }
+    let vbench::List { prompts, left_out } = list;
     let interrupted = stop_on_ctrl_c();
     let mut progress = Progress::new(options.settings.quiet);
     let pipeline = options.settings.loading.open()?;
@@ -154,6 +166,13 @@ fn vbench(options: &Vbench) -> Result<()> {
         }
         go_on_unless(&interrupted)
     })?;
+    if !left_out.is_empty() {
+        progress.line(&format!(
+            "Left out, since they cannot be names of files ({}): {}",
+            left_out.len(),
+            left_out.iter().map(|text| format!("{text:?}")).collect::<Vec<_>>().join(", ")
+        ));
+    }
     progress.line(&format!("{} videos made, {} were there. Next:", made.made, made.here));
     print(&plan.next_command());
     Ok(())

@@ -12,7 +12,7 @@ use crate::terminal::print;
 
 /// Measures a video, or every video of a folder.
 pub fn measure(options: &Metrics) -> Result<()> {
-    options.threads.map_or(Ok(()), |threads| use_threads(threads.into()))?;
+    use_threads(options.threads.map(usize::from))?;
     if let Some(path) = &options.csv {
         WholeFile::create(path)?;
     }

@@ -115,13 +115,24 @@ pub fn all_methods(family: &str) -> Vec<CacheSpec> {
     specs
 }
 
+/// Most settings of a sweep: each is played against every trace.
+pub const SETTINGS_MAX: usize = 512;
+
 /// The settings of a sweep: a `--cache` argument in which one or more options are ranges, `threshold=0.02..0.2`. A
 /// range of whole numbers has all of them, any other eight values in equal ratios.
+///
+/// # Errors
+///
+/// The argument makes no sense, or stands for more than [`SETTINGS_MAX`] settings.
 pub fn sweep(text: &str) -> Result<Vec<CacheSpec>, CacheError> {
     let spec: CacheSpec = text.parse()?;
     let mut specs = vec![spec.clone()];
     for (option, value) in &spec.options {
         let Some(values) = value.as_str().and_then(range) else { continue };
+        if values.len().saturating_mul(specs.len()) > SETTINGS_MAX {
+            let reason = format!("{text} stands for more than {SETTINGS_MAX} settings; give a smaller range");
+            return Err(CacheError::Options { method: spec.method, reason });
+        }
         let with = |spec: &CacheSpec, value: &Value| {
             let mut spec = spec.clone();
             spec.options.insert(option.clone(), value.clone());
@@ -137,7 +148,8 @@ fn range(text: &str) -> Option<Vec<Value>> {
     const COUNT: usize = 8;
     let (low, high) = text.split_once("..")?;
     if let (Ok(low), Ok(high)) = (low.parse::<u64>(), high.parse::<u64>()) {
-        return Some((low..=high).map(Value::from).collect());
+        // One more than is taken is enough to refuse it.
+        return Some((low..=high).take(SETTINGS_MAX + 1).map(Value::from).collect());
     }
     let (low, high): (f64, f64) = (low.parse().ok()?, high.parse().ok()?);
     let valid = low > 0.0 && high >= low && high.is_finite();
@@ -170,6 +182,9 @@ mod tests {
         assert!((found[3] / found[2] - found[2] / found[1]).abs() < 0.02);
         assert_eq!(thresholds("navicache,threshold=0.05"), [0.05]);
         assert_eq!(sweep("taylorseer,interval=2..5,order=0..1").unwrap().len(), 8);
+        for vast in ["navicache,max_run=0..18446744073709551615", "taylorseer,interval=1..100,order=0..100"] {
+            assert!(sweep(vast).unwrap_err().to_string().contains("more than 512 settings"));
+        }
         assert!(sweep("navicache,threshold=2..").is_ok(), "no range; resolving it says what is wrong");
         assert!(sweep("navicache,threshold=2..").unwrap()[0].resolve("wan").is_err());
     }

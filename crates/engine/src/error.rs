@@ -89,6 +89,11 @@ pub enum Error {
         /// Number of steps.
         steps: usize,
     },
+    /// Decoded frames are no numbers.
+    #[error(
+        "the VAE's output is not finite: its weights hold NaN, infinity or numbers beyond all bounds; get them again"
+    )]
+    FramesNotFinite,
     /// The caller asked to stop.
     #[error("cancelled after {step} of {steps} steps")]
     Cancelled {
@@ -153,7 +158,7 @@ impl Error {
             | Error::Weights(Weights::Io { source, .. }) => Kind::of_io(source),
             Error::Model(_) | Error::Media(_) | Error::Weights(_) | Error::File { .. } => Kind::Damaged,
             Error::Device { .. } => Kind::Unavailable,
-            Error::Tensor(_) | Error::Walk(_) | Error::NotFinite { .. } => Kind::Failed,
+            Error::Tensor(_) | Error::Walk(_) | Error::NotFinite { .. } | Error::FramesNotFinite => Kind::Failed,
             Error::Cancelled { .. } | Error::Stopped { .. } | Error::DecodingCancelled => Kind::Cancelled,
         }
     }

@@ -4,8 +4,8 @@ use candle_core::{DType, Tensor};
 use navicache_models::Chunk;
 use navicache_models::tiling::Blend;
 
-use crate::Result;
 use crate::event::{Event, Reporter};
+use crate::{Error, Result};
 
 /// Frames as they are decoded.
 pub(crate) struct FrameSink<'a, 'b> {
@@ -85,7 +85,34 @@ fn paste(blend: &Blend, tile: &[u8], frame: &mut [u8], width: usize) {
 }
 
 /// Frames in [-1, 1] to 8 bits, rounded to the nearest. // (f, 3, h, w) -> (f, h, w, 3)
+///
+/// # Errors
+///
+/// NaN or infinity, which would be black.
 fn to_rgb(chunk: &Tensor) -> Result<Vec<u8>> {
-    let scaled = chunk.permute((0, 2, 3, 1))?.affine(127.5, 127.5)?.clamp(0.0, 255.0)?.round()?;
+    let scaled = chunk.permute((0, 2, 3, 1))?.affine(127.5, 127.5)?;
+    if !scaled.to_dtype(DType::F32)?.sum_all()?.to_scalar::<f32>()?.is_finite() {
+        return Err(Error::FramesNotFinite);
+    }
+    let scaled = scaled.clamp(0.0, 255.0)?.round()?;
     Ok(scaled.to_dtype(DType::U8)?.flatten_all()?.to_vec1::<u8>()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+
+    use super::*;
+
+    #[test]
+    fn what_is_no_number_is_no_frame() {
+        for wrong in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 3e38] {
+            let mut values = vec![0.5; 3 * 4 * 4];
+            values[7] = wrong;
+            let chunk = Tensor::from_vec(values, (1, 3, 4, 4), &Device::Cpu).unwrap();
+            assert!(matches!(to_rgb(&chunk), Err(Error::FramesNotFinite)), "{wrong}");
+        }
+        let chunk = Tensor::from_vec(vec![-2f32, 0.0, 3.0], (1, 3, 1, 1), &Device::Cpu).unwrap();
+        assert_eq!(to_rgb(&chunk).unwrap(), [0, 128, 255]);
+    }
 }

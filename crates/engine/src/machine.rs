@@ -20,13 +20,20 @@ pub fn threads() -> usize {
     rayon::current_num_threads()
 }
 
-/// Lets computations use so many threads, all that run in this process. To be called before anything is computed; an
-/// error says that threads were started already.
-pub fn use_threads(threads: usize) -> Result<()> {
+/// Starts the threads that all computations of this process use: so many as are asked for; else as many as the
+/// environment says (`RAYON_NUM_THREADS`), but no more than the machine has. To be called before anything is computed.
+///
+/// # Errors
+///
+/// The system refuses so many, or threads were started already.
+pub fn use_threads(threads: Option<usize>) -> Result<()> {
+    let machine = std::thread::available_parallelism().map_or(1, usize::from);
+    let set = std::env::var("RAYON_NUM_THREADS").ok().and_then(|text| text.parse().ok()).filter(|set| *set > 0);
+    let threads = threads.unwrap_or_else(|| set.map_or(machine, |set: usize| set.min(machine)));
     rayon::ThreadPoolBuilder::new().num_threads(threads).build_global().map_err(|e| Error::Invalid {
         field: Field::Threads,
         found: threads.to_string(),
-        expected: e.to_string(),
+        expected: format!("they cannot be started ({e}); ask for fewer, or raise the limit of processes (ulimit -u)"),
     })
 }
 

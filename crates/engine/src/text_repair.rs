@@ -152,7 +152,7 @@ fn is_punctuation(c: &char) -> bool {
 /// The byte that Windows-1252 has for a character; where it has none, Latin-1's.
 fn to_windows_1252(c: char) -> Option<u8> {
     match c as u32 {
-        code @ (0x80..=0x9f | 0xa0..=0xff) => Some(code as u8),
+        code @ 0x80..=0xff => Some(code as u8),
         _ => HIGH.iter().position(|high| *high == c).map(|at| 0x80 + at as u8),
     }
 }

@@ -297,8 +297,10 @@ struct OfPairs<'a, 'y>(Task<'a, 'y, Pair>, PairTile);
 impl Kernel for OfPairs<'_, '_> {
     type Output = ();
 
-    /// Without vectors there are no pairs either.
-    fn plain(self) {}
+    /// Without vectors there are no pairs either, so that nobody asks.
+    fn plain(self) {
+        unreachable!("pairs are multiplied in vectors")
+    }
 
     #[inline(always)]
     fn fast<S: Simd>(self, simd: S) {

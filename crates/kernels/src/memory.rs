@@ -33,7 +33,7 @@ fn is_large(layout: Layout) -> bool {
 unsafe impl GlobalAlloc for HugePages {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         if is_large(layout) {
-            return take(layout.size()).unwrap_or_else(|| map(layout.size()));
+            return take(layout.size()).unwrap_or_else(|| map_or_free(layout.size()));
         }
         // SAFETY: the caller keeps the contract of `GlobalAlloc`, which is the system allocator's too.
         unsafe { System.alloc(layout) }
@@ -47,7 +47,7 @@ unsafe impl GlobalAlloc for HugePages {
                     unsafe { block.write_bytes(0, layout.size()) };
                     block
                 }
-                None => map(layout.size()),
+                None => map_or_free(layout.size()),
             };
         }
         // SAFETY: as above.
@@ -102,6 +102,22 @@ fn keep(block: *mut u8, size: usize) {
         bytes -= size;
         unmap(std::ptr::with_exposed_provenance_mut(block), size);
     }
+}
+
+/// Fresh zeros, or null. Where the system has no room, blocks that were kept are given back first.
+fn map_or_free(size: usize) -> *mut u8 {
+    let block = map(size);
+    if !block.is_null() {
+        return block;
+    }
+    let mut blocks = BLOCKS.lock().unwrap_or_else(PoisonError::into_inner);
+    if blocks.is_empty() {
+        return block;
+    }
+    for (kept, size) in blocks.drain(..) {
+        unmap(std::ptr::with_exposed_provenance_mut(kept), size);
+    }
+    map(size)
 }
 
 /// Fresh zeros from a boundary of huge pages on, or null.

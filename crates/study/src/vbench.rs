@@ -12,6 +12,8 @@ use navicache_engine::{Pipeline, Request, WholeFile, generate};
 
 /// Videos a prompt that VBench counts on.
 pub const SEEDS: u64 = 5;
+/// The dimension for which it wants more, since it leaves out those that move.
+const FLICKER: (&str, u64) = ("temporal_flickering", 25);
 /// What was asked for, beside the videos, so that a folder is never a mixture.
 const SETTINGS: &str = "navicache.json";
 /// Longest name of a file, in bytes, on the file systems that there are.
@@ -22,6 +24,8 @@ const NAME_MAX: usize = 255;
 pub struct Prompt {
     /// The text, which is the name of its videos too.
     pub text: String,
+    /// What the video is made of where it is not the text: a longer description under the short one's name.
+    pub augmented: Option<String>,
     /// VBench's dimensions that it belongs to; empty where the file does not say.
     pub dimensions: Vec<String>,
 }
@@ -35,37 +39,76 @@ enum Entry {
         prompt_en: String,
         #[serde(default)]
         dimension: Vec<String>,
+        #[serde(default)]
+        augmented_prompt: Option<String>,
     },
 }
 
-/// Reads `VBench_full_info.json`, or a JSON list of texts. Prompts that cannot be the name of a file are refused.
-pub fn read(path: &Path) -> Result<Vec<Prompt>> {
-    let bytes = std::fs::read(path).map_err(Error::io(path))?;
-    let expected =
-        "expected a JSON list of texts, or of objects with prompt_en and dimension as in VBench_full_info.json";
-    let entries: Vec<Entry> =
-        serde_json::from_slice(&bytes).map_err(|e| Error::file(path, format!("{expected}: {e}")))?;
-    let mut prompts: Vec<Prompt> = Vec::with_capacity(entries.len());
-    for entry in entries {
-        let (text, dimensions) = match entry {
-            Entry::Text(text) => (text, Vec::new()),
-            Entry::Full { prompt_en, dimension } => (prompt_en, dimension),
+/// A list of prompts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct List {
+    /// Those that can be the name of a file.
+    pub prompts: Vec<Prompt>,
+    /// Those that cannot: VBench finds videos by their names.
+    pub left_out: Vec<String>,
+}
+
+/// Reads `VBench_full_info.json`, a JSON list of texts, or a text file with a prompt a line.
+pub fn read(path: &Path) -> Result<List> {
+    let mut list = List { prompts: Vec::new(), left_out: Vec::new() };
+    for entry in entries(path)? {
+        let (text, dimensions, augmented) = match entry {
+            Entry::Text(text) => (text, Vec::new(), None),
+            Entry::Full { prompt_en, dimension, augmented_prompt } => (prompt_en, dimension, augmented_prompt),
         };
-        let unusable = text.is_empty() || text.contains(['/', '\0']) || name_of(&text, u64::MAX).len() > NAME_MAX;
-        if unusable {
-            let reason =
-                format!("{text:?}: expected a prompt that can be the name of a file; VBench finds videos by it");
-            return Err(Error::file(path, reason));
+        if text.is_empty() || text.contains(['/', '\0']) || name_of(&text, FLICKER.1 - 1).len() > NAME_MAX {
+            list.left_out.push(text);
+            continue;
         }
         // A prompt that stands for several dimensions may be listed once for each.
-        match prompts.iter_mut().find(|prompt| prompt.text == text) {
+        match list.prompts.iter_mut().find(|prompt| prompt.text == text) {
             Some(prompt) => prompt.dimensions.extend(dimensions),
-            None => prompts.push(Prompt { text, dimensions }),
+            None => list.prompts.push(Prompt { text, augmented, dimensions }),
         }
     }
-    match prompts.is_empty() {
-        true => Err(Error::file(path, "has no prompts")),
-        false => Ok(prompts),
+    match (list.prompts.is_empty(), list.left_out.first()) {
+        (false, _) => Ok(list),
+        (true, None) => Err(Error::file(path, "has no prompts")),
+        (true, Some(text)) => {
+            let reason =
+                format!("{text:?}: expected a prompt that can be the name of a file; VBench finds videos by it");
+            Err(Error::file(path, reason))
+        }
+    }
+}
+
+fn entries(path: &Path) -> Result<Vec<Entry>> {
+    let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
+    if path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("txt")) {
+        return Ok(lines(&text).map(|line| Entry::Text(line.to_string())).collect());
+    }
+    let expected = "expected a JSON list of texts, or of objects with prompt_en and dimension as in \
+                    VBench_full_info.json; or a .txt file with a prompt a line";
+    serde_json::from_str(&text).map_err(|e| Error::file(path, format!("{expected}: {e}")))
+}
+
+fn lines(text: &str) -> impl Iterator<Item = &str> {
+    text.lines().map(str::trim).filter(|line| !line.is_empty())
+}
+
+impl List {
+    /// Takes longer descriptions from a text file, one a line in the order of the prompts, as VBench publishes them.
+    pub fn augment(&mut self, path: &Path) -> Result<()> {
+        let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
+        let longer: Vec<&str> = lines(&text).collect();
+        if longer.len() != self.prompts.len() {
+            let reason = format!("has {} lines, expected {}, one a prompt", longer.len(), self.prompts.len());
+            return Err(Error::file(path, reason));
+        }
+        for (prompt, line) in self.prompts.iter_mut().zip(longer) {
+            prompt.augmented = Some(line.to_string());
+        }
+        Ok(())
     }
 }
 
@@ -76,8 +119,8 @@ pub struct Plan {
     pub prompts: Vec<Prompt>,
     /// Which of them, for several machines that share the work.
     pub range: Range<usize>,
-    /// Videos a prompt.
-    pub seeds: u64,
+    /// Videos a prompt; `None`: what VBench asks for.
+    pub seeds: Option<u64>,
     /// The rest of the request; its prompt is not used, and its seed is the first video's.
     pub request: Request,
     /// Where the videos go.
@@ -115,6 +158,9 @@ pub enum Event<'a> {
 struct Settings {
     model: String,
     seed: u64,
+    /// Whether longer descriptions made the videos.
+    #[serde(default)]
+    augmented: bool,
     request: serde_json::Value,
 }
 
@@ -129,10 +175,12 @@ impl Plan {
         std::fs::create_dir_all(&self.folder).map_err(Error::io(&self.folder))?;
         self.check_settings(pipeline)?;
         let first = self.request.seed.unwrap_or(0);
-        let videos = prompts.len() * self.seeds as usize;
+        let videos = prompts.iter().map(|prompt| self.videos_of(prompt) as usize).sum();
         let mut done = Made { made: 0, here: 0 };
-        for (index, (prompt, number)) in
-            prompts.iter().flat_map(|prompt| (0..self.seeds).map(move |number| (prompt, number))).enumerate()
+        for (index, (prompt, number)) in prompts
+            .iter()
+            .flat_map(|prompt| (0..self.videos_of(prompt)).map(move |number| (prompt, number)))
+            .enumerate()
         {
             let path = self.folder.join(name_of(&prompt.text, number));
             if path.exists() {
@@ -143,12 +191,19 @@ impl Plan {
                 return Err(Error::cancelled(0, self.request.steps.unwrap_or(pipeline.defaults().steps)));
             }
             let seed = Some(first.wrapping_add(number));
-            let request = Request { prompt: prompt.text.clone(), seed, ..self.request.clone() };
+            let text = prompt.augmented.as_ref().unwrap_or(&prompt.text).clone();
+            let request = Request { prompt: text, seed, ..self.request.clone() };
             let mut video = generate(pipeline, &request, &mut |event| on_event(Event::Inner(&event)))?;
             video.save(&path)?;
             done.made += 1;
         }
         Ok(done)
+    }
+
+    fn videos_of(&self, prompt: &Prompt) -> u64 {
+        let (dimension, many) = FLICKER;
+        let wanted = if prompt.dimensions.iter().any(|other| other == dimension) { many } else { SEEDS };
+        self.seeds.unwrap_or(wanted)
     }
 
     /// A folder belongs to one model and one way of sampling it.
@@ -159,7 +214,12 @@ impl Plan {
         (resolved.seed, resolved.prompt) = (0, String::new());
         let mut request = serde_json::json!(resolved);
         request["cache"] = cache;
-        let settings = Settings { model: pipeline.name().to_string(), seed: self.request.seed.unwrap_or(0), request };
+        let settings = Settings {
+            model: pipeline.name().to_string(),
+            seed: self.request.seed.unwrap_or(0),
+            augmented: self.prompts.iter().any(|prompt| prompt.augmented.is_some()),
+            request,
+        };
         if !path.exists() {
             let text = format!("{:#}\n", serde_json::json!(settings));
             return Ok(WholeFile::create(&path)?.finish_with(text.as_bytes())?);
@@ -206,7 +266,7 @@ mod tests {
             {"prompt_en": "a red circle growing on a navy background", "dimension": ["scene"]}, "a blue star"]"#;
         std::fs::write(&list, text).unwrap();
         let request = Request { size: Some((16, 16).into()), frames: Some(1), steps: Some(2), ..Request::default() };
-        Plan { prompts: read(&list).unwrap(), range, seeds: 2, request, folder: folder.join("out") }
+        Plan { prompts: read(&list).unwrap().prompts, range, seeds: Some(2), request, folder: folder.join("out") }
     }
 
     #[test]
@@ -257,5 +317,44 @@ mod tests {
         refused(r#"[{"prompt": "x"}]"#, "prompt_en");
         refused(r#"["a/b"]"#, "can be the name of a file");
         refused(&format!(r#"["{}"]"#, "x".repeat(300)), "can be the name of a file");
+    }
+
+    #[test]
+    fn prompts_are_taken_as_vbench_has_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str, text: &str| {
+            let path = folder.path().join(name);
+            std::fs::write(&path, text).unwrap();
+            path
+        };
+        let long = "x".repeat(246);
+        let mut list = read(&path("long.json", &format!(r#"["a dog runs", "{long}", "{long}xxxx", "a/b"]"#))).unwrap();
+        assert_eq!((list.prompts.len(), list.left_out.len()), (2, 2));
+        assert_eq!(read(&path("list.txt", "a dog runs\n\n  a cat\r\n")).unwrap().prompts[1].text, "a cat");
+
+        list.augment(&path("longer.txt", "A brown dog runs\nmany x\n")).unwrap();
+        assert_eq!(list.prompts[0].augmented.as_deref(), Some("A brown dog runs"));
+        let message = list.augment(&path("short.txt", "one\n")).unwrap_err().to_string();
+        assert!(message.contains("has 1 lines, expected 2"), "{message}");
+
+        let text = r#"[{"prompt_en": "a still vase", "dimension": ["temporal_flickering"]},
+            {"prompt_en": "a car", "dimension": ["color"], "augmented_prompt": "a red car at dusk"}]"#;
+        let prompts = read(&path("full.json", text)).unwrap().prompts;
+        let plan = Plan { seeds: None, prompts, ..plan(folder.path(), 0..2) };
+        assert_eq!([0, 1].map(|i| plan.videos_of(&plan.prompts[i])), [25, 5]);
+        assert_eq!(Plan { seeds: Some(3), ..plan.clone() }.videos_of(&plan.prompts[0]), 3);
+
+        let demo = Pipeline::open("demo", &LoadOptions::default()).unwrap();
+        let mut made_of = Vec::new();
+        let one = Plan { seeds: Some(1), range: 1..2, ..plan };
+        let made = one.run(&demo, &mut |event| {
+            if let Event::Inner(navicache_engine::Event::Resolved(resolved)) = event {
+                made_of.push(resolved.prompt.clone());
+            }
+            ControlFlow::Continue(())
+        });
+        assert_eq!(made.unwrap(), Made { made: 1, here: 0 });
+        assert_eq!(made_of, ["a red car at dusk"]);
+        assert!(one.folder.join("a car-0.mp4").exists());
     }
 }

@@ -7,6 +7,7 @@
 //! videos/PROMPT-1/seed-0/none.frames.safetensors    what the others are measured against
 //! ```
 
+use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -21,12 +22,15 @@ use crate::error::{Error, Result};
 pub const REFERENCE: &str = "none";
 
 const PLAN: &str = "plan.json";
+const LOCK: &str = ".lock";
 /// Version of the folder's files.
 pub(super) const VERSION: u32 = 1;
 
 pub(super) struct Folder {
     root: PathBuf,
     plan: Saved,
+    /// Held while runs are added: two programs at once would write under the same names. Gone with the program.
+    _lock: Option<File>,
 }
 
 /// What the folder is to hold.
@@ -44,6 +48,7 @@ impl Folder {
     /// Opens a folder, made if it is not there, and adds what is new to its plan.
     pub fn open(root: &Path, prompts: &[String], methods: &[String], seeds: &[u64], settings: Value) -> Result<Self> {
         std::fs::create_dir_all(root).map_err(Error::io(root))?;
+        let lock = locked(root)?;
         let before = if root.join(PLAN).exists() { Some(Folder::read(root)?.plan) } else { None };
         if let Some(before) = &before {
             check_same("", &root.join(PLAN), &before.settings, &settings)?;
@@ -58,7 +63,7 @@ impl Folder {
             let text = serde_json::to_value(&plan).unwrap_or_default();
             WholeFile::create(&root.join(PLAN))?.finish_with(format!("{text:#}\n").as_bytes())?;
         }
-        Ok(Folder { root: root.to_path_buf(), plan })
+        Ok(Folder { root: root.to_path_buf(), plan, _lock: Some(lock) })
     }
 
     /// Opens one that is there.
@@ -72,7 +77,7 @@ impl Folder {
         if plan.version != VERSION {
             return Err(Error::file(path, format!("is of version {}, expected {VERSION}", plan.version)));
         }
-        Ok(Folder { root: root.to_path_buf(), plan })
+        Ok(Folder { root: root.to_path_buf(), plan, _lock: None })
     }
 
     pub fn root(&self) -> &Path {
@@ -89,6 +94,22 @@ impl Folder {
         let method = if method == REFERENCE { REFERENCE.to_string() } else { name_in(&self.plan.methods, method) };
         let stem = format!("videos/{prompt}/seed-{seed}/{method}");
         Record { root: self.root.clone(), stem }
+    }
+}
+
+/// The lock of a folder.
+fn locked(root: &Path) -> Result<File> {
+    let path = root.join(LOCK);
+    let file = File::create(&path).map_err(Error::io(&path))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => {
+            let reason = "another `navicache compare` writes into this folder; wait for it, or take another folder";
+            Err(Error::file(root, reason))
+        }
+        // Some network file systems have no locks.
+        Err(TryLockError::Error(e)) if e.kind() == std::io::ErrorKind::Unsupported => Ok(file),
+        Err(TryLockError::Error(e)) => Err(Error::io(&path)(e)),
     }
 }
 
@@ -226,6 +247,18 @@ mod tests {
         let names: Vec<String> = list.iter().map(|text| name_in(&list, text)).collect();
         assert_eq!(names[..5], ["a-red-circle-1", "a-red-circle-2", "etc-3", "4", "navicache-threshold-0.1-5"]);
         assert!(names[5].len() < 60);
+    }
+
+    #[test]
+    fn a_folder_has_one_writer() {
+        let folder = tempfile::tempdir().unwrap();
+        let open = || Folder::open(folder.path(), &["a".to_string()], &[], &[0], json!({}));
+        let first = open().unwrap();
+        let message = open().err().unwrap().to_string();
+        assert!(message.contains("another `navicache compare` writes"), "{message}");
+        assert!(Folder::read(folder.path()).is_ok(), "it can be read meanwhile");
+        drop(first);
+        assert!(open().is_ok());
     }
 
     #[test]
