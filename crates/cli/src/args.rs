@@ -2,20 +2,16 @@
 
 use std::path::PathBuf;
 
-use bytesize::ByteSize;
-use clap::builder::ArgPredicate;
 use clap::{ArgGroup, Parser, Subcommand};
 use navicache_engine::control::cache::CacheSpec;
-use navicache_engine::control::solver::SolverKind;
-use navicache_engine::control::trace::{LAGS, LAGS_MAX};
-use navicache_engine::{
-    AspectRatio, DeviceChoice, DtypeChoice, Files, LoadOptions, Lora, Pipeline, Request, Resolution, Result, Size,
-    Tiling, cache_argument, use_threads,
-};
+use navicache_engine::control::trace::LAGS;
+use navicache_engine::{DeviceChoice, Request, Tiling};
 use navicache_metrics::Convention;
 use navicache_study::bench::Part;
 
 use crate::checkpoints::Checkpoints;
+use crate::settings::{Batch, Sampling, Settings};
+use crate::values::{cache, file, lags};
 
 /// Generates video with diffusion transformers, and computes only the steps that matter.
 ///
@@ -88,14 +84,17 @@ impl Command {
 
 /// Options that are left out have the model's own values; the report shows them.
 #[derive(clap::Args)]
-#[command(args_override_self = true, group(ArgGroup::new("latents of").args(["prompt", "resume", "resume_decode"]).required(true).multiple(true)))]
+#[command(args_override_self = true, group(ArgGroup::new("latents of").args(["prompt", "prompts", "resume", "resume_decode"]).required(true).multiple(true)))]
 pub struct Generate {
     #[command(flatten)]
     pub sampling: Sampling,
 
     /// Video to write: .mp4, .gif, .y4m, .safetensors, or a folder for PNG files
-    #[arg(short, long, value_name = "FILE", default_value = "out.mp4")]
+    #[arg(short, long, value_name = "FILE", default_value = "out.mp4", value_parser = file)]
     pub output: PathBuf,
+
+    #[command(flatten)]
+    pub batch: Batch,
 
     /// What is reused, as in navicache:fast,max_run=3 (`navicache methods` lists the methods); @FILE: a tuned preset;
     /// schedule:FILE: the strip of a report
@@ -120,183 +119,6 @@ pub struct Generate {
 
     #[command(flatten)]
     pub checkpoints: Checkpoints,
-}
-
-/// What is sampled, and how.
-#[derive(clap::Args)]
-pub struct Sampling {
-    /// What the video shows
-    #[arg(allow_hyphen_values = true)]
-    pub prompt: Option<String>,
-
-    /// Seed of the noise
-    #[arg(long, value_name = "N")]
-    pub seed: Option<u64>,
-
-    #[command(flatten)]
-    pub settings: Settings,
-}
-
-/// How it is sampled, whatever it is.
-#[derive(clap::Args)]
-pub struct Settings {
-    #[command(flatten)]
-    pub loading: Loading,
-
-    /// What the video should not show
-    #[arg(short, long, value_name = "TEXT", allow_hyphen_values = true)]
-    pub negative_prompt: Option<String>,
-
-    /// Picture that the video starts from: .png, .jpg or .webp
-    #[arg(short, long, value_name = "FILE")]
-    pub image: Option<PathBuf>,
-
-    /// Width and height in pixels, multiples of 16; left out, a picture's aspect ratio is kept
-    #[arg(long, value_name = "WxH")]
-    pub size: Option<Size>,
-
-    /// How large, where no size is given, as in 480p
-    #[arg(long, value_name = "LINESp", conflicts_with = "size")]
-    pub resolution: Option<Resolution>,
-
-    /// Width over height, where no size is given, as in 16:9
-    #[arg(long, value_name = "W:H", conflicts_with = "size")]
-    pub aspect_ratio: Option<AspectRatio>,
-
-    /// Number of frames; for most models 4n + 1
-    #[arg(long, value_name = "N")]
-    pub frames: Option<usize>,
-
-    /// Frames a second of the video file
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
-    pub fps: Option<u32>,
-
-    /// Denoising steps
-    #[arg(long, value_name = "N")]
-    pub steps: Option<usize>,
-
-    /// Most memory that caching may keep, as in 500MB or 2GiB
-    #[arg(long, value_name = "SIZE", value_parser = bytes)]
-    pub cache_memory: Option<u64>,
-
-    /// Guidance scale; 1 switches guidance off
-    #[arg(long, value_name = "F", allow_hyphen_values = true)]
-    pub guidance: Option<f64>,
-
-    /// Classifier-free guidance beside the guidance that a distilled model is conditioned on (HunyuanVideo): a second
-    /// branch, for the negative prompt
-    #[arg(long, value_name = "F", allow_hyphen_values = true)]
-    pub true_guidance: Option<f64>,
-
-    /// Shift of the noise schedule; larger spends more steps at high noise
-    #[arg(long, value_name = "F", allow_hyphen_values = true)]
-    pub shift: Option<f64>,
-
-    /// Solver: unipc, dpmpp or euler
-    #[arg(long, value_name = "NAME")]
-    pub solver: Option<SolverKind>,
-
-    /// Text tokens given to the transformer
-    #[arg(long, value_name = "N")]
-    pub max_sequence_length: Option<usize>,
-
-    /// Start from the tensor `latents` of this file instead of noise
-    #[arg(long, value_name = "FILE.safetensors")]
-    pub latents: Option<PathBuf>,
-
-    /// Print errors only
-    #[arg(short, long)]
-    pub quiet: bool,
-}
-
-/// Which model, and how it is loaded.
-#[derive(clap::Args)]
-#[command(next_help_heading = "Model")]
-pub struct Loading {
-    /// demo, which is built in; or a folder or file of weights: Diffusers, the authors' repository, ComfyUI's files,
-    /// GGUF
-    #[arg(short, long, value_name = "NAME|PATH", default_value = "demo", default_value_ifs = [
-        ("transformer", ArgPredicate::IsPresent, Some("")),
-        ("text_encoder", ArgPredicate::IsPresent, Some("")),
-        ("vae", ArgPredicate::IsPresent, Some("")),
-    ])]
-    pub model: String,
-
-    /// Weights of the transformer: .safetensors, .gguf, .pth
-    #[arg(long, value_name = "FILE")]
-    pub transformer: Option<PathBuf>,
-
-    /// Weights of the text encoder
-    #[arg(long, value_name = "FILE")]
-    pub text_encoder: Option<PathBuf>,
-
-    /// Weights of the second text encoder (HunyuanVideo's CLIP)
-    #[arg(long, value_name = "FILE")]
-    pub text_encoder_2: Option<PathBuf>,
-
-    /// Weights of the VAE
-    #[arg(long, value_name = "FILE")]
-    pub vae: Option<PathBuf>,
-
-    /// Weights of the image encoder (Wan2.1 I2V)
-    #[arg(long, value_name = "FILE")]
-    pub image_encoder: Option<PathBuf>,
-
-    /// tokenizer.json or spiece.model, where no other file has it
-    #[arg(long, value_name = "FILE")]
-    pub tokenizer: Option<PathBuf>,
-
-    /// The same of the second text encoder
-    #[arg(long, value_name = "FILE")]
-    pub tokenizer_2: Option<PathBuf>,
-
-    /// LoRA to add to the transformer, and how much of it; may be given again
-    #[arg(long, value_name = "FILE[:WEIGHT]")]
-    pub lora: Vec<Lora>,
-
-    /// auto, cpu, cuda, cuda:N or metal
-    #[arg(long, value_name = "NAME", default_value = "auto")]
-    pub device: DeviceChoice,
-
-    /// Format that weights are kept in: auto, f32, bf16 or f16; quantised and 8-bit weights stay as they are
-    #[arg(long, value_name = "NAME", default_value = "auto")]
-    pub dtype: DtypeChoice,
-
-    /// Threads to compute with; left out, those that the machine has
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
-    pub threads: Option<u16>,
-
-    /// Most memory to use, as in 12GiB; left out, what is free. Larger weights are streamed from disk, and decoding is
-    /// done in tiles
-    #[arg(long, value_name = "SIZE", value_parser = bytes)]
-    pub memory: Option<u64>,
-}
-
-impl Loading {
-    /// Takes as many threads as were asked for.
-    pub fn start_threads(&self) -> Result<()> {
-        use_threads(self.threads.map(usize::from))
-    }
-
-    /// Opens the model.
-    pub fn open(&self) -> Result<Pipeline> {
-        self.start_threads()?;
-        Pipeline::open(&self.model, &self.options())
-    }
-
-    /// The same as the engine takes it.
-    pub fn options(&self) -> LoadOptions {
-        let files = Files {
-            transformer: self.transformer.clone(),
-            text_encoder: self.text_encoder.clone(),
-            text_encoder_2: self.text_encoder_2.clone(),
-            vae: self.vae.clone(),
-            image_encoder: self.image_encoder.clone(),
-            tokenizer: self.tokenizer.clone(),
-            tokenizer_2: self.tokenizer_2.clone(),
-        };
-        LoadOptions { device: self.device, dtype: self.dtype, files, loras: self.lora.clone(), memory: self.memory }
-    }
 }
 
 /// Memory follows from the shapes. For the time, one block of the transformer runs on few tokens, and a little is
@@ -573,38 +395,6 @@ pub struct Tune {
     pub output: PathBuf,
 }
 
-impl Sampling {
-    /// The request as the engine takes it.
-    pub fn request(&self) -> Request {
-        let prompt = self.prompt.clone().unwrap_or_default();
-        Request { prompt, seed: self.seed, ..self.settings.request() }
-    }
-}
-
-impl Settings {
-    /// The request as the engine takes it, for no prompt yet.
-    pub fn request(&self) -> Request {
-        Request {
-            negative_prompt: self.negative_prompt.clone(),
-            image: self.image.clone(),
-            size: self.size,
-            resolution: self.resolution.clone(),
-            aspect_ratio: self.aspect_ratio,
-            frames: self.frames,
-            fps: self.fps,
-            steps: self.steps,
-            solver: self.solver,
-            shift: self.shift,
-            guidance: self.guidance,
-            true_guidance: self.true_guidance,
-            max_sequence_length: self.max_sequence_length,
-            latents: self.latents.clone(),
-            cache_memory: self.cache_memory,
-            ..Request::default()
-        }
-    }
-}
-
 impl Generate {
     /// The request as the engine takes it.
     pub fn request(&self) -> Request {
@@ -619,21 +409,6 @@ impl Generate {
     }
 }
 
-/// A trace without distances could not be read back, nor one with more than `replay` takes.
-fn lags(text: &str) -> Result<usize, String> {
-    let number = text.parse().ok().filter(|lags| (1..=LAGS_MAX).contains(lags));
-    number.ok_or_else(|| format!("expected 1 to {LAGS_MAX}"))
-}
-
-fn cache(text: &str) -> Result<CacheSpec, String> {
-    cache_argument(text).map_err(|e| e.to_string())
-}
-
-fn bytes(text: &str) -> Result<u64, String> {
-    let size = text.parse::<ByteSize>().map_err(|_| "expected a size, as in 500MB or 2GiB".to_string())?;
-    Ok(size.as_u64())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -642,23 +417,5 @@ mod tests {
     fn the_command_line_is_consistent() {
         use clap::CommandFactory;
         Args::command().debug_assert();
-    }
-
-    #[test]
-    fn lags_that_can_be_read_back() {
-        assert_eq!(lags("1"), Ok(1));
-        for wrong in ["0", "-1", "100000", "many"] {
-            assert!(lags(wrong).is_err(), "{wrong}");
-        }
-    }
-
-    #[test]
-    fn memory() {
-        assert_eq!(bytes("2GiB"), Ok(2 << 30));
-        assert_eq!(bytes("1.5 MB"), Ok(1_500_000));
-        assert_eq!(bytes("17"), Ok(17));
-        for wrong in ["", "GiB", "-1MB", "lots", "1TBs", "inf"] {
-            assert!(bytes(wrong).is_err(), "{wrong}");
-        }
     }
 }

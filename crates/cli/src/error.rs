@@ -41,7 +41,7 @@ impl Error {
     }
 
     /// Whether the user asked to stop.
-    fn is_cancelled(&self) -> bool {
+    pub fn is_cancelled(&self) -> bool {
         use navicache_engine::Error as Engine;
         match self {
             Error::Engine(error) => matches!(error, Engine::Cancelled { .. } | Engine::DecodingCancelled),

@@ -2,29 +2,35 @@
 //! no maths.
 
 mod args;
+mod batch;
 mod bench;
 mod checkpoints;
 mod compare;
 mod error;
 #[cfg(not(feature = "cuda"))]
 mod handover;
+mod loading;
 mod measure;
 mod models;
 mod progress;
+mod settings;
 mod study;
 mod terminal;
+mod values;
 
 use std::io::Write;
 use std::process::ExitCode;
+use std::sync::atomic::AtomicBool;
 
 use args::{Args, Command, Generate, Trace, Vbench};
+use batch::Job;
 use clap::{CommandFactory, Parser};
-use error::Result;
+use error::{Error, Result};
 use navicache_engine::control::trace::Recorder;
-use navicache_engine::{Event, Request, WholeFile, decode_latents, generate_to, trace, video};
+use navicache_engine::{Event, Pipeline, Request, WholeFile, decode_latents, generate_to, trace, video};
 use navicache_study::vbench;
 use progress::Progress;
-use terminal::{go_on_unless, print, stop_on_ctrl_c};
+use terminal::{go_on_unless, print, spelled, stop_on_ctrl_c};
 
 /// Does what the arguments say.
 pub fn main() -> ExitCode {
@@ -46,7 +52,7 @@ pub fn main() -> ExitCode {
         },
         Err(error) => {
             // A closed terminal is no reason to panic.
-            let _ = writeln!(std::io::stderr(), "navicache: {}", terminal::spelled(&error.to_string()));
+            let _ = writeln!(std::io::stderr(), "navicache: {}", spelled(&error.to_string()));
             error.exit_code()
         }
     }
@@ -94,9 +100,10 @@ fn run(command: Command) -> Result<()> {
 }
 
 fn make(options: &Generate) -> Result<()> {
-    video::check_destination(&options.output)?;
-    if let Some(path) = &options.report {
-        WholeFile::create(path)?;
+    let jobs = batch::jobs(options)?;
+    for Job { output, report, .. } in &jobs {
+        video::check_destination(output)?;
+        report.as_ref().map_or(Ok(()), |path| WholeFile::create(path).map(drop))?;
     }
     let interrupted = stop_on_ctrl_c();
     let mut progress = Progress::new(options.sampling.settings.quiet);
@@ -113,15 +120,45 @@ fn make(options: &Generate) -> Result<()> {
         progress.close_clip(&options.output, &clip);
         return Ok(());
     }
-    let made = generate_to(&pipeline, &options.request(), &options.output, &mut on_event);
+    // One that fails does not keep the others from being made.
+    let mut failed: Vec<(&Job, Error)> = Vec::new();
+    for (index, job) in jobs.iter().enumerate() {
+        if jobs.len() > 1 {
+            progress.line(&format!("{}/{} {}: {}", index + 1, jobs.len(), job.output.display(), job.request.prompt));
+        }
+        match make_one(&pipeline, job, &mut progress, &interrupted) {
+            Ok(()) => {}
+            Err(error) if error.is_cancelled() || jobs.len() == 1 => return Err(error),
+            Err(error) => failed.push((job, error)),
+        }
+    }
+    for (job, error) in &failed {
+        progress.line(&format!("{} was not made: {}", job.output.display(), spelled(&error.to_string())));
+    }
+    match failed.len() {
+        0 => Ok(()),
+        count => Err(Error::Arguments {
+            what: "videos:",
+            found: format!("{count} of {}", jobs.len()),
+            expected: "were not made; the reasons are above".to_string(),
+        }),
+    }
+}
+
+fn make_one(pipeline: &Pipeline, job: &Job, progress: &mut Progress, interrupted: &AtomicBool) -> Result<()> {
+    let mut on_event = |event: Event| {
+        progress.show(&event);
+        go_on_unless(interrupted)
+    };
+    let made = generate_to(pipeline, &job.request, &job.output, &mut on_event);
     if made.is_err() {
         progress.left();
     }
     let video = made?;
-    if let Some(path) = &options.report {
+    if let Some(path) = &job.report {
         video.report.save(path)?;
     }
-    progress.close(&options.output, &video);
+    progress.close(&job.output, &video);
     Ok(())
 }
 

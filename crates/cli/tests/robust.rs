@@ -81,3 +81,25 @@ fn threads_are_bounded_by_the_machine() {
     let output = navicache(folder.path()).args(SHORT).env("RAYON_NUM_THREADS", "100000").output().unwrap();
     assert!(output.status.success(), "{}", said(&output));
 }
+
+#[test]
+fn several_videos_in_one_call() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("p.txt"), "a red circle\na blue star\n").unwrap();
+    let arguments = ["generate", "--prompts", "p.txt", "--seeds", "1,2", "-o", "v.y4m", "--report", "r.json"];
+    let short = ["--size", "32x32", "--frames", "1", "--steps", "2", "--cache", "none"];
+    let output = navicache(folder.path()).args(arguments).args(short).output().unwrap();
+    assert!(output.status.success(), "{}", said(&output));
+    let read = |name: &str| std::fs::read(folder.path().join(name)).unwrap();
+    let videos = ["v-1-seed1.y4m", "v-1-seed2.y4m", "v-2-seed1.y4m", "v-2-seed2.y4m"].map(read);
+    assert!(videos.iter().enumerate().all(|(i, video)| !videos[..i].contains(video)));
+
+    // The same as alone, and from standard input.
+    let mut child = navicache(folder.path());
+    child.args(["generate", "-", "--seed", "2", "-o", "one.y4m"]).args(short).stdin(Stdio::piped());
+    let mut child = child.spawn().unwrap();
+    std::io::Write::write_all(&mut child.stdin.take().unwrap(), b"a blue star\n").unwrap();
+    assert!(child.wait().unwrap().success());
+    assert_eq!(read("one.y4m"), videos[3]);
+    assert!(String::from_utf8(read("r-2-seed2.json")).unwrap().contains("\"seed\": 2"));
+}

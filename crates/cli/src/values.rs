@@ -1,0 +1,84 @@
+//! Values of options that are no type of the libraries.
+
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::path::PathBuf;
+
+use bytesize::ByteSize;
+use navicache_engine::cache_argument;
+use navicache_engine::control::cache::CacheSpec;
+use navicache_engine::control::trace::LAGS_MAX;
+
+/// A trace without distances could not be read back, nor one with more than `replay` takes.
+pub fn lags(text: &str) -> Result<usize, String> {
+    let number = text.parse().ok().filter(|lags| (1..=LAGS_MAX).contains(lags));
+    number.ok_or_else(|| format!("expected 1 to {LAGS_MAX}"))
+}
+
+pub fn fps(text: &str) -> Result<u32, String> {
+    let number = text.parse().ok().filter(|fps| (1..=1000).contains(fps));
+    number.ok_or_else(|| "expected a whole number of 1 to 1000, as in 24".to_string())
+}
+
+pub fn file(text: &str) -> Result<PathBuf, String> {
+    match text {
+        "-" => {
+            Err("expected the name of a file, as in out.mp4; for a pipe, take a name made by `mkfifo out.y4m`".into())
+        }
+        _ => Ok(PathBuf::from(text)),
+    }
+}
+
+pub fn cache(text: &str) -> Result<CacheSpec, String> {
+    cache_argument(text).map_err(|e| e.to_string())
+}
+
+pub fn bytes(text: &str) -> Result<u64, String> {
+    let size = text.parse::<ByteSize>().map_err(|_| "expected a size, as in 500MB or 2GiB".to_string())?;
+    Ok(size.as_u64())
+}
+
+/// A seed: a number, or `random` (elsewhere `-1`), which the report then has.
+pub fn seed(text: &str) -> Result<u64, String> {
+    match text {
+        "random" | "-1" => Ok(RandomState::new().build_hasher().finish() >> 32), // short enough to be typed again
+        _ => text.parse().map_err(|_| "expected a number from 0 on, or random".to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lags_that_can_be_read_back() {
+        assert_eq!(lags("1"), Ok(1));
+        for wrong in ["0", "-1", "100000", "many"] {
+            assert!(lags(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn memory() {
+        assert_eq!(bytes("2GiB"), Ok(2 << 30));
+        assert_eq!(bytes("1.5 MB"), Ok(1_500_000));
+        assert_eq!(bytes("17"), Ok(17));
+        for wrong in ["", "GiB", "-1MB", "lots", "1TBs", "inf"] {
+            assert!(bytes(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn what_is_refused_says_what_would_work() {
+        assert_eq!(fps("24"), Ok(24));
+        assert!(fps("23.976").unwrap_err().contains("whole number"));
+        assert!(file("-").unwrap_err().contains("out.mp4"));
+    }
+
+    #[test]
+    fn seeds_as_people_ask_for_them() {
+        assert_eq!(seed("7"), Ok(7));
+        let (first, second) = (seed("random").unwrap(), seed("-1").unwrap());
+        assert!(first <= u64::from(u32::MAX) && first != second);
+        assert!(seed("-2").unwrap_err().contains("or random"));
+    }
+}
