@@ -123,10 +123,17 @@ fn warnings_where_caching_does_nothing() {
         assert!(output.status.success(), "{}", stderr(&output));
         assert_eq!(stderr(&output).contains(text), !text.is_empty(), "{args:?}: {}", stderr(&output));
     };
-    says(&["--steps", "8"], "cannot help in 8 steps");
+    says(&["--steps", "8"], "stride may reuse up to");
+    says(&["--steps", "4", "--cache", "navicache"], "caching does nothing in 4 steps");
     says(&["--cache", "navicache,threshold=0,align_steps=3"], "0 of 12 steps reused: the threshold never allowed it");
     let plain = navicache(folder.path(), &short(&["--cache", "none", "--steps", "8"]));
-    assert!(!stderr(&plain).contains("warning"), "{}", stderr(&plain));
+    assert!(!stderr(&plain).contains("reuse") && !stderr(&plain).contains("caching"), "{}", stderr(&plain));
+    // What the built-in model was not trained on.
+    says(&["--cache", "none"], "trained on 17 frames of 64x64");
+    let other = navicache(folder.path(), &["generate", "a hexagon dancing", "--steps", "1", "--cache", "none"]);
+    assert!(stderr(&other).contains("\"hexagon\", \"dancing\" means nothing"), "{}", stderr(&other));
+    let known = navicache(folder.path(), &["generate", PROMPT, "--steps", "1", "--cache", "none"]);
+    assert!(!stderr(&known).contains("warning"), "{}", stderr(&known));
     let long = "a red circle ".repeat(40);
     let output = navicache(
         folder.path(),

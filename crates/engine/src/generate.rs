@@ -235,6 +235,8 @@ pub(crate) fn denoise(
     };
     reporter.emit(Event::Resolved(&resolved));
     pipeline.warnings().iter().for_each(|warning| reporter.warn(warning.clone()));
+    let trained = pipeline.defaults().trained.as_ref();
+    trained.map(|trained| trained.warnings(&resolved)).into_iter().flatten().for_each(|warning| reporter.warn(warning));
     warn_if_pointless(method, steps, reporter);
     let presets = &pipeline.defaults().presets;
     if let Some(other) = request.cache.as_ref().and_then(|spec| spec.tuned_for.as_ref()).filter(|f| *f != presets) {
@@ -363,12 +365,19 @@ const FEW_STEPS: usize = 8;
 
 fn warn_if_pointless(method: &dyn Method, steps: usize, reporter: &mut Reporter) {
     let guard = method.guard(steps);
-    if method.caches() && (steps <= FEW_STEPS || guard.first_steps + guard.last_steps >= steps) {
+    if !method.caches() {
+        return;
+    }
+    let (name, first, last) = (method.name(), guard.first_steps.min(steps), guard.last_steps);
+    if first + last >= steps {
         reporter.warn(format!(
-            "{} cannot help in {steps} steps: it computes the first {} and the last {}, and every step counts in a short run",
-            method.name(),
-            guard.first_steps.min(steps),
-            guard.last_steps
+            "caching does nothing in {steps} steps: {name} always computes the first {first} and the last {last}"
+        ));
+    } else if steps <= FEW_STEPS {
+        let most = steps - first - last;
+        reporter.warn(format!(
+            "{name} may reuse up to {most} of only {steps} steps; in a run this short every step counts, and the video \
+             may be far from the uncached one"
         ));
     }
 }

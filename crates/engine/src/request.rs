@@ -126,6 +126,49 @@ pub struct Defaults {
     pub max_sequence_length: usize,
     /// Which presets of the cache methods apply, see [`navicache_control::cache::presets`].
     pub presets: String,
+    /// What a small model was trained on, where that is little.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trained: Option<Trained>,
+}
+
+/// All that a small model knows. What is asked for beyond it is warned of.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Trained {
+    /// Width and height of its videos.
+    pub size: Size,
+    /// Their frames.
+    pub frames: usize,
+    /// The words of its captions.
+    pub words: Vec<String>,
+    /// One of them.
+    pub example: String,
+}
+
+impl Trained {
+    /// What the user should know of a request.
+    pub(crate) fn warnings(&self, request: &Resolved) -> Vec<String> {
+        let mut warnings = Vec::new();
+        let Trained { size, frames, words, example } = self;
+        let prompt = request.prompt.to_lowercase();
+        let asked: Vec<&str> = prompt.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty()).collect();
+        let unknown: Vec<String> = asked
+            .iter()
+            .filter(|word| !words.iter().any(|known| known == *word))
+            .map(|word| format!("{word:?}"))
+            .collect();
+        if asked.is_empty() || !unknown.is_empty() {
+            let what = if unknown.is_empty() { "an empty prompt".to_string() } else { unknown.join(", ") };
+            warnings.push(format!(
+                "{what} means nothing to this small model; it knows captions such as {example:?}: a color, a shape, a \
+                 motion, a background"
+            ));
+        }
+        if (request.width, request.height, request.frames) != (size.width, size.height, *frames) {
+            warnings.push(format!("this small model was trained on {frames} frames of {size}; others come out wrong"));
+        }
+        warnings
+    }
 }
 
 /// A request with every field decided and checked. This is what the report shows.
@@ -326,6 +369,7 @@ mod tests {
             guidance: 4.0,
             max_sequence_length: 32,
             presets: "demo".to_string(),
+            trained: None,
         };
         let mut request = Request::new("x");
         change(&mut request);

@@ -255,7 +255,7 @@ fn videos_from_a_picture() {
         let error = result.map(|_| ()).unwrap_err().to_string();
         assert!(error.contains(part), "{error}");
     };
-    refused(&i2v, &request("none"), "`image` (none): this model starts from a picture");
+    refused(&i2v, &request("none"), "`image` (none): this model makes video from a picture");
     refused(&tiny::pipeline(), &from_picture(&i2v, (48, 32), "none"), "makes video from text alone");
     let missing = Request { image: Some("no.png".into()), ..from_picture(&i2v, (48, 32), "none") };
     refused(&i2v, &missing, "no.png");

@@ -60,6 +60,7 @@ fn published() -> Defaults {
         guidance: 6.0,
         max_sequence_length: 256,
         presets: "hunyuanvideo".to_string(),
+        trained: None,
     }
 }
 

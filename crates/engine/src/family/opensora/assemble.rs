@@ -41,6 +41,7 @@ fn published(max_sequence_length: usize) -> Result<Defaults> {
         guidance: 7.0,
         max_sequence_length,
         presets: "opensora".to_string(),
+        trained: None,
     })
 }
 

@@ -60,7 +60,7 @@ impl Family for Wan {
             (Published::Wan21I2v, None) => Err(Error::Invalid {
                 field: Field::Image,
                 found: "(none)".to_string(),
-                expected: "this model starts from a picture; give one".to_string(),
+                expected: "this model makes video from a picture; add one".to_string(),
             }),
             _ => Ok(()),
         }

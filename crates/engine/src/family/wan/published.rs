@@ -51,7 +51,17 @@ impl Published {
             Published::Wan22Ti2v => (1280, 704, 121, 24, "wan2.2-ti2v-5b"),
         };
         let presets = presets.to_string();
-        Defaults { width, height, frames, fps, steps: 50, guidance: 5.0, max_sequence_length: 512, presets }
+        Defaults {
+            width,
+            height,
+            frames,
+            fps,
+            steps: 50,
+            guidance: 5.0,
+            max_sequence_length: 512,
+            presets,
+            trained: None,
+        }
     }
 
     /// What the index of a Diffusers folder says; refuses those that would load but sample something else.
