@@ -9,6 +9,8 @@ use navicache_engine::inspect::inspect;
 use navicache_engine::{Files, LoadOptions, Pipeline};
 use serde_json::{Value, json};
 
+const PREPROCESSOR: &str = "image_processor/preprocessor_config.json";
+
 /// A copy of the pipeline with one value of a JSON file changed.
 fn changed(file: &str, key: &str, value: Value) -> (tempfile::TempDir, String) {
     let folder = packed::copy();
@@ -42,6 +44,11 @@ fn configurations_that_cannot_be_are_refused_at_once() {
         ("vae/config.json", "num_res_blocks", json!(0), "num_res_blocks is 0, expected 1, as in the weights"),
         ("text_encoder/config.json", "num_layers", json!(1), "num_layers is 1, expected 2, as in the weights"),
         ("image_encoder/config.json", "num_hidden_layers", json!(1), "num_hidden_layers is 1, expected 2, as in"),
+        (PREPROCESSOR, "do_center_crop", json!(false), "do_center_crop: expected true, found false"),
+        (PREPROCESSOR, "resample", json!(2), "resample: expected 3 (bicubic), found 2"),
+        (PREPROCESSOR, "rescale_factor", json!(0.5), "rescale_factor: expected 1/255, found 0.5"),
+        (PREPROCESSOR, "size", json!({"shortest_edge": 30}), "size: expected 28, the image encoder's"),
+        (PREPROCESSOR, "crop_size", json!(14), "crop_size: expected 28, the image encoder's, found 14"),
         ("scheduler/scheduler_config.json", "num_train_timesteps", json!(0), "num_train_timesteps: expected 1 to"),
         ("scheduler/scheduler_config.json", "flow_shift", json!(-1.0), "shift: expected a number above 0, found -1"),
     ] {

@@ -209,7 +209,7 @@ fn diffusers(folder: &Folder, parts: &Parts) -> Result<Assembly> {
     let image_encoder: Option<clip::Config> =
         has_image_encoder.then(|| folder.json("image_encoder/config.json")).transpose()?;
     let preprocessor =
-        has_image_encoder.then(|| folder.json("image_processor/preprocessor_config.json")).transpose()?;
+        image_encoder.as_ref().map(|encoder| Preprocessor::read(folder, encoder.image_size)).transpose()?;
     let weights = "diffusion_pytorch_model";
     let piece_of_image = |config| parts.piece(folder, ("image_encoder", "model"), Component::ClipVision, config);
     Ok(Assembly {

@@ -3,12 +3,13 @@
 use candle_core::{DType, Device, Tensor};
 use navicache_models::image::clip::{self, ClipVision};
 use navicache_models::wan::{VaeConfig, VaeEncoder};
-use navicache_weights::Role;
+use navicache_weights::{Folder, Role};
+use serde_json::Value;
 
 use super::published::Published;
-use crate::Result;
 use crate::family::seam::{ImageConditioning, Shared};
 use crate::request::Resolved;
+use crate::{Error, Result};
 use navicache_media::{Filter, Picture};
 
 /// What the image encoder makes of the picture. // (1, tokens, dim)
@@ -16,7 +17,7 @@ pub(super) const EMBEDDING: &str = "embedding";
 /// Channels beside those of the latents: which are known, and what they are. // (1, channels, latent frames, h, w)
 pub(super) const CHANNELS: &str = "channels";
 
-/// What the image encoder expects of pixels; `image_processor/preprocessor_config.json`.
+/// What the image encoder expects of pixels.
 #[derive(Debug, Clone, serde::Deserialize)]
 pub(super) struct Preprocessor {
     pub image_mean: [f64; 3],
@@ -30,6 +31,42 @@ impl Default for Preprocessor {
             image_mean: [0.48145466, 0.4578275, 0.40821073],
             image_std: [0.26862954, 0.26130258, 0.27577711],
         }
+    }
+}
+
+/// Where a Diffusers folder says it.
+const FILE: &str = "image_processor/preprocessor_config.json";
+
+impl Preprocessor {
+    /// Reads the file; what would prepare a picture in another way than here is refused. `side`: of the square that the
+    /// encoder takes.
+    pub fn read(folder: &Folder, side: usize) -> Result<Self> {
+        const BICUBIC: u64 = 3;
+        let json: Value = folder.json(FILE)?;
+        let wrong = |key: &str, expected: String| {
+            Error::file(folder.path(FILE), format!("{key}: expected {expected}, found {}", json[key]))
+        };
+        for key in ["do_resize", "do_center_crop", "do_rescale", "do_normalize"] {
+            if json[key] == Value::Bool(false) {
+                return Err(wrong(key, "true".to_string()));
+            }
+        }
+        if json["resample"].as_u64().unwrap_or(BICUBIC) != BICUBIC {
+            return Err(wrong("resample", format!("{BICUBIC} (bicubic)")));
+        }
+        if json["rescale_factor"].as_f64().is_some_and(|factor| (factor * 255.0 - 1.0).abs() > 1e-6) {
+            return Err(wrong("rescale_factor", "1/255".to_string()));
+        }
+        for key in ["size", "crop_size"] {
+            let sides = match &json[key] {
+                Value::Object(sides) => sides.values().filter_map(Value::as_u64).collect(),
+                alone => alone.as_u64().into_iter().collect::<Vec<_>>(),
+            };
+            if sides.iter().any(|&found| found != side as u64) {
+                return Err(wrong(key, format!("{side}, the image encoder's")));
+            }
+        }
+        serde_json::from_value(json).map_err(|e| Error::file(folder.path(FILE), e.to_string()))
     }
 }
 
