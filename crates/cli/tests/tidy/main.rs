@@ -25,7 +25,7 @@ const FORBIDDEN: &[Edge] = &[
 ];
 
 /// Circles of modules that are still to be cut.
-const CIRCLES: &[(&str, &str)] = &[("control", "solver")];
+const CIRCLES: &[(&str, &str)] = &[];
 
 /// Most of all lines that one crate may have, in per cent.
 const LARGEST_SHARE: usize = 27;

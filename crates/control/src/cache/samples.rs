@@ -105,7 +105,10 @@ pub const SAMPLES: &[Sample] = &[
     },
     Sample {
         method: "dbcache",
-        off: &["dbcache,threshold=0", "dbcache,threshold=0,first_blocks=1,warmup_steps=0"],
+        off: &[
+            "dbcache,threshold=0,first_blocks=1,last_blocks=0",
+            "dbcache,threshold=0,first_blocks=1,last_blocks=0,warmup_steps=0",
+        ],
         eager: &["dbcache,threshold=0.2,reuse=taylor"],
         strong: &["dbcache,threshold=100,first_blocks=1,last_blocks=1,warmup_steps=2,reuse=taylor"],
         scaled: &["dbcache,threshold=X,first_blocks=2,last_blocks=1,warmup_steps=0,reuse=two_anchors"],

@@ -4,7 +4,7 @@
 //! `solver_type="midpoint"`, `use_flow_sigmas`, `final_sigmas_type="zero"`: the first and the last step are of first
 //! order.
 
-use super::{Combination, Levels, TO_DATA};
+use super::step::{Combination, Levels, TO_DATA};
 
 pub(super) fn advance(levels: &Levels) -> Combination {
     let Some(next) = levels.next else { return TO_DATA };

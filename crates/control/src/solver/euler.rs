@@ -2,7 +2,7 @@
 //!
 //! Reference: diffusers 0.42.1 `FlowMatchEulerDiscreteScheduler.step`, here in terms of the data prediction.
 
-use super::{Combination, Levels, TO_DATA};
+use super::step::{Combination, Levels, TO_DATA};
 
 pub(super) fn advance(levels: &Levels) -> Combination {
     let Some(next) = levels.next else { return TO_DATA };

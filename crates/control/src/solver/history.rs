@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Combination, HISTORY, StepPlan};
+use super::step::{Combination, HISTORY, StepPlan};
 use crate::resume::Convert;
 
 /// Who adds up values that this crate does not know.

@@ -8,16 +8,17 @@ mod dpmpp;
 mod euler;
 mod history;
 pub mod skipping;
+mod step;
 mod unipc;
 
 use serde::{Deserialize, Serialize};
 
 use crate::schedule::{self, Schedule, ScheduleError, Sigma};
 
-pub use history::{History, Linear};
+use step::{Levels, NoiseLevel};
 
-/// Data predictions that a [`Combination`] reaches back to.
-pub const HISTORY: usize = 3;
+pub use history::{History, Linear};
+pub use step::{Combination, DataPrediction, HISTORY, StepPlan};
 
 /// A solver.
 #[derive(
@@ -81,36 +82,6 @@ impl UnknownSolver {
     }
 }
 
-/// `sample * x + sum of data[k] * m_{i-k}`.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Combination {
-    /// Coefficient of the sample it starts from.
-    pub sample: f64,
-    /// Coefficients of the data predictions, newest first.
-    pub data: [f64; HISTORY],
-}
-
-/// `m = sample * x + velocity * v`.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct DataPrediction {
-    /// Coefficient of the sample that the model saw.
-    pub sample: f64,
-    /// Coefficient of the velocity it predicted.
-    pub velocity: f64,
-}
-
-/// What is done with a step's prediction.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct StepPlan {
-    /// First: velocity to data prediction `m_i`, which becomes the newest.
-    pub to_data: DataPrediction,
-    /// Then, with some solvers: the sample is computed once more, from the *last* step's (corrected) sample and what is
-    /// now known. Absent: the sample stays the one that the model saw.
-    pub correct: Option<Combination>,
-    /// Last: the next sample, from this step's.
-    pub advance: Combination,
-}
-
 /// Plans a run. Every coefficient is finite.
 pub fn plan(kind: SolverKind, schedule: &Schedule) -> Vec<StepPlan> {
     let sigma = |index: usize| schedule.steps[index].sigma;
@@ -144,35 +115,3 @@ pub fn plan_step(
     };
     StepPlan { to_data: DataPrediction { sample: 1.0, velocity: -levels.now.sigma }, correct, advance }
 }
-
-/// The noise levels around a step.
-struct Levels {
-    /// Where it ends; `None` is no noise at all.
-    next: Option<NoiseLevel>,
-    now: NoiseLevel,
-    last: Option<NoiseLevel>,
-    before_last: Option<NoiseLevel>,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct NoiseLevel {
-    sigma: f64,
-}
-
-impl NoiseLevel {
-    fn new(sigma: Sigma) -> Self {
-        NoiseLevel { sigma: sigma.0 }
-    }
-
-    fn alpha(self) -> f64 {
-        1.0 - self.sigma
-    }
-
-    /// Half the log signal-to-noise ratio, in which multistep solvers measure time.
-    fn lambda(self) -> f64 {
-        self.alpha().ln() - self.sigma.ln()
-    }
-}
-
-/// The end of every run: all of the newest data prediction, nothing of the noise.
-const TO_DATA: Combination = Combination { sample: 0.0, data: [1.0, 0.0, 0.0] };

@@ -12,7 +12,7 @@
 //! | `r_m` | `ratio` |
 //! | `rho` of UniP-2, 1/2; of UniC by algorithm 1's linear system | `rho`, `rho_old`, `rho_new` |
 
-use super::{Combination, Levels, NoiseLevel, TO_DATA};
+use super::step::{Combination, Levels, NoiseLevel, TO_DATA};
 
 /// UniP: of order 2 but for the first and the last step.
 pub(super) fn advance(levels: &Levels) -> Combination {

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use candle_core::{Device, Tensor};
 use navicache_control::cache::references::Place;
+use navicache_control::cache::samples::SAMPLES;
 use navicache_control::cache::{self, CacheConfig, CacheSpec, Quantity, Run, StepRecord};
 use navicache_control::guidance::Branch;
 use navicache_control::replay::{self, Measures};
@@ -124,59 +125,28 @@ fn each_branch_reuses_its_own_residual() {
     close(&plain, &cached, "navicache");
 }
 
-/// Every method with settings that make it reuse something of this denoiser.
-const EAGER: &[(&str, &str)] = &[
-    ("easycache", "easycache,threshold=100,warmup_steps=2"),
-    ("navicache", "navicache,threshold=100,align_steps=2,reuse=linear"),
-    ("navicache", "navicache,threshold=100,align_steps=2,reuse=from_cond"),
-    ("precisecache", "precisecache,threshold=100,trial_size=1,trial_frames=1,max_run=3,reuse=residual"),
-    ("precisecache", "precisecache,threshold=0,cached_blocks=0.5"),
-    ("mixcache", "mixcache,threshold=100,granularity=step"),
-    ("mixcache", "mixcache,threshold=100,granularity=cfg"),
-    ("mixcache", "mixcache,threshold=100,granularity=block"),
-    ("teacache", "teacache,threshold=100,coefficients=[0,0,0,1,0],signal=modulated_input"),
-    ("magcache", "magcache,threshold=100,max_run=3"),
-    ("pab", "pab"),
-    ("fbcache", "fbcache,threshold=100,max_run=4"),
-    ("fbcache", "fbcache,threshold=100,max_run=4,reuse=two_anchors"),
-    ("dbcache", "dbcache,threshold=100,first_blocks=1,last_blocks=1,warmup_steps=2,reuse=taylor"),
-    ("taylorseer", "taylorseer"),
-    ("taylorseer", "taylorseer,level=features,order=2"),
-    ("taylorseer", "taylorseer,level=units"),
-    ("fastercache", "fastercache,attention_below=1000,uncond_below=1000,low_growth=1,high_growth=1"),
-    ("dicache", "dicache,threshold=100"),
-    ("seacache", "seacache,threshold=100,max_run=3"),
-    ("tafc", "tafc,threshold=100"),
-    ("tafc", "tafc,threshold=100,reuse=quadratic"),
-    ("bwcache", "bwcache,threshold=100,reuse=residual"),
-    ("adacache", "adacache,codebook=steps100,threshold=100"),
-    ("trend", "trend,threshold=100,warmup_steps=3"),
-    ("trend", "trend,threshold=100,warmup_steps=3,reuse=corrected"),
-    ("stride", "stride,threshold=100,warmup_steps=3,reuse=corrected"),
-    ("stride", "stride,threshold=100,warmup_steps=3,reuse=step_over"),
-];
+/// Settings that make every method reuse something of this denoiser.
+fn strong() -> impl Iterator<Item = &'static str> {
+    SAMPLES.iter().flat_map(|sample| sample.strong.iter().copied())
+}
 
 #[test]
 fn every_method_reuses_and_counts_what_ran() {
     let steps = 30;
     let (plain, all) = run("none", steps);
-    for (name, cache) in EAGER {
+    for cache in strong() {
         let (cached, units) = run(cache, steps);
         // Residuals are constant here, so whatever is approximated from them is right, whichever form it takes.
         // What outputs are extrapolated from is not constant, and what is left to the solver is no residual.
         let by_solver = cache.contains("reuse=corrected") || cache.contains("reuse=step_over");
-        if *cache != "taylorseer" && !by_solver {
+        if cache != "taylorseer" && !by_solver {
             close(&plain, &cached, cache);
         }
         let counted: usize = cached.steps.iter().flat_map(|s| s.branches.values()).map(|b| b.units_computed).sum();
         assert!(counted < all, "{cache}: {}", cached.strip);
         // PreciseCache's trial runs units too, which are no units of the video.
-        let trials = if *name == "precisecache" { steps * BLOCKS * 2 } else { 0 };
+        let trials = if cache.starts_with("precisecache") { steps * BLOCKS * 2 } else { 0 };
         assert_eq!(counted + trials, units, "{cache}");
-    }
-    for about in CacheConfig::METHODS {
-        let covered = EAGER.iter().any(|(name, _)| *name == about.name);
-        assert!(covered || ["none", "schedule"].contains(&about.name), "{}", about.name);
     }
 }
 
@@ -192,7 +162,7 @@ impl Measures for Recorded<'_> {
 
 #[test]
 fn the_engine_and_a_replay_of_its_measurements_decide_the_same() {
-    for (_, cache) in EAGER {
+    for cache in strong() {
         let (sampled, _) = run(cache, 30);
         let (config, control_run) = configured(cache, 30, SolverKind::Euler);
         let played = replay::play(&control_run, config.method(), &mut Recorded(&sampled.records)).unwrap();
@@ -215,29 +185,8 @@ fn a_strip_can_be_forced() {
 #[test]
 fn off_is_the_uncached_run_bit_for_bit() {
     let plain = values(&run("none", 20).0);
-    for cache in [
-        "navicache,threshold=0,align_steps=0",
-        "easycache,threshold=0,warmup_steps=0",
-        "precisecache,threshold=0",
-        "mixcache,threshold=0",
-        "mixcache,interval=1",
-        "teacache,threshold=0",
-        "magcache,threshold=0,warmup=0",
-        "pab,self_range=1,cross_range=1",
-        "fbcache,threshold=0",
-        "dbcache,threshold=0,first_blocks=1,warmup_steps=0",
-        "taylorseer,interval=1",
-        "taylorseer,interval=1,level=units",
-        "fastercache,attention_interval=1,uncond_interval=1",
-        "dicache,threshold=0,warmup=0",
-        "seacache,threshold=0",
-        "tafc,threshold=0",
-        "bwcache,threshold=0",
-        "adacache,threshold=0",
-        "trend,threshold=0,warmup_steps=0",
-        "trend,threshold=0,warmup_steps=0,reuse=corrected",
-        "stride,threshold=0,warmup_steps=0,reuse=corrected",
-    ] {
+    let off = SAMPLES.iter().flat_map(|sample| sample.off).filter(|cache| !cache.contains("reuse=step_over"));
+    for cache in off {
         assert_eq!(values(&run(cache, 20).0), plain, "{cache}");
     }
 }
@@ -320,7 +269,7 @@ fn rest(mut sampler: Sampler, on_state: Option<&mut dyn FnMut(Written)>) -> Left
 fn a_run_that_is_cut_after_any_step_goes_on_bit_for_bit() {
     let steps = 14;
     let denoiser = Conditioned::new(Arc::new(AddConstant::new()), vec![10.0, 20.0]);
-    for (_, cache) in EAGER {
+    for cache in strong() {
         for &solver in SolverKind::ALL {
             if cache.contains("reuse=step_over") && !solver.steps_over() {
                 continue;
