@@ -158,7 +158,7 @@ fn weights_of_lpips_in_one_file() {
     let missing = refused(std::slice::from_ref(&alexnet));
     assert!(missing.contains("lin0.model.1.weight") && missing.contains("weights/v0.1/alex.pth"), "{missing}");
     assert!(refused(std::slice::from_ref(&linear)).contains("features.0.weight"));
-    assert!(refused(&[whole.clone(), linear]).contains("there already"));
+    assert!(refused(&[whole.clone(), linear]).contains("there twice"));
     assert!(refused(&[folder.path().join("none.pth")]).contains("none.pth"));
     let vgg = folder.path().join("vgg.safetensors");
     tiny::write(&vgg, [("features.0.weight".to_string(), vec![64, 3, 3, 3], vec![0.0; 64 * 27])].into_iter());
