@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{ArgGroup, Parser, Subcommand};
 use navicache_engine::control::cache::CacheSpec;
+use navicache_engine::control::cache::watch::Mode;
+use navicache_engine::control::target::Target;
 use navicache_engine::control::trace::LAGS;
 use navicache_engine::{DeviceChoice, Request, Tiling};
 use navicache_metrics::Convention;
@@ -101,6 +103,14 @@ pub struct Generate {
     #[arg(long, value_name = "METHOD[:PRESET][,KEY=VALUE...]", value_parser = cache)]
     pub cache: Option<CacheSpec>,
 
+    /// How much is computed, in place of the method's threshold: speedup=2, work=50%, steps=25 or time=5min
+    #[arg(long, value_name = "WHAT=VALUE[,curve=FILE]")]
+    pub target: Option<Target>,
+
+    /// What is done when the run goes wrong: off, warn, or act (reuse less, or nothing more)
+    #[arg(long, value_name = "MODE")]
+    pub guard: Option<Mode>,
+
     /// Write the final latents, before they are decoded
     #[arg(long, value_name = "FILE.safetensors")]
     pub save_latents: Option<PathBuf>,
@@ -114,7 +124,7 @@ pub struct Generate {
     pub tile: Tiling,
 
     /// Decode latents that an earlier run left or saved, instead of making any
-    #[arg(long, value_name = "FILE.safetensors", conflicts_with_all = ["prompt", "report", "save_latents", "cache", "checkpoint or resume"])]
+    #[arg(long, value_name = "FILE.safetensors", conflicts_with_all = ["prompt", "report", "save_latents", "cache", "target", "checkpoint or resume"])]
     pub resume_decode: Option<PathBuf>,
 
     #[command(flatten)]
@@ -132,6 +142,10 @@ pub struct Estimate {
     /// Cache method, as for generate
     #[arg(long, value_name = "METHOD[:PRESET][,KEY=VALUE...]", value_parser = cache)]
     pub cache: Option<CacheSpec>,
+
+    /// How much is computed, as for generate
+    #[arg(long, value_name = "WHAT=VALUE[,curve=FILE]")]
+    pub target: Option<Target>,
 
     /// Print JSON
     #[arg(long)]
@@ -378,8 +392,12 @@ pub struct Tune {
     #[arg(required = true, value_name = "TRACE")]
     pub traces: Vec<PathBuf>,
 
+    /// Write what a method computes at every threshold, for --target ...,curve=FILE, instead of choosing one
+    #[arg(long, conflicts_with_all = ["speedup", "budget"], requires = "cache")]
+    pub curve: bool,
+
     /// Compute at most one part in so many, with the smallest predicted error
-    #[arg(long, value_name = "F", required_unless_present = "budget", conflicts_with = "budget")]
+    #[arg(long, value_name = "F", required_unless_present_any = ["budget", "curve"], conflicts_with = "budget")]
     pub speedup: Option<f64>,
 
     /// Allow this predicted error, and compute as little as possible
@@ -390,7 +408,7 @@ pub struct Tune {
     #[arg(long, value_name = "METHOD[:PRESET][,KEY=VALUE...]")]
     pub cache: Vec<CacheSpec>,
 
-    /// Preset to write, for --cache @FILE
+    /// Preset to write, for --cache @FILE; or the curve
     #[arg(short, long, value_name = "FILE.json", default_value = "preset.json")]
     pub output: PathBuf,
 }
@@ -400,6 +418,8 @@ impl Generate {
     pub fn request(&self) -> Request {
         Request {
             cache: self.cache.clone(),
+            target: self.target.clone(),
+            guard: self.guard,
             save_latents: self.save_latents.clone(),
             tile: self.tile,
             checkpoint: self.checkpoints.checkpoint(),

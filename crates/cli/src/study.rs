@@ -9,7 +9,7 @@ use navicache_engine::control::solver::SolverKind;
 use navicache_engine::control::trace::Trace;
 use navicache_engine::control::tune::{self, Prediction, Target};
 use navicache_engine::trace::{Recorded, read};
-use navicache_engine::{WholeFile, save_preset};
+use navicache_engine::{WholeFile, save_curve, save_preset};
 use serde_json::{Value, json};
 
 use crate::args::{Methods, Replay, Tune};
@@ -183,6 +183,7 @@ pub fn tune(options: &Tune) -> Result<()> {
     WholeFile::create(&options.output)?; // unwritable? now is the time to know
     let target = match (options.speedup, options.budget) {
         (Some(speedup), _) => Target::SpeedUp(positive("--speedup", speedup)?),
+        _ if options.curve => Target::SpeedUp(1.0), // every threshold is played, none is chosen
         (None, budget) => Target::Error(positive("--budget", budget.unwrap_or_default())?),
     };
     let mut traces = Vec::new();
@@ -196,6 +197,9 @@ pub fn tune(options: &Tune) -> Result<()> {
         }
     }
     let family = family(&options.traces, &traces)?;
+    if options.curve {
+        return make_curve(options, &traces, family);
+    }
     let specs = if options.cache.is_empty() { tune::all_methods(family) } else { options.cache.clone() };
     let mut predictions = Vec::new();
     for spec in &specs {
@@ -217,6 +221,26 @@ pub fn tune(options: &Tune) -> Result<()> {
     save_preset(&chosen.cache, family, as_json(chosen), &options.output)?;
     print(&line(chosen, 0));
     print(&format!("{}: use it with --cache @{}", options.output.display(), options.output.display()));
+    Ok(())
+}
+
+fn make_curve(options: &Tune, traces: &[Trace], family: &str) -> Result<()> {
+    let [spec] = &options.cache[..] else {
+        let found = format!("{} methods", options.cache.len());
+        return Err(Error::Arguments {
+            what: "--curve",
+            found,
+            expected: "expected one --cache: a curve is one method's".into(),
+        });
+    };
+    let curve = tune::curve(traces, spec, family)?;
+    save_curve(&curve, &options.output)?;
+    for row in &curve.thresholds {
+        let (threshold, steps) = (row.threshold, curve.sigmas.len() - 1);
+        print(&format!("{threshold:<12} {:>6.1} of {steps} steps", row.computed[steps]));
+    }
+    let (file, method) = (options.output.display(), &curve.method);
+    print(&format!("{file}: use it with --cache {method} --target speedup=2,curve={file}"));
     Ok(())
 }
 

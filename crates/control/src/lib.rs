@@ -15,5 +15,6 @@ pub mod resume;
 pub mod schedule;
 pub mod solver;
 pub mod strip;
+pub mod target;
 pub mod trace;
 pub mod tune;

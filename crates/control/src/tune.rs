@@ -3,6 +3,8 @@
 
 use serde_json::{Map, Value};
 
+use crate::cache::curve::{self, Curve};
+use crate::cache::steering::FIRST_STEPS;
 use crate::cache::{CacheConfig, CacheError, CacheSpec, presets};
 use crate::replay::replay;
 use crate::strip::Ran;
@@ -100,6 +102,89 @@ pub fn candidates(spec: &CacheSpec, family: &str) -> Result<Vec<CacheSpec>, Cach
         return Ok(INTERVALS.map(|interval| with("interval", interval.into())).collect());
     }
     Ok(vec![spec.clone()])
+}
+
+/// Fewer traces say little of what videos have in common.
+const TRACES_MIN: usize = 4;
+/// Thresholds of a curve: in equal ratios, from the largest that computes nearly everything to the smallest that
+/// computes as little as can be.
+const CURVE_THRESHOLDS: usize = 12;
+/// Thresholds that are played to find these two.
+const SEARCHED: usize = 49;
+
+/// What a method computes at every threshold, on traces: the curve that targets are met with. First steps and longest
+/// run are those that a target leaves it.
+///
+/// # Errors
+/// There are too few traces, or traces of different runs; or the method has no threshold to move.
+pub fn curve(traces: &[Trace], spec: &CacheSpec, family: &str) -> Result<Curve, CacheError> {
+    let refuse = |reason: String| CacheError::Options { method: spec.method.clone(), reason };
+    let sigmas: Vec<f64> = traces.first().iter().flat_map(|trace| &trace.steps).map(|step| step.sigma).collect();
+    if traces.len() < TRACES_MIN {
+        return Err(refuse(format!("a curve is made of {TRACES_MIN} traces or more, not of {}", traces.len())));
+    }
+    let same = |trace: &&Trace| trace.steps.iter().map(|step| step.sigma).eq(sigmas.iter().copied());
+    if let Some(other) = traces.iter().find(|trace| !same(trace)) {
+        let steps = (other.steps.len(), sigmas.len());
+        return Err(refuse(format!(
+            "a trace has {} steps or another schedule than the first, of {}",
+            steps.0, steps.1
+        )));
+    }
+    let played = |threshold: f64| -> Result<(f64, Vec<Vec<f64>>), CacheError> {
+        let config = for_curve(spec, family, threshold, sigmas.len())?;
+        let shares = traces.iter().map(|trace| {
+            let replayed = replay(trace, config.method()).map_err(refuse)?;
+            let fixed = config.method().start(&trace.run()).fixed();
+            Ok(replayed.played.steps.iter().map(|step| chosen(step.share(), fixed)).collect())
+        });
+        Ok((threshold, shares.collect::<Result<_, CacheError>>()?))
+    };
+    let (low, high, _) = THRESHOLDS;
+    let computed = |row: &(f64, Vec<Vec<f64>>)| row.1.iter().flatten().sum::<f64>() / traces.len() as f64;
+    let rows = (0..SEARCHED).map(|i| played(between(low / 10.0, high, i, SEARCHED)));
+    let rows = rows.collect::<Result<Vec<_>, _>>()?;
+    let (most, least) = (computed(&rows[0]), computed(&rows[SEARCHED - 1]));
+    if most - least < 1.0 {
+        return Err(refuse("computes the same at every threshold".to_string()));
+    }
+    let first = rows.iter().rposition(|row| computed(row) > most - 0.02 * (most - least)).unwrap_or(0);
+    let last = rows.iter().position(|row| computed(row) < least + 0.02 * (most - least)).unwrap_or(SEARCHED - 1);
+    let (low, high) = (rows[first].0, rows[last.max(first + 1)].0);
+    let thresholds = (0..CURVE_THRESHOLDS).map(|i| played(rounded(between(low, high, i, CURVE_THRESHOLDS))));
+    let rows = thresholds.collect::<Result<Vec<_>, _>>()?;
+    let options = for_curve(spec, family, low, sigmas.len())?.method().options();
+    let mut options = options.as_object().cloned().unwrap_or_default();
+    options.remove("threshold");
+    let about = curve::About { method: spec.method.clone(), options, family: family.to_string() };
+    Curve::mean(about, &sigmas, &rows).map_err(refuse)
+}
+
+/// A method as it is steered: at a threshold, with the fewest first steps and the longest run that a target leaves it.
+pub fn for_curve(spec: &CacheSpec, family: &str, threshold: f64, steps: usize) -> Result<CacheConfig, CacheError> {
+    let mut spec = spec.clone();
+    let known = spec.resolve(family)?.method().options();
+    let mut set = |option: &str, value: Value| {
+        if !spec.options.contains_key(option) {
+            spec.options.insert(option.to_string(), value);
+        }
+    };
+    set("threshold", threshold.into());
+    set("max_run", (steps / 4).into());
+    for option in ["warmup_steps", "align_steps"] {
+        if known[option].as_u64().is_some_and(|usual| usual > FIRST_STEPS as u64) {
+            set(option, FIRST_STEPS.into());
+        }
+    }
+    if known["warmup"].as_f64().is_some() {
+        set("warmup", (FIRST_STEPS as f64 / steps as f64 + 1e-9).into());
+    }
+    spec.resolve(family)
+}
+
+/// What a step computed of what could be left out.
+pub fn chosen(share: f64, fixed: f64) -> f64 {
+    ((share - fixed) / (1.0 - fixed).max(f64::EPSILON)).clamp(0.0, 1.0)
 }
 
 /// Every method that has presets for a family; and with values on a line, where it can and does not already.

@@ -4,12 +4,14 @@ mod common;
 #[path = "common/toy.rs"]
 mod toy;
 
-use common::{method, play};
+use common::{method, play, play_method};
+use navicache_control::cache::curve::{About, Curve};
 use navicache_control::cache::samples::SAMPLES;
-use navicache_control::cache::{CacheConfig, Measure, Quantity, Scope};
+use navicache_control::cache::{CacheConfig, CacheSpec, Measure, Method, Quantity, Scope};
 use navicache_control::guidance::Branch;
 use navicache_control::replay::Played;
 use navicache_control::solver::SolverKind;
+use navicache_control::target::Steered;
 use proptest::prelude::*;
 
 /// Every method that measures, with the option that switches it off at `0` put at a strength, and as much freedom as
@@ -288,4 +290,115 @@ fn branches_that_were_learnt_are_part_of_the_state() {
     let policy = config().method().try_start(&run).unwrap();
     let resumed = navicache_control::cache::walk::Session::<f64, f64>::resume(run, policy, state.clone()).unwrap();
     assert_eq!(resumed.records(), state.records());
+}
+
+/// A curve of nobody: what is computed falls from all to a tenth.
+fn curve(method: &str) -> Curve {
+    let about = About { method: method.to_string(), options: Default::default(), family: "wan".to_string() };
+    let sigmas: Vec<f64> = common::run(50).steps.iter().map(|step| step.sigma.0).collect();
+    let rows: Vec<_> = (0..8).map(|i| (10f64.powi(i - 4), vec![vec![0.1 + 0.9 / f64::from(i + 1); 50]])).collect();
+    Curve::mean(about, &sigmas, &rows).unwrap()
+}
+
+fn steered<'a>(config: &'a CacheConfig, budgets: &[(usize, f64)]) -> Steered<'a> {
+    let name = config.method().name();
+    Steered::new(config.method(), &CacheSpec::new(name, Default::default()), curve(name), budgets.to_vec()).unwrap()
+}
+
+/// What a run computed, in equivalents of whole steps.
+fn computed(played: &Played) -> f64 {
+    played.computed_part() * played.steps.len() as f64
+}
+
+/// Methods that can be steered, as they can be played here.
+fn steerable() -> Vec<CacheConfig> {
+    let is_one = |config: &CacheConfig| CacheConfig::STEERABLE.contains(&config.method().name());
+    let of_one_branch = |config: &CacheConfig| config.method().options()["reuse"] == "from_cond";
+    methods(0.1).into_iter().filter(|config| is_one(config) && !of_one_branch(config)).collect()
+}
+
+#[test]
+fn those_that_can_be_steered_are_those_with_a_dial() {
+    let run = common::run(50);
+    for config in methods(0.1) {
+        let (name, dial) = (config.method().name(), config.method().policy(&run).dial(0.0));
+        assert_eq!(dial, CacheConfig::STEERABLE.contains(&name), "{name}");
+        let refused = steered(&config, &[(0, 30.0)]).try_start(&run).map(drop);
+        assert!(dial || refused.as_ref().unwrap_err().contains("stride, trend, navicache"), "{name}: {refused:?}");
+    }
+}
+
+#[test]
+fn a_target_is_met_whatever_is_measured() {
+    for (steps, budget) in [(50, 33.3), (50, 25.0), (50, 17.0), (30, 15.0), (30, 12.0), (100, 40.0)] {
+        let run = common::run(steps);
+        for config in steerable() {
+            let method = steered(&config, &[(0, budget)]);
+            if method.check_budget(&run, budget).is_err() {
+                continue; // block methods compute a part of every step
+            }
+            for scale in [0.1, 1.0, 10.0] {
+                let wobble = |step: usize| scale * (1.0 + 0.5 * (step as f64).sin());
+                let played = play_method(&run, &method, &mut |step, _, q| exists(step, q).then(|| wobble(step)));
+                let found = computed(&played);
+                assert!((found - budget).abs() <= 0.75, "{config:?}, {budget} of {steps}: {found} {}", played.strip());
+                let guard = method.guard(steps);
+                assert!((0..guard.first_steps).all(|step| played.is_full(step)), "{}", played.strip());
+                assert!((0..guard.last_steps).all(|step| played.is_full(steps - 1 - step)), "{}", played.strip());
+            }
+        }
+    }
+}
+
+#[test]
+fn a_target_that_is_told_late_is_the_same_target() {
+    for config in steerable() {
+        let run = common::run(50);
+        let play = |budgets: &[(usize, f64)]| {
+            let method = steered(&config, budgets);
+            play_method(&run, &method, &mut |step, _, q| exists(step, q).then_some(0.3 + 0.1 * (step as f64).cos()))
+        };
+        let told = play(&[(0, 30.0)]);
+        assert_eq!(play(&[(3, 30.0)]).strip(), told.strip(), "{config:?}");
+        assert_eq!(play(&[(0, 30.0)]), told, "{config:?}");
+        assert!(all_full(&play(&[])), "until it is told, everything is computed: {config:?}");
+        assert!(all_full(&play(&[(0, 50.0)])), "{config:?}");
+        let changed = play(&[(0, 30.0), (25, 29.0)]);
+        assert!((computed(&changed) - 29.0).abs() <= 0.75, "{config:?}: {}", changed.strip());
+    }
+}
+
+#[test]
+fn a_broken_measurement_costs_a_step_of_the_target_and_no_more() {
+    for config in steerable() {
+        let method = steered(&config, &[(0, 30.0)]);
+        let broken = |step: usize| if step == 20 { f64::NAN } else { 0.5 };
+        let played = play_method(&common::run(50), &method, &mut |step, _, q| exists(step, q).then(|| broken(step)));
+        assert!((computed(&played) - 30.0).abs() <= 1.5, "{config:?}: {}", played.strip());
+    }
+}
+
+#[test]
+fn targets_that_cannot_be_met_are_refused_with_the_reason() {
+    let run = common::run(50);
+    for (text, budget, says) in [
+        ("stride,threshold=1,warmup_steps=6", 4.0, "4 at the ends are always computed: at most 10.0 times as fast"),
+        ("stride,threshold=1", 60.0, "expected at most all of them"),
+        ("fbcache,threshold=1", 8.0, "of each of the others"),
+    ] {
+        let config = method(text);
+        let refused = steered(&config, &[(0, budget)]).try_start(&run).map(drop).unwrap_err();
+        assert!(refused.contains(says), "{text}: {refused}");
+    }
+    let config = method("stride");
+    let refused = steered(&config, &[(0, 6.0)]).try_start(&common::run(8)).map(drop).unwrap_err();
+    assert!(refused.contains("8 steps leave nothing to choose"), "{refused}");
+    let given: CacheSpec = "stride,threshold=0.01".parse().unwrap();
+    let refused = Steered::new(config.method(), &given, curve("stride"), vec![]).map(drop).unwrap_err();
+    assert!(refused.contains("one of the two"), "{refused}");
+    let given: CacheSpec = "stride,max_run=2".parse().unwrap();
+    let given_config = method("stride,max_run=2");
+    let steered = Steered::new(given_config.method(), &given, curve("stride"), vec![(0, 10.0)]).unwrap();
+    let refused = steered.try_start(&run).map(drop).unwrap_err();
+    assert!(refused.contains("max_run=2"), "{refused}");
 }

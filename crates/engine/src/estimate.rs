@@ -145,6 +145,7 @@ fn computed_part(resolved: &Resolved, request: &Request) -> Result<f64> {
         steps: Some(resolved.steps),
         guidance: Some(resolved.guidance),
         cache: request.cache.clone(),
+        target: request.target.clone(),
         ..Request::new("a red circle bouncing on a navy background")
     };
     let totals = generate(&demo, &asked, &mut |_| ControlFlow::Continue(()))?.report.totals;

@@ -23,6 +23,8 @@ pub enum Field {
     TrueGuidance,
     Seed,
     Cache,
+    Target,
+    Guard,
     CacheMemory,
     MaxSequenceLength,
     Latents,

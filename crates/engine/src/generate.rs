@@ -6,7 +6,8 @@ use std::time::Instant;
 
 use bytesize::ByteSize;
 use candle_core::Tensor;
-use navicache_control::cache::{self, Approx, CacheError, CacheMemory, Guarded, Method, Run};
+use navicache_control::cache::watch::Mode;
+use navicache_control::cache::{self, Approx, CacheConfig, CacheError, CacheMemory, Guarded, Method, Run};
 use navicache_control::guidance::Branch;
 use navicache_control::schedule::Step;
 use navicache_control::strip::Ran;
@@ -21,8 +22,10 @@ use crate::event::{Event, Reporter, Stage};
 use crate::family::{Conditioning, ImageConditioning};
 use crate::field::Field;
 use crate::pipeline::Pipeline;
-use crate::report::{self, Report, Seconds, Totals, described};
+use crate::probe::decode_seconds;
+use crate::report::{self, Report, Seconds, TargetReport, Totals, described};
 use crate::request::{Request, Resolved};
+use crate::target;
 use crate::{Error, Result, latents, machine};
 
 /// A finished video.
@@ -133,7 +136,7 @@ fn run(
 ) -> Result<Video> {
     let begun = Instant::now();
     let mut reporter = Reporter { on_event, warnings: Vec::new(), cancelled: false };
-    let Denoised { resolved, run, sampled, memory, cache, mut seconds } =
+    let Denoised { resolved, run, sampled, memory, cache, target, mut seconds } =
         denoise(pipeline, request, method, Destination::Frames(rescue), &mut reporter)?;
     let frames = resolved.frames;
 
@@ -154,6 +157,8 @@ fn run(
         strip: sampled.strip.to_string(),
         steps: sampled.steps,
         totals,
+        target,
+        guards: sampled.records.iter().flat_map(|record| record.alarms.clone()).collect(),
         warnings: reporter.warnings,
         machine: pipeline.machine(),
         request: resolved.clone(),
@@ -171,7 +176,7 @@ pub fn warm_up(
     on_event: &mut dyn FnMut(Event) -> ControlFlow<()>,
 ) -> Result<()> {
     let cache = Some("none".parse()?);
-    let request = Request { steps: Some(1), cache, checkpoint: None, resume: None, ..request.clone() };
+    let request = Request { steps: Some(1), cache, target: None, checkpoint: None, resume: None, ..request.clone() };
     let mut reporter = Reporter { on_event, warnings: Vec::new(), cancelled: false };
     denoise(pipeline, &request, None, Destination::Latents, &mut reporter).map(drop)
 }
@@ -192,6 +197,8 @@ pub(crate) struct Denoised {
     pub memory: CacheMemory,
     /// The method with its options.
     pub cache: serde_json::Value,
+    /// What became of the target.
+    pub target: Option<TargetReport>,
     /// Of the stages so far; `total` is what earlier runs took that this one goes on from.
     pub seconds: Seconds,
 }
@@ -204,6 +211,7 @@ pub(crate) fn denoise(
     destination: Destination<'_>,
     reporter: &mut Reporter,
 ) -> Result<Denoised> {
+    let begun = Instant::now();
     let mut seconds = Seconds::default();
 
     let family = pipeline.family();
@@ -224,6 +232,8 @@ pub(crate) fn denoise(
     }
     let Resolved { width, height, frames, steps, .. } = resolved;
     let method = method.unwrap_or(resolved.cache.method());
+    let steered = target::steered(method, request, &resolved, &pipeline.defaults().presets)?;
+    let method: &dyn Method = steered.as_ref().map_or(method, |steered| steered);
     let schedule = family.shared().scheduler.schedule(resolved.solver, steps, resolved.shift)?;
     let branches = family.branches(&resolved);
     let identity = || Identity::of(pipeline, &resolved, method, &schedule.steps, &branches);
@@ -285,14 +295,28 @@ pub(crate) fn denoise(
         None => Sampler::begin(setup, start, policy),
         Some(saved) => saved.go_on(setup, start, policy, reporter)?,
     };
-    while let Some(StepDone { index, seconds, strip }) = sampler.step()? {
+    let mut clock_of_target =
+        target::clock(&resolved, &sampler, begun, || after_steps(pipeline, &shape, &destination))?;
+    let mut told = 0;
+    while let Some(StepDone { index, seconds, strip, share, alarms }) = sampler.step()? {
         reporter.emit(Event::Step { index, steps, seconds, strip });
+        alarms.iter().for_each(|alarm| reporter.warn(alarm.to_string()));
+        told = alarms.len();
+        if let Some(clock) = &mut clock_of_target {
+            clock.note(index, seconds, share);
+            if let Some(budget) = clock.budget(sampler.budgets(), method.guard(steps).last_steps)? {
+                sampler.budget(budget);
+            }
+        }
         if let Some(keeper) = &mut keeper {
             keeper.after_step(&mut sampler, reporter)?;
         }
         reporter.stop_if_cancelled(index + 1, steps)?;
     }
+    let budgets = sampler.budgets().to_vec();
     let sampled = sampler.finish()?;
+    let of_last = sampled.records.last().map_or(&[][..], |record| &record.alarms);
+    of_last.iter().skip(told).for_each(|alarm| reporter.warn(alarm.to_string()));
     // Steps that were done before count with the time that they took then.
     seconds.total = sampled.steps[..done_before].iter().map(|step| step.seconds).sum();
     seconds.denoise = seconds.total + clock.elapsed().as_secs_f64();
@@ -305,7 +329,18 @@ pub(crate) fn denoise(
     }
     warn_if_inert(method, &sampled, reporter);
     let cache = described(method);
-    Ok(Denoised { resolved, run, sampled, memory, cache, seconds })
+    let target = resolved.target.as_ref().zip(steered.as_ref());
+    let target = target.map(|(target, steered)| target::reported(target, steered, budgets, &sampled.records));
+    Ok(Denoised { resolved, run, sampled, memory, cache, target, seconds })
+}
+
+/// Seconds that a run takes after its steps, by a probe of the decoder.
+fn after_steps(pipeline: &Pipeline, shape: &[usize; 5], destination: &Destination) -> Result<f64> {
+    if let Destination::Latents = destination {
+        return Ok(0.0);
+    }
+    let family = pipeline.family();
+    decode_seconds(&*family.autoencoder()?, &*family.shared().sizes, shape, pipeline.device())
 }
 
 /// A method that is about to run.
@@ -343,6 +378,9 @@ pub(crate) fn start(
         );
         return Err(refused(reason).into());
     }
+    // A strip that is to run again is not to be improved on.
+    let is_forced = matches!(&request.cache, CacheConfig::Schedule(_)) && request.guard == Mode::Act;
+    let policy = policy.watched(if is_forced { Mode::Warn } else { request.guard }, method);
     let memory = pipeline.cache_memory(policy.asks(), &run, request, denoiser);
     Ok(Started { run, policy, memory })
 }

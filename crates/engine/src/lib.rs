@@ -45,6 +45,7 @@ mod request;
 mod scheduler;
 mod size;
 mod sizes;
+mod target;
 mod text_repair;
 pub mod trace;
 
@@ -68,3 +69,4 @@ pub use pipeline::{LoadOptions, Pipeline};
 pub use report::Report;
 pub use request::{Defaults, Request, Resolved, Tiling};
 pub use size::{AspectRatio, Resolution, Size};
+pub use target::save_curve;

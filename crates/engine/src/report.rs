@@ -8,6 +8,7 @@ use navicache_control::trace::Stack;
 use serde::{Deserialize, Serialize};
 
 use navicache_control::cache::Method;
+use navicache_control::cache::watch::Alarm;
 
 use crate::request::Resolved;
 
@@ -37,10 +38,46 @@ pub struct Report {
     pub strip: String,
     /// Sums.
     pub totals: Totals,
+    /// What became of the target, where there was one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub target: Option<TargetReport>,
+    /// The alarms that guards raised.
+    pub guards: Vec<Alarm>,
     /// What the user was warned of.
     pub warnings: Vec<String>,
     /// Where it ran.
     pub machine: Machine,
+}
+
+/// What became of a target.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TargetReport {
+    /// As it was asked for.
+    pub asked: String,
+    /// The same for a run that computes the same steps, bit for bit: with a time it is the budgets that the clock led
+    /// to.
+    pub again: String,
+    /// The curve that it was met with.
+    pub curve: CurveUsed,
+    /// Steps to be computed, in equivalents of whole ones, each number from a step on.
+    pub budgets: Vec<(usize, f64)>,
+    /// Steps that were computed, likewise.
+    pub computed: f64,
+    /// All work over the work that was computed.
+    pub speedup: f64,
+    /// Whether as much was computed as the last budget asks for, to a step.
+    pub met: bool,
+}
+
+/// Which curve it was.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CurveUsed {
+    /// What it was measured on.
+    pub family: String,
+    /// How many videos that was.
+    pub videos: usize,
+    /// [`Curve::digest`](navicache_control::cache::curve::Curve::digest)
+    pub digest: String,
 }
 
 /// One step.
@@ -54,6 +91,10 @@ pub struct StepReport {
     pub sigma: f64,
     /// Wall-clock seconds, deciding and solving included.
     pub seconds: f64,
+    /// The method's threshold at this step, where a target or a guard moves it; 0 computes the step, the largest
+    /// number there is reuses it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub threshold: Option<f64>,
     /// By branch name: `cond`, `uncond`.
     pub branches: BTreeMap<String, BranchReport>,
 }

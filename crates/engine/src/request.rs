@@ -5,9 +5,10 @@
 
 use std::path::PathBuf;
 
-use navicache_control::cache::{self, Best, CacheConfig, CacheSpec};
+use navicache_control::cache::{self, Best, CacheConfig, CacheSpec, watch};
 use navicache_control::guidance::Branch;
 use navicache_control::solver::SolverKind;
+use navicache_control::target::Target;
 use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::{Checkpoint, Resume};
@@ -52,6 +53,10 @@ pub struct Request {
     pub seed: Option<u64>,
     /// Cache method and its options.
     pub cache: Option<CacheSpec>,
+    /// How much is to be computed, in place of a threshold of the method's.
+    pub target: Option<Target>,
+    /// What is done when a guard tells that the run goes wrong.
+    pub guard: Option<watch::Mode>,
     /// Text tokens given to the transformer.
     pub max_sequence_length: Option<usize>,
     /// Start from these latents instead of noise.
@@ -218,6 +223,14 @@ pub struct Resolved {
     /// The cache method. A report has it as a part of its own; read back from there, this is `none`.
     #[serde(skip, default = "uncached")]
     pub cache: CacheConfig,
+    /// How much is to be computed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub target: Option<Target>,
+    /// The method that it is met with, as it was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub steered: Option<CacheSpec>,
+    /// What is done when a guard tells that the run goes wrong.
+    pub guard: watch::Mode,
     /// What was chosen because no method was asked for, and why.
     #[serde(skip)]
     pub chosen: Option<Best>,
@@ -282,6 +295,9 @@ impl Request {
             cache_memory: self.cache_memory,
             tile: self.tile,
             cache: cache.resolve(&defaults.presets)?,
+            steered: self.cache.clone().filter(|_| self.target.is_some()),
+            target: self.target.clone(),
+            guard: self.guard.unwrap_or_default(),
             chosen,
         })
     }

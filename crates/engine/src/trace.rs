@@ -21,7 +21,7 @@ pub fn record(
     on_event: &mut dyn FnMut(Event) -> ControlFlow<()>,
 ) -> Result<Trace> {
     let mut reporter = Reporter { on_event, warnings: Vec::new(), cancelled: false };
-    let request = &Request { cache: Some("none".parse()?), ..request.clone() };
+    let request = &Request { cache: Some("none".parse()?), target: None, ..request.clone() };
     let Denoised { resolved, run, sampled, .. } =
         denoise(pipeline, request, Some(recorder), Destination::Latents, &mut reporter)?;
     let header = Header {

@@ -100,7 +100,7 @@ impl Method for Config {
             asks: Asks { spans: Some(Spans { cut, question }), ..Asks::default() },
             first: run.branches.first().copied().unwrap_or(Branch::Cond),
             computed: None,
-            next: 0,
+            change: None,
         })
     }
 
@@ -114,14 +114,17 @@ struct AdaCache {
     asks: Asks,
     first: Branch,
     computed: Option<usize>,
-    /// The step to be computed next.
-    next: usize,
+    /// What the middle block's features changed by a step, up to there.
+    change: Option<f64>,
 }
 
 impl AdaCache {
     fn distance(&self, change: f64) -> usize {
         if self.config.threshold == 0.0 {
             return 1;
+        }
+        if self.config.threshold.is_infinite() {
+            return usize::MAX;
         }
         let (bounds, beyond) = self.config.codebook.table();
         bounds
@@ -138,8 +141,14 @@ impl Policy for AdaCache {
 
     fn decide(&mut self, at: At, _: &Measurements) -> Decision {
         // What this step's middle block shows is about the steps after it.
-        let reused = at.step < self.next && self.computed != Some(at.step);
+        let since = self.computed.map_or(0, |computed| at.step - computed);
+        let reused = since > 0 && self.change.is_some_and(|change| since < self.distance(change));
         if reused { Decision::Reuse(self.config.reuse.into()) } else { Decision::Compute }
+    }
+
+    fn dial(&mut self, threshold: f64) -> bool {
+        self.config.threshold = threshold;
+        true
     }
 
     fn computed(&mut self, at: At, measured: &Measurements) {
@@ -148,7 +157,7 @@ impl Policy for AdaCache {
             return;
         }
         let since = self.computed.map_or(1, |last| at.step - last) as f64;
-        self.next = at.step + measured.get(CHANGE).map_or(1, |change| self.distance(change / since));
+        self.change = measured.get(CHANGE).map(|change| change / since);
         self.computed = Some(at.step);
     }
 }

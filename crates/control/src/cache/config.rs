@@ -75,6 +75,22 @@ methods! {
 }
 
 impl CacheConfig {
+    /// Methods with a threshold that a target can move.
+    pub const STEERABLE: &[&str] = &[
+        "stride",
+        "trend",
+        "navicache",
+        "easycache",
+        "precisecache",
+        "teacache",
+        "magcache",
+        "fbcache",
+        "dbcache",
+        "dicache",
+        "seacache",
+        "adacache",
+    ];
+
     /// What is known of a method.
     pub fn about(name: &str) -> Result<&'static About, CacheError> {
         let found = CacheConfig::METHODS.iter().find(|about| about.name == name);

@@ -6,6 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::watch::Alarm;
 use super::{At, Decision, Guarded, Measurements, Quantity, Run, Scope};
 use crate::resume::ResumeError;
 
@@ -41,6 +42,14 @@ pub enum Said {
         /// What was measured of it.
         #[serde(with = "crate::exact::list")]
         measured: Vec<(Quantity, f64)>,
+    },
+    /// It was told how many steps are to be computed.
+    Budgeted {
+        /// The step that it holds from.
+        from: usize,
+        /// Steps, in equivalents of whole ones.
+        #[serde(with = "crate::exact")]
+        budget: f64,
     },
     /// Another network took over.
     Forgot,
@@ -104,6 +113,17 @@ impl Conversation {
         self.policy.forget();
     }
 
+    /// See [`Guarded::budget`].
+    pub fn budget(&mut self, from: usize, budget: f64) {
+        self.said.push(Said::Budgeted { from, budget });
+        self.policy.budget(from, budget);
+    }
+
+    /// See [`Guarded::take_alarms`]. They follow from what was said.
+    pub fn take_alarms(&mut self) -> Vec<Alarm> {
+        self.policy.take_alarms()
+    }
+
     /// Says one thing again.
     fn say(&mut self, said: Said, run: &Run) -> Result<(), ResumeError> {
         match said {
@@ -116,6 +136,7 @@ impl Conversation {
             Said::Taught { step, scope, measured } => {
                 self.computed(self.at(run, step, scope)?, &measured.into_iter().collect());
             }
+            Said::Budgeted { from, budget } => self.budget(from, budget),
             Said::Forgot => self.forget(),
         }
         Ok(())

@@ -164,6 +164,11 @@ impl Policy for Probed {
         Decision::Reuse(between(self.reuse, self.position, FARTHEST))
     }
 
+    fn dial(&mut self, threshold: f64) -> bool {
+        self.threshold = threshold;
+        true
+    }
+
     fn computed(&mut self, at: At, measured: &Measurements) {
         if let Scope::Span { span: PROBE, .. } = at.scope {
             self.change = measured.get(PROBE_CHANGE);

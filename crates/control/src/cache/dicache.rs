@@ -135,6 +135,11 @@ impl Policy for DiCache {
         }
     }
 
+    fn dial(&mut self, threshold: f64) -> bool {
+        self.sum.set_threshold(threshold);
+        true
+    }
+
     fn computed(&mut self, at: At, measured: &Measurements) {
         match at.scope {
             Scope::Span { span: PROBE, .. } => {

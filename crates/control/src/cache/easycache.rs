@@ -82,6 +82,15 @@ impl Policy for EasyCache {
         }
     }
 
+    fn dial(&mut self, threshold: f64) -> bool {
+        self.change.set_threshold(threshold);
+        true
+    }
+
+    fn expected_miss(&self) -> Option<f64> {
+        (self.reuse == Reuse::Residual).then(|| self.change.sum())
+    }
+
     fn computed(&mut self, _: At, measured: &Measurements) {
         self.change.reset();
         self.output_magnitude = measured.get(OUTPUT_MAGNITUDE);

@@ -3,7 +3,11 @@
 use std::collections::HashMap;
 
 use super::approx::{Anchor, Kept, Recipe};
-use super::{Approx, Asks, At, Decision, Measurements, Policy, Run, Scope};
+use super::curve;
+use super::ledger::Ledger;
+use super::steering::{self, Steering};
+use super::watch::{Action, Alarm, Mode, Watch};
+use super::{Approx, Asks, At, Decision, Measurements, Method, Policy, Quantity, Run, Scope};
 use crate::guidance::Branch;
 
 /// When everything is computed whatever the policy would say.
@@ -31,14 +35,27 @@ impl Guard {
         Guarded {
             guard: self,
             policy,
+            ledger: Ledger::new(&asks, run),
+            own: asks.clone(),
             asks,
             run: run.clone(),
             anchors: HashMap::new(),
             runs: HashMap::new(),
             broken: false,
+            threshold: None,
+            dialled: None,
+            steered: None,
+            watch: None,
+            alarms: Vec::new(),
+            long_run_at: None,
+            computes_rest: false,
+            moves_threshold: false,
         }
     }
 }
+
+/// What a threshold is lowered by.
+const LOWERED: f64 = 0.25;
 
 /// Anchors remembered of every place: as many as the highest order needs.
 const ANCHORS: usize = 3;
@@ -55,14 +72,125 @@ enum Place {
 pub struct Guarded {
     guard: Guard,
     policy: Box<dyn Policy>,
+    /// What the policy asks for, and the same with what is watched.
+    own: Asks,
     asks: Asks,
     run: Run,
     anchors: HashMap<(Branch, Place), Vec<Anchor>>,
     runs: HashMap<Scope, usize>,
     broken: bool,
+    ledger: Ledger,
+    /// The policy's threshold, where it has one.
+    threshold: Option<f64>,
+    /// The step that the threshold was last set for.
+    dialled: Option<usize>,
+    steered: Option<(Steering, Bounds)>,
+    watch: Option<Watch>,
+    /// Raised and not told yet.
+    alarms: Vec<Alarm>,
+    /// The last step at which a run of reuse was too long.
+    long_run_at: Option<usize>,
+    /// Whether an alarm has ended all reuse.
+    computes_rest: bool,
+    /// Whether a target or an alarm has moved the threshold.
+    moves_threshold: bool,
+}
+
+/// The guard of a method, and what of it may give way to a budget.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bounds {
+    /// As the method has it.
+    pub usual: Guard,
+    /// Whether its first steps were asked for.
+    pub keeps_first: bool,
+    /// Whether its longest run was asked for.
+    pub keeps_longest: bool,
+}
+
+impl Bounds {
+    /// The guard of a run of so many steps of which so many are to be computed.
+    pub fn guard(&self, steps: usize, budget: f64) -> Guard {
+        let Guard { first_steps, last_steps, max_run } = self.usual;
+        let longest = || steering::longest_run(max_run.unwrap_or(steps.div_ceil(6)), steps, budget);
+        Guard {
+            first_steps: match self.keeps_first {
+                true => first_steps.max(steering::FIRST_STEPS),
+                false => steering::first_steps(first_steps, budget),
+            },
+            last_steps,
+            max_run: if self.keeps_longest { max_run } else { Some(longest()) },
+        }
+    }
 }
 
 impl Guarded {
+    /// The same, steered to a budget.
+    pub fn steered(mut self, steering: Steering, bounds: Bounds) -> Self {
+        self.steered = Some((steering, bounds));
+        self
+    }
+
+    /// The same with guards at run time, where the method reuses anything. Where guards act, runs of reuse are no
+    /// longer than they may be without a look at what they do.
+    pub fn watched(mut self, mode: Mode, method: &dyn Method) -> Self {
+        if mode == Mode::Off || !method.caches() {
+            return self;
+        }
+        let steps = self.run.steps.len();
+        self.threshold = method.options().get("threshold").and_then(|threshold| threshold.as_f64());
+        let Run { family, units, .. } = &self.run;
+        let watch = Watch::new(mode, &self.own, family, steps, units.len());
+        if mode == Mode::Act {
+            let longest = watch.longest_run();
+            self.guard.max_run = Some(self.guard.max_run.map_or(longest, |own| own.min(longest)));
+        }
+        self.asks = watch.asks(&self.own);
+        self.watch = Some(watch.expecting(self.usual_reuse(method.name())));
+        self
+    }
+
+    /// How many reused steps are usual before each step at the method's threshold, where that was measured.
+    fn usual_reuse(&self, method: &str) -> Vec<f64> {
+        let of_family = curve::shipped(method, &self.run.family).filter(|curve| curve.family == self.run.family);
+        let (Some(curve), Some(threshold)) = (of_family, self.threshold) else { return Vec::new() };
+        let sigmas: Vec<f64> = self.run.steps.iter().map(|step| step.sigma.0).collect();
+        let free = self.guard.first_steps..sigmas.len().saturating_sub(self.guard.last_steps);
+        if threshold > 0.0 { steering::usual_reuse(&curve, &sigmas, free, threshold) } else { Vec::new() }
+    }
+
+    /// So many steps are to be computed, in equivalents of whole ones; said at a step, it holds from there on. Without
+    /// a target it means nothing.
+    pub fn budget(&mut self, from: usize, budget: f64) {
+        if let Some((steering, _)) = &mut self.steered {
+            steering.set_budget(from, budget);
+        }
+    }
+
+    /// The budgets so far, each from a step on.
+    pub fn budgets(&self) -> &[(usize, f64)] {
+        self.steered.as_ref().map_or(&[], |(steering, _)| steering.budgets())
+    }
+
+    /// The share of a step that runs whatever is reused.
+    pub fn fixed(&self) -> f64 {
+        self.ledger.fixed()
+    }
+
+    fn guard_at(&self, step: usize) -> Guard {
+        let steered = self.steered.as_ref();
+        steered.map_or(self.guard, |(steering, bounds)| bounds.guard(self.run.steps.len(), steering.budget_at(step)))
+    }
+
+    /// The threshold that is in force, where it is not the method's own.
+    pub fn threshold(&self) -> Option<f64> {
+        self.threshold.filter(|_| self.moves_threshold)
+    }
+
+    /// The alarms since the last call.
+    pub fn take_alarms(&mut self) -> Vec<Alarm> {
+        std::mem::take(&mut self.alarms)
+    }
+
     /// What the policy asks for.
     pub fn asks(&self) -> &Asks {
         &self.asks
@@ -71,15 +199,18 @@ impl Guarded {
     /// Whether it is computed whatever the policy would say, so that nothing need be measured for the answer.
     pub fn is_forced(&self, at: At) -> bool {
         let run = self.runs.get(&at.scope).copied().unwrap_or_default();
-        at.step < self.guard.first_steps
-            || at.step + self.guard.last_steps >= self.run.steps.len()
+        let guard = self.guard_at(at.step);
+        at.step < guard.first_steps
+            || at.step + guard.last_steps >= self.run.steps.len()
             || self.run.segments.contains(&at.step)
-            || self.guard.max_run.is_some_and(|longest| run >= longest)
+            || guard.max_run.is_some_and(|longest| run >= longest)
+            || self.computes_rest
             || self.asks.question(at.scope).is_none()
     }
 
     /// It is computed without asking the policy.
     pub fn force(&mut self, at: At) -> Decision {
+        self.look_at_run(at, 0);
         self.runs.insert(at.scope, 0);
         Decision::Compute
     }
@@ -92,7 +223,9 @@ impl Guarded {
 
     /// Whether to compute. What is asked of a scope that the policy has no question for is computed.
     pub fn decide(&mut self, at: At, measured: &Measurements) -> Decision {
-        let at_rest = self.is_forced(at) || self.broken || !measured.is_finite();
+        self.begin(at.step);
+        let at_rest =
+            self.is_forced(at) || self.own.question(at.scope).is_none() || self.broken || !measured.is_finite();
         let decision = if at_rest { Decision::Compute } else { self.policy.decide(at, measured) };
         let possible = match decision {
             Decision::Compute => false,
@@ -101,6 +234,10 @@ impl Guarded {
         let run = self.runs.entry(at.scope).or_default();
         if possible {
             *run += 1;
+            self.look_at_run(at, 1);
+            if let Decision::Reuse(approx) = decision {
+                self.ledger.reused(at, approx);
+            }
             decision
         } else {
             *run = 0;
@@ -123,11 +260,80 @@ impl Guarded {
             }
             Scope::Span { branch, span } => self.keep(branch, Place::Span(span), anchor),
         }
-        if self.asks.question(at.scope).is_some() {
+        self.ledger.computed(at);
+        if at.scope == Scope::Step {
+            self.look_back(at.step, measured);
+        }
+        if let Some(own) = self.own.question(at.scope) {
+            // What is watched beside is no business of the policy's.
+            let is_own = |q: &(Quantity, f64)| self.watch.is_none() || own.to_learn.contains(&q.0);
+            let measured: Measurements = measured.iter().filter(is_own).collect();
             self.broken = !measured.is_finite();
             if !self.broken {
-                self.policy.computed(at, measured);
+                self.policy.computed(at, &measured);
             }
+        }
+    }
+
+    /// Tells of a run of reuse that was only ended by the guards; or, where these only warn, that goes on. Targets have
+    /// their own longest run.
+    fn look_at_run(&mut self, at: At, beyond: usize) {
+        let run = self.runs.get(&at.scope).copied().unwrap_or(0);
+        let is_long = self.watch.as_ref().is_some_and(|watch| run >= watch.longest_run() + beyond);
+        if is_long && self.steered.is_none() && self.long_run_at != Some(at.step) {
+            self.long_run_at = Some(at.step);
+            let alarm = self.watch.as_mut().and_then(|watch| watch.long_run(at.step, run));
+            self.heed(alarm);
+        }
+    }
+
+    /// Before the first question of a step: its threshold, and what there is to say of the run so far.
+    fn begin(&mut self, step: usize) {
+        if self.dialled == Some(step) {
+            return;
+        }
+        self.dialled = Some(step);
+        let longest = self.guard_at(step).max_run.unwrap_or(usize::MAX);
+        if let Some((steering, _)) = &mut self.steered {
+            let threshold = steering.threshold(step, self.ledger.chosen_before(step), longest);
+            self.policy.dial(threshold);
+            (self.threshold, self.moves_threshold) = (Some(threshold), true);
+        }
+        let reused = self.ledger.reduced_before(step);
+        let alarm = self.watch.as_mut().and_then(|watch| watch.before(step, reused));
+        self.heed(alarm);
+    }
+
+    /// What a computed step says of the reuse before it.
+    fn look_back(&mut self, step: usize, measured: &Measurements) {
+        let full = !self.ledger.is_reduced(step);
+        let last = (0..step).rev().find(|&before| !self.ledger.is_reduced(before));
+        let sigma = |step: usize| self.run.steps[step].sigma.0;
+        let across = last.filter(|&last| full && last + 1 < step).map(|last| sigma(last) - sigma(step));
+        let expected = self.policy.expected_miss();
+        let alarm = self.watch.as_mut().and_then(|watch| watch.after(step, measured, full, across, expected));
+        self.heed(alarm);
+    }
+
+    /// Does what an alarm demands.
+    fn heed(&mut self, alarm: Option<Alarm>) {
+        let Some(alarm) = alarm else { return };
+        match alarm.action {
+            Action::Warned => {}
+            Action::ComputesRest => self.computes_rest = true,
+            Action::Lowered => self.lower(),
+        }
+        self.alarms.push(alarm);
+    }
+
+    fn lower(&mut self) {
+        let lowered = self.threshold.map(|threshold| threshold * LOWERED);
+        if let Some((steering, _)) = &mut self.steered {
+            steering.scale(LOWERED);
+        } else if lowered.is_some_and(|threshold| self.policy.dial(threshold)) {
+            (self.threshold, self.moves_threshold) = (lowered, true);
+        } else {
+            self.guard.max_run = self.guard.max_run.map(|longest| (longest / 2).max(1));
         }
     }
 
@@ -179,7 +385,7 @@ impl Guarded {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Method, Question, Span, Spans};
+    use super::super::{Question, Span, Spans};
     use super::*;
 
     /// Always reuses, whatever it asks.

@@ -201,6 +201,11 @@ impl Policy for MagCache {
         }
     }
 
+    fn dial(&mut self, threshold: f64) -> bool {
+        self.threshold = threshold;
+        true
+    }
+
     fn computed(&mut self, _: At, _: &Measurements) {
         (self.ratio, self.error) = (1.0, 0.0);
     }

@@ -49,12 +49,14 @@ mod best;
 pub mod bwcache;
 mod config;
 mod conversation;
+pub mod curve;
 pub mod dbcache;
 pub mod dicache;
 pub mod easycache;
 pub mod fastercache;
 pub mod fbcache;
 mod guard;
+mod ledger;
 pub mod magcache;
 pub mod mixcache;
 pub mod navicache;
@@ -71,6 +73,7 @@ pub mod samples;
 pub mod schedule;
 pub mod seacache;
 mod state;
+pub mod steering;
 mod store;
 pub mod stride;
 pub mod tafc;
@@ -79,6 +82,7 @@ pub mod teacache;
 pub mod trend;
 mod unread;
 pub mod walk;
+pub mod watch;
 
 use std::ops::Range;
 
@@ -86,7 +90,7 @@ pub use approx::{Anchor, Approx, Form, Kept, Recipe, Reuse};
 pub use best::{Best, best};
 pub use config::{About, CacheConfig, CacheError, CacheSpec};
 pub use conversation::Said;
-pub use guard::{Guard, Guarded};
+pub use guard::{Bounds, Guard, Guarded};
 pub use quantity::{Measure, Measurements, Quantity, ScopeKind, Subject, When};
 pub use records::{Approximated, BranchRecord, StepRecord, WalkError};
 pub use state::SessionState;
@@ -395,6 +399,17 @@ pub trait Policy: Send {
     fn asks(&self) -> Asks;
     /// Whether to compute. Called in order, where it has a question.
     fn decide(&mut self, at: At, measured: &Measurements) -> Decision;
+    /// Decides by this threshold from now on: 0 computes, infinity reuses whatever can be. Whether it has a threshold
+    /// that can be turned like this; methods whose other numbers decide as well have none.
+    fn dial(&mut self, threshold: f64) -> bool {
+        let _ = threshold;
+        false
+    }
+    /// By how much it reckons that a reused value would miss by now, over the value: what the guards measure. Asked
+    /// before it learns what was computed. `None` where it reckons with something else.
+    fn expected_miss(&self) -> Option<f64> {
+        None
+    }
     /// What it has a question about was computed, by its own wish or the guard's; learn from it.
     fn computed(&mut self, at: At, measured: &Measurements) {
         let _ = (at, measured);

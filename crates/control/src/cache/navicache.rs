@@ -190,6 +190,15 @@ impl Policy for NaviCache {
         }
     }
 
+    fn dial(&mut self, threshold: f64) -> bool {
+        self.change.set_threshold(threshold);
+        true
+    }
+
+    fn expected_miss(&self) -> Option<f64> {
+        (self.config.reuse == Reuse::Residual).then(|| self.change.sum())
+    }
+
     fn computed(&mut self, at: At, measured: &Measurements) {
         self.change.reset();
         self.output_magnitude = measured.get(OUTPUT_MAGNITUDE);

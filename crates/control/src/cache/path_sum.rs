@@ -24,6 +24,11 @@ impl PathSum {
         self.threshold = threshold;
     }
 
+    /// What has added up.
+    pub fn sum(&self) -> f64 {
+        self.sum
+    }
+
     /// Something was computed.
     pub fn reset(&mut self) {
         self.sum = 0.0;

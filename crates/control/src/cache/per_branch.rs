@@ -26,6 +26,10 @@ impl<P: Policy> Policy for PerBranch<P> {
         self.of(at.scope).map_or(Decision::Compute, |policy| policy.decide(at, measured))
     }
 
+    fn dial(&mut self, threshold: f64) -> bool {
+        self.0.iter_mut().all(|(_, policy)| policy.dial(threshold))
+    }
+
     fn computed(&mut self, at: At, measured: &Measurements) {
         if let Some(policy) = self.of(at.scope) {
             policy.computed(at, measured);

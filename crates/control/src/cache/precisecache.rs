@@ -173,6 +173,11 @@ impl Policy for PreciseCache {
         }
     }
 
+    fn dial(&mut self, threshold: f64) -> bool {
+        self.config.threshold = threshold;
+        true
+    }
+
     fn computed(&mut self, at: At, measured: &Measurements) {
         match at.scope {
             Scope::Span { branch, span } if branch == self.first => {

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::watch::Alarm;
 use super::{Approx, Kept, Quantity, Run, Scope};
 use crate::guidance::Branch;
 use crate::resume::ResumeError;
@@ -20,9 +21,25 @@ pub struct StepRecord {
     /// Everything that was measured, as far as it was read: see `Session::finish`.
     #[serde(with = "crate::exact::list")]
     pub measured: Vec<(Scope, Quantity, f64)>,
+    /// The method's threshold that was in force, where a target or a guard moves it.
+    pub threshold: Option<f64>,
+    /// Alarms that were raised since the step before.
+    pub alarms: Vec<Alarm>,
 }
 
 impl StepRecord {
+    /// Of a step that begins.
+    pub fn new(step: usize) -> Self {
+        StepRecord {
+            step,
+            branches: Vec::new(),
+            approximated: Vec::new(),
+            measured: Vec::new(),
+            threshold: None,
+            alarms: Vec::new(),
+        }
+    }
+
     /// Refuses one that is not of the run.
     pub(super) fn check(&self, run: &Run) -> Result<(), ResumeError> {
         let (step, steps, units) = (self.step, run.steps.len(), run.units.len());
@@ -38,6 +55,12 @@ impl StepRecord {
             ResumeError::unless(fits, "branches", there, format!("{:?} of {units} units", run.branches))?;
         }
         Ok(())
+    }
+
+    /// The share of its work that was computed.
+    pub fn share(&self) -> f64 {
+        let all: usize = self.branches.iter().map(|branch| branch.units.len()).sum();
+        self.branches.iter().map(BranchRecord::computed).sum::<usize>() as f64 / all.max(1) as f64
     }
 }
 

@@ -88,6 +88,11 @@ impl Policy for SeaCache {
         }
     }
 
+    fn dial(&mut self, threshold: f64) -> bool {
+        self.change.set_threshold(threshold);
+        true
+    }
+
     fn computed(&mut self, _: At, _: &Measurements) {
         self.change.reset();
     }

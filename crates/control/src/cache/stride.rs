@@ -56,7 +56,7 @@ impl Method for Config {
     }
 
     fn policy(&self, _: &Run) -> Box<dyn Policy> {
-        Box::new(Stride { config: self.clone(), computed: None, stride: 1 })
+        Box::new(Stride { config: self.clone(), computed: None, stride: 1, error: None })
     }
 
     fn check(&self) -> Result<(), String> {
@@ -71,8 +71,26 @@ struct Stride {
     config: Config,
     /// The last computed step.
     computed: Option<usize>,
-    /// Steps from it to the next computed one.
+    /// Steps to it from the one computed before.
     stride: usize,
+    /// How wrong that stride was, as the solver found: mean absolute error, and the mean size.
+    error: Option<(f64, f64)>,
+}
+
+impl Stride {
+    /// Steps to the next computed one.
+    fn wanted(&self) -> usize {
+        let threshold = self.config.threshold;
+        match self.error {
+            _ if threshold.is_infinite() => usize::MAX,
+            // No error at all is no measurement: a velocity that is zero throughout has no scale.
+            Some((error, size)) if threshold > 0.0 && error > 0.0 => {
+                let wanted = self.stride as f64 * (threshold * size / error).powf(1.0 / ORDER);
+                (wanted.floor().max(1.0) as usize).min(self.stride + 1)
+            }
+            _ => 1,
+        }
+    }
 }
 
 impl Policy for Stride {
@@ -84,21 +102,19 @@ impl Policy for Stride {
 
     fn decide(&mut self, at: At, _: &Measurements) -> Decision {
         match self.computed {
-            Some(computed) if at.step - computed < self.stride => Decision::Reuse(self.config.reuse.into()),
+            Some(computed) if at.step - computed < self.wanted() => Decision::Reuse(self.config.reuse.into()),
             _ => Decision::Compute,
         }
     }
 
+    fn dial(&mut self, threshold: f64) -> bool {
+        self.config.threshold = threshold;
+        true
+    }
+
     fn computed(&mut self, at: At, measured: &Measurements) {
-        let stride = self.computed.map_or(1, |computed| at.step - computed);
+        self.stride = self.computed.map_or(1, |computed| at.step - computed);
         self.computed = Some(at.step);
-        self.stride = match (measured.get(ERROR), measured.get(SIZE)) {
-            // No error at all is no measurement: a velocity that is zero throughout has no scale.
-            (Some(error), Some(size)) if self.config.threshold > 0.0 && error > 0.0 => {
-                let wanted = stride as f64 * (self.config.threshold * size / error).powf(1.0 / ORDER);
-                (wanted.floor().max(1.0) as usize).min(stride + 1)
-            }
-            _ => 1,
-        };
+        self.error = measured.get(ERROR).zip(measured.get(SIZE));
     }
 }

@@ -154,6 +154,11 @@ impl Policy for TeaCache {
         if self.change.add(predicted) { Decision::Reuse(self.reuse.into()) } else { Decision::Compute }
     }
 
+    fn dial(&mut self, threshold: f64) -> bool {
+        self.change.set_threshold(threshold);
+        true
+    }
+
     fn computed(&mut self, _: At, _: &Measurements) {
         self.change.reset();
     }

@@ -144,6 +144,11 @@ impl Policy for TrendPolicy {
         }
     }
 
+    fn dial(&mut self, threshold: f64) -> bool {
+        self.error.set_threshold(threshold);
+        true
+    }
+
     fn computed(&mut self, _: At, measured: &Measurements) {
         self.error.reset();
         if let (Some((last, _)), Some(moved)) = (self.anchors, measured.get(OUTPUT_CHANGE_SINCE_COMPUTE)) {

@@ -155,6 +155,7 @@ impl<V: Clone, S> Session<V, S> {
         session.store = Store::resume(&session.asks, &session.run, stocked)?;
         session.unread = Unread::resume(&session.run, waiting)?;
         session.policy.again(&session.run, said)?;
+        session.policy.take_alarms(); // they are on record
         session.records = records;
         Ok(session)
     }
@@ -186,8 +187,7 @@ impl<V: Clone, S> Session<V, S> {
         if step > 0 && self.run.segments.contains(&step) {
             self.forget(f)?;
         }
-        let record = StepRecord { step, branches: Vec::new(), approximated: Vec::new(), measured: Vec::new() };
-        self.records.push(record);
+        self.records.push(StepRecord::new(step));
         let first = self.first_branch();
         let decision = self.ask(Place { at, branch: first }, f)?;
         self.open = Some(Open { at, decision, done: Vec::new() });
@@ -259,8 +259,8 @@ impl<V: Clone, S> Session<V, S> {
         let full: Vec<Branch> = done.iter().filter(is_full).map(|b| b.branch).collect();
         self.references.close(&full, full.len() == done.len());
         self.learn_branches(&done)?;
-        let last = self.records.len() - 1;
-        let record = &mut self.records[last];
+        self.note();
+        let record = self.record();
         record.branches = done;
         Ok(record)
     }
@@ -304,7 +304,28 @@ impl<V: Clone, S> Session<V, S> {
         F: Forward<Value = V, Scalar = S>,
     {
         self.read(f)?;
+        self.note();
         Ok(self.records)
+    }
+
+    /// So many steps are to be computed, in equivalents of whole ones: a target that is known only now. It holds from a
+    /// step on that was not begun yet.
+    pub fn budget(&mut self, from: usize, budget: f64) {
+        self.policy.budget(from, budget);
+    }
+
+    /// The budgets so far, each from a step on.
+    pub fn budgets(&self) -> &[(usize, f64)] {
+        self.policy.budgets()
+    }
+
+    /// What the guards have to say goes on record.
+    fn note(&mut self) {
+        let (threshold, alarms) = (self.policy.threshold(), self.policy.take_alarms());
+        if let Some(record) = self.records.last_mut() {
+            record.threshold = threshold.map(|threshold| threshold.min(f64::MAX)); // JSON has no infinity
+            record.alarms.extend(alarms);
+        }
     }
 
     /// A branch of a step that is not reused as a whole. `first`: what ran of the branch before it, if this is not the

@@ -1,7 +1,7 @@
 //! Plays a policy against measured values of a small model.
 
 use navicache_control::cache::references::Place;
-use navicache_control::cache::{CacheConfig, CacheSpec, Part, Quantity, Run, Scope, Unit};
+use navicache_control::cache::{CacheConfig, CacheSpec, Method, Part, Quantity, Run, Scope, Unit};
 use navicache_control::guidance::Branch;
 use navicache_control::replay::{self, Measures, Played};
 use navicache_control::schedule::flow_unipc;
@@ -49,5 +49,10 @@ pub fn play(config: &CacheConfig, steps: usize, measure: Measured) -> Played {
 
 /// Plays a run that is not the usual one.
 pub fn play_on(run: &Run, config: &CacheConfig, measure: Measured) -> Played {
-    replay::play(run, config.method(), &mut Given(measure)).unwrap()
+    play_method(run, config.method(), measure)
+}
+
+/// Plays any method.
+pub fn play_method(run: &Run, method: &dyn Method, measure: Measured) -> Played {
+    replay::play(run, method, &mut Given(measure)).unwrap()
 }

@@ -64,7 +64,7 @@ struct Build {
 /// Files are no part of it: what they hold is, and where they lie is the user's own.
 const FILES: [&str; 3] = ["image", "latents", "save_latents"];
 /// What may differ: it changes nothing of the steps.
-const FREE: [&str; 2] = ["cache_memory", "tile"];
+const FREE: [&str; 3] = ["cache_memory", "tile", "steered"];
 
 impl Identity {
     /// Of a generation that is about to run.
@@ -129,7 +129,9 @@ impl Identity {
             true_guidance: given.true_guidance.or(asked.true_guidance),
             seed: given.seed.or(Some(asked.seed)),
             max_sequence_length: given.max_sequence_length.or(Some(asked.max_sequence_length)),
-            cache: given.cache.clone().or_else(|| method_of(&self.cache)),
+            cache: given.cache.clone().or_else(|| asked.steered.or_else(|| method_of(&self.cache))),
+            target: given.target.clone().or(asked.target),
+            guard: given.guard.or(Some(asked.guard)),
             ..given.clone()
         })
     }

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use candle_core::Tensor;
 use navicache_control::cache::walk::{Begun, Session};
+use navicache_control::cache::watch::Alarm;
 use navicache_control::cache::{
     Approx, BranchRecord, Guarded, Run, Scope, SessionState, StepRecord, Subject, WalkError,
 };
@@ -30,7 +31,6 @@ pub(crate) struct Sampled {
     pub strip: Strip,
     pub steps: Vec<StepReport>,
     /// Every decision and measurement, as the walk recorded them.
-    #[cfg_attr(not(test), expect(dead_code, reason = "reports hold what users ask for; tests compare the rest"))]
     pub records: Vec<StepRecord>,
 }
 
@@ -39,6 +39,10 @@ pub(crate) struct StepDone<'a> {
     pub index: usize,
     pub seconds: f64,
     pub strip: &'a Strip,
+    /// The share of the step's work that was computed.
+    pub share: f64,
+    /// Alarms that guards have raised since the step before.
+    pub alarms: &'a [Alarm],
 }
 
 /// Where denoising starts from.
@@ -186,7 +190,23 @@ impl<'a> Sampler<'a> {
         let seconds_of_step = begun.elapsed().as_secs_f64();
         self.strip.push(symbols);
         self.clocks.push(Clock { step: seconds_of_step, branches: seconds });
-        Ok(Some(StepDone { index: step, seconds: seconds_of_step, strip: &self.strip }))
+        let (share, alarms) = self.session.records().last().map_or((1.0, &[][..]), |r| (r.share(), &r.alarms));
+        Ok(Some(StepDone { index: step, seconds: seconds_of_step, strip: &self.strip, share, alarms }))
+    }
+
+    /// So many steps are to be computed, in equivalents of whole ones: it holds from the next step on.
+    pub fn budget(&mut self, budget: f64) {
+        self.session.budget(self.done(), budget);
+    }
+
+    /// The budgets so far, each from a step on.
+    pub fn budgets(&self) -> &[(usize, f64)] {
+        self.session.budgets()
+    }
+
+    /// Of the steps that are done: seconds, and the share of the work that was computed.
+    pub fn timed(&self) -> impl Iterator<Item = (f64, f64)> + '_ {
+        self.clocks.iter().map(|clock| clock.step).zip(self.session.records().iter().map(StepRecord::share))
     }
 
     /// Where it stands between two steps. After the last, that is the final latents and what was recorded.
@@ -295,5 +315,6 @@ fn report(run: &Run, spans: usize, record: &StepRecord, clock: Clock) -> StepRep
         };
         branches.insert(branch.branch.name().into_owned(), report);
     }
-    StepReport { index: record.step, timestep: timestep.0, sigma: sigma.0, seconds: clock.step, branches }
+    let threshold = record.threshold;
+    StepReport { index: record.step, timestep: timestep.0, sigma: sigma.0, seconds: clock.step, threshold, branches }
 }
