@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use crate::terminal::spelled;
 use navicache_engine::Clip;
 use navicache_engine::control::strip::{Ran, Strip};
+use navicache_engine::report::TargetReport;
 use navicache_engine::{Event, Resolved, Stage, Video};
 
 /// Steps between two lines where lines cannot be drawn over, as a part of the whole.
@@ -84,6 +85,11 @@ impl Progress {
             computed + reused + totals.forwards_mixed,
             video.report.seconds_saved(),
         ));
+        if let Some(target) = &video.report.target {
+            let TargetReport { asked, computed, speedup, .. } = target;
+            let steps = video.report.steps.len();
+            self.line(&format!("{asked}: {computed:.1} of {steps} steps computed, {speedup:.2} times less work."));
+        }
     }
 
     /// The last line after decoding latents.
