@@ -103,7 +103,7 @@ impl std::fmt::Display for Alarm {
             }
             Rule::Collapse => write!(
                 f,
-                "step {step}: what was reused missed by {:.0} % of the value, good runs by {:.0} % at most",
+                "step {step}: what was reused was off by {:.0} %, that of good runs by {:.0} % at most",
                 100.0 * value,
                 100.0 * limit
             ),
@@ -206,7 +206,16 @@ impl Miss {
             (Miss::Solver, _) => 0.5,
             _ => 1.0,
         };
-        limit * (MEASURED_STEPS / steps.max(1) as f64).powf(1.25).max(1.0)
+        limit * longer_steps(steps)
+    }
+
+    /// The same of the error of the latents, where it was measured.
+    fn limit_of_latents(self, family: &str, steps: usize) -> f64 {
+        match (self, family) {
+            (Miss::Solver, "demo") => 0.6 * longer_steps(steps),
+            (_, "demo") => 0.1 * longer_steps(steps),
+            _ => f64::INFINITY,
+        }
     }
 
     /// The longest run of reuse without a look at what it does: a quarter of the steps, of values on a line a sixth,
@@ -234,9 +243,10 @@ impl Miss {
 const MEASURED_STEPS: f64 = 50.0;
 /// In fewer steps no run of reuse is told to be long, and none is missed.
 const FEW_STEPS: usize = 30;
-/// At the last steps values change much and matter little: there the error of the latents counts.
-const LATENTS_ERROR: f64 = 0.1;
-const LATENTS_ERROR_OF_SOLVER: f64 = 0.6;
+/// How much further off values are in runs of fewer steps.
+fn longer_steps(steps: usize) -> f64 {
+    (MEASURED_STEPS / steps.max(1) as f64).powf(1.25).max(1.0)
+}
 
 /// Latents may grow to so many times the noise.
 const LARGEST: f64 = 4.0;
@@ -256,6 +266,7 @@ pub struct Watch {
     mode: Mode,
     miss: Miss,
     limit: f64,
+    limit_of_latents: f64,
     steps: usize,
     /// Whether branches are approximated apart from each other.
     watches_guidance: bool,
@@ -281,6 +292,7 @@ impl Watch {
             mode,
             miss,
             limit: miss.limit(family, steps),
+            limit_of_latents: miss.limit_of_latents(family, steps),
             steps,
             watches_guidance,
             noise: None,
@@ -364,12 +376,15 @@ impl Watch {
         }
         let miss = self.miss.measured(measured)?;
         let of_latents = self.miss.of_latents(miss, across?);
-        let most = if self.miss == Miss::Solver { LATENTS_ERROR_OF_SOLVER } else { LATENTS_ERROR };
+        // At the last steps values change much and matter little: there the error of the latents counts.
         let limit = if step + 1 < self.steps { self.limit } else { f64::INFINITY };
-        if !(miss <= limit && of_latents <= most) {
+        if !(miss <= limit) {
             let hopeless = !(miss <= HOPELESS * limit);
             let action = if hopeless { Action::ComputesRest } else { Action::Lowered };
-            return self.raise(Rule::Collapse, step, miss, self.limit, action);
+            return self.raise(Rule::Collapse, step, miss, limit, action);
+        }
+        if !(of_latents <= self.limit_of_latents) {
+            return self.raise(Rule::Collapse, step, of_latents, self.limit_of_latents, Action::Lowered);
         }
         let off = (miss / expected.filter(|expected| *expected > 0.0)?).ln();
         self.forecasts.push(off);
