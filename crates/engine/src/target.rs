@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use navicache_control::cache::curve::{self, Curve};
-use navicache_control::cache::{CacheError, CacheSpec, Method, StepRecord};
+use navicache_control::cache::{CacheConfig, CacheError, CacheSpec, Method, StepRecord};
 use navicache_control::target::{Asked, Steered, Target, affordable};
 use serde_json::Map;
 
@@ -29,7 +29,12 @@ pub(crate) fn steered<'a>(
     let curve = match &target.curve {
         Some(file) => read_curve(Path::new(file), method)?,
         None => curve::shipped(&name, family).ok_or_else(|| {
-            refused("has no curve that a target could be met with; `navicache tune` makes one from traces".to_string())
+            refused(match CacheConfig::STEERABLE.contains(&name.as_str()) {
+                true => "has no curve that a target could be met with; one is made from traces".to_string(),
+                false => {
+                    format!("has no threshold that a target could move; {} have one", CacheConfig::STEERABLE.join(", "))
+                }
+            })
         })?,
     };
     let given = request.cache.clone().unwrap_or_else(|| CacheSpec::new(name.clone(), Map::new()));

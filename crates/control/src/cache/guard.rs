@@ -181,9 +181,10 @@ impl Guarded {
         steered.map_or(self.guard, |(steering, bounds)| bounds.guard(self.run.steps.len(), steering.budget_at(step)))
     }
 
-    /// The threshold that is in force, where it is not the method's own.
-    pub fn threshold(&self) -> Option<f64> {
-        self.threshold.filter(|_| self.moves_threshold)
+    /// The threshold that is in force at a step, where it is not the method's own.
+    pub fn threshold(&self, step: usize) -> Option<f64> {
+        let is_of_step = self.steered.is_none() || self.dialled == Some(step);
+        self.threshold.filter(|_| self.moves_threshold && is_of_step)
     }
 
     /// The alarms since the last call.

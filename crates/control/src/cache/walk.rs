@@ -321,8 +321,9 @@ impl<V: Clone, S> Session<V, S> {
 
     /// What the guards have to say goes on record.
     fn note(&mut self) {
-        let (threshold, alarms) = (self.policy.threshold(), self.policy.take_alarms());
+        let alarms = self.policy.take_alarms();
         if let Some(record) = self.records.last_mut() {
+            let threshold = self.policy.threshold(record.step);
             record.threshold = threshold.map(|threshold| threshold.min(f64::MAX)); // JSON has no infinity
             record.alarms.extend(alarms);
         }
