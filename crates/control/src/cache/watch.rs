@@ -243,6 +243,11 @@ impl Miss {
 const MEASURED_STEPS: f64 = 50.0;
 /// In fewer steps no run of reuse is told to be long, and none is missed.
 const FEW_STEPS: usize = 30;
+/// Whether a value is too large, or no number.
+fn is_over(value: f64, limit: f64) -> bool {
+    value > limit || value.is_nan()
+}
+
 /// How much further off values are in runs of fewer steps.
 fn longer_steps(steps: usize) -> f64 {
     (MEASURED_STEPS / steps.max(1) as f64).powf(1.25).max(1.0)
@@ -378,12 +383,12 @@ impl Watch {
         let of_latents = self.miss.of_latents(miss, across?);
         // At the last steps values change much and matter little: there the error of the latents counts.
         let limit = if step + 1 < self.steps { self.limit } else { f64::INFINITY };
-        if !(miss <= limit) {
-            let hopeless = !(miss <= HOPELESS * limit);
+        if is_over(miss, limit) {
+            let hopeless = is_over(miss, HOPELESS * limit);
             let action = if hopeless { Action::ComputesRest } else { Action::Lowered };
             return self.raise(Rule::Collapse, step, miss, limit, action);
         }
-        if !(of_latents <= self.limit_of_latents) {
+        if is_over(of_latents, self.limit_of_latents) {
             return self.raise(Rule::Collapse, step, of_latents, self.limit_of_latents, Action::Lowered);
         }
         let off = (miss / expected.filter(|expected| *expected > 0.0)?).ln();
