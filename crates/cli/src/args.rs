@@ -67,6 +67,20 @@ pub enum Command {
     },
 }
 
+impl Command {
+    /// Whether what happens is to be printed as JSON lines.
+    pub fn prints_events(&self) -> bool {
+        match self {
+            Command::Generate(options) => options.json,
+            Command::Trace(options) => options.json,
+            Command::Compare(options) => options.json,
+            Command::Vbench(options) => options.json,
+            Command::Pull(options) => options.json,
+            _ => false,
+        }
+    }
+}
+
 #[cfg(not(feature = "cuda"))]
 impl Command {
     /// The device that it will run a model on, if it runs one.
@@ -129,6 +143,10 @@ pub struct Generate {
 
     #[command(flatten)]
     pub checkpoints: Checkpoints,
+
+    /// Print what happens as JSON lines, for programs (docs/events.md)
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Memory follows from the shapes. For the time, one block of the transformer runs on few tokens, and a little is
@@ -174,6 +192,10 @@ pub struct Pull {
     /// Print errors and the folder only
     #[arg(short, long)]
     pub quiet: bool,
+
+    /// Print what happens as JSON lines, for programs (docs/events.md)
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(clap::Args)]
@@ -229,6 +251,10 @@ pub struct Compare {
     #[arg(long)]
     pub plot: bool,
 
+    /// Print what happens as JSON lines, for programs (docs/events.md)
+    #[arg(long)]
+    pub json: bool,
+
     #[command(flatten)]
     pub settings: Settings,
 }
@@ -268,6 +294,10 @@ pub struct Vbench {
     /// Cache method, as for generate
     #[arg(long, value_name = "METHOD[:PRESET][,KEY=VALUE...]", value_parser = cache)]
     pub cache: Option<CacheSpec>,
+
+    /// Print what happens as JSON lines, for programs (docs/events.md)
+    #[arg(long)]
+    pub json: bool,
 
     #[command(flatten)]
     pub settings: Settings,
@@ -365,6 +395,10 @@ pub struct Trace {
     /// memory
     #[arg(long, value_name = "N", default_value_t = LAGS, value_parser = lags)]
     pub lags: usize,
+
+    /// Print what happens as JSON lines, for programs (docs/events.md)
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// For traces: what each setting would compute, and how far off its values would be. For a CSV file of input and output

@@ -2,10 +2,13 @@
 
 use navicache_engine::control::cache::CacheSpec;
 use navicache_metrics::{Lpips, Metric};
+use serde_json::json;
+
 use navicache_study::compare::{self, Event, Page, Plan, Results, Run, Summary, Videos};
 
 use crate::args::Compare;
 use crate::error::Result;
+use crate::events;
 use crate::progress::Progress;
 use crate::terminal::{go_on_unless, print, stop_on_ctrl_c};
 
@@ -19,7 +22,9 @@ pub fn compare(options: &Compare) -> Result<()> {
     for warning in &results.warnings {
         progress.line(&format!("{} {warning}", progress.paint("33", "warning:")));
     }
-    if !options.settings.quiet {
+    if options.json {
+        events::say(|| json!({"event": "done", "path": page.path, "results": results.folder().join("results.json")}));
+    } else if !options.settings.quiet {
         print(&table(&results));
     }
     if options.plot {
@@ -55,6 +60,9 @@ fn run(options: &Compare, progress: &mut Progress) -> Result<Results> {
             Event::Run { index, runs, prompt, seed, method } => {
                 place = format!("{}/{runs} {method}, seed {seed}, {prompt}", index + 1);
                 progress.status(&place);
+                events::say(
+                    || json!({"event": "video", "index": index, "videos": runs, "prompt": prompt, "seed": seed, "method": method}),
+                );
             }
             Event::Inner(event) => progress.show_one_of_many(&event),
             Event::Done(run) => progress.line(&format!("{place}: {}", described(run))),

@@ -40,6 +40,14 @@ impl Error {
         }
     }
 
+    /// The engine's error that it is, if it is one.
+    pub fn engine(&self) -> Option<&navicache_engine::Error> {
+        match self {
+            Error::Engine(error) | Error::Study(navicache_study::Error::Engine(error)) => Some(error),
+            _ => None,
+        }
+    }
+
     /// Whether the user asked to stop.
     pub fn is_cancelled(&self) -> bool {
         use navicache_engine::Error as Engine;

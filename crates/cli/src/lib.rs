@@ -7,6 +7,7 @@ mod bench;
 mod checkpoints;
 mod compare;
 mod error;
+mod events;
 #[cfg(not(feature = "cuda"))]
 mod handover;
 mod loading;
@@ -30,6 +31,7 @@ use navicache_engine::control::trace::Recorder;
 use navicache_engine::{Event, Pipeline, Request, WholeFile, decode_latents, generate_to, trace, video};
 use navicache_study::vbench;
 use progress::Progress;
+use serde_json::json;
 use terminal::{go_on_unless, print, spelled, stop_on_ctrl_c};
 
 /// Does what the arguments say.
@@ -52,6 +54,7 @@ pub fn main() -> ExitCode {
         },
         Err(error) => {
             // A closed terminal is no reason to panic.
+            events::fail(&error);
             let _ = writeln!(std::io::stderr(), "navicache: {}", spelled(&error.to_string()));
             error.exit_code()
         }
@@ -74,6 +77,9 @@ fn hand_over(_command: &Command) -> Result<()> {
 }
 
 fn run(command: Command) -> Result<()> {
+    if command.prints_events() {
+        events::print_them();
+    }
     match command {
         Command::Generate(options) => make(&options),
         Command::Estimate(options) => Ok(models::estimate(&options)?),
@@ -118,6 +124,7 @@ fn make(options: &Generate) -> Result<()> {
         let fps = options.sampling.settings.fps.unwrap_or(pipeline.defaults().fps);
         clip.save(&options.output, fps)?;
         progress.close_clip(&options.output, &clip);
+        events::say(|| json!({"event": "done", "path": options.output}));
         return Ok(());
     }
     // One that fails does not keep the others from being made.
@@ -125,6 +132,7 @@ fn make(options: &Generate) -> Result<()> {
     for (index, job) in jobs.iter().enumerate() {
         if jobs.len() > 1 {
             progress.line(&format!("{}/{} {}: {}", index + 1, jobs.len(), job.output.display(), job.request.prompt));
+            events::say(|| json!({"event": "video", "index": index, "videos": jobs.len(), "path": job.output}));
         }
         match make_one(&pipeline, job, &mut progress, &interrupted) {
             Ok(()) => {}
@@ -159,6 +167,7 @@ fn make_one(pipeline: &Pipeline, job: &Job, progress: &mut Progress, interrupted
         video.report.save(path)?;
     }
     progress.close(&job.output, &video);
+    events::say(|| json!({"event": "done", "path": job.output, "report": video.report}));
     Ok(())
 }
 
@@ -174,6 +183,7 @@ fn record(options: &Trace) -> Result<()> {
     })?;
     trace::save(&recorded, &options.output)?;
     progress.close_trace(&options.output, recorded.steps.len());
+    events::say(|| json!({"event": "done", "path": options.output}));
     Ok(())
 }
 
@@ -197,6 +207,7 @@ fn vbench(options: &Vbench) -> Result<()> {
         match event {
             vbench::Event::Video { index, videos, path } => {
                 progress.line(&format!("{}/{videos} {}", index + 1, path.display()));
+                events::say(|| json!({"event": "video", "index": index, "videos": videos, "path": path}));
             }
             vbench::Event::Inner(event) => progress.show_one_of_many(event),
             _ => {}
@@ -211,7 +222,11 @@ fn vbench(options: &Vbench) -> Result<()> {
         ));
     }
     progress.line(&format!("{} videos made, {} were there. Next:", made.made, made.here));
-    print(&plan.next_command());
+    if options.json {
+        events::say(|| json!({"event": "done", "path": options.output, "next": plan.next_command()}));
+    } else {
+        print(&plan.next_command());
+    }
     Ok(())
 }
 

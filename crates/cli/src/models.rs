@@ -10,9 +10,11 @@ use navicache_engine::inspect::Inspected;
 use navicache_engine::weights::hub_cache::HubCache;
 use navicache_engine::{Request, catalog};
 use navicache_hub::{Event, Hub};
+use serde_json::json;
 
 use crate::args::{self, Inspect, Models, Pull};
 use crate::error::{Error, Result};
+use crate::events;
 use crate::progress::Progress;
 use crate::terminal::{go_on_unless, print, spelled, stop_on_ctrl_c};
 
@@ -29,14 +31,14 @@ pub fn list(options: &Models) -> Result<()> {
         let models: Vec<_> = catalog::models()
             .iter()
             .map(|model| {
-                serde_json::json!({
+                json!({
                     "name": model.name, "what": model.what, "repositories": model.repositories, "parts": model.parts,
                     "disk_bytes": model.disk_bytes(), "largest_part_bytes": model.largest_part_bytes(),
                     "paths": here(model),
                 })
             })
             .collect();
-        print(&format!("{:#}", serde_json::json!(models)));
+        print(&format!("{:#}", json!(models)));
         return Ok(());
     }
     let mut lines = vec![format!("{:<22} {:>8} {:>8}  what, and where", "name", "disk", "memory")];
@@ -77,7 +79,11 @@ pub fn pull(options: &Pull) -> Result<()> {
             go_on_unless(&interrupted)
         })?;
         progress.close();
-        print(&path.display().to_string());
+        if options.json {
+            events::say(|| json!({"event": "done", "path": path}));
+        } else {
+            print(&path.display().to_string());
+        }
     }
     Ok(())
 }
@@ -90,7 +96,7 @@ fn known() -> String {
 pub fn inspect(options: &Inspect) -> Result<()> {
     let inspected = navicache_engine::inspect::inspect(&options.path)?;
     if options.json {
-        print(&format!("{:#}", serde_json::json!(inspected)));
+        print(&format!("{:#}", json!(inspected)));
     } else {
         print(&spelled(&described(&inspected, options.tensors)));
     }
@@ -142,7 +148,7 @@ pub fn estimate(options: &args::Estimate) -> Result<()> {
     let pipeline = options.sampling.settings.loading.open()?;
     let request = Request { cache: options.cache.clone(), ..options.sampling.request() };
     let estimate = estimated(&pipeline, &request)?;
-    print(&if options.json { format!("{:#}", serde_json::json!(estimate)) } else { expected(&estimate) });
+    print(&if options.json { format!("{:#}", json!(estimate)) } else { expected(&estimate) });
     Ok(())
 }
 
@@ -221,6 +227,7 @@ impl Downloading {
                     return;
                 }
                 self.shown = Instant::now();
+                events::say(|| json!({"event": "downloading", "file": file, "done": done, "bytes": bytes}));
                 let seconds = self.begun.elapsed().as_secs_f64().max(1e-3);
                 let speed = done.saturating_sub(self.here) as f64 / seconds;
                 let left = (bytes - done) as f64 / speed.max(1.0);

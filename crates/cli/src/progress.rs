@@ -4,6 +4,7 @@ use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use crate::events;
 use crate::terminal::spelled;
 use navicache_engine::Clip;
 use navicache_engine::control::strip::{Ran, Strip};
@@ -36,15 +37,16 @@ impl Progress {
     /// every step would be too many.
     pub fn show_one_of_many(&mut self, event: &Event) {
         match event {
-            Event::Resolved(_) => {}
             Event::Warning(_) => self.show(event),
+            Event::Resolved(_) => events::show(event),
             _ if self.terminal => self.show(event),
-            _ => {}
+            _ => events::show(event),
         }
     }
 
     /// Shows an event.
     pub fn show(&mut self, event: &Event) {
+        events::show(event);
         match event {
             Event::Resolved(resolved) => self.line(&described(resolved)),
             Event::Warning(warning) => self.line(&format!("{} {}", self.paint("33", "warning:"), spelled(warning))),

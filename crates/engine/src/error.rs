@@ -118,7 +118,8 @@ pub enum Error {
 }
 
 /// Kinds of errors, for whoever has to answer them: with an exit code, or a status of HTTP.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, strum::IntoStaticStr)]
+#[strum(serialize_all = "lowercase")]
 pub enum Kind {
     /// The request makes no sense, for this model or at all.
     Invalid,
@@ -176,6 +177,11 @@ impl Error {
 }
 
 impl Kind {
+    /// Lower-case name, as in events.
+    pub fn name(self) -> &'static str {
+        self.into()
+    }
+
     fn of_io(error: &std::io::Error) -> Kind {
         use std::io::ErrorKind;
         match error.kind() {

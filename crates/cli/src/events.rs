@@ -1,0 +1,63 @@
+//! What happens, as JSON lines on standard output for programs that follow a run: docs/events.md lists them. The words
+//! for people go to the error stream as ever.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use navicache_engine::{Event, Field};
+use serde_json::{Value, json};
+
+use crate::error::Error;
+use crate::terminal::print;
+
+static ASKED_FOR: AtomicBool = AtomicBool::new(false);
+
+/// From here on, events are printed.
+pub fn print_them() {
+    ASKED_FOR.store(true, Ordering::Relaxed);
+}
+
+/// Prints a line, if events are asked for.
+pub fn say(line: impl FnOnce() -> Value) {
+    if ASKED_FOR.load(Ordering::Relaxed) {
+        print(&line().to_string());
+    }
+}
+
+/// Prints an event of a generation.
+pub fn show(event: &Event) {
+    match event {
+        Event::Resolved(request) => {
+            let chosen = request.chosen.as_ref().map(|best| json!({"cache": best.spec.to_string(), "why": best.why}));
+            say(|| json!({"event": "resolved", "request": request, "chosen": chosen}));
+        }
+        Event::Stage(stage) => say(|| json!({"event": "stage", "stage": stage.name()})),
+        Event::Warning(text) => say(|| json!({"event": "warning", "text": text})),
+        Event::Step { index, steps, seconds, strip } => say(|| {
+            let strip = strip.to_string();
+            json!({"event": "step", "index": index, "steps": steps, "seconds": seconds, "strip": strip})
+        }),
+        Event::Checkpoint { path, step, steps } => {
+            say(|| json!({"event": "checkpoint", "path": path, "step": step, "steps": steps}))
+        }
+        Event::Tile { index, tiles } => say(|| json!({"event": "tile", "index": index, "tiles": tiles})),
+        Event::Frames { first, count, frames, .. } => {
+            say(|| json!({"event": "frames", "first": first, "count": count, "frames": frames}))
+        }
+        Event::Kept(path) => say(|| json!({"event": "latents", "path": path})),
+        // New kinds are said when they have a line in docs/events.md.
+        _ => {}
+    }
+}
+
+/// The last line of a command that failed.
+pub fn fail(error: &Error) {
+    let engine = error.engine();
+    say(|| {
+        json!({
+            "event": "error",
+            "kind": engine.map(|error| error.kind().name()),
+            "field": engine.and_then(navicache_engine::Error::field).map(Field::name),
+            "message": error.to_string(),
+        })
+    });
+}
