@@ -36,7 +36,7 @@ pub fn methods(options: &Methods) -> Result<()> {
     };
     let (name, paper) = (width(|about| about.name), width(|about| about.paper));
     for about in all {
-        let needs = if about.needs == "nothing" { String::new() } else { format!(" Needs: {}.", about.needs) };
+        let needs = about.needs.map_or(String::new(), |needs| format!(" Needs: {needs}."));
         print(&format!("{:<name$}  {:<paper$}  {}.{needs}", about.name, about.paper, about.line));
         let presets = presets_by_family(&CacheConfig::describe(about));
         if !presets.is_empty() {
@@ -78,9 +78,10 @@ fn presets_by_family(described: &Value) -> String {
 
 fn described_in_words(described: &Value) -> String {
     let text = |field: &str| described[field].as_str().unwrap_or_default();
+    let needs = described["needs"].as_str().map_or(String::new(), |needs| format!(" Needs: {needs}."));
     let mut lines = vec![
         format!("{}: {}.", text("name"), text("line")),
-        format!("Paper: {}. Written from: {}. Needs: {}.", text("paper"), text("source"), text("needs")),
+        format!("Paper: {}. Written from: {}.{needs}", text("paper"), text("source")),
         String::new(),
     ];
     let objects = |value: &Value| value.as_object().cloned().unwrap_or_default();

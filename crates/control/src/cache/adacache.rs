@@ -32,7 +32,7 @@ pub const ABOUT: About = About {
     line: "change of the middle block's residual, through a codebook of run lengths",
     paper: "Kahatapitiya et al., ICCV 2025, arXiv 2411.02397",
     source: "the released code, without motion regularisation; it watches another part of Open-Sora",
-    needs: "nothing",
+    needs: None,
 };
 
 options! {

@@ -23,7 +23,7 @@ pub const ABOUT: About = About {
     line: "change of all blocks' outputs between computed steps",
     paper: "ICLR 2026, BWCache",
     source: "notes of the paper",
-    needs: "memory for every block's output",
+    needs: Some("memory for every block's output"),
 };
 
 options! {

@@ -19,8 +19,8 @@ pub struct About {
     pub paper: &'static str,
     /// What it was written from.
     pub source: &'static str,
-    /// What it takes beside the model.
-    pub needs: &'static str,
+    /// What it takes beside the model, if anything.
+    pub needs: Option<&'static str>,
 }
 
 /// Lists every method once: `Variant module`.
@@ -38,8 +38,13 @@ macro_rules! methods {
             /// Every method.
             pub const METHODS: &[About] = &[$(super::$module::ABOUT),*];
 
-            /// Every method's options with their meaning, in the order of [`CacheConfig::METHODS`].
-            const OPTIONS: &[&[(&str, &str)]] = &[$(super::$module::Config::OPTIONS),*];
+            /// A method's options, each with its meaning.
+            fn options_of(name: &str) -> &'static [(&'static str, &'static str)] {
+                $(if name == super::$module::ABOUT.name {
+                    return super::$module::Config::OPTIONS;
+                })*
+                &[]
+            }
 
             /// The method behind the record.
             pub fn method(&self) -> &dyn Method {
@@ -95,12 +100,6 @@ impl CacheConfig {
     pub fn about(name: &str) -> Result<&'static About, CacheError> {
         let found = CacheConfig::METHODS.iter().find(|about| about.name == name);
         found.ok_or_else(|| CacheError::UnknownMethod { found: name.to_string() })
-    }
-
-    /// A method's options, each with its meaning.
-    fn options_of(name: &str) -> &'static [(&'static str, &'static str)] {
-        let position = CacheConfig::METHODS.iter().position(|about| about.name == name);
-        position.map_or(&[], |i| CacheConfig::OPTIONS[i])
     }
 
     /// Everything there is to say of a method: [`About`], its options with meaning and default, its presets by family.

@@ -32,7 +32,7 @@ pub const ABOUT: About = About {
     line: "change of the first blocks' residual since the last computed step; the last blocks always run",
     paper: "cache-dit, vipshop 2025",
     source: "the released code",
-    needs: "nothing",
+    needs: None,
 };
 
 options! {

@@ -29,7 +29,7 @@ pub const ABOUT: About = About {
     line: "change of the first block's output; values on the line through two computed steps",
     paper: "ICLR 2026, DiCache",
     source: "the released code",
-    needs: "nothing",
+    needs: None,
 };
 
 options! {

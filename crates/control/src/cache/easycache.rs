@@ -27,7 +27,7 @@ pub const ABOUT: About = About {
     line: "predicted output change: input change times the last measured ratio",
     paper: "Zhou et al. 2025, arXiv 2507.02860",
     source: "the released code",
-    needs: "nothing",
+    needs: None,
 };
 
 options! {

@@ -33,7 +33,7 @@ pub const ABOUT: About = About {
     line: "the unconditional branch at one step in five, then self-attention at one in two, by a fixed schedule",
     paper: "Lv et al., ICLR 2025, arXiv 2410.19355",
     source: "diffusers, but for what its line goes through",
-    needs: "memory for every self-attention; guidance for its second part",
+    needs: Some("memory for every self-attention; guidance for its second part"),
 };
 
 options! {

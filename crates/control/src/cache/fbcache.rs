@@ -17,7 +17,7 @@ pub const ABOUT: About = About {
     line: "change of the first block's residual since the last computed step",
     paper: "ParaAttention, chengzeyi 2024",
     source: "the released code",
-    needs: "nothing",
+    needs: None,
 };
 
 options! {

@@ -35,7 +35,7 @@ pub const ABOUT: About = About {
     line: "a table of how residuals' sizes change from step to step",
     paper: "Ma et al., NeurIPS 2025, arXiv 2506.09045",
     source: "the released code",
-    needs: "a table for the model",
+    needs: Some("a table for the model"),
 };
 
 options! {

@@ -30,7 +30,7 @@ pub const ABOUT: About = About {
     line: "steps, the unconditional branch or the middle blocks, whichever has changed least",
     paper: "2025, arXiv 2508.12691",
     source: "our reconstruction from the abstract",
-    needs: "nothing",
+    needs: None,
 };
 
 options! {

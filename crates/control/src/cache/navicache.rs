@@ -43,7 +43,7 @@ pub const ABOUT: About = About {
     line: "predicted output change: input change times a ratio that a Kalman filter tracks",
     paper: "ICML 2026, arXiv 2606.26795",
     source: "the released code; the paper's wider form as options is our reconstruction",
-    needs: "nothing",
+    needs: None,
 };
 
 /// Added to denominators, as in the released code.

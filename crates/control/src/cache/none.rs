@@ -3,7 +3,7 @@
 use super::{About, Asks, At, Decision, Guard, Measurements, Method, Policy, Run};
 
 /// What `navicache methods` says.
-pub const ABOUT: About = About { name: "none", line: "computes everything", paper: "-", source: "-", needs: "nothing" };
+pub const ABOUT: About = About { name: "none", line: "computes everything", paper: "-", source: "-", needs: None };
 
 options! {}
 

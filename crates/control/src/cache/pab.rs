@@ -30,7 +30,7 @@ pub const ABOUT: About = About {
     line: "self- and cross-attention are computed at one step in so many, by a fixed schedule",
     paper: "Zhao et al., ICLR 2025, arXiv 2408.12588",
     source: "the released code; ranges for Wan are our reconstruction",
-    needs: "memory for every attention",
+    needs: Some("memory for every attention"),
 };
 
 options! {

@@ -34,7 +34,7 @@ pub const ABOUT: About = About {
     line: "low frequencies of a trial prediction on thinned-out latents; blocks that matter least are approximated in computed steps",
     paper: "ICLR 2026, arXiv 2603.00976",
     source: "notes of the paper; gaps are our reconstruction",
-    needs: "a small trial pass every step",
+    needs: Some("a small trial pass every step"),
 };
 
 options! {

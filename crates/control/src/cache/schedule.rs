@@ -12,7 +12,7 @@ pub const ABOUT: About = About {
     line: "a strip from a file: schedule:FILE, where FILE is a report or has the fields strip and family",
     paper: "-",
     source: "-",
-    needs: "a file",
+    needs: Some("a file"),
 };
 
 options! {

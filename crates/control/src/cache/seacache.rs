@@ -24,7 +24,7 @@ pub const ABOUT: About = About {
     line: "change of the Wiener-filtered modulated input",
     paper: "CVPR 2026, arXiv 2602.18993",
     source: "the released code",
-    needs: "nothing",
+    needs: None,
 };
 
 options! {

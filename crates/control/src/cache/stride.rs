@@ -25,7 +25,7 @@ pub const ABOUT: About = About {
     line: "how wrong the solver's last stride was, which it finds out for nothing; longer ones until the error is as large as wanted",
     paper: "navicache",
     source: "ours",
-    needs: "nothing",
+    needs: None,
 };
 
 options! {

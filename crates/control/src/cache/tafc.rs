@@ -35,7 +35,7 @@ pub const ABOUT: About = About {
     line: "line through two computed residuals; risk and curvature against budgets that a PID loop moves",
     paper: "2026, bijiw515/TAFC",
     source: "the released controller",
-    needs: "nothing",
+    needs: None,
 };
 
 options! {

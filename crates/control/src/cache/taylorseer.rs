@@ -23,7 +23,7 @@ pub const ABOUT: About = About {
     line: "one step in N is computed, the others follow a Taylor series",
     paper: "Liu et al., ICCV 2025, arXiv 2503.06923",
     source: "diffusers",
-    needs: "level=units keeps every attention and feed-forward",
+    needs: Some("level=units keeps every attention and feed-forward"),
 };
 
 options! {

@@ -34,7 +34,7 @@ pub const ABOUT: About = About {
     line: "change of the timestep's embedding or the modulated input, through a fitted polynomial",
     paper: "Liu et al., CVPR 2025, arXiv 2411.19108",
     source: "the released code",
-    needs: "a polynomial for the model",
+    needs: Some("a polynomial for the model"),
 };
 
 options! {

@@ -33,7 +33,7 @@ pub const ABOUT: About = About {
     line: "expected miss of a line through two computed steps, from what lines missed before",
     paper: "navicache",
     source: "ours",
-    needs: "nothing",
+    needs: None,
 };
 
 options! {
