@@ -343,6 +343,21 @@ mod tests {
     }
 
     #[test]
+    fn the_difference_of_both_branches_is_found_under_either() {
+        let cache = "navicache,threshold=0.5,align_steps=3,reuse=from_cond";
+        let under = |kept: Branch| {
+            let mut trace = trace(30, |i| 1.0 + 0.02 * i as f64);
+            for (branch, seen) in trace.steps.iter_mut().flat_map(|step| &mut step.seen) {
+                seen.retain(|name, _| !name.starts_with("gap") || *branch == kept);
+            }
+            replayed(&trace, cache).error
+        };
+        let error = under(Branch::Cond);
+        assert!(error.is_some_and(|error| error > 0.0), "{error:?}");
+        assert_eq!(error, under(Branch::Uncond));
+    }
+
+    #[test]
     fn methods_of_all_scopes_replay() {
         let trace = trace(50, |i| 1.0 + 0.01 * i as f64);
         for cache in [

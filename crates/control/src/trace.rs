@@ -209,7 +209,11 @@ struct Recorded<'a> {
 impl Recorded<'_> {
     fn get(&self, measure: Measure) -> Option<f64> {
         let name = named(self.subject.by(measure), self.span);
-        self.trace.steps.get(self.step)?.seen.get(&self.branch)?.get(&name).copied()
+        let seen = &self.trace.steps.get(self.step)?.seen;
+        // The difference is of both branches: it stands under the first, and in older files under the other.
+        let both = || seen.values().find_map(|seen| seen.get(&name));
+        let found = if self.subject == Subject::CfgDifference { both() } else { seen.get(&self.branch)?.get(&name) };
+        found.copied()
     }
 
     /// Mean absolute change since a step. Beyond what was recorded it is taken to grow on in proportion.
