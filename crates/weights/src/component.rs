@@ -55,36 +55,122 @@ impl Role {
     }
 }
 
+/// What is known of a component.
+pub(crate) struct About {
+    pub component: Component,
+    pub role: Role,
+    /// What it is called in messages.
+    pub name: &'static str,
+    /// Tensors that only this component has, in a naming.
+    pub signatures: &'static [(Naming, &'static str)],
+}
+
+/// Every component. A set of tensors is the first whose signature it has.
+pub(crate) static COMPONENTS: [About; 11] = [
+    About {
+        component: Component::WanTransformer,
+        role: Role::Transformer,
+        name: "a Wan transformer",
+        signatures: &[
+            (Naming::Diffusers, "condition_embedder.time_proj.weight"),
+            (Naming::Diffusers, "blocks.0.attn1.to_q.weight"),
+            (Naming::Authors, "time_projection.1.weight"),
+            (Naming::Authors, "blocks.0.self_attn.q.weight"),
+        ],
+    },
+    About {
+        component: Component::Umt5,
+        role: Role::TextEncoder,
+        name: "a UMT5 text encoder",
+        signatures: &[
+            (Naming::Diffusers, "encoder.block.0.layer.0.SelfAttention.q.weight"),
+            (Naming::Authors, "blocks.0.pos_embedding.embedding.weight"),
+            (Naming::LlamaCpp, "enc.blk.0.attn_q.weight"),
+        ],
+    },
+    // Its tensors have UMT5's names; position biases tell them apart.
+    About { component: Component::T5, role: Role::TextEncoder, name: "a T5 text encoder", signatures: &[] },
+    About {
+        component: Component::WanVae,
+        role: Role::Vae,
+        name: "a Wan VAE",
+        signatures: &[
+            (Naming::Diffusers, "decoder.mid_block.resnets.0.norm1.gamma"),
+            (Naming::Authors, "decoder.middle.0.residual.0.gamma"),
+        ],
+    },
+    // A whole CLIP has both halves; its text half is what is meant then.
+    About {
+        component: Component::ClipText,
+        role: Role::SecondTextEncoder,
+        name: "a CLIP text encoder",
+        signatures: &[
+            (Naming::Diffusers, "text_model.embeddings.token_embedding.weight"),
+            (Naming::Diffusers, "embeddings.token_embedding.weight"),
+        ],
+    },
+    About {
+        component: Component::ClipVision,
+        role: Role::ImageEncoder,
+        name: "a CLIP image encoder",
+        signatures: &[
+            (Naming::Diffusers, "vision_model.embeddings.class_embedding"),
+            (Naming::Diffusers, "embeddings.class_embedding"),
+            (Naming::Authors, "visual.cls_embedding"),
+        ],
+    },
+    About {
+        component: Component::HunyuanTransformer,
+        role: Role::Transformer,
+        name: "a HunyuanVideo transformer",
+        signatures: &[
+            (Naming::Diffusers, "context_embedder.token_refiner.refiner_blocks.0.norm1.weight"),
+            (Naming::Authors, "txt_in.individual_token_refiner.blocks.0.norm1.weight"),
+        ],
+    },
+    About {
+        component: Component::HunyuanVae,
+        role: Role::Vae,
+        name: "a HunyuanVideo VAE",
+        signatures: &[(Naming::Diffusers, "decoder.mid_block.resnets.0.conv1.conv.weight")],
+    },
+    About {
+        component: Component::Llama,
+        role: Role::TextEncoder,
+        name: "a LLaMA text encoder",
+        signatures: &[
+            (Naming::Diffusers, "layers.0.self_attn.q_proj.weight"),
+            (Naming::LlamaCpp, "blk.0.attn_q.weight"),
+        ],
+    },
+    About {
+        component: Component::OpenSoraTransformer,
+        role: Role::Transformer,
+        name: "an Open-Sora transformer",
+        signatures: &[(Naming::Authors, "spatial_blocks.0.attn.qkv.weight")],
+    },
+    About {
+        component: Component::OpenSoraVae,
+        role: Role::Vae,
+        name: "an Open-Sora VAE",
+        signatures: &[(Naming::Authors, "temporal_vae.decoder.conv1.conv.weight")],
+    },
+];
+
 impl Component {
+    fn about(self) -> Option<&'static About> {
+        COMPONENTS.iter().find(|about| about.component == self)
+    }
+
     /// What it does.
     pub fn role(self) -> Role {
-        match self {
-            Component::WanTransformer | Component::HunyuanTransformer | Component::OpenSoraTransformer => {
-                Role::Transformer
-            }
-            Component::Umt5 | Component::Llama | Component::T5 => Role::TextEncoder,
-            Component::ClipText => Role::SecondTextEncoder,
-            Component::WanVae | Component::HunyuanVae | Component::OpenSoraVae => Role::Vae,
-            Component::ClipVision => Role::ImageEncoder,
-        }
+        self.about().map_or(Role::Transformer, |about| about.role)
     }
 }
 
 impl std::fmt::Display for Component {
     fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
-        f.write_str(match self {
-            Component::WanTransformer => "a Wan transformer",
-            Component::Umt5 => "a UMT5 text encoder",
-            Component::WanVae => "a Wan VAE",
-            Component::ClipVision => "a CLIP image encoder",
-            Component::HunyuanTransformer => "a HunyuanVideo transformer",
-            Component::Llama => "a LLaMA text encoder",
-            Component::ClipText => "a CLIP text encoder",
-            Component::HunyuanVae => "a HunyuanVideo VAE",
-            Component::OpenSoraTransformer => "an Open-Sora transformer",
-            Component::T5 => "a T5 text encoder",
-            Component::OpenSoraVae => "an Open-Sora VAE",
-        })
+        f.write_str(self.about().map_or("", |about| about.name))
     }
 }
 
@@ -106,5 +192,32 @@ impl std::fmt::Display for Naming {
             Naming::Authors => "the authors'",
             Naming::LlamaCpp => "llama.cpp's",
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_component_has_its_row_and_every_signature_is_of_one() {
+        let all = [
+            Component::WanTransformer,
+            Component::Umt5,
+            Component::WanVae,
+            Component::ClipVision,
+            Component::HunyuanTransformer,
+            Component::Llama,
+            Component::ClipText,
+            Component::HunyuanVae,
+            Component::OpenSoraTransformer,
+            Component::T5,
+            Component::OpenSoraVae,
+        ];
+        assert_eq!(all.len(), COMPONENTS.len());
+        assert!(all.iter().all(|component| component.about().is_some()));
+        let signatures: Vec<_> = COMPONENTS.iter().flat_map(|about| about.signatures).collect();
+        let names: std::collections::BTreeSet<_> = signatures.iter().map(|(_, name)| name).collect();
+        assert_eq!(names.len(), signatures.len());
     }
 }

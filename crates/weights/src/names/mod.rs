@@ -11,34 +11,8 @@ pub(crate) mod wan;
 pub(crate) mod wrapping;
 
 use self::table::{Way, translate};
-use crate::component::{Component, Naming, Role};
+use crate::component::{About, COMPONENTS, Component, Naming, Role};
 use crate::file::Stored;
-
-/// A tensor that only this component in this naming has.
-const SIGNATURES: [(&str, Component, Naming); 21] = [
-    ("condition_embedder.time_proj.weight", Component::WanTransformer, Naming::Diffusers),
-    ("blocks.0.attn1.to_q.weight", Component::WanTransformer, Naming::Diffusers),
-    ("time_projection.1.weight", Component::WanTransformer, Naming::Authors),
-    ("blocks.0.self_attn.q.weight", Component::WanTransformer, Naming::Authors),
-    ("encoder.block.0.layer.0.SelfAttention.q.weight", Component::Umt5, Naming::Diffusers),
-    ("blocks.0.pos_embedding.embedding.weight", Component::Umt5, Naming::Authors),
-    ("enc.blk.0.attn_q.weight", Component::Umt5, Naming::LlamaCpp),
-    ("decoder.mid_block.resnets.0.norm1.gamma", Component::WanVae, Naming::Diffusers),
-    ("decoder.middle.0.residual.0.gamma", Component::WanVae, Naming::Authors),
-    // A whole CLIP has both halves; its text half is what is meant then.
-    ("text_model.embeddings.token_embedding.weight", Component::ClipText, Naming::Diffusers),
-    ("embeddings.token_embedding.weight", Component::ClipText, Naming::Diffusers),
-    ("vision_model.embeddings.class_embedding", Component::ClipVision, Naming::Diffusers),
-    ("embeddings.class_embedding", Component::ClipVision, Naming::Diffusers),
-    ("visual.cls_embedding", Component::ClipVision, Naming::Authors),
-    ("context_embedder.token_refiner.refiner_blocks.0.norm1.weight", Component::HunyuanTransformer, Naming::Diffusers),
-    ("txt_in.individual_token_refiner.blocks.0.norm1.weight", Component::HunyuanTransformer, Naming::Authors),
-    ("decoder.mid_block.resnets.0.conv1.conv.weight", Component::HunyuanVae, Naming::Diffusers),
-    ("layers.0.self_attn.q_proj.weight", Component::Llama, Naming::Diffusers),
-    ("blk.0.attn_q.weight", Component::Llama, Naming::LlamaCpp),
-    ("spatial_blocks.0.attn.qkv.weight", Component::OpenSoraTransformer, Naming::Authors),
-    ("temporal_vae.decoder.conv1.conv.weight", Component::OpenSoraVae, Naming::Authors),
-];
 
 /// Layers of a T5 encoder but for the first, in every naming, and the position bias that only UMT5 has there.
 const T5_LAYERS: [(&str, &str); 3] = [
@@ -80,7 +54,10 @@ pub fn recognise(tensors: &BTreeMap<String, Stored>) -> Result<Recognised, Strin
 /// What tensors behind a prefix are.
 fn signed(tensors: &BTreeMap<String, Stored>, prefix: &str) -> Option<Recognised> {
     let has = |name: &str| tensors.contains_key(&format!("{prefix}{name}"));
-    let &(_, component, naming) = SIGNATURES.iter().find(|(name, ..)| has(name))?;
+    let signed = |about: &'static About| {
+        about.signatures.iter().find(|(_, name)| has(name)).map(|(naming, _)| (about.component, *naming))
+    };
+    let (component, naming) = COMPONENTS.iter().find_map(signed)?;
     let is_t5 = T5_LAYERS.iter().any(|(layer, bias)| has(layer) && !has(bias));
     let component = if component == Component::Umt5 && is_t5 { Component::T5 } else { component };
     Some(Recognised { component, naming, prefix: prefix.to_string() })
