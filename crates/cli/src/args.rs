@@ -6,7 +6,7 @@ use clap::{ArgGroup, Parser, Subcommand};
 use navicache_engine::control::cache::CacheSpec;
 use navicache_engine::control::cache::watch::Mode;
 use navicache_engine::control::target::Target;
-use navicache_engine::control::trace::LAGS;
+use navicache_engine::replay::trace::LAGS;
 use navicache_engine::{DeviceChoice, Request, Tiling};
 use navicache_metrics::Convention;
 use navicache_study::bench::Part;

@@ -27,7 +27,7 @@ use args::{Args, Command, Generate, Trace, Vbench};
 use batch::Job;
 use clap::{CommandFactory, Parser};
 use error::{Error, Result};
-use navicache_engine::control::trace::Recorder;
+use navicache_engine::replay::trace::Recorder;
 use navicache_engine::{Event, Pipeline, Request, WholeFile, decode_latents, generate_to, trace, video};
 use navicache_study::vbench;
 use progress::Progress;

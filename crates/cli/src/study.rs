@@ -4,10 +4,10 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
 use navicache_engine::control::cache::{Best, CacheConfig, best, presets};
-use navicache_engine::control::predict;
 use navicache_engine::control::solver::SolverKind;
-use navicache_engine::control::trace::Trace;
-use navicache_engine::control::tune::{self, Prediction, Target};
+use navicache_engine::replay::predict;
+use navicache_engine::replay::trace::Trace;
+use navicache_engine::replay::tune::{self, Prediction, Target};
 use navicache_engine::trace::{Recorded, read};
 use navicache_engine::{WholeFile, save_curve, save_preset};
 use serde_json::{Value, json};

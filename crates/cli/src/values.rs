@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use bytesize::ByteSize;
 use navicache_engine::cache_argument;
 use navicache_engine::control::cache::CacheSpec;
-use navicache_engine::control::trace::LAGS_MAX;
+use navicache_engine::replay::trace::LAGS_MAX;
 
 /// A trace without distances could not be read back, nor one with more than `replay` takes.
 pub fn lags(text: &str) -> Result<usize, String> {

@@ -8,13 +8,9 @@
 pub mod cache;
 mod exact;
 pub mod guidance;
-mod interpolate;
-pub mod predict;
-pub mod replay;
+pub mod interpolate;
 pub mod resume;
 pub mod schedule;
 pub mod solver;
 pub mod strip;
 pub mod target;
-pub mod trace;
-pub mod tune;

@@ -6,12 +6,12 @@ mod toy;
 
 use common::{method, play, play_method};
 use navicache_control::cache::curve::{About, Curve};
-use navicache_control::cache::samples::SAMPLES;
 use navicache_control::cache::{CacheConfig, CacheSpec, Measure, Method, Quantity, Scope};
 use navicache_control::guidance::Branch;
-use navicache_control::replay::Played;
 use navicache_control::solver::SolverKind;
 use navicache_control::target::Steered;
+use navicache_replay::player::Played;
+use navicache_replay::samples::SAMPLES;
 use proptest::prelude::*;
 
 /// Every method that measures, with the option that switches it off at `0` put at a strength, and as much freedom as

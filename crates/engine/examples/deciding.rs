@@ -12,8 +12,8 @@ use std::ops::ControlFlow;
 use std::time::Instant;
 
 use navicache_engine::control::cache::{CacheConfig, CacheSpec};
-use navicache_engine::control::replay::replay;
-use navicache_engine::control::trace::Recorder;
+use navicache_engine::replay::player::replay;
+use navicache_engine::replay::trace::Recorder;
 use navicache_engine::{LoadOptions, Pipeline, Request, generate, trace};
 
 const PROMPT: &str = "a red circle bouncing on a navy background";

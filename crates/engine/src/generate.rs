@@ -11,9 +11,9 @@ use navicache_control::cache::{self, Approx, CacheConfig, CacheError, CacheMemor
 use navicache_control::guidance::Branch;
 use navicache_control::schedule::Step;
 use navicache_control::strip::Ran;
-use navicache_control::trace::Stack;
 use navicache_media::{Clip, Frames, Spec, WholeFile, video};
 use navicache_models::{Branches, Part, Unit};
+use navicache_replay::trace::Stack;
 
 use crate::checkpoint::{self, Identity};
 use crate::decode::decode_frames;

@@ -63,6 +63,7 @@ pub use machine::{threads, use_threads};
 pub use navicache_control as control;
 pub use navicache_media::{Clip, Frames, Spec, WholeFile, video};
 pub use navicache_models as models;
+pub use navicache_replay as replay;
 pub use navicache_weights::layout::Files;
 pub use navicache_weights::{self as weights, Lora, catalog};
 pub use pipeline::{LoadOptions, Pipeline};

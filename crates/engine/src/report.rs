@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use navicache_control::guidance::Branch;
 use navicache_control::strip::Ran;
-use navicache_control::trace::Stack;
+use navicache_replay::trace::Stack;
 use serde::{Deserialize, Serialize};
 
 use navicache_control::cache::Method;

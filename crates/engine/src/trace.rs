@@ -6,8 +6,8 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use navicache_control::guidance::Branch;
-use navicache_control::predict::Series;
-use navicache_control::trace::{Header, LAGS_MAX, Recorder, Stack, Trace, TraceStep, VERSION};
+use navicache_replay::predict::Series;
+use navicache_replay::trace::{Header, LAGS_MAX, Recorder, Stack, Trace, TraceStep, VERSION};
 
 use crate::event::{Event, Reporter};
 use crate::generate::{Denoised, Destination, denoise};
@@ -153,7 +153,7 @@ fn read_changes(reader: impl BufRead, path: &Path) -> Result<Vec<Series>> {
             None => runs.push(Series { name, changes: vec![(input, output)] }),
         }
     }
-    let needed = navicache_control::predict::TEACHING + 1;
+    let needed = navicache_replay::predict::TEACHING + 1;
     match runs.iter().find(|run| run.changes.len() < needed) {
         Some(run) => {
             let reason = format!("{} has {} changes, expected at least {needed}", run.name, run.changes.len());

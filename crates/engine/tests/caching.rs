@@ -5,10 +5,10 @@ use std::sync::OnceLock;
 
 use candle_core::Tensor;
 use navicache_engine::control::cache::CacheConfig;
-use navicache_engine::control::cache::samples::SAMPLES;
-use navicache_engine::control::replay::replay;
 use navicache_engine::control::strip::Ran;
-use navicache_engine::control::trace::{Recorder, Trace};
+use navicache_engine::replay::player::replay;
+use navicache_engine::replay::samples::SAMPLES;
+use navicache_engine::replay::trace::{Recorder, Trace};
 use navicache_engine::{Error, LoadOptions, Pipeline, Request, Video, cache_argument, generate, save_preset, trace};
 
 const STEPS: usize = 14;

@@ -7,11 +7,11 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
-use navicache_engine::control::cache::samples::SAMPLES;
 use navicache_engine::control::cache::{CacheConfig, presets};
-use navicache_engine::control::replay::replay;
 use navicache_engine::control::strip::Ran;
-use navicache_engine::control::trace::Recorder;
+use navicache_engine::replay::player::replay;
+use navicache_engine::replay::samples::SAMPLES;
+use navicache_engine::replay::trace::Recorder;
 use navicache_engine::{
     Error, Event, Files, LoadOptions, Pipeline, Request, Tiling, Video, cache_argument, generate, trace,
 };

@@ -16,7 +16,7 @@ use navicache_engine::control::cache::curve::{About, Curve};
 use navicache_engine::control::cache::watch::Mode;
 use navicache_engine::control::cache::{CacheConfig, CacheSpec, presets};
 use navicache_engine::control::target::Target;
-use navicache_engine::control::tune;
+use navicache_engine::replay::tune;
 use navicache_engine::report::{BranchReport, StepReport};
 use navicache_engine::{LoadOptions, Pipeline, Request, Video, generate, save_curve};
 

@@ -69,7 +69,6 @@ pub mod presets;
 mod quantity;
 mod records;
 pub mod references;
-pub mod samples;
 pub mod schedule;
 pub mod seacache;
 mod state;

@@ -111,7 +111,7 @@ pub enum Projection {
 
 impl Config {
     /// Variance that a projection at a step adds.
-    pub(crate) fn noise_at(&self, step: usize, steps: usize) -> f64 {
+    pub fn noise_at(&self, step: usize, steps: usize) -> f64 {
         let left = 1.0 - step as f64 / steps as f64;
         self.process_noise * (self.noise_floor + (1.0 - self.noise_floor) * left * left)
     }

@@ -3,8 +3,8 @@
 use navicache_control::cache::references::Place;
 use navicache_control::cache::{CacheConfig, CacheSpec, Method, Part, Quantity, Run, Scope, Unit};
 use navicache_control::guidance::Branch;
-use navicache_control::replay::{self, Measures, Played};
 use navicache_control::schedule::flow_unipc;
+use navicache_replay::player::{self, Measures, Played};
 
 /// Blocks of the model that is played.
 pub const BLOCKS: usize = 6;
@@ -54,5 +54,5 @@ pub fn play_on(run: &Run, config: &CacheConfig, measure: Measured) -> Played {
 
 /// Plays any method.
 pub fn play_method(run: &Run, method: &dyn Method, measure: Measured) -> Played {
-    replay::play(run, method, &mut Given(measure)).unwrap()
+    player::play(run, method, &mut Given(measure)).unwrap()
 }

@@ -6,12 +6,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use candle_core::{Device, Tensor};
 use navicache_control::cache::references::Place;
-use navicache_control::cache::samples::SAMPLES;
 use navicache_control::cache::{self, CacheConfig, CacheSpec, Quantity, Run, StepRecord};
 use navicache_control::guidance::Branch;
-use navicache_control::replay::{self, Measures};
 use navicache_control::solver::SolverKind;
 use navicache_models::{Conditioned, Denoiser, Features, Part, Signal, Unit};
+use navicache_replay::player::{self, Measures};
+use navicache_replay::samples::SAMPLES;
 
 use super::sampler::{Clock, Sampled, Sampler, Setup, Start, State};
 
@@ -165,7 +165,7 @@ fn the_engine_and_a_replay_of_its_measurements_decide_the_same() {
     for cache in strong() {
         let (sampled, _) = run(cache, 30);
         let (config, control_run) = configured(cache, 30, SolverKind::Euler);
-        let played = replay::play(&control_run, config.method(), &mut Recorded(&sampled.records)).unwrap();
+        let played = player::play(&control_run, config.method(), &mut Recorded(&sampled.records)).unwrap();
         assert_eq!(played.strip(), sampled.strip, "{cache}");
         for (played, ran) in played.steps.iter().zip(&sampled.records) {
             assert_eq!(played.branches, ran.branches, "{cache}");

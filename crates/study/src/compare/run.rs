@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use navicache_engine::control::cache::CacheSpec;
-use navicache_engine::control::trace::Stack;
+use navicache_engine::replay::trace::Stack;
 use navicache_engine::report::{BranchReport, Report, StepReport, described};
 use navicache_engine::{Pipeline, Request, Video, cache_argument, generate_with, warm_up};
 use navicache_media::{Clip, Spec, video};

@@ -8,12 +8,12 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::cache::{
+use navicache_control::cache::{
     Asks, At, Decision, Guard, Measure, Measurements, Method, Part, Policy, Quantity, Question, Run, Span, Spans,
     Subject, Unit,
 };
-use crate::guidance::Branch;
-use crate::schedule::{Sigma, Step, Timestep};
+use navicache_control::guidance::Branch;
+use navicache_control::schedule::{Sigma, Step, Timestep};
 
 /// Version of the format. It grows when a field changes its meaning or goes away.
 pub const VERSION: u32 = 2;

@@ -1,15 +1,15 @@
 //! Plays a policy without a model: against numbers, as the engine asks it.
 
-use crate::cache::references::{Place, Refs};
-use crate::cache::walk::{Begun, Forward, Session};
-use crate::cache::{
+use crate::trace::{ALL_BLOCKS, FIRST_BLOCK, MIDDLE_BLOCK, Trace};
+use navicache_control::cache::references::{Place, Refs};
+use navicache_control::cache::walk::{Begun, Forward, Session};
+use navicache_control::cache::{
     Approx, Approximated, BranchRecord, Form, Kept, Measure, Method, Quantity, Run, Scope, Span, Spans, StepRecord,
     Subject, WalkError,
 };
-use crate::guidance::Branch;
-use crate::interpolate::lagrange;
-use crate::strip::{Ran, Strip};
-use crate::trace::{ALL_BLOCKS, FIRST_BLOCK, MIDDLE_BLOCK, Trace};
+use navicache_control::guidance::Branch;
+use navicache_control::interpolate::lagrange;
+use navicache_control::strip::{Ran, Strip};
 
 /// Where the numbers come from.
 pub trait Measures {
@@ -220,7 +220,7 @@ impl FromTrace<'_> {
     }
 
     /// The error that the solver finds at a computed step: what a line through the two before it missed there, as far
-    /// as it was followed. See [`crate::solver::skipping`].
+    /// as it was followed. See [`navicache_control::solver::skipping`].
     fn solver_error(&mut self, step: usize) -> Option<f64> {
         let before = self.computed.clone();
         self.computed.insert(0, step);
@@ -280,9 +280,9 @@ impl Measures for FromTrace<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cache::CacheSpec;
-    use crate::cache::Part;
     use crate::trace::{Header, LAGS, Stack, TraceStep, VERSION, named};
+    use navicache_control::cache::CacheSpec;
+    use navicache_control::cache::Part;
 
     /// A trace whose subjects are numbers that follow a function of the step.
     fn trace(steps: usize, f: impl Fn(usize) -> f64) -> Trace {

@@ -6,9 +6,9 @@
 
 use serde_json::{Value, json};
 
-use crate::cache::navicache::{Filter, Projection};
-use crate::cache::trend::Trend;
-use crate::cache::{CacheConfig, CacheError, CacheSpec, navicache};
+use navicache_control::cache::navicache::{Filter, Projection};
+use navicache_control::cache::trend::Trend;
+use navicache_control::cache::{CacheConfig, CacheError, CacheSpec, navicache};
 
 /// Relative input and output changes of one run, step by step.
 #[derive(Debug, Clone, PartialEq)]

@@ -194,8 +194,8 @@ pub const SAMPLES: &[Sample] = &[
 
 #[cfg(test)]
 mod tests {
-    use super::super::{CacheConfig, CacheSpec};
     use super::*;
+    use navicache_control::cache::{CacheConfig, CacheSpec};
 
     #[test]
     fn every_method_has_a_row_and_every_setting_is_of_its_method() {

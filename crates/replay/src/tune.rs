@@ -3,19 +3,19 @@
 
 use serde_json::{Map, Value};
 
-use crate::cache::curve::{self, Curve};
-use crate::cache::steering::FIRST_STEPS;
-use crate::cache::{CacheConfig, CacheError, CacheSpec, presets};
-use crate::replay::replay;
-use crate::strip::Ran;
+use crate::player::replay;
 use crate::trace::Trace;
+use navicache_control::cache::curve::{self, Curve};
+use navicache_control::cache::steering::FIRST_STEPS;
+use navicache_control::cache::{CacheConfig, CacheError, CacheSpec, presets};
+use navicache_control::strip::Ran;
 
 /// What is wanted.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Target {
     /// All units over computed units, at least.
     SpeedUp(f64),
-    /// Predicted error ([`crate::replay::Replayed::error`]), at most.
+    /// Predicted error ([`crate::player::Replayed::error`]), at most.
     Error(f64),
 }
 
@@ -276,7 +276,7 @@ mod tests {
 
     #[test]
     fn choices() {
-        let cache = CacheConfig::None(crate::cache::none::Config {});
+        let cache = CacheConfig::None(navicache_control::cache::none::Config {});
         let prediction = |computed: f64, error: Option<f64>| Prediction {
             spec: "none".parse().unwrap(),
             cache: cache.clone(),
