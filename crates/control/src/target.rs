@@ -231,7 +231,7 @@ impl<'a> Steered<'a> {
         }
         let reach = max_run.map_or(usize::MAX, |longest| longest.saturating_add(1)) as f64;
         let free = (steps - first_steps - last_steps) as f64;
-        if whole((first_steps + last_steps) as f64 + (free / reach).floor()) > budget + 0.5 {
+        if self.keeps_longest && whole((first_steps + last_steps) as f64 + (free / reach).floor()) > budget + 0.5 {
             return Err(format!("max_run={}: does not allow {budget:.1} of {steps} steps", max_run.unwrap_or(0)));
         }
         Ok(())
