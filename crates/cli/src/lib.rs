@@ -215,11 +215,9 @@ fn vbench(options: &Vbench) -> Result<()> {
         go_on_unless(&interrupted)
     })?;
     if !left_out.is_empty() {
-        progress.line(&format!(
-            "Left out, since they cannot be names of files ({}): {}",
-            left_out.len(),
-            left_out.iter().map(|text| format!("{text:?}")).collect::<Vec<_>>().join(", ")
-        ));
+        let names = left_out.iter().map(|text| format!("{text:?}")).collect::<Vec<_>>().join(", ");
+        // It is no failure, but nobody should miss it.
+        let _ = writeln!(std::io::stderr(), "navicache: left out, since they cannot be names of files: {names}");
     }
     progress.line(&format!("{} videos made, {} were there. Next:", made.made, made.here));
     if options.json {

@@ -412,7 +412,7 @@ fn warn_if_pointless(method: &dyn Method, steps: usize, reporter: &mut Reporter)
             "caching does nothing in {steps} steps: {name} always computes the first {first} and the last {last}"
         ));
     } else if steps <= FEW_STEPS {
-        let most = steps - first - last;
+        let most = steps - first.max(1) - last; // nothing is there to be reused at first
         reporter.warn(format!(
             "{name} may reuse up to {most} of only {steps} steps; in a run this short every step counts, and the video \
              may be far from the uncached one"
@@ -427,7 +427,9 @@ fn warn_if_inert(method: &dyn Method, sampled: &Sampled, reporter: &mut Reporter
         steps.saturating_sub(guard.first_steps + guard.last_steps)
     };
     let reused = sampled.strip.count(Ran::Reused) + sampled.strip.count(Ran::Mixed);
-    if method.caches() && steps > FEW_STEPS && free > 0 && reused == 0 {
+    // Where a guard stepped in, it has said so.
+    let is_guarded = sampled.records.iter().any(|record| !record.alarms.is_empty());
+    if method.caches() && steps > FEW_STEPS && free > 0 && reused == 0 && !is_guarded {
         reporter.warn(format!("0 of {steps} steps reused: the threshold never allowed it"));
     }
 }
