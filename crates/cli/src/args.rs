@@ -34,6 +34,8 @@ pub enum Command {
     Generate(Box<Generate>),
     /// Say what a generation will take: memory by stage, and time, with and without caching
     Estimate(Box<Estimate>),
+    /// Say what this machine is, and which models it can run
+    Doctor(Doctor),
     /// List the models that are known by name, and which of them are here
     Models(Models),
     /// Download a model from the hub, or go on with it
@@ -165,6 +167,14 @@ pub struct Estimate {
     #[arg(long, value_name = "WHAT=VALUE[,curve=FILE]")]
     pub target: Option<Target>,
 
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Nothing is downloaded for it.
+#[derive(clap::Args)]
+pub struct Doctor {
     /// Print JSON
     #[arg(long)]
     pub json: bool,

@@ -36,7 +36,7 @@ pub fn hand_over(device: DeviceChoice) -> Result<()> {
 }
 
 /// The program, where it is there and sees a GPU; or what is missing.
-fn usable() -> Result<PathBuf, String> {
+pub fn usable() -> Result<PathBuf, String> {
     let beside = std::env::current_exe().ok().and_then(|own| Some(own.parent()?.to_path_buf())).unwrap_or_default();
     let path = std::env::var_os("PATH").unwrap_or_default();
     let name = format!("{PROGRAM}{}", std::env::consts::EXE_SUFFIX);

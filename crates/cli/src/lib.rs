@@ -6,6 +6,7 @@ mod batch;
 mod bench;
 mod checkpoints;
 mod compare;
+mod doctor;
 mod error;
 mod events;
 #[cfg(not(feature = "cuda"))]
@@ -83,6 +84,7 @@ fn run(command: Command) -> Result<()> {
     match command {
         Command::Generate(options) => make(&options),
         Command::Estimate(options) => Ok(models::estimate(&options)?),
+        Command::Doctor(options) => doctor::doctor(&options),
         Command::Models(options) => models::list(&options),
         Command::Pull(options) => models::pull(&options),
         Command::Inspect(options) => Ok(models::inspect(&options)?),

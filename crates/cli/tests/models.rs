@@ -147,3 +147,18 @@ fn latents_are_decoded_again() {
     assert!(!folder.path().join("b.mp4").exists());
     assert!(!resume(&["kept.safetensors", "a prompt too"]).status.success());
 }
+
+#[test]
+fn the_doctor_says_what_fits() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = navicache(folder.path(), &["doctor", "--json"]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let said: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(said["machine"]["threads"].as_u64().unwrap() > 0);
+    let levels = said["machine"]["levels"].as_array().unwrap();
+    assert!(levels.contains(&said["machine"]["kernels"]), "{said}");
+    let models = said["models"].as_array().unwrap();
+    assert!(models.iter().any(|model| model["name"] == "wan2.1-t2v-1.3b" && model["is_here"] == false), "{said}");
+    let words = String::from_utf8(navicache(folder.path(), &["doctor"]).stdout).unwrap();
+    assert!(words.contains("GPU        ") && words.lines().count() < 40, "{words}");
+}

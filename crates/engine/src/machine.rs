@@ -9,7 +9,7 @@ use crate::field::Field;
 use crate::{Error, Result};
 
 /// The processor's name.
-pub(crate) fn cpu_name() -> String {
+pub fn cpu_name() -> String {
     let system = System::new_with_specifics(RefreshKind::nothing().with_cpu(CpuRefreshKind::nothing()));
     let name = system.cpus().first().map(|cpu| cpu.brand().trim().to_string());
     name.filter(|name| !name.is_empty()).unwrap_or_else(|| std::env::consts::ARCH.to_string())
@@ -49,7 +49,7 @@ pub(crate) fn peak_memory_bytes() -> Option<u64> {
 }
 
 /// Memory that can be taken without swapping, in bytes; in a container, what its limit leaves.
-pub(crate) fn available_memory_bytes() -> Option<u64> {
+pub fn available_memory_bytes() -> Option<u64> {
     let memory = MemoryRefreshKind::nothing().with_ram();
     let system = System::new_with_specifics(RefreshKind::nothing().with_memory(memory));
     let machine = Some(system.available_memory()).filter(|bytes| *bytes > 0);
