@@ -1,7 +1,7 @@
 //! Targets: a user says how much is to be computed, and the threshold follows.
 //!
 //! A [`Target`] is what was asked for, in words. [`Steered`] is a method around a method whose policy has a dial
-//! ([`Policy::dial`](crate::cache::Policy::dial)): it leaves when and how to the method, and moves its threshold from
+//! ([`Policy::dial`]): it leaves when and how to the method, and moves its threshold from
 //! step to step so that the run computes what was asked for. The rule is [`Steering`]'s, the numbers are a [`Curve`]'s.
 
 use std::fmt;

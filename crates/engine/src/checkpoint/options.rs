@@ -16,7 +16,7 @@ pub struct Checkpoint {
     /// After which steps.
     #[serde(default)]
     pub every: Every,
-    /// Stop after so many steps of this run, if others are left: [`Error::Stopped`].
+    /// Stop after so many steps of this run, if others are left: [`Error::Stopped`](crate::Error::Stopped).
     #[serde(default)]
     pub stop_after: Option<NonZeroUsize>,
     /// Whether the file stays when the video is written.

@@ -74,7 +74,7 @@ const POSITIONS_MAX: usize = 1 << 16;
 impl TransformerConfig {
     /// The configuration that weights belong to, by their shapes. `like`: a configuration of the same width, for what
     /// no shape says, the number of heads first; without, heads have 128 channels as in all published models, or
-    /// [`SMALL_HEAD_DIM`] where the width is that of none.
+    /// `SMALL_HEAD_DIM` where the width is that of none.
     pub fn from_weights(source: &dyn Source, like: Option<&TransformerConfig>) -> Result<Self> {
         let [dim, in_channels, pf, ph, pw] = dims(source, "patch_embedding.weight")?;
         let [_, text_dim] = dims(source, "condition_embedder.text_embedder.linear_1.weight")?;
