@@ -2,14 +2,14 @@
 
 use std::path::{Path, PathBuf};
 
-use bytesize::ByteSize;
 use navicache_engine::weights::hub_cache::HubCache;
-use navicache_engine::{catalog, machine_memory, machine_name, models::Level, threads, use_threads};
+use navicache_engine::{catalog, machine_memory, machine_name, models::Level, share_of_memory, threads, use_threads};
 use serde::Serialize;
 use serde_json::json;
 
 use crate::args::Doctor;
 use crate::error::Result;
+use crate::models::gb;
 use crate::terminal::print;
 
 /// What was found.
@@ -40,14 +40,9 @@ struct Candidate {
     verdict: &'static str,
 }
 
-/// Part of the memory that the weights of one part may take, so that there is some left for all else.
-const SHARE: f64 = 0.75;
-
 pub fn doctor(options: &Doctor) -> Result<()> {
     use_threads(None)?;
     let cache = HubCache::from_env().map_err(navicache_engine::Error::from)?;
-    let folder = cache.repository("");
-    let folder = folder.parent().unwrap_or(&folder).to_path_buf();
     let machine = Machine {
         navicache: env!("CARGO_PKG_VERSION"),
         cpu: machine_name(),
@@ -56,8 +51,8 @@ pub fn doctor(options: &Doctor) -> Result<()> {
         levels: Level::available().iter().map(|level| level.name()).collect(),
         memory_bytes: machine_memory(),
         gpu: gpu(),
-        disk_bytes: free_space(&folder),
-        models: folder,
+        disk_bytes: free_space(cache.folder()),
+        models: cache.folder().to_path_buf(),
     };
     let candidates: Vec<Candidate> = catalog::models().iter().map(|model| judged(model, &machine, &cache)).collect();
     if options.json {
@@ -71,7 +66,7 @@ pub fn doctor(options: &Doctor) -> Result<()> {
 fn judged(model: &'static catalog::Model, machine: &Machine, cache: &HubCache) -> Candidate {
     let is_here = model.repositories.iter().all(|repository| cache.snapshot(repository).is_some());
     let (disk_bytes, largest_part_bytes) = (model.disk_bytes(), model.largest_part_bytes());
-    let fits = machine.memory_bytes.is_none_or(|bytes| largest_part_bytes as f64 <= SHARE * bytes as f64);
+    let fits = machine.memory_bytes.is_none_or(|bytes| largest_part_bytes <= share_of_memory(bytes));
     let has_room = is_here || machine.disk_bytes.is_none_or(|free| disk_bytes <= free);
     let verdict = match (has_room, fits) {
         (false, _) => "no room on the disk",
@@ -98,8 +93,7 @@ fn gpu() -> std::result::Result<String, String> {
 }
 
 fn in_words(machine: &Machine, candidates: &[Candidate]) -> String {
-    let size = |bytes: u64| ByteSize(bytes).display().si().to_string();
-    let known = |bytes: Option<u64>| bytes.map_or("unknown".to_string(), size);
+    let known = |bytes: Option<u64>| bytes.map_or("unknown".to_string(), gb);
     let gpu = match &machine.gpu {
         Ok(found) => found.clone(),
         Err(missing) => format!("none that can be used: {missing}"),
@@ -116,7 +110,7 @@ fn in_words(machine: &Machine, candidates: &[Candidate]) -> String {
     ];
     for Candidate { name, disk_bytes, largest_part_bytes, is_here, verdict } in candidates {
         let here = if *is_here { "downloaded; " } else { "" };
-        lines.push(format!("{name:<22} {:>9} {:>9}  {here}{verdict}", size(*disk_bytes), size(*largest_part_bytes)));
+        lines.push(format!("{name:<22} {:>9} {:>9}  {here}{verdict}", gb(*disk_bytes), gb(*largest_part_bytes)));
     }
     lines.push(String::new());
     lines.push("memory: of the largest part. `navicache estimate` says more of a model that is here.".to_string());

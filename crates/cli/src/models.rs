@@ -261,6 +261,7 @@ fn numbers(count: u64) -> String {
     }
 }
 
-fn gb(bytes: u64) -> String {
+/// `4.4 MB`
+pub fn gb(bytes: u64) -> String {
     ByteSize(bytes).display().si().to_string()
 }

@@ -57,8 +57,13 @@ impl Host {
 
     /// Bytes that one thing may take of it, so that there is some left for all others.
     pub fn budget(&self) -> u64 {
-        self.memory().map_or(u64::MAX, |memory| memory / 4 * 3)
+        self.memory().map_or(u64::MAX, share_of_memory)
     }
+}
+
+/// The part of a memory that one thing may take, so that there is some left for all others.
+pub fn share_of_memory(bytes: u64) -> u64 {
+    bytes / 4 * 3
 }
 
 /// A model that is read on first use, and kept until room is needed.

@@ -32,6 +32,11 @@ impl HubCache {
         (is_name && snapshot.is_dir()).then_some(snapshot)
     }
 
+    /// Where repositories are kept.
+    pub fn folder(&self) -> &Path {
+        &self.0
+    }
+
     /// Where a repository is kept.
     pub fn repository(&self, name: &str) -> PathBuf {
         self.0.join(format!("models--{}", name.replace('/', "--")))

@@ -10,8 +10,9 @@ use serde::{Deserialize, Serialize};
 use super::{Approx, Asks, Measure, Measurements, Quantity, Question, Subject};
 
 /// What is done when a guard raises the alarm.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, strum::EnumString)]
 #[serde(rename_all = "lowercase")]
+#[strum(serialize_all = "lowercase", parse_err_ty = String, parse_err_fn = unknown_mode)]
 pub enum Mode {
     /// Nothing is watched.
     Off,
@@ -22,22 +23,14 @@ pub enum Mode {
     Act,
 }
 
-impl std::str::FromStr for Mode {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "off" => Ok(Mode::Off),
-            "warn" => Ok(Mode::Warn),
-            "act" => Ok(Mode::Act),
-            _ => Err("expected off, warn or act".to_string()),
-        }
-    }
+fn unknown_mode(_: &str) -> String {
+    "expected off, warn or act".to_string()
 }
 
 /// The rules.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, strum::IntoStaticStr)]
 #[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case")]
 pub enum Rule {
     /// So many steps in a row were reused as no good run reuses.
     LongRun,
@@ -56,14 +49,7 @@ pub enum Rule {
 impl Rule {
     /// In reports.
     pub fn name(self) -> &'static str {
-        match self {
-            Rule::LongRun => "long_run",
-            Rule::Collapse => "collapse",
-            Rule::Explosion => "explosion",
-            Rule::ForecastOff => "forecast_off",
-            Rule::Inert => "inert",
-            Rule::GuidanceLost => "guidance_lost",
-        }
+        self.into()
     }
 }
 
@@ -243,6 +229,7 @@ impl Miss {
 const MEASURED_STEPS: f64 = 50.0;
 /// In fewer steps no run of reuse is told to be long, and none is missed.
 const FEW_STEPS: usize = 30;
+
 /// Whether a value is too large, or no number.
 fn is_over(value: f64, limit: f64) -> bool {
     value > limit || value.is_nan()
