@@ -287,9 +287,10 @@ pub(crate) fn denoise(
     let clock = Instant::now();
     let done_before = saved.as_ref().map_or(0, |saved| saved.step);
     reporter.stop_if_cancelled(done_before, steps)?;
+    let guided = family.guided(&resolved, &schedule.steps);
     let Started { run, policy, memory } = start(pipeline, &resolved, method, schedule.steps, &branches, &*denoiser)?;
     check_memory(memory, pipeline.cache_budget(&resolved), method.name())?;
-    let setup = Setup { denoiser: &*denoiser, branches: &branches, run: &run, solver: resolved.solver };
+    let setup = Setup { denoiser: &*denoiser, branches: &guided, run: &run, solver: resolved.solver };
     let start = Start { latents, known: conditioning.image.known_latents };
     let mut sampler = match saved {
         None => Sampler::begin(setup, start, policy),
@@ -362,10 +363,10 @@ pub(crate) fn start(
 ) -> Result<Started> {
     let run = Run {
         family: pipeline.defaults().presets.clone(),
+        segments: pipeline.family().segments(&steps),
         steps,
         branches: branches.iter().map(|branch| branch.0).collect(),
         units: denoiser.units().iter().map(unit).collect(),
-        segments: Vec::new(),
     };
     let refused = |reason| CacheError::Options { method: method.name().to_string(), reason };
     let policy = method.try_start(&run).map_err(refused)?;

@@ -33,6 +33,7 @@ pub fn record(
         branches: run.branches.clone(),
         stacks: Stack::of(&run.units),
         lags: recorder.lags,
+        segments: run.segments.clone(),
     };
     let branch = |name: String| run.branches.iter().copied().find(|branch| branch.name() == name);
     let step = |report: crate::report::StepReport| {

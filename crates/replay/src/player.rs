@@ -319,6 +319,7 @@ mod tests {
             branches: vec![Branch::Cond, Branch::Uncond],
             stacks: vec![Stack { blocks: 4, parts: vec![Part::SelfAttn, Part::CrossAttn, Part::Mlp] }],
             lags: LAGS,
+            segments: Vec::new(),
         };
         Trace { header, steps: (0..steps).map(step).collect() }
     }

@@ -62,6 +62,9 @@ pub struct Header {
     pub stacks: Vec<Stack>,
     /// Earlier steps that distances of features are recorded to.
     pub lags: usize,
+    /// Steps at which another transformer took over.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub segments: Vec<usize>,
 }
 
 /// Blocks in a row that have the same units.
@@ -116,7 +119,7 @@ impl Trace {
             steps: self.steps.iter().map(step).collect(),
             branches: self.header.branches.clone(),
             units: Stack::units(&self.header.stacks),
-            segments: Vec::new(),
+            segments: self.header.segments.clone(),
         }
     }
 

@@ -35,8 +35,8 @@ const WATCHED_MAX: usize = 8;
 pub(super) struct Tensors<'a> {
     denoiser: &'a dyn Branches,
     run: &'a Run,
-    /// The branches and the weights of their predictions, in the order of the denoiser's conditions.
-    branches: &'a [(Branch, f64)],
+    /// Of each step: the branches and the weights of their predictions, in the order of the denoiser's conditions.
+    branches: &'a [Vec<(Branch, f64)>],
     /// The step under way.
     step: usize,
     /// The latents that the model sees.
@@ -94,7 +94,7 @@ impl Entered {
 }
 
 impl<'a> Tensors<'a> {
-    pub fn new(denoiser: &'a dyn Branches, run: &'a Run, branches: &'a [(Branch, f64)], x: Tensor) -> Self {
+    pub fn new(denoiser: &'a dyn Branches, run: &'a Run, branches: &'a [Vec<(Branch, f64)>], x: Tensor) -> Self {
         Tensors {
             denoiser,
             run,
@@ -119,7 +119,7 @@ impl<'a> Tensors<'a> {
     /// The guided velocity of the step's branches. // (1, channels, latent frames, height, width)
     pub fn velocity(&self) -> Result<Tensor> {
         let weight = |p: &Predicted| {
-            self.branches.iter().find(|(branch, _)| *branch == p.branch).map_or(0.0, |(_, weight)| *weight)
+            self.branches[self.step].iter().find(|(branch, _)| *branch == p.branch).map_or(0.0, |(_, weight)| *weight)
         };
         let terms: Vec<(f64, &Tensor)> = self.predicted.iter().map(|p| (weight(p), &p.output)).collect();
         arithmetic::weighted(&terms)
@@ -173,9 +173,9 @@ impl<'a> Tensors<'a> {
 
     /// The place of a branch among the conditions.
     fn index(&self, branch: Branch) -> Result<usize> {
-        let known = || self.branches.iter().map(|(branch, _)| branch.name()).collect::<Vec<_>>().join(", ");
+        let known = || self.branches[self.step].iter().map(|(branch, _)| branch.name()).collect::<Vec<_>>().join(", ");
         let unknown = || WalkError::UnknownBranch { step: self.step, branch, known: known() }.into();
-        self.branches.iter().position(|(known, _)| *known == branch).ok_or_else(unknown)
+        self.branches[self.step].iter().position(|(known, _)| *known == branch).ok_or_else(unknown)
     }
 
     /// Begins a branch's forward.

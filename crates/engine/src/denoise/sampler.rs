@@ -75,8 +75,8 @@ impl Start {
 #[derive(Clone, Copy)]
 pub(crate) struct Setup<'a> {
     pub denoiser: &'a dyn Branches,
-    /// The branches of a step and the weights of their predictions.
-    pub branches: &'a [(Branch, f64)],
+    /// Of each step: the branches, which are the same at all, and the weights of their predictions.
+    pub branches: &'a [Vec<(Branch, f64)>],
     pub run: &'a Run,
     pub solver: SolverKind,
 }
@@ -146,11 +146,8 @@ impl<'a> Sampler<'a> {
 
     /// Does the next step, if there is one.
     pub fn step(&mut self) -> Result<Option<StepDone<'_>>> {
-        let branches = self.setup.branches;
         let (step, begun) = (self.done(), Instant::now());
-        if step == self.steps() {
-            return Ok(None);
-        }
+        let Some(branches) = self.setup.branches.get(step) else { return Ok(None) };
         let mut seconds = vec![0.0; branches.len()];
         let Sampler { known, learns_error, stepper, session, tensors, latents, .. } = self;
         tensors.set_step(step, Start::shown(known.as_ref(), latents)?);

@@ -87,7 +87,10 @@ fn configured(cache: &str, steps: usize, solver: SolverKind) -> (CacheConfig, Ru
     (config, run)
 }
 
-const BRANCHES: [(Branch, f64); 2] = [(Branch::Cond, 3.0), (Branch::Uncond, -2.0)];
+/// Those of every step.
+fn branches(steps: usize) -> Vec<Vec<(Branch, f64)>> {
+    vec![vec![(Branch::Cond, 3.0), (Branch::Uncond, -2.0)]; steps]
+}
 
 fn start() -> Start {
     let latents = Tensor::new(&[0.5f32, -1.0, 2.0, 0.25], &Device::Cpu).unwrap().reshape((1, 1, 1, 2, 2)).unwrap();
@@ -99,7 +102,8 @@ fn run(cache: &str, steps: usize) -> (Sampled, usize) {
     let constant = Arc::new(AddConstant::new());
     let denoiser = Conditioned::new(constant.clone(), vec![10.0, 20.0]);
     let (config, run) = configured(cache, steps, SolverKind::Euler);
-    let setup = Setup { denoiser: &denoiser, branches: &BRANCHES, run: &run, solver: SolverKind::Euler };
+    let branches = branches(steps);
+    let setup = Setup { denoiser: &denoiser, branches: &branches, run: &run, solver: SolverKind::Euler };
     let mut sampler = Sampler::begin(setup, start(), config.method().start(&run));
     while sampler.step().unwrap().is_some() {}
     (sampler.finish().unwrap(), constant.1.load(Ordering::Relaxed))
@@ -267,7 +271,7 @@ fn rest(mut sampler: Sampler, on_state: Option<&mut dyn FnMut(Written)>) -> Left
 
 #[test]
 fn a_run_that_is_cut_after_any_step_goes_on_bit_for_bit() {
-    let steps = 14;
+    let (steps, branches) = (14, branches(14));
     let denoiser = Conditioned::new(Arc::new(AddConstant::new()), vec![10.0, 20.0]);
     for cache in strong() {
         for &solver in SolverKind::ALL {
@@ -275,7 +279,7 @@ fn a_run_that_is_cut_after_any_step_goes_on_bit_for_bit() {
                 continue;
             }
             let (config, run) = configured(cache, steps, solver);
-            let setup = Setup { denoiser: &denoiser, branches: &BRANCHES, run: &run, solver };
+            let setup = Setup { denoiser: &denoiser, branches: &branches, run: &run, solver };
             let policy = || config.method().start(&run);
             let whole = rest(Sampler::begin(setup, start(), policy()), None);
             let mut states = Vec::new();
@@ -301,7 +305,8 @@ fn a_run_that_is_cut_after_any_step_goes_on_bit_for_bit() {
 fn a_state_of_another_run_is_refused() {
     let denoiser = Conditioned::new(Arc::new(AddConstant::new()), vec![10.0, 20.0]);
     let (config, run) = configured("stride,threshold=100,warmup_steps=3,reuse=corrected", 9, SolverKind::UniPc);
-    let setup = Setup { denoiser: &denoiser, branches: &BRANCHES, run: &run, solver: SolverKind::UniPc };
+    let branches = branches(9);
+    let setup = Setup { denoiser: &denoiser, branches: &branches, run: &run, solver: SolverKind::UniPc };
     let mut sampler = Sampler::begin(setup, start(), config.method().start(&run));
     (0..6).for_each(|_| assert!(sampler.step().unwrap().is_some()));
     let state = written(sampler.save().unwrap());
@@ -309,7 +314,7 @@ fn a_state_of_another_run_is_refused() {
         let mut state = read(&state);
         change(&mut state);
         let (config, run) = configured(cache, 9, SolverKind::UniPc);
-        let setup = Setup { denoiser: &denoiser, branches: &BRANCHES, run: &run, solver: SolverKind::UniPc };
+        let setup = Setup { denoiser: &denoiser, branches: &branches, run: &run, solver: SolverKind::UniPc };
         let refused = Sampler::resume(setup, start(), config.method().start(&run), state);
         refused.err().unwrap_or_else(|| panic!("{cache} goes on")).to_string()
     };

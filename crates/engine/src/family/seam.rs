@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use candle_core::Tensor;
 use navicache_control::guidance::{Branch, Guidance};
+use navicache_control::schedule::Step;
 use navicache_models::{Autoencoder, Branches, Conditioned, Denoiser, Error as ModelError};
 use navicache_weights::layout::Parts;
 use navicache_weights::{Component, Role, Tensors};
@@ -106,6 +107,14 @@ pub(crate) trait Family: Send + Sync {
     /// The branches of a step and their weights.
     fn branches(&self, request: &Resolved) -> Vec<(Branch, f64)> {
         Guidance::from_scale(request.guidance).branches()
+    }
+    /// The same at each of some steps, where the weights are not those of all.
+    fn guided(&self, request: &Resolved, steps: &[Step]) -> Vec<Vec<(Branch, f64)>> {
+        vec![self.branches(request); steps.len()]
+    }
+    /// Those of some steps at which another transformer takes over.
+    fn segments(&self, _steps: &[Step]) -> Vec<usize> {
+        Vec::new()
     }
 
     // 2. Conditions
