@@ -30,6 +30,20 @@ pub enum Event<'a> {
         /// What ran so far.
         strip: &'a Strip,
     },
+    /// What the middle of the video is expected to look like, where the request asks for it
+    /// ([`Request::preview`](crate::Request::preview)). It follows the step that it was made after.
+    Preview {
+        /// The step, from 0.
+        index: usize,
+        /// Number of steps.
+        steps: usize,
+        /// In pixels; it may be smaller than the video.
+        width: usize,
+        /// In pixels.
+        height: usize,
+        /// 8-bit RGB. // (height, width, 3)
+        rgb: &'a [u8],
+    },
     /// A checkpoint was written.
     Checkpoint {
         /// The file.

@@ -30,6 +30,7 @@ pub enum Field {
     Latents,
     SaveLatents,
     Tile,
+    Preview,
     Checkpoint,
     Resume,
     AllowOtherBuild,

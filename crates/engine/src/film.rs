@@ -89,7 +89,7 @@ fn paste(blend: &Blend, tile: &[u8], frame: &mut [u8], width: usize) {
 /// # Errors
 ///
 /// NaN or infinity, which would be black.
-fn to_rgb(chunk: &Tensor) -> Result<Vec<u8>> {
+pub(crate) fn to_rgb(chunk: &Tensor) -> Result<Vec<u8>> {
     let scaled = chunk.permute((0, 2, 3, 1))?.affine(127.5, 127.5)?;
     if !scaled.to_dtype(DType::F32)?.sum_all()?.to_scalar::<f32>()?.is_finite() {
         return Err(Error::FramesNotFinite);

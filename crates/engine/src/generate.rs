@@ -22,6 +22,7 @@ use crate::event::{Event, Reporter, Stage};
 use crate::family::{Conditioning, ImageConditioning};
 use crate::field::Field;
 use crate::pipeline::Pipeline;
+use crate::preview::Previews;
 use crate::probe::decode_seconds;
 use crate::report::{self, Report, Seconds, TargetReport, Totals, described};
 use crate::request::{Request, Resolved};
@@ -176,7 +177,15 @@ pub fn warm_up(
     on_event: &mut dyn FnMut(Event) -> ControlFlow<()>,
 ) -> Result<()> {
     let cache = Some("none".parse()?);
-    let request = Request { steps: Some(1), cache, target: None, checkpoint: None, resume: None, ..request.clone() };
+    let request = Request {
+        steps: Some(1),
+        cache,
+        target: None,
+        preview: None,
+        checkpoint: None,
+        resume: None,
+        ..request.clone()
+    };
     let mut reporter = Reporter { on_event, warnings: Vec::new(), cancelled: false };
     denoise(pipeline, &request, None, Destination::Latents, &mut reporter).map(drop)
 }
@@ -276,8 +285,10 @@ pub(crate) fn denoise(
     reporter.emit(Event::Stage(Stage::Load));
     let clock = Instant::now();
     let denoiser = family.denoiser(&resolved, &conditioning)?;
+    let mut previews = None;
     if let Destination::Frames(_) = destination {
         family.autoencoder()?;
+        previews = request.preview.and_then(|every| Previews::begin(pipeline, every, &shape, reporter));
         pipeline.make_room_for_denoising();
     }
     seconds.load = clock.elapsed().as_secs_f64();
@@ -311,6 +322,9 @@ pub(crate) fn denoise(
         }
         if let Some(keeper) = &mut keeper {
             keeper.after_step(&mut sampler, reporter)?;
+        }
+        if let Some(previews) = &mut previews {
+            previews.after_step(&sampler, reporter);
         }
         reporter.stop_if_cancelled(index + 1, steps)?;
     }

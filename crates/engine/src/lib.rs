@@ -38,6 +38,7 @@ mod limits;
 mod machine;
 pub mod noise;
 mod pipeline;
+mod preview;
 mod probe;
 mod prompt;
 pub mod report;

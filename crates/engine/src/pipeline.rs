@@ -243,10 +243,15 @@ impl Pipeline {
 
     /// Frees the VAE, which was read to see that it is whole, when the transformer needs much of the memory there is.
     pub(crate) fn make_room_for_denoising(&self) {
-        let needed = self.transformer_weights().map_or(0, Tensors::bytes);
-        if self.family.shared().host.memory().is_some_and(|memory| needed > memory / 2) {
+        if !self.keeps_autoencoder() {
             self.family.free_autoencoder();
         }
+    }
+
+    /// Whether the VAE stays loaded during the steps.
+    pub(crate) fn keeps_autoencoder(&self) -> bool {
+        let needed = self.transformer_weights().map_or(0, Tensors::bytes);
+        self.family.shared().host.memory().is_none_or(|memory| needed <= memory / 2)
     }
 }
 

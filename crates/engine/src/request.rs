@@ -67,6 +67,8 @@ pub struct Request {
     pub cache_memory: Option<u64>,
     /// In which parts frames are decoded.
     pub tile: Tiling,
+    /// Seconds between two pictures of the video that is being made, at least: [`Event::Preview`](crate::Event).
+    pub preview: Option<f64>,
     /// Leave checkpoints, to go on from should the run end early.
     pub checkpoint: Option<Checkpoint>,
     /// Go on from one.
@@ -269,6 +271,7 @@ impl Request {
         let guidance = self.guidance.unwrap_or(defaults.guidance);
         check_finite(Field::Guidance, guidance, 0.0)?;
         self.true_guidance.map_or(Ok(()), |scale| check_finite(Field::TrueGuidance, scale, 0.0))?;
+        self.preview.map_or(Ok(()), |seconds| check_finite(Field::Preview, seconds, 0.0))?;
         let shift = self.shift.unwrap_or_else(|| shift(width, height, frames));
         check_finite(Field::Shift, shift, 1e-3)?;
         let solver = self.solver.unwrap_or(solver);

@@ -191,6 +191,11 @@ impl<V: Clone> Stepper<V> {
         self.state.clone()
     }
 
+    /// The clean sample as the last computed step predicts it; `None` before there is one.
+    pub fn clean(&self) -> Option<&V> {
+        self.state.history.data.front()
+    }
+
     /// Takes the prediction of step `step` in: the velocity that the model made of the latents `x`. Hands out the
     /// step's sample where steps were skipped before it, so that it is now known to be another than `x`.
     pub fn arrive<L>(&mut self, step: usize, x: &V, velocity: &V, linear: &mut L) -> Result<Option<V>, L::Error>

@@ -191,6 +191,12 @@ impl<'a> Sampler<'a> {
         Ok(Some(StepDone { index: step, seconds: seconds_of_step, strip: &self.strip, share, alarms }))
     }
 
+    /// The clean latents as the last computed step predicts them; `None` before there is one.
+    /// // (1, channels, latent frames, height, width)
+    pub fn clean(&self) -> Result<Option<Tensor>> {
+        self.stepper.clean().map(|clean| Start::shown(self.known.as_ref(), clean)).transpose()
+    }
+
     /// So many steps are to be computed, in equivalents of whole ones: it holds from the next step on.
     pub fn budget(&mut self, budget: f64) {
         self.session.budget(self.done(), budget);
