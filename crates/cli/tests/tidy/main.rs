@@ -23,6 +23,7 @@ const FORBIDDEN: &[Edge] = &[
     ("navicache-engine", &["navicache-hub", "navicache-study", "ureq", "clap", "axum", "pyo3"]),
     ("navicache-hub", &["navicache-engine", "navicache-control"]),
     ("navicache-study", &["navicache-hub", "ureq", "clap"]),
+    ("navicache-python", &["navicache-hub", "navicache", "ureq", "clap"]),
 ];
 
 /// Circles of modules that are still to be cut.

@@ -1,0 +1,3 @@
+"""The part that is written in Rust."""
+
+__version__: str
