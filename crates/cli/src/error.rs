@@ -19,6 +19,8 @@ pub enum Error {
     #[error(transparent)]
     Cache(#[from] CacheError),
     #[error(transparent)]
+    Tune(#[from] navicache_engine::replay::tune::TuneError),
+    #[error(transparent)]
     Engine(#[from] navicache_engine::Error),
     #[error(transparent)]
     Hub(#[from] navicache_hub::Error),
@@ -55,7 +57,7 @@ impl Error {
             Error::Engine(error) => matches!(error, Engine::Cancelled { .. } | Engine::DecodingCancelled),
             Error::Hub(error) => matches!(error, navicache_hub::Error::Cancelled),
             Error::Study(error) => error.is_cancelled(),
-            Error::Arguments { .. } | Error::Cache(_) | Error::Media(_) | Error::Metrics(_) => false,
+            Error::Arguments { .. } | Error::Cache(_) | Error::Tune(_) | Error::Media(_) | Error::Metrics(_) => false,
         }
     }
 }

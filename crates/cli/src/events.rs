@@ -25,28 +25,7 @@ pub fn say(line: impl FnOnce() -> Value) {
 
 /// Prints an event of a generation.
 pub fn show(event: &Event) {
-    match event {
-        Event::Resolved(request) => {
-            let chosen = request.chosen.as_ref().map(|best| json!({"cache": best.spec.to_string(), "why": best.why}));
-            say(|| json!({"event": "resolved", "request": request, "chosen": chosen}));
-        }
-        Event::Stage(stage) => say(|| json!({"event": "stage", "stage": stage.name()})),
-        Event::Warning(text) => say(|| json!({"event": "warning", "text": text})),
-        Event::Step { index, steps, seconds, strip } => say(|| {
-            let strip = strip.to_string();
-            json!({"event": "step", "index": index, "steps": steps, "seconds": seconds, "strip": strip})
-        }),
-        Event::Checkpoint { path, step, steps } => {
-            say(|| json!({"event": "checkpoint", "path": path, "step": step, "steps": steps}))
-        }
-        Event::Tile { index, tiles } => say(|| json!({"event": "tile", "index": index, "tiles": tiles})),
-        Event::Frames { first, count, frames, .. } => {
-            say(|| json!({"event": "frames", "first": first, "count": count, "frames": frames}))
-        }
-        Event::Kept(path) => say(|| json!({"event": "latents", "path": path})),
-        // New kinds are said when they have a line in docs/events.md.
-        _ => {}
-    }
+    say(|| event.to_json());
 }
 
 /// The last line of a command that failed.

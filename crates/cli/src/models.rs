@@ -4,13 +4,12 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use bytesize::ByteSize;
-use navicache_engine::catalog::Model;
 use navicache_engine::estimate::{Estimate, estimate as estimated};
 use navicache_engine::inspect::Inspected;
 use navicache_engine::weights::hub_cache::HubCache;
 use navicache_engine::{Request, catalog};
 use navicache_hub::{Event, Hub};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::args::{self, Inspect, Models, Pull};
 use crate::error::{Error, Result};
@@ -23,28 +22,14 @@ const BETWEEN_LINES: Duration = Duration::from_secs(10);
 
 pub fn list(options: &Models) -> Result<()> {
     let cache = HubCache::from_env().map_err(navicache_engine::Error::from)?;
-    let here = |model: &Model| -> Option<Vec<String>> {
-        let snapshots = model.repositories.iter().map(|repository| cache.snapshot(repository));
-        snapshots.map(|path| Some(path?.display().to_string())).collect()
-    };
     if options.json {
-        let models: Vec<_> = catalog::models()
-            .iter()
-            .map(|model| {
-                json!({
-                    "name": model.name, "what": model.what, "repositories": model.repositories, "parts": model.parts,
-                    "disk_bytes": model.disk_bytes(), "largest_part_bytes": model.largest_part_bytes(),
-                    "paths": here(model),
-                })
-            })
-            .collect();
-        print(&format!("{:#}", json!(models)));
+        print(&format!("{:#}", Value::from_iter(catalog::models().iter().map(|model| model.to_json(&cache)))));
         return Ok(());
     }
     let mut lines = vec![format!("{:<22} {:>8} {:>8}  what, and where", "name", "disk", "memory")];
     lines.push(format!("{:<22} {:>8} {:>8}  tiny model to try things with; built in", "demo", "-", "-"));
     for model in catalog::models() {
-        let place = here(model).map_or("not here yet".to_string(), |paths| paths.join(", "));
+        let place = model.paths(&cache).map_or("not here yet".to_string(), |paths| paths.join(", "));
         let (disk, memory) = (gb(model.disk_bytes()), gb(model.largest_part_bytes()));
         lines.push(format!("{:<22} {disk:>8} {memory:>8}  {}; {place}", model.name, model.what));
     }

@@ -164,7 +164,7 @@ fn replay_traces(options: &Replay, traces: &[Trace]) -> Result<()> {
     }
     let predictions = specs.iter().map(|spec| tune::predict(traces, spec, family)).collect::<Result<Vec<_>, _>>()?;
     if options.json {
-        print(&format!("{:#}", Value::from(predictions.iter().map(as_json).collect::<Vec<_>>())));
+        print(&format!("{:#}", Value::from(predictions.iter().map(Prediction::to_json).collect::<Vec<_>>())));
         return Ok(());
     }
     let width = predictions.iter().map(|p| p.spec.to_string().len()).max().unwrap_or(0).max("method".len());
@@ -202,25 +202,9 @@ pub fn tune(options: &Tune) -> Result<()> {
         return make_curve(options, &traces, family);
     }
     let specs = if options.cache.is_empty() { tune::all_methods(family) } else { options.cache.clone() };
-    let mut predictions = Vec::new();
-    for spec in &specs {
-        for candidate in tune::candidates(spec, family)? {
-            predictions.push(tune::predict(&traces, &candidate, family)?);
-        }
-    }
-    let Some(chosen) = tune::choose(&predictions, target) else {
-        let most = predictions.iter().filter(|p| p.error.is_some()).map(Prediction::speedup).fold(1.0, f64::max);
-        return Err(Error::Arguments {
-            what: "tune",
-            found: format!("{target:?}"),
-            expected: format!(
-                "none of {} settings meets it; the fastest computes one part in {most:.2}",
-                predictions.len()
-            ),
-        });
-    };
-    save_preset(&chosen.cache, family, as_json(chosen), &options.output)?;
-    print(&line(chosen, 0));
+    let chosen = tune::best(&traces, &specs, family, target)?;
+    save_preset(&chosen.cache, family, chosen.to_json(), &options.output)?;
+    print(&line(&chosen, 0));
     print(&format!("{}: use it with --cache @{}", options.output.display(), options.output.display()));
     Ok(())
 }
@@ -266,22 +250,6 @@ fn positive(what: &'static str, value: f64) -> Result<f64> {
         return Ok(value);
     }
     Err(Error::Arguments { what, found: value.to_string(), expected: "expected a number above 0".to_string() })
-}
-
-fn as_json(prediction: &Prediction) -> Value {
-    let method = prediction.cache.method();
-    let [computed, mixed, reused] = prediction.forwards;
-    json!({
-        "method": method.name(),
-        "options": method.options(),
-        "units_computed": prediction.computed,
-        "speedup": prediction.speedup(),
-        "forwards_computed": computed,
-        "forwards_mixed": mixed,
-        "forwards_reused": reused,
-        "predicted_error": prediction.error,
-        "strip": prediction.strip,
-    })
 }
 
 fn line(prediction: &Prediction, width: usize) -> String {

@@ -35,25 +35,34 @@ fn checked(spec: CacheSpec, path: &Path) -> Result<CacheSpec> {
     Ok(spec)
 }
 
+/// A preset as it stands in a file.
+pub fn preset(config: &CacheConfig, family: &str, predicted: Value) -> Value {
+    json!({"cache": config, "family": family, "predicted": predicted})
+}
+
 /// Writes a preset that `@FILE` takes.
 pub fn save_preset(config: &CacheConfig, family: &str, predicted: Value, path: &Path) -> Result<()> {
-    let preset = json!({"cache": config, "family": family, "predicted": predicted});
+    let preset = preset(config, family, predicted);
     Ok(WholeFile::create(path)?.finish_with(format!("{preset:#}\n").as_bytes())?)
 }
 
 /// A preset is an object with the field `cache`, as reports have it too; or that field's value alone.
 fn read_preset(path: &Path) -> Result<CacheSpec> {
-    let mut json = read_json(path)?;
+    preset_from_json(read_json(path)?).map_err(|reason| Error::file(path, reason))
+}
+
+/// What a preset says, whether it came from a file or not.
+pub fn preset_from_json(mut json: Map<String, Value>) -> Result<CacheSpec, String> {
     let tuned_for = json.get("family").and_then(Value::as_str).map(str::to_string);
     let mut options = match json.remove("cache") {
         Some(Value::Object(cache)) => cache,
-        Some(other) => return Err(Error::file(path, format!("cache is {other}, expected an object"))),
+        Some(other) => return Err(format!("cache is {other}, expected an object")),
         None => json,
     };
     let Some(Value::String(method)) = options.remove("method") else {
-        return Err(Error::file(path, "has no method, expected {\"cache\": {\"method\": ...}}"));
+        return Err("has no method, expected {\"cache\": {\"method\": ...}}".to_string());
     };
-    let method = CacheConfig::about(&method).map_err(|e| Error::file(path, e.to_string()))?.name.to_string();
+    let method = CacheConfig::about(&method).map_err(|e| e.to_string())?.name.to_string();
     Ok(CacheSpec { tuned_for, ..CacheSpec::new(method, options) })
 }
 

@@ -4,6 +4,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use navicache_control::strip::Strip;
+use serde_json::{Value, json};
 
 use crate::request::Resolved;
 use crate::{Error, Result};
@@ -74,6 +75,36 @@ pub enum Event<'a> {
     /// Decoding or writing failed; the final latents are kept in this file, for
     /// [`decode_latents`](crate::decode_latents).
     Kept(&'a Path),
+}
+
+impl Event<'_> {
+    /// What happens, as an object for programs: docs/events.md lists its fields. Pixels are not part of it.
+    pub fn to_json(&self) -> Value {
+        match self {
+            Event::Resolved(request) => {
+                let chosen = request.chosen.as_ref();
+                let chosen = chosen.map(|best| json!({"cache": best.spec.to_string(), "why": best.why}));
+                json!({"event": "resolved", "request": request, "chosen": chosen})
+            }
+            Event::Stage(stage) => json!({"event": "stage", "stage": stage.name()}),
+            Event::Warning(text) => json!({"event": "warning", "text": text}),
+            Event::Step { index, steps, seconds, strip } => {
+                let strip = strip.to_string();
+                json!({"event": "step", "index": index, "steps": steps, "seconds": seconds, "strip": strip})
+            }
+            Event::Preview { index, steps, width, height, .. } => {
+                json!({"event": "preview", "index": index, "steps": steps, "width": width, "height": height})
+            }
+            Event::Checkpoint { path, step, steps } => {
+                json!({"event": "checkpoint", "path": path, "step": step, "steps": steps})
+            }
+            Event::Tile { index, tiles } => json!({"event": "tile", "index": index, "tiles": tiles}),
+            Event::Frames { first, count, frames, .. } => {
+                json!({"event": "frames", "first": first, "count": count, "frames": frames})
+            }
+            Event::Kept(path) => json!({"event": "latents", "path": path}),
+        }
+    }
 }
 
 /// A stage of a generation.

@@ -50,7 +50,7 @@ mod target;
 mod text_repair;
 pub mod trace;
 
-pub use cache_file::{cache_argument, save_preset};
+pub use cache_file::{cache_argument, preset, preset_from_json, save_preset};
 pub use checkpoint::{Checkpoint, Every, Resume};
 pub use decode::{decode, decode_latents};
 #[cfg(feature = "cuda")]

@@ -1,11 +1,26 @@
 //! The Rust part of the Python package `navicache`: translation only. No maths, no defaults, no formats.
 
+mod engine;
+mod errors;
+mod job;
+mod metrics;
+mod offline;
+
 use pyo3::prelude::*;
 
 /// `navicache._core`
 #[pymodule]
 mod _core {
     use super::*;
+
+    #[pymodule_export]
+    use super::engine::{Pipeline, inspect, methods, models, request_fields, use_threads};
+    #[pymodule_export]
+    use super::job::{Job, Video};
+    #[pymodule_export]
+    use super::metrics::compare;
+    #[pymodule_export]
+    use super::offline::{Trace, predict, replay, save_preset, seconds_saved, tune};
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {

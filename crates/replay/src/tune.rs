@@ -1,7 +1,7 @@
 //! Choosing a method and its threshold from traces: for a speed-up, the smallest predicted error; for an error, the
 //! largest predicted speed-up.
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use crate::player::replay;
 use crate::trace::Trace;
@@ -41,6 +41,23 @@ impl Prediction {
     pub fn speedup(&self) -> f64 {
         1.0 / self.computed
     }
+
+    /// As an object for programs.
+    pub fn to_json(&self) -> Value {
+        let method = self.cache.method();
+        let [computed, mixed, reused] = self.forwards;
+        json!({
+            "method": method.name(),
+            "options": method.options(),
+            "units_computed": self.computed,
+            "speedup": self.speedup(),
+            "forwards_computed": computed,
+            "forwards_mixed": mixed,
+            "forwards_reused": reused,
+            "predicted_error": self.error,
+            "strip": self.strip,
+        })
+    }
 }
 
 /// Plays a setting against every trace, with the presets of a family.
@@ -60,6 +77,42 @@ pub fn predict(traces: &[Trace], spec: &CacheSpec, family: &str) -> Result<Predi
         forwards: [Ran::Computed, Ran::Mixed, Ran::Reused].map(|ran| strip.count(ran)),
         strip: strip.to_string(),
     })
+}
+
+/// The best of all [`candidates`] of some methods.
+///
+/// # Errors
+///
+/// A method makes no sense; or no setting meets the target, with what the fastest would do.
+pub fn best(traces: &[Trace], specs: &[CacheSpec], family: &str, target: Target) -> Result<Prediction, TuneError> {
+    let mut predictions = Vec::new();
+    for spec in specs {
+        for candidate in candidates(spec, family)? {
+            predictions.push(predict(traces, &candidate, family)?);
+        }
+    }
+    let told = predictions.iter().filter(|p| p.error.is_some());
+    let fastest = told.map(Prediction::speedup).fold(1.0, f64::max);
+    let none = TuneError::NoneMeets { target: format!("{target:?}"), settings: predictions.len(), fastest };
+    choose(&predictions, target).cloned().ok_or(none)
+}
+
+/// Why nothing was chosen.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum TuneError {
+    /// A method or its options make no sense.
+    #[error(transparent)]
+    Cache(#[from] CacheError),
+    /// No setting is good enough.
+    #[error("tune {target}: none of {settings} settings meets it; the fastest computes one part in {fastest:.2}")]
+    NoneMeets {
+        /// What was wanted.
+        target: String,
+        /// How many settings were tried.
+        settings: usize,
+        /// The largest predicted speed-up among them.
+        fastest: f64,
+    },
 }
 
 /// The best of the candidates for a target; `None` where none meets it.

@@ -3,6 +3,9 @@
 use std::sync::LazyLock;
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::hub_cache::HubCache;
 
 /// A published model.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -41,6 +44,23 @@ impl Model {
     /// one after another.
     pub fn largest_part_bytes(&self) -> u64 {
         self.parts.iter().map(ModelPart::bytes).max().unwrap_or(0)
+    }
+}
+
+impl Model {
+    /// Where its files are, if all its repositories have been downloaded.
+    pub fn paths(&self, cache: &HubCache) -> Option<Vec<String>> {
+        let snapshots = self.repositories.iter().map(|repository| cache.snapshot(repository));
+        snapshots.map(|path| Some(path?.display().to_string())).collect()
+    }
+
+    /// As an object for programs.
+    pub fn to_json(&self, cache: &HubCache) -> Value {
+        json!({
+            "name": self.name, "what": self.what, "repositories": self.repositories, "parts": self.parts,
+            "disk_bytes": self.disk_bytes(), "largest_part_bytes": self.largest_part_bytes(),
+            "paths": self.paths(cache),
+        })
     }
 }
 

@@ -1,0 +1,64 @@
+"""What a run did and cost: the JSON of docs/report.md, with a few names for what is asked for most."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from navicache import _core
+
+
+class Report(dict[str, Any]):
+    """A report as it is written to a file. Fields are those of docs/report.md."""
+
+    @property
+    def strip(self) -> str:
+        """What ran, a character a branch: ``S`` computed, ``.`` reused, ``m`` mixed; a bar after each step."""
+        return str(self["strip"])
+
+    @property
+    def warnings(self) -> list[str]:
+        """What there was to be warned of."""
+        return list(self["warnings"])
+
+    @property
+    def forwards_computed(self) -> int:
+        """Forwards (a branch of a step) that were computed, in whole."""
+        return int(self["totals"]["forwards_computed"])
+
+    @property
+    def seconds_saved(self) -> float | None:
+        """Estimated seconds that reuse saved; None where the report does not tell."""
+        return _core.seconds_saved(json.dumps(self))
+
+    @property
+    def speedup(self) -> float | None:
+        """Seconds of all steps without reuse over the seconds that they took; None where the report does not tell."""
+        saved, took = self.seconds_saved, self["totals"]["seconds"]["denoise"]
+        return None if saved is None or not took else (took + saved) / took
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes it as JSON, whole or not at all."""
+        write_whole(Path(path), json.dumps(self, indent=2, sort_keys=True) + "\n")
+
+    def __str__(self) -> str:
+        totals = self["totals"]
+        computed, reused = totals["forwards_computed"], totals["forwards_reused"]
+        mixed = f", {totals['forwards_mixed']} in part" if totals["forwards_mixed"] else ""
+        return f"{self.strip}\n{computed} forwards computed{mixed}, {reused} reused"
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Writes a file under another name first, so that it is there whole or not at all."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with open(part, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
