@@ -3,6 +3,25 @@
 import os
 from typing import final
 
+__all__ = [
+    "Job",
+    "Pipeline",
+    "Trace",
+    "Video",
+    "__version__",
+    "compare",
+    "inspect",
+    "methods",
+    "models",
+    "predict",
+    "replay",
+    "request_fields",
+    "save_preset",
+    "seconds_saved",
+    "tune",
+    "use_threads",
+]
+
 _Path = str | os.PathLike[str]
 
 __version__: str
