@@ -60,8 +60,7 @@ fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
 fn lines_of(file: &Path) -> Result<Vec<String>> {
     let text = match file.as_os_str() == "-" {
         true => standard_input()?,
-        false => std::fs::read_to_string(file)
-            .map_err(|source| navicache_engine::Error::Io { path: file.to_path_buf(), source })?,
+        false => navicache_media::read_text(file)?,
     };
     let lines: Vec<String> = text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_string).collect();
     match lines.is_empty() {

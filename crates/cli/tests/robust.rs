@@ -103,3 +103,31 @@ fn several_videos_in_one_call() {
     assert_eq!(read("one.y4m"), videos[3]);
     assert!(String::from_utf8(read("r-2-seed2.json")).unwrap().contains("\"seed\": 2"));
 }
+
+#[test]
+#[cfg(target_os = "linux")]
+fn files_that_never_end_are_refused_wherever_one_is_read() {
+    let folder = tempfile::tempdir().unwrap();
+    assert!(Command::new("mkfifo").arg(folder.path().join("pipe")).status().unwrap().success());
+    for endless in ["pipe", "/dev/zero"] {
+        let (preset, strip) = (format!("@{endless}"), format!("schedule:{endless}"));
+        let of_target = format!("speedup=2,curve={endless}");
+        for arguments in [
+            [SHORT, &["--cache", &preset]].concat(),
+            [SHORT, &["--cache", &strip]].concat(),
+            [SHORT, &["--cache", "navicache", "--target", &of_target]].concat(),
+            [SHORT, &["--latents", endless]].concat(),
+            vec!["generate", "--prompts", endless, "-o", "o.mp4"],
+            vec!["replay", endless, "--cache", "navicache"],
+            vec!["tune", "--speedup", "2", endless],
+            vec!["vbench", "-o", "videos", endless],
+        ] {
+            let output = navicache(folder.path()).args(&arguments).output().unwrap();
+            assert!(matches!(output.status.code(), Some(1 | 2)), "{arguments:?}: {}", said(&output));
+            assert!(said(&output).contains("is no regular file"), "{arguments:?}: {}", said(&output));
+        }
+    }
+    let name = format!("{}.mp4", "a".repeat(300));
+    let output = navicache(folder.path()).args([SHORT, &["--checkpoint", &name]].concat()).output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+}

@@ -4,6 +4,7 @@
 use std::path::Path;
 
 use navicache_control::cache::{CacheConfig, CacheSpec};
+use navicache_media::read_text;
 use serde_json::{Map, Value, json};
 
 use crate::{Error, Result, WholeFile};
@@ -78,7 +79,7 @@ fn read_schedule(path: &Path) -> Result<CacheSpec> {
 }
 
 fn read_json(path: &Path) -> Result<Map<String, Value>> {
-    let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
+    let text = read_text(path)?;
     serde_json::from_str(&text).map_err(|e| Error::file(path, format!("not a JSON object: {e}")))
 }
 

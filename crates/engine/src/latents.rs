@@ -58,7 +58,7 @@ pub(crate) fn from_file(path: &Path, shape: &[usize; 5], device: &Device) -> Res
 }
 
 fn read(path: &Path) -> Result<(Tensor, Option<usize>)> {
-    let bytes = std::fs::read(path).map_err(Error::io(path))?;
+    let bytes = navicache_media::read_file(path)?;
     let wrong = |reason: String| Error::file(path, reason);
     let file =
         safetensors::SafeTensors::deserialize(&bytes).map_err(|e| wrong(format!("not a safetensors file ({e})")))?;

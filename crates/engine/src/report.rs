@@ -178,7 +178,7 @@ pub struct Machine {
 impl Report {
     /// Reads one that was written.
     pub fn read(path: &std::path::Path) -> crate::Result<Self> {
-        let text = std::fs::read_to_string(path).map_err(crate::Error::io(path))?;
+        let text = navicache_media::read_text(path)?;
         serde_json::from_str(&text).map_err(|e| crate::Error::file(path, format!("not the report of a run: {e}")))
     }
 

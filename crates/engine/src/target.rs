@@ -6,6 +6,7 @@ use std::time::Instant;
 use navicache_control::cache::curve::{self, Curve};
 use navicache_control::cache::{CacheConfig, CacheError, CacheSpec, Method, StepRecord};
 use navicache_control::target::{Asked, Steered, Target, affordable};
+use navicache_media::read_text;
 use serde_json::Map;
 
 use crate::denoise::Sampler;
@@ -43,7 +44,7 @@ pub(crate) fn steered<'a>(
 
 /// Reads a curve from a file, for a method.
 fn read_curve(path: &Path, method: &dyn Method) -> Result<Curve> {
-    let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
+    let text = read_text(path)?;
     let curve = Curve::from_json(&text).map_err(|reason| Error::file(path, reason))?;
     if curve.method != method.name() {
         let (of, wanted) = (&curve.method, method.name());

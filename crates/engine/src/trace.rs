@@ -65,7 +65,7 @@ pub enum Recorded {
 
 /// Reads a trace, or a CSV file with the columns `step`, `input_rel_l1`, `output_rel_l1` and `experiment_id`.
 pub fn read(path: &Path) -> Result<Recorded> {
-    let file = std::fs::File::open(path).map_err(Error::io(path))?;
+    let file = navicache_media::open_file(path)?;
     let mut reader = BufReader::new(file);
     let first = reader.fill_buf().map_err(Error::io(path))?.first().copied();
     match first {

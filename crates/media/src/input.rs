@@ -23,6 +23,14 @@ pub fn read_file(path: &Path) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// Reads all of a text file.
+pub fn read_text(path: &Path) -> Result<String> {
+    let not_text = |e: std::string::FromUtf8Error| {
+        Error::file(path, format!("is no text: byte {} is not UTF-8", e.utf8_error().valid_up_to()))
+    };
+    String::from_utf8(read_file(path)?).map_err(not_text)
+}
+
 #[cfg(all(test, unix))]
 mod tests {
     use super::*;
@@ -40,5 +48,9 @@ mod tests {
         assert!(refused(&pipe).contains("is no regular file"));
         std::fs::write(folder.path().join("a"), "text").unwrap();
         assert_eq!(read_file(&folder.path().join("a")).unwrap(), b"text");
+        assert_eq!(read_text(&folder.path().join("a")).unwrap(), "text");
+        std::fs::write(folder.path().join("b"), b"caf\xe9").unwrap();
+        let refused = read_text(&folder.path().join("b")).unwrap_err().to_string();
+        assert!(refused.contains("b: is no text: byte 3 is not UTF-8"), "{refused}");
     }
 }

@@ -53,6 +53,7 @@ impl WholeFile {
         if path.is_dir() {
             return Err(Error::file(path, "expected the name of a file, found a folder"));
         }
+        check_name(path)?;
         let draft = if is_written_into(path) {
             Draft::Elsewhere(tempfile::tempfile().map_err(Error::io(std::env::temp_dir()))?)
         } else {
@@ -109,6 +110,14 @@ impl Write for Draft {
 impl Seek for Draft {
     fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
         self.file().seek(to)
+    }
+}
+
+/// Refuses a name that no file can have, as one that is too long: better now than after hours.
+fn check_name(path: &Path) -> Result<()> {
+    match fs::symlink_metadata(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::io(path)(e)),
+        _ => Ok(()),
     }
 }
 
@@ -236,6 +245,7 @@ mod tests {
         assert_eq!(fs::read(&path).unwrap(), b"whole");
         assert_eq!(names(folder.path()), ["a.json"]);
         assert!(WholeFile::create(folder.path()).is_err());
+        assert!(WholeFile::create(&folder.path().join("a".repeat(300))).is_err());
         assert!(WholeFile::create(&folder.path().join("no/such/a.json")).is_err());
     }
 

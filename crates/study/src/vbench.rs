@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use navicache_engine::{Pipeline, Request, WholeFile, generate};
+use navicache_media::read_text;
 
 /// Videos a prompt that VBench counts on.
 pub const SEEDS: u64 = 5;
@@ -83,7 +84,7 @@ pub fn read(path: &Path) -> Result<List> {
 }
 
 fn entries(path: &Path) -> Result<Vec<Entry>> {
-    let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
+    let text = read_text(path)?;
     if path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("txt")) {
         return Ok(lines(&text).map(|line| Entry::Text(line.to_string())).collect());
     }
@@ -99,7 +100,7 @@ fn lines(text: &str) -> impl Iterator<Item = &str> {
 impl List {
     /// Takes longer descriptions from a text file, one a line in the order of the prompts, as VBench publishes them.
     pub fn augment(&mut self, path: &Path) -> Result<()> {
-        let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
+        let text = read_text(path)?;
         let longer: Vec<&str> = lines(&text).collect();
         if longer.len() != self.prompts.len() {
             let reason = format!("has {} lines, expected {}, one a prompt", longer.len(), self.prompts.len());

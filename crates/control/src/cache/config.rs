@@ -200,6 +200,12 @@ pub enum CacheError {
         /// The text.
         found: String,
     },
+    /// An option that is given again.
+    #[error("cache option {key} is given twice: expected it once")]
+    Twice {
+        /// Which.
+        key: String,
+    },
     /// A list of methods that begins with an option.
     #[error("cache option {found:?} belongs to no method: expected one before it, as in \"navicache,threshold=0.05\"")]
     NoMethod {
@@ -269,7 +275,9 @@ impl FromStr for CacheSpec {
                 .ok_or_else(|| CacheError::NotAnOption { found: part.to_string() })?;
             let value = value.trim();
             let value = serde_json::from_str(value).unwrap_or_else(|_| Value::String(value.to_string()));
-            options.insert(key.trim().to_string(), value);
+            if options.insert(key.trim().to_string(), value).is_some() {
+                return Err(CacheError::Twice { key: key.trim().to_string() });
+            }
         }
         Ok(CacheSpec { preset, ..CacheSpec::new(method, options) })
     }
@@ -378,6 +386,7 @@ mod tests {
         says("navicache:warp", "it has fast, mid, slow");
         says("none:mid", "it has none");
         says("navicache,threshold", "expected key=value");
+        says("navicache,threshold=0.1, threshold=0.2", "threshold is given twice");
         says("navicache,treshold=1", "unknown field `treshold`");
         says("navicache,threshold=-1", "threshold is -1");
         says("navicache,threshold=much", "invalid type");
