@@ -16,12 +16,15 @@ import pytest
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install navicache[ray]")
 pytestmark = pytest.mark.slow
 
+# Ray lets its workers wait for everything else on the machine.
+os.environ["RAY_worker_niceness"] = "0"
+
 import navicache  # noqa: E402
 import navicache.ray  # noqa: E402
 from navicache.ray.jobs import Journal, read_jobs  # noqa: E402
 
 PROMPT = "a red circle bouncing on a navy background"
-JOBS = [{"prompt": PROMPT, "seed": seed, "steps": 20, "name": f"job-{seed}"} for seed in range(8)]
+JOBS = [{"prompt": PROMPT, "seed": seed, "steps": 12, "name": f"job-{seed}"} for seed in range(6)]
 START = dict(num_cpus=2, include_dashboard=False, object_store_memory=100 << 20, log_to_driver=False)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -10,16 +9,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from navicache import _core
 from navicache.options import LoadOptions, Options, PathLike
 from navicache.report import Report
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from typing_extensions import Unpack
 
-Pixels = NDArray[np.uint8]
+    Pixels = NDArray[np.uint8]
 
 
 def generate(
@@ -100,6 +99,8 @@ class Job:
             yield Event.of(*said)
 
     async def __aiter__(self) -> AsyncIterator[Event]:
+        import asyncio  # takes longer to import than this package does
+
         while (said := await asyncio.to_thread(self._job.next_event)) is not None:
             yield Event.of(*said)
 
