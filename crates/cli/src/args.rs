@@ -257,6 +257,11 @@ pub struct Compare {
     #[arg(long)]
     pub link_videos: bool,
 
+    /// Write how close a method is at each threshold, for --target psnr=40,curve=FILE: of --methods that are one method
+    /// with several thresholds, on 19 videos or more
+    #[arg(long, value_name = "FILE.json")]
+    pub promise: Option<PathBuf>,
+
     /// Print plots too
     #[arg(long)]
     pub plot: bool,

@@ -18,6 +18,17 @@ pub fn compare(options: &Compare) -> Result<()> {
         Some(folder) => Results::read(folder)?,
         None => run(options, &mut progress)?,
     };
+    if let Some(file) = &options.promise {
+        let promise = compare::promise(&results)?;
+        navicache_engine::save_promise(&promise, file)?;
+        let promised = promise.thresholds.iter().map(|row| row.least).fold(f64::NEG_INFINITY, f64::max);
+        progress.line(&format!(
+            "{}: of {} videos; use it with --target psnr=P,curve={}, for a P of at most {promised:.1} dB",
+            progress.paint("1", &file.display().to_string()),
+            promise.videos,
+            file.display(),
+        ));
+    }
     let page = compare::write(&results, if options.link_videos { Videos::Linked } else { Videos::Embedded })?;
     for warning in &results.warnings {
         progress.line(&format!("{} {warning}", progress.paint("33", "warning:")));

@@ -8,7 +8,7 @@ use crate::events;
 use crate::terminal::spelled;
 use navicache_engine::Clip;
 use navicache_engine::control::strip::{Ran, Strip};
-use navicache_engine::report::TargetReport;
+use navicache_engine::report::{PromiseReport, TargetReport};
 use navicache_engine::{Event, Resolved, Stage, Video};
 
 /// Steps between two lines where lines cannot be drawn over, as a part of the whole.
@@ -88,9 +88,15 @@ impl Progress {
             video.report.seconds_saved(),
         ));
         if let Some(target) = &video.report.target {
-            let TargetReport { asked, computed, speedup, .. } = target;
+            let TargetReport { asked, computed, speedup, promise, curve, .. } = target;
             let steps = video.report.steps.len();
             self.line(&format!("{asked}: {computed:.1} of {steps} steps computed, {speedup:.2} times less work."));
+            if let Some(PromiseReport { psnr, share, mean }) = promise {
+                let (share, videos) = (100.0 * share, curve.videos);
+                self.line(&format!(
+                    "{psnr} dB or more for {share:.0} % of videos like the {videos} it was measured on, {mean:.0} dB in the mean."
+                ));
+            }
         }
     }
 

@@ -54,7 +54,9 @@ fn what_cannot_be_met_is_refused_before_the_run() {
         (["--cache", "stride,threshold=0.01", "--target", "speedup=2"], "give one of the two"),
         (["--cache", "pab", "--target", "speedup=2"], "stride, trend, navicache"),
         (["--cache", "stride", "--target", "speedup=20"], "are always computed"),
-        (["--cache", "stride", "--target", "psnr=40"], "expected speedup=2, work=50%"),
+        (["--cache", "stride", "--target", "quality=40"], "expected speedup=2, work=50%"),
+        (["--cache", "stride", "--target", "psnr=40"], "with steps 50, this run has 30"),
+        (["--cache", "easycache", "--target", "psnr=40"], "it is not known how close easycache on demo is"),
         (["--cache", "stride", "--target", "steps=10,curve=none.json"], "none.json"),
         (["--cache", "stride", "--guard", "maybe"], "expected off, warn or act"),
     ] {
@@ -91,4 +93,43 @@ fn a_run_that_goes_wrong_says_so_and_is_repaired() {
     assert!(said.contains("times as large as the noise was") && said.contains("everything is computed"), "{said}");
     run("plain", &["--guidance", "1e6", "--cache", "none"]);
     assert_eq!(latents(folder, "guided"), latents(folder, "plain"), "nothing is reused any more");
+}
+
+#[test]
+fn closeness_is_promised_where_it_was_measured() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    // Of the built-in model
+    let output = generate(folder, "shipped", &["--steps", "50", "--target", "psnr=45"]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let made = report(folder, "shipped");
+    assert_eq!((&made["target"]["promise"]["psnr"], &made["target"]["promise"]["share"]), (&45.0.into(), &0.95.into()));
+    let (threshold, reused) = (&made["cache"]["threshold"], made["strip"].as_str().unwrap().matches('.').count());
+    assert!(threshold.as_f64().is_some_and(|threshold| threshold > 0.0) && reused > 0, "{threshold} {made}");
+    assert!(stderr(&output).contains("45 dB or more for 95 % of videos"), "{}", stderr(&output));
+    let refused = generate(folder, "shipped", &["--steps", "50", "--target", "psnr=99"]);
+    assert!(stderr(&refused).contains("dB can be promised"), "{}", stderr(&refused));
+
+    // Of one's own measurements
+    let seeds: Vec<String> = (0..19).map(|seed| seed.to_string()).collect();
+    let method = |threshold: f64| format!("stride,threshold={threshold},warmup_steps=2,reuse=corrected");
+    let methods = [0.005, 0.5].map(method).join(",");
+    let measure = |seeds: &[String], out: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_navicache"));
+        command.args(["compare", PROMPT, "--size", "32x32", "--frames", "1", "--steps", "9", "--methods", &methods]);
+        command.args(["--seeds", &seeds.join(","), "-o", out, "--promise", "own.json"]);
+        command.current_dir(folder).output().unwrap()
+    };
+    let few = measure(&seeds[..3], "few");
+    assert_eq!(few.status.code(), Some(1));
+    assert!(stderr(&few).contains("3 videos: expected 19 or more"), "{}", stderr(&few));
+    let enough = measure(&seeds, "enough");
+    assert!(enough.status.success(), "{}", stderr(&enough));
+    let own: Value = serde_json::from_slice(&std::fs::read(folder.join("own.json")).unwrap()).unwrap();
+    assert_eq!((&own["videos"], &own["settings"]["steps"]), (&19.into(), &9.into()));
+    let least = own["thresholds"][0]["least"].as_f64().unwrap();
+    let target = format!("psnr={least},curve=own.json");
+    let output = generate(folder, "own", &["--steps", "9", "--target", &target]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert!((report(folder, "own")["cache"]["threshold"].as_f64().unwrap() - 0.005).abs() < 1e-9);
 }

@@ -25,10 +25,13 @@ pub enum Asked {
     Steps(Vec<(usize, f64)>),
     /// The whole run takes so many seconds.
     Time(f64),
+    /// The video is so many dB (PSNR) from the uncached one, or closer, with the certainty of
+    /// [`promise`](crate::cache::promise).
+    Psnr(f64),
 }
 
-/// A target, as it was given: `speedup=2`, `work=50%`, `steps=25`, `time=5min`, each with `,curve=FILE` behind it or
-/// not.
+/// A target, as it was given: `speedup=2`, `work=50%`, `steps=25`, `time=5min`, `psnr=40`, each with
+/// `,curve=FILE` behind it or not.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Target {
     /// What is asked for.
@@ -47,7 +50,7 @@ pub struct TargetError {
     pub expected: &'static str,
 }
 
-const WORDS: &str = "expected speedup=2, work=50%, steps=25 or time=5min, and ,curve=FILE behind it or not";
+const WORDS: &str = "expected speedup=2, work=50%, steps=25, time=5min or psnr=40, and ,curve=FILE behind it or not";
 
 impl FromStr for Target {
     type Err = TargetError;
@@ -75,6 +78,10 @@ impl FromStr for Target {
             }
             "time" => {
                 Asked::Time(seconds(value).ok_or(refuse("time: expected a time, as in time=90s, 5min or 1h30min"))?)
+            }
+            "psnr" => {
+                let value = positive(value.trim().trim_end_matches("dB"));
+                Asked::Psnr(value.ok_or(refuse("psnr: expected dB, as in psnr=40"))?)
             }
             _ => return Err(refuse(WORDS)),
         };
@@ -123,6 +130,7 @@ impl fmt::Display for Target {
             Asked::Speedup(value) => write!(f, "speedup={value}")?,
             Asked::Work(part) => write!(f, "work={}%", 100.0 * part)?,
             Asked::Time(seconds) => write!(f, "time={seconds}s")?,
+            Asked::Psnr(value) => write!(f, "psnr={value}")?,
             Asked::Steps(budgets) => {
                 f.write_str("steps=")?;
                 for (i, (from, steps)) in budgets.iter().enumerate() {
@@ -147,13 +155,14 @@ impl<'de> Deserialize<'de> for Target {
 }
 
 impl Target {
-    /// The steps to be computed of so many, each number from a step on; none where only a clock can tell.
+    /// The steps to be computed of so many, each number from a step on; none where only a clock can tell, or where it
+    /// is not steps that are asked for.
     pub fn budgets(&self, steps: usize) -> Vec<(usize, f64)> {
         match &self.asked {
             Asked::Speedup(times) => vec![(0, steps as f64 / times)],
             Asked::Work(part) => vec![(0, steps as f64 * part)],
             Asked::Steps(budgets) => budgets.clone(),
-            Asked::Time(_) => vec![],
+            Asked::Time(_) | Asked::Psnr(_) => vec![],
         }
     }
 }
@@ -311,6 +320,7 @@ mod tests {
             ("time=5min", Asked::Time(300.0), "time=300s"),
             ("time=1h30min", Asked::Time(5400.0), "time=5400s"),
             ("time=90", Asked::Time(90.0), "time=90s"),
+            ("psnr=40dB", Asked::Psnr(40.0), "psnr=40"),
         ] {
             let target: Target = text.parse().unwrap_or_else(|e| panic!("{e}"));
             assert_eq!((&target.asked, target.to_string().as_str()), (&asked, again));
@@ -332,7 +342,7 @@ mod tests {
             "quality=9",
             "speedup=2,16@25",
             "speedup=2,curve=",
-            "psnr=40",
+            "psnr=close",
             "error=0.1",
             "time=0",
         ] {

@@ -344,8 +344,12 @@ pub(crate) fn denoise(
     }
     warn_if_inert(method, &sampled, reporter);
     let cache = described(method);
-    let target = resolved.target.as_ref().zip(steered.as_ref());
-    let target = target.map(|(target, steered)| target::reported(target, steered, budgets, &sampled.records));
+    let target = resolved.target.as_ref().and_then(|target| match (&steered, &resolved.promised) {
+        (Some(steered), _) => Some(target::reported(target, steered, budgets, &sampled.records)),
+        (None, promised) => {
+            promised.as_ref().map(|promised| target::reported_promise(target, promised, &sampled.records))
+        }
+    });
     Ok(Denoised { resolved, run, sampled, memory, cache, target, seconds })
 }
 

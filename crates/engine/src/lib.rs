@@ -72,4 +72,4 @@ pub use pipeline::{LoadOptions, Pipeline};
 pub use report::Report;
 pub use request::{Defaults, Request, Resolved, Tiling};
 pub use size::{AspectRatio, Resolution, Size};
-pub use target::save_curve;
+pub use target::{Promised, save_curve, save_promise};

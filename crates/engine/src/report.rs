@@ -65,8 +65,24 @@ pub struct TargetReport {
     pub computed: f64,
     /// All work over the work that was computed.
     pub speedup: f64,
-    /// Whether as much was computed as the last budget asks for, to a step.
-    pub met: bool,
+    /// Whether as much was computed as the last budget asks for, to a step. Of closeness nobody can tell without the
+    /// uncached video.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub met: Option<bool>,
+    /// What was promised, where closeness was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub promise: Option<PromiseReport>,
+}
+
+/// What a promise of closeness says.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PromiseReport {
+    /// dB; PSNR against the uncached video, at least.
+    pub psnr: f64,
+    /// The share of videos that it holds for, if they are like those that it was measured on.
+    pub share: f64,
+    /// dB; what may be expected in the mean.
+    pub mean: f64,
 }
 
 /// Which curve it was.

@@ -5,6 +5,7 @@
 
 use std::path::PathBuf;
 
+use navicache_control::cache::promise::Settings;
 use navicache_control::cache::{self, Best, CacheConfig, CacheSpec, watch};
 use navicache_control::guidance::Branch;
 use navicache_control::solver::SolverKind;
@@ -15,6 +16,7 @@ use crate::checkpoint::{Checkpoint, Resume};
 use crate::field::Field;
 use crate::limits::{Limits, check_finite, check_frames, check_multiple, check_range};
 use crate::size::{AspectRatio, Resolution, Size};
+use crate::target::{self, Promised};
 use crate::{Error, Result};
 
 /// What a user asked for. `None` is the model's default. In JSON a field that is left out is `None`, and one that is
@@ -236,6 +238,9 @@ pub struct Resolved {
     /// What was chosen because no method was asked for, and why.
     #[serde(skip)]
     pub chosen: Option<Best>,
+    /// What a target of closeness led to.
+    #[serde(skip)]
+    pub promised: Option<Promised>,
 }
 
 fn uncached() -> CacheConfig {
@@ -275,8 +280,11 @@ impl Request {
         let shift = self.shift.unwrap_or_else(|| shift(width, height, frames));
         check_finite(Field::Shift, shift, 1e-3)?;
         let solver = self.solver.unwrap_or(solver);
-        let chosen = self.cache.is_none().then(|| cache::best(&defaults.presets, solver));
-        let asked = self.cache.as_ref().or(chosen.as_ref().map(|best| &best.spec));
+        let family = defaults.presets.clone();
+        let promised = target::promised(self, &Settings { family, solver, steps, guidance })?;
+        let chosen = (self.cache.is_none() && promised.is_none()).then(|| cache::best(&defaults.presets, solver));
+        let by_promise = promised.as_ref().map(|promised| &promised.spec);
+        let asked = by_promise.or(self.cache.as_ref()).or(chosen.as_ref().map(|best| &best.spec));
         let cache = asked.cloned().unwrap_or_else(|| CacheSpec::new("none", Default::default()));
         Ok(Resolved {
             prompt: self.prompt.clone(),
@@ -302,6 +310,7 @@ impl Request {
             target: self.target.clone(),
             guard: self.guard.unwrap_or_default(),
             chosen,
+            promised,
         })
     }
 }

@@ -69,9 +69,7 @@ impl Curve {
 
     /// Sixteen hexadecimal digits that differ where curves do (FNV-1a of the JSON): a report says which curve was used.
     pub fn digest(&self) -> String {
-        let hash =
-            self.to_json().bytes().fold(0xcbf29ce484222325u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100000001b3));
-        format!("{hash:016x}")
+        digest(&self.to_json())
     }
 
     /// The mean of videos: for each threshold, what share of every step each of them computed.
@@ -160,6 +158,12 @@ pub struct About {
 }
 
 /// Those that come with the program.
+/// Sixteen hexadecimal digits that differ where texts do (FNV-1a).
+pub(super) fn digest(text: &str) -> String {
+    let hash = text.bytes().fold(0xcbf29ce484222325u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100000001b3));
+    format!("{hash:016x}")
+}
+
 const SHIPPED: &str = include_str!("calibration/targets.json");
 
 /// The curve of a method that comes with the program, of a family of models; of any other where it has none.

@@ -66,6 +66,7 @@ mod path_sum;
 mod per_branch;
 pub mod precisecache;
 pub mod presets;
+pub mod promise;
 mod quantity;
 mod records;
 pub mod references;

@@ -8,10 +8,12 @@
 mod folder;
 mod page;
 mod plot;
+mod promise;
 mod results;
 mod run;
 
 pub use folder::REFERENCE;
 pub use page::{Page, Videos, write};
+pub use promise::promise;
 pub use results::{Measured, Results, Run, Summary};
 pub use run::{Event, Plan, run};

@@ -1,0 +1,234 @@
+//! Promises of quality: the largest threshold at which videos are as close to uncached ones as was asked for.
+//!
+//! How close a video will be cannot be told while it is made; it can be told of many. Videos of a kind are made
+//! uncached and at several thresholds. Of every threshold, all but a few videos are closer than some PSNR. For `n`
+//! videos and a share `a` that may fail (one in twenty), the promise at a threshold is the PSNR of rank `floor(a (n + 1))`
+//! from below. The largest threshold whose promise is what was asked for then keeps it for a share `1 - a` of videos
+//! that are drawn like those `n`, if a larger threshold never brings a video closer: conformal risk control
+//! (Angelopoulos et al., arXiv 2208.02814, theorem 1). Of other videos it says nothing.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::solver::SolverKind;
+
+/// Version of the format. It grows when a field changes its meaning or goes away.
+pub const VERSION: u32 = 1;
+
+/// The share of videos that a promise holds for.
+pub const SHARE: f64 = 0.95;
+/// With fewer videos the worst of them is no promise for that share: `floor(0.05 (n + 1))` is 0.
+pub const VIDEOS_MIN: usize = 19;
+/// dB; what is closer counts as this close, so that videos without a difference (100 dB) do not make a mean.
+const CLOSEST: f64 = 70.0;
+
+/// How close a method's videos are, by threshold.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Promise {
+    /// Version of the format: [`VERSION`].
+    pub promise: u32,
+    /// The method.
+    pub method: String,
+    /// Its other options.
+    pub options: Map<String, Value>,
+    /// How the videos were made; of others it says nothing.
+    pub settings: Settings,
+    /// How many videos it was measured on.
+    pub videos: usize,
+    /// By threshold, rising.
+    pub thresholds: Vec<Row>,
+}
+
+/// What closeness depends on beside the method.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// Family of models.
+    pub family: String,
+    /// Its solver.
+    pub solver: SolverKind,
+    /// Number of steps.
+    pub steps: usize,
+    /// Guidance scale.
+    pub guidance: f64,
+}
+
+/// What was measured at one threshold.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Row {
+    /// The threshold.
+    pub threshold: f64,
+    /// dB; all but one in twenty videos are closer.
+    pub least: f64,
+    /// dB; the mean of all videos.
+    pub mean: f64,
+}
+
+/// What can be promised.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Kept {
+    /// The threshold.
+    pub threshold: f64,
+    /// dB; what may be expected in the mean.
+    pub mean: f64,
+}
+
+impl Promise {
+    /// From measurements: for each threshold, the PSNR of every video, in one order.
+    ///
+    /// # Errors
+    /// There are too few videos or thresholds, or not all were measured at all thresholds.
+    pub fn measured(
+        (method, options): (String, Map<String, Value>),
+        settings: Settings,
+        mut measured: Vec<(f64, Vec<f64>)>,
+    ) -> Result<Promise, String> {
+        measured.sort_by(|a, b| a.0.total_cmp(&b.0));
+        let videos = measured.first().map_or(0, |(_, psnr)| psnr.len());
+        if videos < VIDEOS_MIN {
+            return Err(format!("{videos} videos: expected {VIDEOS_MIN} or more, 60 are better"));
+        }
+        if let Some((threshold, psnr)) = measured.iter().find(|(_, psnr)| psnr.len() != videos) {
+            return Err(format!("threshold {threshold} has {} videos, others {videos}", psnr.len()));
+        }
+        let rank = ((1.0 - SHARE) * (videos + 1) as f64 + 1e-9).floor() as usize;
+        let rounded = |value: f64| (value * 100.0).round() / 100.0;
+        let row = |(threshold, psnr): (f64, Vec<f64>)| {
+            let mut psnr: Vec<f64> = psnr.into_iter().map(|value| value.min(CLOSEST)).collect();
+            psnr.sort_by(f64::total_cmp);
+            let mean = psnr.iter().sum::<f64>() / videos as f64;
+            Row { threshold, least: rounded(psnr[rank - 1]), mean: rounded(mean) }
+        };
+        let thresholds = measured.into_iter().map(row).collect();
+        let promise = Promise { promise: VERSION, method, options, settings, videos, thresholds };
+        promise.check().map(|()| promise)
+    }
+
+    /// Reads one that somebody wrote.
+    ///
+    /// # Errors
+    /// The text is none; says why not.
+    pub fn from_json(text: &str) -> Result<Promise, String> {
+        let promise: Promise =
+            serde_json::from_str(text).map_err(|e| format!("is no measurement of closeness by threshold: {e}"))?;
+        promise.check().map(|()| promise)
+    }
+
+    /// As JSON.
+    pub fn to_json(&self) -> String {
+        format!("{:#}\n", serde_json::json!(self))
+    }
+
+    /// Sixteen hexadecimal digits that differ where measurements do.
+    pub fn digest(&self) -> String {
+        super::curve::digest(&self.to_json())
+    }
+
+    /// The largest threshold that keeps a promise of so many dB.
+    ///
+    /// # Errors
+    /// None does; says what can be promised.
+    pub fn keeps(&self, psnr: f64) -> Result<Kept, String> {
+        // What a threshold promises, no larger one exceeds.
+        let promised: Vec<f64> = self
+            .thresholds
+            .iter()
+            .scan(f64::INFINITY, |least, row| {
+                *least = least.min(row.least);
+                Some(*least)
+            })
+            .collect();
+        let Some(last) = promised.iter().rposition(|&least| least >= psnr) else {
+            let most = promised.first().copied().unwrap_or(f64::NAN);
+            return Err(format!("at most {most:.1} dB can be promised; uncached videos have all"));
+        };
+        let row = &self.thresholds[last];
+        let Some(next) = self.thresholds.get(last + 1) else {
+            return Ok(Kept { threshold: row.threshold, mean: row.mean });
+        };
+        // On a line over the logarithm of the threshold.
+        let part = ((promised[last] - psnr) / (promised[last] - promised[last + 1])).clamp(0.0, 1.0);
+        let between = |from: f64, to: f64| from + part * (to - from);
+        let threshold = between(row.threshold.ln(), next.threshold.ln()).exp();
+        Ok(Kept { threshold, mean: between(row.mean, next.mean) })
+    }
+
+    fn check(&self) -> Result<(), String> {
+        let rises = self.thresholds.windows(2).all(|pair| pair[0].threshold < pair[1].threshold);
+        let sane = self.thresholds.iter().all(|row| {
+            row.threshold > 0.0 && [row.threshold, row.least, row.mean].iter().all(|value| value.is_finite())
+        });
+        match (self.promise, self.thresholds.len(), rises && sane) {
+            (VERSION, 2.., true) => Ok(()),
+            (VERSION, 2.., false) => Err("expected thresholds that rise from above 0, and finite numbers".to_string()),
+            (VERSION, few, _) => Err(format!("has {few} thresholds, expected 2 or more")),
+            (other, ..) => Err(format!("has version {other}, this program knows {VERSION}")),
+        }
+    }
+}
+
+const SHIPPED: &str = include_str!("calibration/promises.json");
+
+/// What comes with the program: measurements of the built-in model, of a method or of the first there is.
+pub fn shipped(method: Option<&str>, family: &str) -> Option<Promise> {
+    let all: Vec<Promise> = serde_json::from_str(SHIPPED).unwrap_or_default();
+    all.into_iter()
+        .find(|promise| promise.settings.family == family && method.is_none_or(|method| method == promise.method))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings() -> Settings {
+        Settings { family: "f".to_string(), solver: SolverKind::UniPc, steps: 50, guidance: 4.0 }
+    }
+
+    /// 39 videos: at the first threshold 41 to 79 dB, 10 less at ten times the threshold.
+    fn promise() -> Promise {
+        let of = |first: usize| (first..first + 39).map(|psnr| psnr as f64).collect::<Vec<f64>>();
+        let rows = vec![(0.1, of(31)), (0.01, of(41)), (1.0, of(35))];
+        Promise::measured(("m".to_string(), Map::new()), settings(), rows).unwrap()
+    }
+
+    #[test]
+    fn the_promise_is_a_low_rank() {
+        // floor(0.05 * 40) = 2: one of the 39 may be worse
+        let rows: Vec<(f64, f64)> = promise().thresholds.iter().map(|row| (row.threshold, row.least)).collect();
+        assert_eq!(rows, [(0.01, 42.0), (0.1, 32.0), (1.0, 36.0)]);
+        let again = Promise::from_json(&promise().to_json()).unwrap();
+        assert_eq!(again, promise());
+    }
+
+    #[test]
+    fn the_largest_threshold_that_keeps_it() {
+        let at = |psnr: f64| promise().keeps(psnr).map(|kept| kept.threshold);
+        assert!((at(42.0).unwrap() - 0.01).abs() < 1e-12);
+        assert!((at(37.0).unwrap().log10() + 1.5).abs() < 1e-12, "half way between 42 and 32 dB");
+        assert!((at(32.0).unwrap() - 1.0).abs() < 1e-12, "the last one cannot promise more than the one before");
+        assert_eq!(at(10.0), Ok(1.0));
+        assert!(at(43.0).unwrap_err().contains("at most 42.0 dB"), "{:?}", at(43.0));
+    }
+
+    #[test]
+    fn too_little_is_refused() {
+        let of = |rows: Vec<(f64, Vec<f64>)>| Promise::measured(("m".to_string(), Map::new()), settings(), rows);
+        assert!(of(vec![]).is_err());
+        assert!(of(vec![(0.1, vec![40.0; 18]), (0.2, vec![40.0; 18])]).unwrap_err().contains("18 videos"));
+        assert!(of(vec![(0.1, vec![40.0; 20]), (0.2, vec![40.0; 19])]).unwrap_err().contains("19 videos, others 20"));
+        assert!(of(vec![(0.1, vec![40.0; 20])]).unwrap_err().contains("1 thresholds"));
+        assert!(of(vec![(0.1, vec![40.0; 20]), (0.1, vec![39.0; 20])]).unwrap_err().contains("rise"));
+        assert!(Promise::from_json("{}").is_err());
+    }
+
+    #[test]
+    fn what_is_shipped_can_be_read() {
+        let all: Vec<Promise> = serde_json::from_str(SHIPPED).unwrap();
+        all.iter().for_each(|promise| promise.check().unwrap());
+        assert_eq!(shipped(None, "demo").map(|promise| promise.method), Some("stride".to_string()));
+        assert_eq!(shipped(Some("navicache"), "demo"), None);
+        assert_eq!(shipped(None, "wan-t2v-14b"), None);
+    }
+}
