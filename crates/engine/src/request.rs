@@ -15,8 +15,8 @@ use serde::{Deserialize, Serialize};
 use crate::checkpoint::{Checkpoint, Resume};
 use crate::field::Field;
 use crate::limits::{Limits, check_finite, check_frames, check_multiple, check_range};
+use crate::promise::{Promised, promised};
 use crate::size::{AspectRatio, Resolution, Size};
-use crate::target::{self, Promised};
 use crate::{Error, Result};
 
 /// What a user asked for. `None` is the model's default. In JSON a field that is left out is `None`, and one that is
@@ -281,7 +281,8 @@ impl Request {
         check_finite(Field::Shift, shift, 1e-3)?;
         let solver = self.solver.unwrap_or(solver);
         let family = defaults.presets.clone();
-        let promised = target::promised(self, &Settings { family, solver, steps, guidance })?;
+        let promised =
+            promised(self.target.as_ref(), self.cache.as_ref(), &Settings { family, solver, steps, guidance })?;
         let chosen = (self.cache.is_none() && promised.is_none()).then(|| cache::best(&defaults.presets, solver));
         let by_promise = promised.as_ref().map(|promised| &promised.spec);
         let asked = by_promise.or(self.cache.as_ref()).or(chosen.as_ref().map(|best| &best.spec));

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use navicache_control::cache::curve::{self, Curve};
-use navicache_control::cache::promise::{self, Kept, Promise, Settings};
+use navicache_control::cache::promise;
 use navicache_control::cache::{CacheConfig, CacheError, CacheSpec, Method, StepRecord};
 use navicache_control::target::{Asked, Steered, Target, affordable};
 use navicache_media::read_text;
@@ -12,71 +12,10 @@ use serde_json::Map;
 
 use crate::denoise::Sampler;
 use crate::field::Field;
+use crate::promise::Promised;
 use crate::report::{CurveUsed, PromiseReport, TargetReport};
 use crate::request::{Request, Resolved};
 use crate::{Error, Result};
-
-/// What a target of closeness leads to.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Promised {
-    /// The method with the threshold that keeps it.
-    pub spec: CacheSpec,
-    /// dB that are asked for.
-    pub psnr: f64,
-    /// dB that may be expected in the mean.
-    pub mean: f64,
-    /// What it was measured on.
-    pub measured: CurveUsed,
-}
-
-/// The method and threshold that make videos as close as the request's target asks for, if it asks for that.
-///
-/// * `ours` - how this model's videos are made, with this request
-pub(crate) fn promised(request: &Request, ours: &Settings) -> Result<Option<Promised>> {
-    let Some(Target { asked: Asked::Psnr(psnr), curve }) = &request.target else { return Ok(None) };
-    let given = request.cache.as_ref();
-    let refused = |expected: String| Error::Invalid { field: Field::Target, found: format!("psnr={psnr}"), expected };
-    let promise = match curve {
-        Some(file) => Promise::from_json(&read_text(Path::new(file))?).map_err(|reason| Error::file(file, reason))?,
-        None => promise::shipped(given.map(|spec| spec.method.as_str()), &ours.family).ok_or_else(|| {
-            let of = given.map_or(String::new(), |spec| format!("{} on ", spec.method));
-            refused(format!(
-                "it is not known how close {of}{} is at which threshold; `navicache compare --promise` measures it",
-                ours.family
-            ))
-        })?,
-    };
-    if let Some(of) = differs(&promise.settings, ours) {
-        return Err(refused(format!("{of}; measure it for these, with `navicache compare --promise`")));
-    }
-    let Kept { threshold, mean } = promise.keeps(*psnr).map_err(refused)?;
-    let mut spec = CacheSpec::new(promise.method.clone(), promise.options.clone());
-    spec.options.insert("threshold".to_string(), threshold.into());
-    let is_its_own = |given: &CacheSpec| {
-        given.method == spec.method && (given.preset.is_none() && given.options.is_empty() || *given == spec)
-    };
-    if let Some(given) = given.filter(|given| !is_its_own(given)) {
-        let only = refused(format!("it was measured of {spec}: expected {} alone, found {given}", spec.method));
-        return Err(only);
-    }
-    let digest = promise.digest();
-    let measured = CurveUsed { family: promise.settings.family, videos: promise.videos, digest };
-    Ok(Some(Promised { spec, psnr: *psnr, mean, measured }))
-}
-
-/// How this run differs from those that were measured.
-fn differs(measured: &Settings, ours: &Settings) -> Option<String> {
-    let both = |what: &str, there: &dyn std::fmt::Display, here: &dyn std::fmt::Display| {
-        Some(format!("closeness was measured with {what} {there}, this run has {here}"))
-    };
-    match (measured, ours) {
-        (there, here) if there.family != here.family => both("models of family", &there.family, &here.family),
-        (there, here) if there.solver != here.solver => both("the solver", &there.solver, &here.solver),
-        (there, here) if there.steps != here.steps => both("steps", &there.steps, &here.steps),
-        (there, here) if there.guidance != here.guidance => both("guidance", &there.guidance, &here.guidance),
-        _ => None,
-    }
-}
 
 /// What is reported of a promise.
 pub(crate) fn reported_promise(target: &Target, promised: &Promised, records: &[StepRecord]) -> TargetReport {
@@ -84,18 +23,13 @@ pub(crate) fn reported_promise(target: &Target, promised: &Promised, records: &[
     TargetReport {
         asked: target.to_string(),
         again: target.to_string(),
-        curve: promised.measured.clone(),
+        curve: CurveUsed { family: promised.family.clone(), videos: promised.videos, digest: promised.digest.clone() },
         budgets: Vec::new(),
         computed,
         speedup: records.len() as f64 / computed.max(f64::EPSILON),
         met: None,
         promise: Some(PromiseReport { psnr: promised.psnr, share: promise::SHARE, mean: promised.mean }),
     }
-}
-
-/// Writes measurements that a target of closeness takes.
-pub fn save_promise(promise: &Promise, path: &Path) -> Result<()> {
-    Ok(crate::WholeFile::create(path)?.finish_with(promise.to_json().as_bytes())?)
 }
 
 /// Puts a method under the request's target, if there is one.

@@ -2,10 +2,10 @@
 //!
 //! How close a video will be cannot be told while it is made; it can be told of many. Videos of a kind are made
 //! uncached and at several thresholds. Of every threshold, all but a few videos are closer than some PSNR. For `n`
-//! videos and a share `a` that may fail (one in twenty), the promise at a threshold is the PSNR of rank `floor(a (n + 1))`
-//! from below. The largest threshold whose promise is what was asked for then keeps it for a share `1 - a` of videos
-//! that are drawn like those `n`, if a larger threshold never brings a video closer: conformal risk control
-//! (Angelopoulos et al., arXiv 2208.02814, theorem 1). Of other videos it says nothing.
+//! videos and a share `a` that may fail (one in twenty), the promise at a threshold is the PSNR of rank
+//! `floor(a (n + 1))` from below. The largest threshold whose promise is what was asked for then keeps it for a share
+//! `1 - a` of videos that are drawn like those `n`, if a larger threshold never brings a video closer: conformal risk
+//! control (Angelopoulos et al., arXiv 2208.02814, theorem 1). Of other videos it says nothing.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};

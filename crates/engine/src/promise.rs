@@ -1,0 +1,87 @@
+//! A promise of closeness in a run: the method and threshold that keep it, if it was measured for such runs.
+
+use std::path::Path;
+
+use navicache_control::cache::CacheSpec;
+use navicache_control::cache::promise::{self, Kept, Promise, Settings};
+use navicache_control::target::{Asked, Target};
+use navicache_media::read_text;
+
+use crate::field::Field;
+use crate::{Error, Result};
+
+/// What a target of closeness leads to.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Promised {
+    /// The method with the threshold that keeps it.
+    pub spec: CacheSpec,
+    /// dB that are asked for.
+    pub psnr: f64,
+    /// dB that may be expected in the mean.
+    pub mean: f64,
+    /// The family of models that it was measured on.
+    pub family: String,
+    /// How many videos that was.
+    pub videos: usize,
+    /// [`Promise::digest`]
+    pub digest: String,
+}
+
+/// The method and threshold that make videos as close as a target asks for, if it asks for that.
+///
+/// * `given` - the method that was asked for
+/// * `ours` - how this model's videos are made, with this request
+pub(crate) fn promised(
+    target: Option<&Target>,
+    given: Option<&CacheSpec>,
+    ours: &Settings,
+) -> Result<Option<Promised>> {
+    let Some(Target { asked: Asked::Psnr(psnr), curve }) = target else { return Ok(None) };
+    let refused = |expected: String| Error::Invalid { field: Field::Target, found: format!("psnr={psnr}"), expected };
+    let promise = match curve {
+        Some(file) => Promise::from_json(&read_text(Path::new(file))?).map_err(|reason| Error::file(file, reason))?,
+        None => promise::shipped(given.map(|spec| spec.method.as_str()), &ours.family).ok_or_else(|| {
+            let of = given.map_or(String::new(), |spec| format!("{} on ", spec.method));
+            refused(format!(
+                "it is not known how close {of}{} is at which threshold; a comparison of one method at several thresholds \
+                 tells",
+                ours.family
+            ))
+        })?,
+    };
+    if let Some(of) = differs(&promise.settings, ours) {
+        return Err(refused(format!("{of}; a comparison of one method at several thresholds tells for these")));
+    }
+    let Kept { threshold, mean } = promise.keeps(*psnr).map_err(refused)?;
+    let mut spec = CacheSpec::new(promise.method.clone(), promise.options.clone());
+    spec.options.insert("threshold".to_string(), threshold.into());
+    let is_its_own = |given: &CacheSpec| {
+        given.method == spec.method && (given.preset.is_none() && given.options.is_empty() || *given == spec)
+    };
+    if let Some(given) = given.filter(|given| !is_its_own(given)) {
+        let only = refused(format!("it was measured of {spec}: expected {} alone, found {given}", spec.method));
+        return Err(only);
+    }
+    let digest = promise.digest();
+    let (family, videos) = (promise.settings.family, promise.videos);
+    Ok(Some(Promised { spec, psnr: *psnr, mean, family, videos, digest }))
+}
+
+/// How this run differs from those that were measured.
+fn differs(measured: &Settings, ours: &Settings) -> Option<String> {
+    let both = |what: &str, there: &dyn std::fmt::Display, here: &dyn std::fmt::Display| {
+        Some(format!("closeness was measured with {what} {there}, this run has {here}"))
+    };
+    match (measured, ours) {
+        (there, here) if there.family != here.family => both("models of family", &there.family, &here.family),
+        (there, here) if there.solver != here.solver => both("the solver", &there.solver, &here.solver),
+        (there, here) if there.steps != here.steps => both("steps", &there.steps, &here.steps),
+        (there, here) if there.guidance != here.guidance => both("guidance", &there.guidance, &here.guidance),
+        _ => None,
+    }
+}
+
+/// Writes measurements that a target of closeness takes.
+pub fn save_promise(promise: &Promise, path: &Path) -> Result<()> {
+    Ok(crate::WholeFile::create(path)?.finish_with(promise.to_json().as_bytes())?)
+}
