@@ -1,8 +1,9 @@
 //! The command line.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::{ArgGroup, Parser, Subcommand};
+use clap::{ArgGroup, CommandFactory, FromArgMatches, Parser, Subcommand};
 use navicache_engine::control::cache::CacheSpec;
 use navicache_engine::control::cache::watch::Mode;
 use navicache_engine::control::target::Target;
@@ -12,8 +13,11 @@ use navicache_metrics::Convention;
 use navicache_study::bench::Part;
 
 use crate::checkpoints::Checkpoints;
+use crate::heading::arranged;
+use crate::listed;
 use crate::settings::{Batch, Sampling, Settings};
-use crate::values::{cache, file, lags};
+use crate::values::{Preview, file, lags, preview};
+use crate::{examples, version};
 
 /// Generates video with diffusion transformers, and computes only the steps that matter.
 ///
@@ -22,7 +26,7 @@ use crate::values::{cache, file, lags};
 /// runs the model that is built in; no download is needed. `navicache models` lists published ones, `navicache pull`
 /// downloads one, and --model takes its name, or any folder or file of weights.
 #[derive(Parser)]
-#[command(name = "navicache", version, verbatim_doc_comment)]
+#[command(name = "navicache", version, long_version = version::long(), after_help = examples::PROGRAM, verbatim_doc_comment)]
 pub struct Args {
     #[command(subcommand)]
     pub command: Command,
@@ -38,13 +42,13 @@ pub enum Command {
     Doctor(Doctor),
     /// List the models that are known by name, and which of them are here
     Models(Models),
-    /// Download a model from the hub, or go on with it
+    /// Download a model, resuming a partial download
     Pull(Pull),
-    /// Say what a file or folder of weights is, and what it lacks to be run
+    /// Say what a file or folder of weights is, and what is missing to run it
     Inspect(Inspect),
     /// Run methods side by side, and show videos, measurements and what ran on one page
     Compare(Box<Compare>),
-    /// Make the videos that VBench judges, in the folder and under the names that it looks for
+    /// Make the videos that VBench evaluates, with the file names it expects
     Vbench(Box<Vbench>),
     /// Measure a video against a reference: PSNR, SSIM, LPIPS, motion kept
     Metrics(Metrics),
@@ -54,7 +58,7 @@ pub enum Command {
     Methods(Methods),
     /// Record what a run measures when everything is computed
     Trace(Box<Trace>),
-    /// Play cache methods against recorded runs, without the model
+    /// Play cache methods against recorded runs, in milliseconds and without the model
     Replay(Replay),
     /// Choose a method and its threshold from recorded runs
     Tune(Tune),
@@ -62,14 +66,34 @@ pub enum Command {
     #[cfg(feature = "cuda")]
     #[command(hide = true)]
     Gpus,
+    /// Show what is set by NAVICACHE_* variables and the configuration file, and from where each value is
+    Config(Config),
+    /// Write manual pages, one for each command
+    Man {
+        /// Folder to write them to
+        #[arg(value_name = "DIR", default_value = ".")]
+        folder: PathBuf,
+    },
     /// Print a completion script for a shell
+    #[command(after_help = examples::COMPLETIONS)]
     Completions {
         /// The shell
         shell: clap_complete::Shell,
     },
 }
 
+/// The command line as a whole.
+pub fn program() -> clap::Command {
+    Args::command().mut_subcommands(arranged)
+}
+
 impl Command {
+    /// Reads a command line.
+    pub fn read(program: &clap::Command, arguments: &[OsString]) -> Result<Command, clap::Error> {
+        let mut matches = program.clone().try_get_matches_from(arguments)?;
+        Ok(Args::from_arg_matches_mut(&mut matches)?.command)
+    }
+
     /// Whether what happens is to be printed as JSON lines.
     pub fn prints_events(&self) -> bool {
         match self {
@@ -89,7 +113,7 @@ impl Command {
     pub fn device(&self) -> Option<DeviceChoice> {
         let settings = match self {
             Command::Generate(options) => &options.sampling.settings,
-            Command::Estimate(options) => &options.sampling.settings,
+            Command::Estimate(options) => &options.settings,
             Command::Trace(options) => &options.sampling.settings,
             Command::Compare(options) => &options.settings,
             Command::Vbench(options) => &options.settings,
@@ -102,29 +126,34 @@ impl Command {
 
 /// Options that are left out have the model's own values; the report shows them.
 #[derive(clap::Args)]
-#[command(args_override_self = true, group(ArgGroup::new("latents of").args(["prompt", "prompts", "resume", "resume_decode"]).required(true).multiple(true)))]
+#[command(args_override_self = true, after_help = examples::GENERATE, group(ArgGroup::new("latents of").args(["prompt", "prompts", "resume", "resume_decode"]).required(true).multiple(true)))]
 pub struct Generate {
     #[command(flatten)]
     pub sampling: Sampling,
 
-    /// Video to write: .mp4, .gif, .y4m, .safetensors, or a folder for PNG files
+    /// Video to write: .mp4, .gif, .y4m, .safetensors, or a folder of PNG files
     #[arg(short, long, value_name = "FILE", default_value = "out.mp4", value_parser = file)]
     pub output: PathBuf,
 
     #[command(flatten)]
     pub batch: Batch,
 
-    /// What is reused, as in navicache:fast,max_run=3 (`navicache methods` lists the methods); @FILE: a tuned preset;
-    /// schedule:FILE: the strip of a report
-    #[arg(long, value_name = "METHOD[:PRESET][,KEY=VALUE...]", value_parser = cache)]
+    /// Caching method, as in navicache:fast; none computes everything [default: stride]
+    ///
+    /// METHOD[:PRESET][,KEY=VALUE...], as in navicache:fast,max_run=3. `navicache methods` lists them. @FILE takes a
+    /// tuned preset, schedule:FILE the strip of a report.
+    #[arg(long, value_name = "METHOD", value_parser = listed::cache(), hide_possible_values = true)]
     pub cache: Option<CacheSpec>,
 
-    /// How much is computed, in place of the method's threshold: speedup=2, work=50%, steps=25 or time=5min
-    #[arg(long, value_name = "WHAT=VALUE[,curve=FILE]")]
+    /// How much to compute: speedup=2, work=50%, steps=25 or time=5min
+    ///
+    /// The method's threshold is moved while the video is made, to meet it. ,curve=FILE names a curve that `navicache
+    /// tune --curve` made.
+    #[arg(long, value_name = "WHAT=VALUE")]
     pub target: Option<Target>,
 
     /// What is done when the run goes wrong: off, warn, or act (reuse less, or nothing more)
-    #[arg(long, value_name = "MODE")]
+    #[arg(long, value_name = "MODE", hide_possible_values = true, value_parser = listed::one_of::<Mode>(|| vec!["off", "warn", "act"]))]
     pub guard: Option<Mode>,
 
     /// Write the final latents, before they are decoded
@@ -139,6 +168,13 @@ pub struct Generate {
     #[arg(long, value_name = "PIXELS", default_value = "auto")]
     pub tile: Tiling,
 
+    /// Where pictures of the video that is being made go, one a second at most: a file, terminal, or off
+    ///
+    /// A file is replaced whole each time. Left out, a terminal that shows colours has them, but for the built-in
+    /// model, which is done too soon.
+    #[arg(long, value_name = "FILE.jpg|terminal|off", value_parser = preview)]
+    pub preview: Option<Preview>,
+
     /// Decode latents that an earlier run left or saved, instead of making any
     #[arg(long, value_name = "FILE.safetensors", conflicts_with_all = ["prompt", "report", "save_latents", "cache", "target", "checkpoint or resume"])]
     pub resume_decode: Option<PathBuf>,
@@ -152,19 +188,23 @@ pub struct Generate {
 }
 
 /// Memory follows from the shapes. For the time, one block of the transformer runs on few tokens, and a little is
-/// decoded.
+/// decoded. Of a model that is not here yet both follow from its published shapes and the speed of this machine.
 #[derive(clap::Args)]
-#[command(args_override_self = true)]
+#[command(args_override_self = true, after_help = examples::ESTIMATE)]
 pub struct Estimate {
+    /// The model, as for --model
+    #[arg(value_name = "MODEL", value_parser = listed::model(), hide_possible_values = true, conflicts_with = "model")]
+    pub name: Option<String>,
+
     #[command(flatten)]
-    pub sampling: Sampling,
+    pub settings: Settings,
 
     /// Cache method, as for generate
-    #[arg(long, value_name = "METHOD[:PRESET][,KEY=VALUE...]", value_parser = cache)]
+    #[arg(long, value_name = "METHOD", value_parser = listed::cache(), hide_possible_values = true)]
     pub cache: Option<CacheSpec>,
 
     /// How much is computed, as for generate
-    #[arg(long, value_name = "WHAT=VALUE[,curve=FILE]")]
+    #[arg(long, value_name = "WHAT=VALUE")]
     pub target: Option<Target>,
 
     /// Print JSON
@@ -172,7 +212,7 @@ pub struct Estimate {
     pub json: bool,
 }
 
-/// Nothing is downloaded for it.
+/// Nothing is downloaded. Times of models are for their own size and number of frames, everything computed.
 #[derive(clap::Args)]
 pub struct Doctor {
     /// Print JSON
@@ -188,11 +228,13 @@ pub struct Models {
     pub json: bool,
 }
 
-/// Files go into the cache of the hub's own tools (HF_HOME). A download that was stopped goes on where it was; every
-/// file is compared with its checksum before it gets its name. HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE are honoured.
+/// Files go into the cache of the hub's own tools (HF_HOME). A download that was stopped resumes; checksums are
+/// verified. HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE are honoured.
 #[derive(clap::Args)]
+#[command(after_help = examples::PULL)]
 pub struct Pull {
     /// A name that `navicache models` lists, or a repository as OWNER/NAME
+    #[arg(value_parser = listed::published_model(), hide_possible_values = true)]
     pub name: String,
 
     /// Only files with this in their names, as in Q4_K_M; may be given again
@@ -223,9 +265,9 @@ pub struct Inspect {
 }
 
 /// Every prompt is run with every seed and method, and measured against the uncached video. The page works offline.
-/// What was stopped goes on where it was when it is asked for again; prompts, seeds and methods can be added.
+/// Run the same command again to resume; prompts, seeds and methods can be added.
 #[derive(clap::Args)]
-#[command(group(ArgGroup::new("videos of").args(["prompts", "from"]).required(true)))]
+#[command(after_help = examples::COMPARE, group(ArgGroup::new("videos of").args(["prompts", "from"]).required(true)))]
 pub struct Compare {
     /// What the videos show
     #[arg(value_name = "PROMPT")]
@@ -233,7 +275,7 @@ pub struct Compare {
 
     /// Methods, as in none,navicache:fast,easycache,navicache,threshold=0.1; may be given again; left out, what the
     /// model has presets for. The uncached run is always there
-    #[arg(long, value_name = "LIST")]
+    #[arg(long, value_name = "LIST", value_parser = listed::caches(), hide_possible_values = true)]
     pub methods: Vec<String>,
 
     /// Seeds of the noise, as in 0,1
@@ -274,9 +316,10 @@ pub struct Compare {
     pub settings: Settings,
 }
 
-/// Videos that are there are not made again, so that what was stopped goes on, and several machines can share a folder
-/// by --start and --end. At the end the command for VBench's own evaluation is printed.
+/// Videos that are there are not made again: run the same command again to resume, or split the work between machines
+/// with --start and --end. At the end the command for VBench's own evaluation is printed.
 #[derive(clap::Args)]
+#[command(after_help = examples::VBENCH)]
 pub struct Vbench {
     /// VBench_full_info.json, a JSON list of texts, or a .txt file with a prompt a line
     #[arg(value_name = "PROMPTS")]
@@ -307,7 +350,7 @@ pub struct Vbench {
     pub end: Option<usize>,
 
     /// Cache method, as for generate
-    #[arg(long, value_name = "METHOD[:PRESET][,KEY=VALUE...]", value_parser = cache)]
+    #[arg(long, value_name = "METHOD", value_parser = listed::cache(), hide_possible_values = true)]
     pub cache: Option<CacheSpec>,
 
     /// Print what happens as JSON lines, for programs (docs/events.md)
@@ -322,6 +365,7 @@ pub struct Vbench {
 /// others are done, and the exit code says so. Worst frames and percentiles count from the bad end: for LPIPS, which is
 /// a distance, that is the largest.
 #[derive(clap::Args)]
+#[command(after_help = examples::METRICS)]
 pub struct Metrics {
     /// The uncached video: .mp4, .y4m, .safetensors, or a folder of PNG files; or a folder of such videos
     pub reference: PathBuf,
@@ -331,7 +375,8 @@ pub struct Metrics {
 
     /// Whose definitions: raw (frames as they are, PSNR the mean over frames), videosys (PAB and NaviCache: the same,
     /// and a larger reference is cut), easycache (PSNR of one error over the video)
-    #[arg(long, value_name = "NAME", default_value = "raw")]
+    #[arg(long, value_name = "NAME", default_value = "raw", hide_possible_values = true,
+          value_parser = listed::one_of::<Convention>(|| vec!["raw", "videosys", "easycache"]))]
     pub convention: Convention,
 
     /// Measure LPIPS too, with these weights: a file saved of the lpips package's model (net="alex"), or torchvision's
@@ -355,9 +400,10 @@ pub struct Metrics {
 /// matmul, attention, block and forward have the shapes of Wan2.1-1.3B and random weights; vae and end-to-end time a
 /// model. One run goes before those that count.
 #[derive(clap::Args)]
+#[command(after_help = examples::BENCH)]
 pub struct Bench {
     /// matmul, attention, block, forward, vae or end-to-end
-    #[arg(value_name = "PART")]
+    #[arg(value_name = "PART", hide_possible_values = true, value_parser = listed::one_of::<Part>(|| Part::NAMES.to_vec()))]
     pub part: Part,
 
     /// Tokens of the video, for the parts without a model
@@ -382,8 +428,10 @@ fn tokens(text: &str) -> Result<usize, String> {
 }
 
 #[derive(clap::Args)]
+#[command(after_help = examples::METHODS)]
 pub struct Methods {
     /// Show this one
+    #[arg(value_parser = listed::method(), hide_possible_values = true)]
     pub name: Option<String>,
 
     /// Show what is taken for each family of models where no --cache is given, and why
@@ -426,7 +474,7 @@ pub struct Replay {
 
     /// Method to play; an option may be a range, as in navicache,threshold=0.02..0.2. May be given again; left out, all
     /// are played
-    #[arg(long, value_name = "METHOD[:PRESET][,KEY=VALUE...]")]
+    #[arg(long, value_name = "METHOD", value_parser = listed::caches(), hide_possible_values = true)]
     pub cache: Vec<String>,
 
     /// Print JSON
@@ -436,6 +484,7 @@ pub struct Replay {
 
 /// Thresholds are tried over a wide range; methods of a fixed interval, over their intervals.
 #[derive(clap::Args)]
+#[command(after_help = examples::TUNE)]
 pub struct Tune {
     /// Traces, of the kind of video that is to be made
     #[arg(required = true, value_name = "TRACE")]
@@ -445,7 +494,7 @@ pub struct Tune {
     #[arg(long, conflicts_with_all = ["speedup", "budget"], requires = "cache")]
     pub curve: bool,
 
-    /// Compute at most one part in so many, with the smallest predicted error
+    /// Target speed-up: compute at most 1/F of the work, with the smallest predicted error
     #[arg(long, value_name = "F", required_unless_present_any = ["budget", "curve"], conflicts_with = "budget")]
     pub speedup: Option<f64>,
 
@@ -454,12 +503,25 @@ pub struct Tune {
     pub budget: Option<f64>,
 
     /// Method to try; may be given again; left out, all are tried
-    #[arg(long, value_name = "METHOD[:PRESET][,KEY=VALUE...]")]
+    #[arg(long, value_name = "METHOD", value_parser = listed::one_of::<CacheSpec>(listed::methods_and_presets), hide_possible_values = true)]
     pub cache: Vec<CacheSpec>,
 
     /// Preset to write, for --cache @FILE; or the curve
     #[arg(short, long, value_name = "FILE.json", default_value = "preset.json")]
     pub output: PathBuf,
+}
+
+/// The command line counts before NAVICACHE_* variables, these before the file, the file before defaults.
+#[derive(clap::Args)]
+#[command(after_help = examples::CONFIG)]
+pub struct Config {
+    /// Show all options of this command
+    #[arg(value_name = "COMMAND")]
+    pub command: Option<String>,
+
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 impl Generate {
@@ -484,7 +546,6 @@ mod tests {
 
     #[test]
     fn the_command_line_is_consistent() {
-        use clap::CommandFactory;
-        Args::command().debug_assert();
+        program().debug_assert();
     }
 }

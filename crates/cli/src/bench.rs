@@ -5,10 +5,13 @@ use navicache_study::bench::{self, Options, Part, Timing};
 
 use crate::args::Bench;
 use crate::error::Result;
+use crate::progress::Progress;
 use crate::terminal::print;
 
 pub fn bench(options: &Bench) -> Result<()> {
     let Bench { part, settings, .. } = options;
+    // Runs on few cores may take minutes each.
+    Progress::new(settings.quiet).line(&format!("one run before those that count, then {} ...", options.runs));
     let timing = match part {
         Part::Vae | Part::EndToEnd => {
             let pipeline = settings.loading.open()?;

@@ -10,8 +10,7 @@ use navicache_engine::{Checkpoint, Every, Resume};
 pub const STEPS_LEFT: u8 = 75;
 
 #[derive(clap::Args)]
-#[command(next_help_heading = "Checkpoints",
-          group(ArgGroup::new("checkpoint or resume").args(["checkpoint", "resume"]).multiple(true)))]
+#[command(group(ArgGroup::new("checkpoint or resume").args(["checkpoint", "resume"]).multiple(true)))]
 pub struct Checkpoints {
     /// Keep what is done here while the video is made; after a crash, --resume goes on from it. It is removed once the
     /// video is written

@@ -9,7 +9,8 @@ use serde_json::json;
 
 use crate::args::Doctor;
 use crate::error::Result;
-use crate::models::gb;
+use crate::models::{duration, gb};
+use crate::published::{self, Rates};
 use crate::terminal::print;
 
 /// What was found.
@@ -38,6 +39,10 @@ struct Candidate {
     largest_part_bytes: u64,
     is_here: bool,
     verdict: &'static str,
+    /// The video that it makes where nothing else is asked for, and the seconds of its steps, everything computed;
+    /// where the catalogue knows its shape.
+    video: Option<String>,
+    steps_seconds: Option<f64>,
 }
 
 pub fn doctor(options: &Doctor) -> Result<()> {
@@ -54,7 +59,9 @@ pub fn doctor(options: &Doctor) -> Result<()> {
         disk_bytes: free_space(cache.folder()),
         models: cache.folder().to_path_buf(),
     };
-    let candidates: Vec<Candidate> = catalog::models().iter().map(|model| judged(model, &machine, &cache)).collect();
+    let rates = Rates::measure()?;
+    let candidates: Vec<Candidate> =
+        catalog::models().iter().map(|model| judged(model, &machine, &cache, &rates)).collect();
     if options.json {
         print(&format!("{:#}", json!({"machine": machine, "models": candidates})));
     } else {
@@ -63,7 +70,7 @@ pub fn doctor(options: &Doctor) -> Result<()> {
     Ok(())
 }
 
-fn judged(model: &'static catalog::Model, machine: &Machine, cache: &HubCache) -> Candidate {
+fn judged(model: &'static catalog::Model, machine: &Machine, cache: &HubCache, rates: &Rates) -> Candidate {
     let is_here = model.repositories.iter().all(|repository| cache.snapshot(repository).is_some());
     let (disk_bytes, largest_part_bytes) = (model.disk_bytes(), model.largest_part_bytes());
     let fits = machine.memory_bytes.is_none_or(|bytes| largest_part_bytes <= share_of_memory(bytes));
@@ -73,7 +80,10 @@ fn judged(model: &'static catalog::Model, machine: &Machine, cache: &HubCache) -
         (true, true) => "fits into memory",
         (true, false) => "runs with weights streamed from disk, slowly; quantised files are smaller",
     };
-    Candidate { name: &model.name, disk_bytes, largest_part_bytes, is_here, verdict }
+    let expected = published::expected(model, None, None, None, rates);
+    let video = expected.as_ref().map(|e| format!("{} frames of {}x{}", e.frames, e.width, e.height));
+    let steps_seconds = expected.map(|expected| expected.seconds());
+    Candidate { name: &model.name, disk_bytes, largest_part_bytes, is_here, verdict, video, steps_seconds }
 }
 
 /// Free bytes where a folder is, or will be.
@@ -106,13 +116,20 @@ fn in_words(machine: &Machine, candidates: &[Candidate]) -> String {
         format!("GPU        {gpu}"),
         format!("models     {}, {} free", machine.models.display(), known(machine.disk_bytes)),
         String::new(),
-        format!("{:<22} {:>9} {:>9}  here", "model", "disk", "memory"),
+        format!("{:<22} {:>9} {:>9} {:>9}  {:<24}  here", "model", "disk", "memory", "time", "of its own video"),
     ];
-    for Candidate { name, disk_bytes, largest_part_bytes, is_here, verdict } in candidates {
+    for candidate in candidates {
+        let Candidate { name, disk_bytes, largest_part_bytes, is_here, verdict, video, steps_seconds } = candidate;
         let here = if *is_here { "downloaded; " } else { "" };
-        lines.push(format!("{name:<22} {:>9} {:>9}  {here}{verdict}", gb(*disk_bytes), gb(*largest_part_bytes)));
+        let (disk, memory) = (gb(*disk_bytes), gb(*largest_part_bytes));
+        let (time, video) = (steps_seconds.map_or("unknown".to_string(), duration), video.as_deref().unwrap_or("-"));
+        lines.push(format!("{name:<22} {disk:>9} {memory:>9} {time:>9}  {video:<24}  {here}{verdict}"));
     }
     lines.push(String::new());
-    lines.push("memory: of the largest part. `navicache estimate` says more of a model that is here.".to_string());
+    lines.push(
+        "memory: of the largest part. time: of all steps on the CPU, computed in full, from the speed of one block here;"
+            .to_string(),
+    );
+    lines.push("`navicache estimate MODEL --size WxH --frames N` says it of a smaller video.".to_string());
     lines.join("\n")
 }

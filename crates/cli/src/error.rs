@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use navicache_engine::Kind;
 use navicache_engine::control::cache::CacheError;
 
 use crate::checkpoints::STEPS_LEFT;
@@ -10,12 +11,20 @@ use crate::terminal::INTERRUPTED;
 /// Result of a command.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
+/// Exit code where what was asked for makes no sense, as of the command line's own errors.
+pub const MISUSE: u8 = 2;
+
 /// An error of some library, as it says it.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Arguments that make no sense together, or with what files hold.
     #[error("{what} {found}: {expected}")]
     Arguments { what: &'static str, found: String, expected: String },
+    /// A part of what was asked for could not be had.
+    #[error("{what} {found}: {expected}")]
+    Unfinished { what: &'static str, found: String, expected: String },
+    #[error(transparent)]
+    Config(#[from] crate::config::Error),
     #[error(transparent)]
     Cache(#[from] CacheError),
     #[error(transparent)]
@@ -38,6 +47,8 @@ impl Error {
         match self {
             _ if self.is_cancelled() => ExitCode::from(INTERRUPTED),
             Error::Engine(navicache_engine::Error::Stopped { .. }) => ExitCode::from(STEPS_LEFT),
+            Error::Arguments { .. } | Error::Config(_) | Error::Cache(_) => ExitCode::from(MISUSE),
+            _ if self.engine().is_some_and(|error| error.kind() == Kind::Invalid) => ExitCode::from(MISUSE),
             _ => ExitCode::FAILURE,
         }
     }
@@ -57,7 +68,8 @@ impl Error {
             Error::Engine(error) => matches!(error, Engine::Cancelled { .. } | Engine::DecodingCancelled),
             Error::Hub(error) => matches!(error, navicache_hub::Error::Cancelled),
             Error::Study(error) => error.is_cancelled(),
-            Error::Arguments { .. } | Error::Cache(_) | Error::Tune(_) | Error::Media(_) | Error::Metrics(_) => false,
+            Error::Arguments { .. } | Error::Unfinished { .. } | Error::Config(_) => false,
+            Error::Cache(_) | Error::Tune(_) | Error::Media(_) | Error::Metrics(_) => false,
         }
     }
 }

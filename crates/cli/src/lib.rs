@@ -6,27 +6,36 @@ mod batch;
 mod bench;
 mod checkpoints;
 mod compare;
+mod config;
 mod doctor;
 mod error;
 mod events;
+mod examples;
 #[cfg(not(feature = "cuda"))]
 mod handover;
+mod heading;
+mod listed;
 mod loading;
 mod measure;
 mod models;
+mod pace;
+mod preview;
 mod progress;
+mod published;
+mod remaining;
 mod settings;
 mod study;
 mod terminal;
 mod values;
+mod version;
 
 use std::io::Write;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::atomic::AtomicBool;
 
-use args::{Args, Command, Generate, Trace, Vbench};
+use args::{Command, Generate, Trace, Vbench};
 use batch::Job;
-use clap::{CommandFactory, Parser};
 use error::{Error, Result};
 use navicache_engine::replay::trace::Recorder;
 use navicache_engine::{Event, Pipeline, Request, WholeFile, decode_latents, generate_to, trace, video};
@@ -37,15 +46,19 @@ use terminal::{go_on_unless, print, spelled, stop_on_ctrl_c};
 
 /// Does what the arguments say.
 pub fn main() -> ExitCode {
-    let command = Args::parse().command;
+    let program = args::program();
+    let (command, unknown) = match read(&program) {
+        Ok(read) => read,
+        Err(code) => return code,
+    };
     #[cfg(unix)]
     terminal::outlive_file_limits();
     navicache_engine::weights::explain_cut_files();
     // Which instructions are fastest here is measured once.
-    if let Some(folder) = cache_folder() {
+    if let Some(folder) = pace::cache_folder() {
         navicache_engine::models::remember_in(folder);
     }
-    match hand_over(&command).and_then(|()| run(command)) {
+    match hand_over(&command).and_then(|()| run(command, &program, &unknown)) {
         Ok(()) => match terminal::lost_output() {
             None => ExitCode::SUCCESS,
             Some(error) => {
@@ -62,10 +75,30 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// Where this program remembers what it can find out again.
-fn cache_folder() -> Option<std::path::PathBuf> {
-    let set = std::env::var_os("XDG_CACHE_HOME").filter(|folder| !folder.is_empty()).map(std::path::PathBuf::from);
-    Some(set.or_else(|| Some(std::env::home_dir()?.join(".cache")))?.join("navicache"))
+/// The command, with what variables and the configuration file add to it; and variables that look like ours and are
+/// not. Or what the program ends with.
+fn read(program: &clap::Command) -> std::result::Result<(Command, Vec<String>), ExitCode> {
+    let complain = |text: &str| {
+        let _ = writeln!(std::io::stderr(), "navicache: {text}");
+        ExitCode::from(error::MISUSE)
+    };
+    models_can_compute().map_err(|e| complain(&e))?;
+    let completed = config::complete(std::env::args_os().collect(), program).map_err(|e| complain(&e.to_string()))?;
+    match Command::read(program, &completed.arguments) {
+        Ok(command) => Ok((command, completed.unknown_variables)),
+        Err(error) => {
+            let _ = error.print();
+            if let Some(blamed) = completed.blamed(&error.to_string()) {
+                complain(&blamed);
+            }
+            Err(ExitCode::from(error.exit_code() as u8))
+        }
+    }
+}
+
+/// Whether the instruction set that the environment names is there.
+fn models_can_compute() -> std::result::Result<(), String> {
+    navicache_engine::models::named_level().map(drop)
 }
 
 /// Re-executes as `navicache-cuda` if a GPU was requested.
@@ -77,7 +110,10 @@ fn hand_over(_command: &Command) -> Result<()> {
     Ok(())
 }
 
-fn run(command: Command) -> Result<()> {
+fn run(command: Command, program: &clap::Command, unknown_variables: &[String]) -> Result<()> {
+    for unknown in unknown_variables {
+        let _ = writeln!(std::io::stderr(), "navicache: {unknown}");
+    }
     if command.prints_events() {
         events::print_them();
     }
@@ -98,13 +134,23 @@ fn run(command: Command) -> Result<()> {
         Command::Tune(options) => Ok(study::tune(&options)?),
         #[cfg(feature = "cuda")]
         Command::Gpus => gpus(),
+        Command::Config(options) => config::show(&options, program),
+        Command::Man { folder } => man(program, &folder),
         Command::Completions { shell } => {
             let mut script = Vec::new();
-            clap_complete::generate(shell, &mut Args::command(), "navicache", &mut script);
+            clap_complete::generate(shell, &mut program.clone(), "navicache", &mut script);
             terminal::print_raw(&script);
             Ok(())
         }
     }
+}
+
+/// Writes a page for the program and one for each command.
+fn man(program: &clap::Command, folder: &Path) -> Result<()> {
+    let written = std::fs::create_dir_all(folder).and_then(|()| clap_mangen::generate_to(program.clone(), folder));
+    written.map_err(|source| navicache_engine::Error::Io { path: folder.to_path_buf(), source })?;
+    print(&format!("{}: read them with `man {}`", folder.display(), folder.join("navicache.1").display()));
+    Ok(())
 }
 
 fn make(options: &Generate) -> Result<()> {
@@ -114,8 +160,9 @@ fn make(options: &Generate) -> Result<()> {
         report.as_ref().map_or(Ok(()), |path| WholeFile::create(path).map(drop))?;
     }
     let interrupted = stop_on_ctrl_c();
-    let mut progress = Progress::new(options.sampling.settings.quiet);
-    let pipeline = options.sampling.settings.loading.open()?;
+    let settings = &options.sampling.settings;
+    let mut progress = Progress::of_model(settings.quiet, &settings.loading.model, options.preview.as_ref());
+    let pipeline = settings.loading.open()?;
     let mut on_event = |event: Event| {
         progress.show(&event);
         go_on_unless(&interrupted)
@@ -147,7 +194,7 @@ fn make(options: &Generate) -> Result<()> {
     }
     match failed.len() {
         0 => Ok(()),
-        count => Err(Error::Arguments {
+        count => Err(Error::Unfinished {
             what: "videos:",
             found: format!("{count} of {}", jobs.len()),
             expected: "were not made; the reasons are above".to_string(),
@@ -156,11 +203,12 @@ fn make(options: &Generate) -> Result<()> {
 }
 
 fn make_one(pipeline: &Pipeline, job: &Job, progress: &mut Progress, interrupted: &AtomicBool) -> Result<()> {
+    let request = Request { preview: progress.previews(), ..job.request.clone() };
     let mut on_event = |event: Event| {
         progress.show(&event);
         go_on_unless(interrupted)
     };
-    let made = generate_to(pipeline, &job.request, &job.output, &mut on_event);
+    let made = generate_to(pipeline, &request, &job.output, &mut on_event);
     if made.is_err() {
         progress.left();
     }

@@ -5,15 +5,19 @@ use std::path::PathBuf;
 use clap::builder::ArgPredicate;
 use navicache_engine::{DeviceChoice, DtypeChoice, Files, LoadOptions, Lora, Pipeline, Result, use_threads};
 
+use crate::listed;
 use crate::values::bytes;
 
+/// The model that needs no files.
+pub const BUILT_IN: &str = "demo";
+
 /// Which model, and how it is loaded.
-#[derive(clap::Args)]
-#[command(next_help_heading = "Model")]
+#[derive(Clone, clap::Args)]
 pub struct Loading {
-    /// demo, which is built in; or a folder or file of weights: Diffusers, the authors' repository, ComfyUI's files,
-    /// GGUF
-    #[arg(short, long, value_name = "NAME|PATH", default_value = "demo", default_value_ifs = [
+    /// A name that `navicache models` lists, or a folder or file of weights
+    ///
+    /// Diffusers, the authors' repository, ComfyUI's files, GGUF: weights are recognised by what is in them.
+    #[arg(short, long, value_name = "NAME|PATH", value_parser = listed::model(), hide_possible_values = true, default_value = BUILT_IN, default_value_ifs = [
         ("transformer", ArgPredicate::IsPresent, Some("")),
         ("text_encoder", ArgPredicate::IsPresent, Some("")),
         ("vae", ArgPredicate::IsPresent, Some("")),
@@ -44,7 +48,7 @@ pub struct Loading {
     #[arg(long, value_name = "FILE")]
     pub tokenizer: Option<PathBuf>,
 
-    /// The same of the second text encoder
+    /// tokenizer.json or spiece.model of the second text encoder
     #[arg(long, value_name = "FILE")]
     pub tokenizer_2: Option<PathBuf>,
 
@@ -53,11 +57,13 @@ pub struct Loading {
     pub lora: Vec<Lora>,
 
     /// auto, cpu, cuda, cuda:N or metal
-    #[arg(long, value_name = "NAME", default_value = "auto")]
+    #[arg(long, value_name = "NAME", default_value = "auto", hide_possible_values = true,
+          value_parser = listed::one_of::<DeviceChoice>(|| vec!["auto", "cpu", "cuda", "metal"]))]
     pub device: DeviceChoice,
 
     /// Format that weights are kept in: auto, f32, bf16 or f16; quantised and 8-bit weights stay as they are
-    #[arg(long, value_name = "NAME", default_value = "auto")]
+    #[arg(long, value_name = "NAME", default_value = "auto", hide_possible_values = true,
+          value_parser = listed::one_of::<DtypeChoice>(|| vec!["auto", "f32", "bf16", "f16"]))]
     pub dtype: DtypeChoice,
 
     /// Threads to compute with; left out, those that the machine has

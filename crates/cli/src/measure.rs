@@ -74,7 +74,7 @@ fn measure_all(options: &Metrics, meter: &Meter, pairs: &[Pair]) -> Result<()> {
         return Ok(());
     }
     let names: Vec<&str> = failed.iter().map(|(name, _)| *name).collect();
-    Err(Error::Arguments {
+    Err(Error::Unfinished {
         what: "could not compare",
         found: format!("{} of {} videos", failed.len(), pairs.len()),
         expected: names.join(", "),

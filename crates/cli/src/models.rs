@@ -4,10 +4,11 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use bytesize::ByteSize;
+use navicache_engine::catalog::{self, Model};
 use navicache_engine::estimate::{Estimate, estimate as estimated};
 use navicache_engine::inspect::Inspected;
 use navicache_engine::weights::hub_cache::HubCache;
-use navicache_engine::{Request, catalog};
+use navicache_engine::{Request, share_of_memory};
 use navicache_hub::{Event, Hub};
 use serde_json::{Value, json};
 
@@ -15,6 +16,7 @@ use crate::args::{self, Inspect, Models, Pull};
 use crate::error::{Error, Result};
 use crate::events;
 use crate::progress::Progress;
+use crate::published::{self, Rates};
 use crate::terminal::{go_on_unless, print, spelled, stop_on_ctrl_c};
 
 /// Lines while a file comes, where they cannot be drawn over.
@@ -85,7 +87,14 @@ pub fn inspect(options: &Inspect) -> Result<()> {
     } else {
         print(&spelled(&described(&inspected, options.tensors)));
     }
-    Ok(())
+    match inspected.problem {
+        None => Ok(()),
+        Some(_) => Err(Error::Unfinished {
+            what: "inspect",
+            found: options.path.clone(),
+            expected: "cannot be run; the reason is above".to_string(),
+        }),
+    }
 }
 
 fn described(inspected: &Inspected, tensors: bool) -> String {
@@ -130,10 +139,73 @@ fn described(inspected: &Inspected, tensors: bool) -> String {
 }
 
 pub fn estimate(options: &args::Estimate) -> Result<()> {
-    let pipeline = options.sampling.settings.loading.open()?;
-    let request = Request { cache: options.cache.clone(), ..options.sampling.request() };
+    let mut loading = options.settings.loading.clone();
+    if let Some(name) = &options.name {
+        loading.model = name.clone();
+    }
+    if let Some(model) = not_here(&loading.model)? {
+        loading.start_threads()?;
+        return estimate_from_shapes(options, model);
+    }
+    let pipeline = loading.open()?;
+    let request =
+        Request { cache: options.cache.clone(), target: options.target.clone(), ..options.settings.request() };
     let estimate = estimated(&pipeline, &request)?;
     print(&if options.json { format!("{:#}", json!(estimate)) } else { expected(&estimate) });
+    Ok(())
+}
+
+/// The model of the catalogue that a name stands for, if it has not been downloaded.
+fn not_here(name: &str) -> Result<Option<&'static Model>> {
+    let cache = HubCache::from_env().map_err(navicache_engine::Error::from)?;
+    let named = catalog::models().iter().find(|model| model.name == name);
+    Ok(named.filter(|model| !Path::new(name).exists() && model.paths(&cache).is_none()))
+}
+
+/// What is known before the download.
+fn estimate_from_shapes(options: &args::Estimate, model: &Model) -> Result<()> {
+    let settings = &options.settings;
+    let size = settings.size.map(|size| (size.width, size.height));
+    let expected = published::expected(model, size, settings.frames, settings.steps, &Rates::measure()?);
+    let available = settings.loading.memory.or_else(navicache_engine::machine_memory);
+    let (disk, largest) = (model.disk_bytes(), model.largest_part_bytes());
+    let streamed = available.is_some_and(|bytes| largest > share_of_memory(bytes));
+    if options.json {
+        let video = expected.as_ref().map(|e| {
+            json!({
+                "width": e.width, "height": e.height, "frames": e.frames, "steps": e.steps, "forwards": e.forwards,
+                "forward_seconds": e.forward_seconds, "denoise_seconds_uncached": e.seconds(),
+            })
+        });
+        let all = json!({
+            "model": model.name, "is_here": false, "disk_bytes": disk, "largest_part_bytes": largest,
+            "available_bytes": available, "streamed": streamed, "video": video,
+        });
+        print(&format!("{all:#}"));
+        return Ok(());
+    }
+    let mut lines =
+        vec![format!("{} is not here yet: `navicache pull {}` downloads {}.", model.name, model.name, gb(disk))];
+    let fits = match (available, streamed) {
+        (Some(bytes), false) => format!("of {} that may be used", gb(bytes)),
+        (Some(bytes), true) => format!("of {} that may be used: they are streamed from disk, more slowly", gb(bytes)),
+        (None, _) => "available memory is unknown".to_string(),
+    };
+    lines.push(format!("memory     {} for the weights of the largest part, {fits}", gb(largest)));
+    match expected {
+        Some(e) => {
+            lines.push(format!("video      {} frames of {}x{}, {} steps", e.frames, e.width, e.height, e.steps));
+            lines.push(format!(
+                "time       {} a forward, {} for {} forwards on the CPU, everything computed",
+                duration(e.forward_seconds),
+                duration(e.seconds()),
+                e.forwards
+            ));
+            lines.push("           from its shape and the speed of one block here; without decoding; `--target speedup=2` halves it".to_string());
+        }
+        None => lines.push("time       unknown until it is here".to_string()),
+    }
+    print(&lines.join("\n"));
     Ok(())
 }
 
@@ -147,9 +219,9 @@ fn expected(estimate: &Estimate) -> String {
         let (weights, working, cache) = (gb(stage.weights_bytes), gb(stage.working_bytes), gb(stage.cache_bytes));
         lines.push(format!("{:<10} {weights:>10} {working:>10} {cache:>10}{streamed}", stage.stage));
     }
-    let available = estimate.available_bytes.map_or(String::new(), |bytes| format!(", {} may be used", gb(bytes)));
+    let available = estimate.available_bytes.map_or(String::new(), |bytes| format!("; {} available", gb(bytes)));
     lines.push(format!(
-        "at the most {}{available}; frames are decoded in tiles of {}x{}",
+        "peak {}{available}; frames are decoded in tiles of {}x{}",
         gb(estimate.peak_bytes),
         tile[0],
         tile[1]
@@ -175,7 +247,8 @@ fn expected(estimate: &Estimate) -> String {
     lines.join("\n")
 }
 
-fn duration(seconds: f64) -> String {
+/// `1.3 h`
+pub fn duration(seconds: f64) -> String {
     match seconds {
         ..1.0 => format!("{:.0} ms", seconds * 1e3),
         ..120.0 => format!("{seconds:.1} s"),

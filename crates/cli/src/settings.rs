@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use navicache_engine::control::solver::SolverKind;
 use navicache_engine::{AspectRatio, Request, Resolution, Size};
 
+use crate::listed;
 use crate::loading::Loading;
 use crate::values::{bytes, fps, seed};
 
@@ -28,7 +29,7 @@ pub struct Sampling {
     #[arg(allow_hyphen_values = true)]
     pub prompt: Option<String>,
 
-    /// Seed of the noise: a number, or random; left out, 0
+    /// Seed of the noise: a number, or random [default: 0]
     #[arg(long, value_name = "N|random", allow_hyphen_values = true, value_parser = seed)]
     pub seed: Option<u64>,
 
@@ -39,9 +40,6 @@ pub struct Sampling {
 /// How it is sampled, whatever it is.
 #[derive(clap::Args)]
 pub struct Settings {
-    #[command(flatten)]
-    pub loading: Loading,
-
     /// What the video should not show
     #[arg(short, long, value_name = "TEXT", allow_hyphen_values = true)]
     pub negative_prompt: Option<String>,
@@ -50,11 +48,13 @@ pub struct Settings {
     #[arg(short, long, value_name = "FILE")]
     pub image: Option<PathBuf>,
 
-    /// Width and height in pixels, multiples of 16; left out, a picture's aspect ratio is kept
+    /// Width and height in pixels, as in 832x480 [default: the model's own]
+    ///
+    /// With --image, the default keeps the picture's aspect ratio. Most models take multiples of 16.
     #[arg(long, value_name = "WxH")]
     pub size: Option<Size>,
 
-    /// How large, where no size is given, as in 480p
+    /// Size class where no size is given, as in 480p
     #[arg(long, value_name = "LINESp", conflicts_with = "size")]
     pub resolution: Option<Resolution>,
 
@@ -62,23 +62,19 @@ pub struct Settings {
     #[arg(long, value_name = "W:H", conflicts_with = "size")]
     pub aspect_ratio: Option<AspectRatio>,
 
-    /// Number of frames; for most models 4n + 1
+    /// Number of frames, 4n + 1 for most models [default: the model's own]
     #[arg(long, value_name = "N")]
     pub frames: Option<usize>,
 
-    /// Frames a second of the video file
+    /// Frames per second of the video file
     #[arg(long, value_name = "N", value_parser = fps)]
     pub fps: Option<u32>,
 
-    /// Denoising steps
+    /// Denoising steps [default: the model's own]
     #[arg(long, value_name = "N")]
     pub steps: Option<usize>,
 
-    /// Most memory that caching may keep, as in 500MB or 2GiB
-    #[arg(long, value_name = "SIZE", value_parser = bytes)]
-    pub cache_memory: Option<u64>,
-
-    /// Guidance scale; 1 switches guidance off
+    /// Guidance scale; 1 switches guidance off [default: the model's own]
     #[arg(long, value_name = "F", allow_hyphen_values = true)]
     pub guidance: Option<f64>,
 
@@ -92,7 +88,7 @@ pub struct Settings {
     pub shift: Option<f64>,
 
     /// Solver: unipc, dpmpp or euler
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", hide_possible_values = true, value_parser = listed::one_of::<SolverKind>(|| SolverKind::NAMES.to_vec()))]
     pub solver: Option<SolverKind>,
 
     /// Text tokens given to the transformer
@@ -103,9 +99,16 @@ pub struct Settings {
     #[arg(long, value_name = "FILE.safetensors")]
     pub latents: Option<PathBuf>,
 
+    /// Most memory that caching may keep, as in 500MB or 2GiB
+    #[arg(long, value_name = "SIZE", value_parser = bytes)]
+    pub cache_memory: Option<u64>,
+
     /// Print errors only
     #[arg(short, long)]
     pub quiet: bool,
+
+    #[command(flatten)]
+    pub loading: Loading,
 }
 
 impl Sampling {

@@ -4,8 +4,6 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use std::path::PathBuf;
 
 use bytesize::ByteSize;
-use navicache_engine::cache_argument;
-use navicache_engine::control::cache::CacheSpec;
 use navicache_engine::replay::trace::LAGS_MAX;
 
 /// A trace without distances could not be read back, nor one with more than `replay` takes.
@@ -28,8 +26,23 @@ pub fn file(text: &str) -> Result<PathBuf, String> {
     }
 }
 
-pub fn cache(text: &str) -> Result<CacheSpec, String> {
-    cache_argument(text).map_err(|e| e.to_string())
+/// Where pictures of a video that is being made go.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Preview {
+    Off,
+    Terminal,
+    File(PathBuf),
+}
+
+pub fn preview(text: &str) -> Result<Preview, String> {
+    match text {
+        "off" => return Ok(Preview::Off),
+        "terminal" => return Ok(Preview::Terminal),
+        _ => {}
+    }
+    let path = PathBuf::from(text);
+    navicache_media::Picture::check_destination(&path).map_err(|e| format!("{e}; or terminal, or off"))?;
+    Ok(Preview::File(path))
 }
 
 pub fn bytes(text: &str) -> Result<u64, String> {

@@ -99,6 +99,25 @@ fn inspecting_says_what_it_is_and_what_is_missing() {
 }
 
 #[test]
+fn a_model_is_estimated_before_it_is_here() {
+    let folder = tempfile::tempdir().unwrap();
+    let asked = ["estimate", "wan2.1-t2v-1.3b", "--size", "480x272", "--frames", "33"];
+    let text = stdout(&navicache(folder.path(), &asked));
+    for part in ["is not here yet", "17.5 GB", "33 frames of 480x272, 50 steps", "100 forwards"] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    let json = stdout(&navicache(folder.path(), &[&asked[..], &["--json"]].concat()));
+    let json: Value = serde_json::from_str(&json).unwrap();
+    assert!(json["video"]["denoise_seconds_uncached"].as_f64().unwrap() > 1.0, "{json}");
+    // One that is here is opened.
+    pulled(folder.path(), "Wan-AI/Wan2.1-T2V-1.3B");
+    let text = stdout(&navicache(folder.path(), &["estimate", "wan2.1-t2v-1.3b", "--steps", "2", "--cache", "none"]));
+    assert!(text.contains(", 2 steps") && text.contains("peak "), "{text}");
+    let wrong = navicache(folder.path(), &["estimate", "wan-1.3b"]);
+    assert!(stderr(&wrong).contains("did you mean wan2.1-t2v-1.3b?"), "{}", stderr(&wrong));
+}
+
+#[test]
 fn estimating_says_memory_and_time() {
     let folder = tempfile::tempdir().unwrap();
     let text = stdout(&navicache(

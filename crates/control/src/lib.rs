@@ -9,6 +9,7 @@ pub mod cache;
 mod exact;
 pub mod guidance;
 pub mod interpolate;
+pub mod nearest;
 pub mod resume;
 pub mod schedule;
 pub mod solver;

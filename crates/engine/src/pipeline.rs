@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use bytesize::ByteSize;
 
 use navicache_control::cache::{self, CacheMemory};
+use navicache_control::nearest::did_you_mean;
 use navicache_models::{Branches, Observed};
 
 use crate::device::{DeviceChoice, DtypeChoice, device_name};
@@ -282,8 +283,9 @@ pub(crate) fn located(model: &str) -> Result<Vec<PathBuf>> {
             "it is not here yet: `navicache pull {model}` downloads it; or give the path of a folder or file of weights"
         ),
         true => format!(
-            "expected {}, a name that `navicache models` lists, or the path of a folder or file of weights; there is no such file or folder",
-            demo::NAME
+            "expected {}, a name that `navicache models` lists, or the path of a folder or file of weights; there is no such file or folder{}",
+            demo::NAME,
+            did_you_mean(model, catalog::models().iter().map(|known| known.name.as_str()).chain([demo::NAME]))
         ),
     };
     Err(Error::Missing { field: Field::Model, found: model.to_string(), expected })

@@ -19,7 +19,7 @@ const F32: &str = "f32";
 /// How fast products are on this machine, and the level that follows.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Choice {
-    /// The fastest, or what `NAVICACHE_KERNELS` names.
+    /// The fastest, or what [`VARIABLE`] names.
     pub level: Level,
     /// Floating point operations a second of one thread: of f32, and of bf16 at each level that has an instruction for
     /// it. Empty where the level was named.
@@ -34,13 +34,28 @@ pub fn remember_in(folder: PathBuf) {
     let _ = FOLDER.set(folder);
 }
 
+/// The environment variable that names a level.
+pub const VARIABLE: &str = "NAVICACHE_KERNELS";
+
+/// The level that the environment names, if it names one.
+///
+/// # Errors
+///
+/// It names one that this machine does not have: the message lists those it has.
+pub fn named_level() -> Result<Option<Level>, String> {
+    let Some(name) = std::env::var_os(VARIABLE).filter(|name| !name.is_empty()) else { return Ok(None) };
+    let level = name.to_str().and_then(Level::named);
+    let here = || Level::available().iter().map(|level| level.name()).collect::<Vec<_>>().join(", ");
+    level.map(Some).ok_or_else(|| format!("{VARIABLE} is {name:?}: expected one that this machine has: {}", here()))
+}
+
 /// What this process uses outside of [`Level::scope`]: measured at the first call, in a few milliseconds, unless it is
 /// remembered.
 pub fn choice() -> &'static Choice {
     static CHOICE: OnceLock<Choice> = OnceLock::new();
     CHOICE.get_or_init(|| {
-        let wanted = std::env::var("NAVICACHE_KERNELS").ok();
-        if let Some(level) = wanted.and_then(|name| Level::named(&name)) {
+        // A program says what is wrong with the name before it computes anything; here it is too late for that.
+        if let Some(level) = named_level().ok().flatten() {
             return Choice { level, rates: Vec::new() };
         }
         let file = FOLDER.get().map(|folder| folder.join("kernels"));

@@ -37,7 +37,7 @@ pub use activation::{Activation, gelu, silu};
 pub use attention::attention;
 pub use channel_norm::channel_rms_norm;
 pub use convolution::{Convolution, Edge, Resize};
-pub use dispatch::{Choice, choice, remember_in};
+pub use dispatch::{Choice, VARIABLE as LEVEL_VARIABLE, choice, named_level, remember_in};
 pub use group_norm::group_norm;
 pub use level::Level;
 pub use linear::{linear, linear_on_device};

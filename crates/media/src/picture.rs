@@ -4,9 +4,9 @@ use std::f64::consts::PI;
 use std::io::Cursor;
 use std::path::Path;
 
-use image::{DynamicImage, ImageDecoder, ImageReader, Limits};
+use image::{DynamicImage, ExtendedColorType, ImageDecoder, ImageFormat, ImageReader, Limits};
 
-use crate::{Error, Result, read_file};
+use crate::{Error, Result, WholeFile, read_file};
 
 /// Most pixels that are read: more than phones take; what is made of them has a million.
 const PIXELS_MAX: u64 = 1 << 27;
@@ -49,6 +49,34 @@ impl Picture {
         let image = image.to_rgb8();
         let (width, height) = (image.width() as usize, image.height() as usize);
         Ok(Picture { width, height, rgb: image.into_raw() })
+    }
+
+    /// The bytes of a PNG file of it.
+    pub fn png(&self) -> Vec<u8> {
+        self.encoded(ImageFormat::Png)
+    }
+
+    /// Writes a file by its ending: .jpg, .jpeg or .png. One that is there is replaced whole.
+    pub fn save(&self, path: &Path) -> Result<()> {
+        WholeFile::create(path)?.finish_with(&self.encoded(Self::format(path)?))
+    }
+
+    /// Whether [`save`](Self::save) knows the format of a file.
+    pub fn check_destination(path: &Path) -> Result<()> {
+        Self::format(path).map(drop)
+    }
+
+    fn format(path: &Path) -> Result<ImageFormat> {
+        let format = ImageFormat::from_path(path).ok().filter(|f| [ImageFormat::Jpeg, ImageFormat::Png].contains(f));
+        format.ok_or_else(|| Error::file(path, "expected the name of a picture that ends in .jpg or .png"))
+    }
+
+    fn encoded(&self, format: ImageFormat) -> Vec<u8> {
+        let mut bytes = Cursor::new(Vec::new());
+        // It goes wrong where the numbers of pixels and bytes differ, and then there is no picture.
+        let (width, height) = (self.width as u32, self.height as u32);
+        let _ = image::write_buffer_with_format(&mut bytes, &self.rgb, width, height, ExtendedColorType::Rgb8, format);
+        bytes.into_inner()
     }
 
     /// The size nearest to `area` pixels with this picture's aspect ratio, in whole multiples.

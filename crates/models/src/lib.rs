@@ -22,5 +22,7 @@ pub use autoencoder::{Autoencoder, Chunk, Chunks, DecodePlan, Room};
 pub use branches::{Branches, Conditioned, ForwardPass};
 pub use denoiser::{Denoiser, Features, Observed, Part, Signal, Unit};
 pub use error::{Error, Result};
-pub use navicache_kernels::{Choice, HugePages, Level, Precision, Rows, choice, peak_flops, remember_in, widen};
+pub use navicache_kernels::{
+    Choice, HugePages, LEVEL_VARIABLE, Level, Precision, Rows, choice, named_level, peak_flops, remember_in, widen,
+};
 pub use weights::{Configuration, Matrix, Packed, Source, Weights};

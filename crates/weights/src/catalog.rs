@@ -19,6 +19,39 @@ pub struct Model {
     pub repositories: Vec<String>,
     /// What it is made of.
     pub parts: Vec<ModelPart>,
+    /// What its work follows from, where attention is among all tokens.
+    #[serde(default)]
+    pub shape: Option<Shape>,
+}
+
+/// The transformer's shape, and the video that a model makes where nothing else is asked for.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Shape {
+    /// Pixels.
+    pub width: usize,
+    /// Pixels.
+    pub height: usize,
+    /// Frames.
+    pub frames: usize,
+    /// Denoising steps.
+    pub steps: usize,
+    /// Forwards of a step: two with classifier-free guidance.
+    pub forwards: usize,
+    /// What a token stands for: frames, rows and columns of the video.
+    pub stride: [usize; 3],
+    /// Channels of a token.
+    pub dim: usize,
+    /// Attentions among all tokens.
+    pub layers: usize,
+}
+
+impl Shape {
+    /// Tokens of a video. The first frame has latents of its own.
+    pub fn tokens(&self, width: usize, height: usize, frames: usize) -> usize {
+        let [of_frames, of_rows, of_columns] = self.stride;
+        (frames.saturating_sub(1) / of_frames + 1) * height.div_ceil(of_rows) * width.div_ceil(of_columns)
+    }
 }
 
 /// A part of a model, by the numbers in its file. Parameters follow from the published configurations; formats are
@@ -61,6 +94,14 @@ impl Model {
             "disk_bytes": self.disk_bytes(), "largest_part_bytes": self.largest_part_bytes(),
             "paths": self.paths(cache),
         })
+    }
+
+    /// Floating point operations of one forward over so many tokens: those of the matrices, each token meeting every
+    /// weight once, and of attention. `None` where the shape is not known.
+    pub fn forward_flop(&self, tokens: usize) -> Option<f64> {
+        let (shape, n) = (self.shape.as_ref()?, tokens as f64);
+        let transformer = self.parts.iter().find(|part| part.part == "transformer")?;
+        Some(2.0 * n * transformer.parameters as f64 + 4.0 * n * n * (shape.dim * shape.layers) as f64)
     }
 }
 
@@ -106,6 +147,11 @@ mod tests {
         for wrong in ["", "wan", "a/b/c", "../x", "a/..", "/a", "a/", "a b/c"] {
             assert!(repositories(wrong).is_empty(), "{wrong}");
         }
+        // 81 frames of 832x480: 21 of 30 x 52 tokens; 2 x 32760 x 1.42e9 of matrices, 4 x 32760^2 x 1536 x 30 of attention.
+        let shape = models()[0].shape.as_ref().unwrap();
+        assert_eq!(shape.tokens(shape.width, shape.height, shape.frames), 32760);
+        let flop = models()[0].forward_flop(32760).unwrap();
+        assert!((flop / 1e12 - (92.97 + 197.82)).abs() < 0.1, "{flop}");
         // 1.42 billion f32, 5.7 billion bf16, 0.13 billion f32.
         assert_eq!(models()[0].disk_bytes() / 1_000_000_000, 17);
     }

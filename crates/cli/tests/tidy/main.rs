@@ -33,7 +33,7 @@ const CIRCLES: &[(&str, &str)] = &[];
 const LARGEST_SHARE: usize = 20;
 
 /// Files that may be long, and why.
-const LONG: &[(&str, &str)] = &[("crates/cli/tests/cli.rs", "calls of the program, a command after the other")];
+const LONG: &[(&str, &str)] = &[];
 
 /// Libraries, which know no command line.
 const LIBRARIES: &[&str] = &["control", "replay", "models", "weights", "media", "metrics", "engine"];

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::{Method, presets};
+use crate::nearest::did_you_mean;
 
 /// What a method is, in a few words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -144,8 +145,12 @@ impl CacheConfig {
     }
 }
 
+fn method_names() -> impl Iterator<Item = &'static str> {
+    CacheConfig::METHODS.iter().map(|about| about.name)
+}
+
 fn known_methods() -> String {
-    CacheConfig::METHODS.iter().map(|about| about.name).collect::<Vec<_>>().join(", ")
+    method_names().collect::<Vec<_>>().join(", ")
 }
 
 /// What was asked for: `METHOD[:PRESET][,key=value...]`, for example `navicache:fast,max_run=3`.
@@ -177,13 +182,17 @@ impl CacheSpec {
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum CacheError {
     /// No such method.
-    #[error("cache method {found:?} is not known; known are {}", known_methods())]
+    #[error(
+        "cache method {found:?} is not known; known are {}{}",
+        known_methods(),
+        did_you_mean(found, method_names())
+    )]
     UnknownMethod {
         /// What was asked for.
         found: String,
     },
     /// The method has no such preset for the model.
-    #[error("cache method {method} has no preset {preset:?} for model {model}; {}", known_presets(known))]
+    #[error("cache method {method} has no preset {preset:?} for model {model}; {}", known_presets(preset, known))]
     UnknownPreset {
         /// The method.
         method: String,
@@ -222,8 +231,9 @@ pub enum CacheError {
     },
 }
 
-fn known_presets(known: &[String]) -> String {
-    if known.is_empty() { "it has none".to_string() } else { format!("it has {}", known.join(", ")) }
+fn known_presets(found: &str, known: &[String]) -> String {
+    let meant = did_you_mean(found, known.iter().map(String::as_str));
+    if known.is_empty() { "it has none".to_string() } else { format!("it has {}{meant}", known.join(", ")) }
 }
 
 impl fmt::Display for CacheSpec {
@@ -333,8 +343,30 @@ impl CacheSpec {
             .check()
     }
 
+    /// `threshold is "abc", expected a number`, where a text stands for one.
+    fn not_a_number(&self, error: &str) -> Option<String> {
+        let (name, text) = self.options.iter().find_map(|(name, value)| {
+            let text = value.as_str()?;
+            error.starts_with(&format!("invalid type: string {text:?}")).then_some((name, text))
+        })?;
+        let expected = match error.rsplit_once("expected ")?.1.split_whitespace().next()? {
+            "f64" => "a number",
+            "bool" => "true or false",
+            "usize" | "u64" | "u32" => "a whole number",
+            _ => return None,
+        };
+        Some(format!("{name} is {text:?}, expected {expected}"))
+    }
+
     /// Where there are no presets, a missing option is no mistake of typing.
     fn unreadable(&self, family: &str, error: &serde_json::Error) -> String {
+        let known = || CacheConfig::options_of(&self.method).iter().map(|(name, _)| *name);
+        if let Some(unknown) = self.options.keys().find(|option| !known().any(|name| name == *option)) {
+            return format!("{error}{}", did_you_mean(unknown, known()));
+        }
+        if let Some(wrong) = self.not_a_number(&error.to_string()) {
+            return wrong;
+        }
         if self.method == "none" || !presets::names(&self.method, family).is_empty() {
             return error.to_string();
         }
@@ -388,6 +420,10 @@ mod tests {
         says("navicache,threshold", "expected key=value");
         says("navicache,threshold=0.1, threshold=0.2", "threshold is given twice");
         says("navicache,treshold=1", "unknown field `treshold`");
+        says("navicache,treshold=1", "; did you mean threshold?");
+        says("navicache,threshold=abc", "threshold is \"abc\", expected a number");
+        says("navicahe", "; did you mean navicache?");
+        says("navicache:midd", "; did you mean mid?");
         says("navicache,threshold=-1", "threshold is -1");
         says("navicache,threshold=much", "invalid type");
         says("navicache,drift=1.5", "drift is 1.5, expected 0 to 1");

@@ -42,7 +42,7 @@ options! {
     first_blocks: usize,
     /// Blocks at the end that run at every step.
     last_blocks: usize,
-    /// So many steps at the start are computed.
+    /// Number of initial steps that are always computed.
     warmup_steps: usize,
     /// Most reused steps in all; absent: no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -33,7 +33,7 @@ pub const ABOUT: About = About {
 options! {
     /// Predicted relative output change at which a step is computed again. 0 computes every step.
     threshold: f64,
-    /// So many steps at the start are computed.
+    /// Number of initial steps that are always computed.
     warmup_steps: usize,
     /// Longest run of reused steps; absent: no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]

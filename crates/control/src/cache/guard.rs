@@ -13,9 +13,9 @@ use crate::guidance::Branch;
 /// When everything is computed whatever the policy would say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Guard {
-    /// So many steps at the start are computed.
+    /// Number of initial steps that are always computed.
     pub first_steps: usize,
-    /// So many steps at the end are computed.
+    /// Number of final steps that are always computed.
     pub last_steps: usize,
     /// Longest run of reuse, of a step, a branch or a span; `None`: no limit.
     pub max_run: Option<usize>,

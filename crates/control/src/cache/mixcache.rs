@@ -41,10 +41,10 @@ options! {
     /// Which granularities there are.
     #[serde(default)]
     granularity: Granularity,
-    /// So many steps at the start are computed.
+    /// Number of initial steps that are always computed.
     #[serde(default = "three")]
     warmup_steps: usize,
-    /// So many steps at the end are computed.
+    /// Number of final steps that are always computed.
     #[serde(default = "one")]
     last_steps: usize,
     /// How much dearer a granularity becomes with each use in a row.

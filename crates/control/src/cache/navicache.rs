@@ -54,7 +54,7 @@ const ALIGNED_VARIANCE: f64 = 1.0;
 options! {
     /// Predicted relative output change at which a step is computed again. 0 computes every step.
     threshold: f64,
-    /// So many steps at the start are computed and set the ratio.
+    /// Number of initial steps that are always computed, to estimate the ratio.
     align_steps: usize,
     /// What a ratio measured in the alignment steps does.
     #[serde(default)]

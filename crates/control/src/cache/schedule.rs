@@ -1,6 +1,6 @@
 //! A forced schedule: what ran in another generation runs again, whatever is measured.
 //!
-//! For comparisons (the same steps, another way of making values up), for schedules found by hand or by search, and for
+//! For comparisons (the same steps, another way of approximating values), for schedules found by hand or by search, and for
 //! a run that must not vary. The report of a generation has everything it takes: the model's family, and the strip.
 
 use super::approx::FOR_STEPS;

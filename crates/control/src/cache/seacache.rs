@@ -30,7 +30,7 @@ pub const ABOUT: About = About {
 options! {
     /// Sum of relative changes at which a branch is computed again. 0 computes every step.
     threshold: f64,
-    /// So many steps at the start are computed.
+    /// Number of initial steps that are always computed.
     #[serde(default = "one")]
     warmup_steps: usize,
     /// Longest run of reused steps; absent: no limit.

@@ -32,7 +32,7 @@ options! {
     /// Error of the latents that a stride may make, as the solver finds it: mean absolute error relative to their mean
     /// size. 0 computes every step.
     threshold: f64,
-    /// So many steps at the start are computed.
+    /// Number of initial steps that are always computed.
     warmup_steps: usize,
     /// Longest run of skipped steps; absent: a tenth of the steps, at least 2.
     #[serde(default, skip_serializing_if = "Option::is_none")]

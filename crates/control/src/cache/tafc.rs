@@ -41,9 +41,9 @@ pub const ABOUT: About = About {
 options! {
     /// Curvature budget. 0 computes every step.
     threshold: f64,
-    /// So many steps at the start are computed.
+    /// Number of initial steps that are always computed.
     warmup_steps: usize,
-    /// So many steps at the start are computed while a branch has no baselines to judge by.
+    /// Number of initial steps that are always computed while a branch has no baselines to judge by.
     #[serde(default = "three")]
     calibration_steps: usize,
     /// How much longer than one step a run may be at the end.

@@ -29,13 +29,13 @@ pub const ABOUT: About = About {
 options! {
     /// One step in so many is computed; 1 computes every step.
     interval: usize,
-    /// So many steps at the start are computed.
+    /// Number of initial steps that are always computed.
     warmup_steps: usize,
     /// Highest power of the series, 0 to 2.
     order: usize,
     /// What is forecast.
     level: Level,
-    /// So many steps at the end are computed.
+    /// Number of final steps that are always computed.
     #[serde(default)]
     last_steps: usize,
 }

@@ -44,10 +44,10 @@ options! {
     coefficients: Coefficients,
     /// What is watched.
     signal: Signal,
-    /// So many steps at the start are computed.
+    /// Number of initial steps that are always computed.
     #[serde(default = "one")]
     warmup_steps: usize,
-    /// So many steps at the end are computed.
+    /// Number of final steps that are always computed.
     #[serde(default = "one")]
     last_steps: usize,
     /// Longest run of reused steps; absent: no limit.

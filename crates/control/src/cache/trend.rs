@@ -39,7 +39,7 @@ pub const ABOUT: About = About {
 options! {
     /// Mean absolute error that a run of reuse may add to the latents, as predicted. 0 computes every step.
     threshold: f64,
-    /// So many steps at the start are computed.
+    /// Number of initial steps that are always computed.
     warmup_steps: usize,
     /// Longest run of reused steps; absent: no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -13,6 +13,7 @@ mod unipc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::nearest::did_you_mean;
 use crate::schedule::{self, Schedule, ScheduleError, Sigma};
 
 use step::{Levels, NoiseLevel};
@@ -51,6 +52,9 @@ impl SolverKind {
     /// All of them.
     pub const ALL: &[SolverKind] = <SolverKind as strum::VariantArray>::VARIANTS;
 
+    /// Their names.
+    pub const NAMES: &[&'static str] = <SolverKind as strum::VariantNames>::VARIANTS;
+
     /// Whether steps may be stepped over: whether a long step of the solver is nearly as good as several short ones.
     pub fn steps_over(self) -> bool {
         match self {
@@ -71,7 +75,7 @@ impl SolverKind {
 
 /// No solver has this name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("solver {found:?} is not known; known are {}", <SolverKind as strum::VariantNames>::VARIANTS.join(", "))]
+#[error("solver {found:?} is not known; known are {}{}", SolverKind::NAMES.join(", "), did_you_mean(found, SolverKind::NAMES.iter().copied()))]
 pub struct UnknownSolver {
     found: String,
 }

@@ -122,7 +122,7 @@ impl Family for OpenSora {
             return refuse(Field::Size, found, format!("expected at least {SMALLEST} each way"));
         }
         if !request.negative_prompt.is_empty() {
-            let expected = "this model has a learned text in its place and hears no other; leave it out".to_string();
+            let expected = "Open-Sora has no negative prompt; leave it out".to_string();
             return refuse(Field::NegativePrompt, format!("{:?}", request.negative_prompt), expected);
         }
         let longest = self.transformer.model_max_length;
