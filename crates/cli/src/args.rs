@@ -145,7 +145,7 @@ pub struct Generate {
     #[arg(long, value_name = "METHOD", value_parser = listed::cache(), hide_possible_values = true)]
     pub cache: Option<CacheSpec>,
 
-    /// How much to compute: speedup=2, work=50%, steps=25 or time=5min
+    /// How much to compute: speedup=2, work=50%, steps=25, time=5min or psnr=40
     ///
     /// The method's threshold is moved while the video is made, to meet it. ,curve=FILE names a curve that `navicache
     /// tune --curve` made.

@@ -212,7 +212,7 @@ impl Progress {
             Asked::Speedup(factor) => Some(steps / factor),
             Asked::Work(part) => Some(steps * part),
             Asked::Steps(budgets) => budgets.last().map(|(_, computed)| *computed),
-            _ => None, // known by the clock, or by what is measured
+            Asked::Time(_) | Asked::Psnr(_) => None,
         });
         let pixels = (resolved.frames * resolved.width * resolved.height) as f64;
         self.run = Some(Run { caches: resolved.cache.method().caches(), target, to_compute, pixels });
