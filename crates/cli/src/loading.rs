@@ -28,6 +28,10 @@ pub struct Loading {
     #[arg(long, value_name = "FILE")]
     pub transformer: Option<PathBuf>,
 
+    /// Weights of the second transformer, for the steps of low noise (Wan2.2 A14B)
+    #[arg(long, value_name = "FILE")]
+    pub transformer_2: Option<PathBuf>,
+
     /// Weights of the text encoder
     #[arg(long, value_name = "FILE")]
     pub text_encoder: Option<PathBuf>,
@@ -52,7 +56,8 @@ pub struct Loading {
     #[arg(long, value_name = "FILE")]
     pub tokenizer_2: Option<PathBuf>,
 
-    /// LoRA to add to the transformer, and how much of it; may be given again
+    /// LoRA to add to the transformer, and how much of it; may be given again. Of two transformers (Wan2.2 A14B), the one
+    /// that its name says, or :high or :low after it; else both
     #[arg(long, value_name = "FILE[:WEIGHT]")]
     pub lora: Vec<Lora>,
 
@@ -92,6 +97,7 @@ impl Loading {
     pub fn options(&self) -> LoadOptions {
         let files = Files {
             transformer: self.transformer.clone(),
+            transformer_2: self.transformer_2.clone(),
             text_encoder: self.text_encoder.clone(),
             text_encoder_2: self.text_encoder_2.clone(),
             vae: self.vae.clone(),

@@ -215,9 +215,11 @@ fn expected(estimate: &Estimate) -> String {
         vec![format!("{} frames of {}x{}, {} steps", request.frames, request.width, request.height, request.steps)];
     lines.push(format!("\n{:<10} {:>10} {:>10} {:>10}", "memory", "weights", "computing", "caching"));
     for stage in &estimate.memory {
+        let alike = estimate.memory.iter().filter(|other| other.stage == stage.stage).count();
+        let one_of = if alike > 1 { "   one transformer at a time" } else { "" };
         let streamed = if stage.streamed { "   weights are streamed from disk" } else { "" };
         let (weights, working, cache) = (gb(stage.weights_bytes), gb(stage.working_bytes), gb(stage.cache_bytes));
-        lines.push(format!("{:<10} {weights:>10} {working:>10} {cache:>10}{streamed}", stage.stage));
+        lines.push(format!("{:<10} {weights:>10} {working:>10} {cache:>10}{one_of}{streamed}", stage.stage));
     }
     let available = estimate.available_bytes.map_or(String::new(), |bytes| format!("; {} available", gb(bytes)));
     lines.push(format!(

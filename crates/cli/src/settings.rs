@@ -78,6 +78,10 @@ pub struct Settings {
     #[arg(long, value_name = "F", allow_hyphen_values = true)]
     pub guidance: Option<f64>,
 
+    /// Guidance scale of the second transformer (Wan2.2 A14B); left out, that of the first
+    #[arg(long, value_name = "F", allow_hyphen_values = true)]
+    pub guidance_2: Option<f64>,
+
     /// Classifier-free guidance beside the guidance that a distilled model is conditioned on (HunyuanVideo): a second
     /// branch, for the negative prompt
     #[arg(long, value_name = "F", allow_hyphen_values = true)]
@@ -134,6 +138,7 @@ impl Settings {
             solver: self.solver,
             shift: self.shift,
             guidance: self.guidance,
+            guidance_2: self.guidance_2,
             true_guidance: self.true_guidance,
             max_sequence_length: self.max_sequence_length,
             latents: self.latents.clone(),

@@ -337,6 +337,52 @@ fn magcache_decides_as_released() {
     }
 }
 
+/// MagCache4Wan2.2/magcache_generate.py, which counts calls, two a step. The steps of the second transformer are those
+/// of the authors' schedules. What the release has added up of the first it goes on with at the second; here each begins
+/// anew.
+#[test]
+fn magcache_decides_as_released_where_two_transformers_share_the_steps() {
+    let tables: serde_json::Value =
+        serde_json::from_str(include_str!("../src/cache/calibration/magcache.json")).unwrap();
+    for (family, split, retention, is_from_picture) in
+        [("wan2.2-t2v-a14b", 26, 0.4, false), ("wan2.2-i2v-a14b", 15, 0.1, true)]
+    {
+        let steps = 40;
+        let run = Run { segments: vec![split], ..run(steps) };
+        let config = method_for("magcache", family);
+        let played = play_on(&run, &config, &mut |_, _, _| None);
+        let (calls, split) = (2 * steps, 2 * split);
+        let (mut a, mut e, mut n) = ([1.0; 2], [0.0; 2], [0; 2]);
+        let mut skipped = 0;
+        for call in 0..calls {
+            let (step, b) = (call / 2, call % 2);
+            let share = |of: usize| of as f64 * retention;
+            let computes = match is_from_picture {
+                true => call < (split as f64 + share(calls - split)) as usize,
+                false => {
+                    call < share(split) as usize || call >= split && call as f64 <= share(calls - split) + split as f64
+                }
+            };
+            let mut skip = false;
+            if call / 2 == split / 2 {
+                (a[b], e[b], n[b]) = (1.0, 0.0, 0);
+            }
+            if !computes {
+                a[b] *= tables[family][["cond", "uncond"][b]][step].as_f64().unwrap();
+                n[b] += 1;
+                e[b] += f64::abs(1.0 - a[b]);
+                skip = e[b] < 0.06 && n[b] <= 2;
+                if !skip {
+                    (a[b], e[b], n[b]) = (1.0, 0.0, 0);
+                }
+            }
+            skipped += usize::from(skip);
+            assert_eq!(played.units(step)[b] == 0, skip, "{family} call {call}");
+        }
+        assert!(skipped > 10, "{family}: {skipped}");
+    }
+}
+
 #[test]
 fn magcache_tables_begin_with_one() {
     // Every release pads its list by one 1.0 a branch, for the first step, which has no step before it to be compared

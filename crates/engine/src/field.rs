@@ -20,6 +20,8 @@ pub enum Field {
     Solver,
     Shift,
     Guidance,
+    #[strum(serialize = "guidance_2")]
+    Guidance2,
     TrueGuidance,
     Seed,
     Cache,
@@ -36,6 +38,8 @@ pub enum Field {
     AllowOtherBuild,
     Model,
     Transformer,
+    #[strum(serialize = "transformer_2")]
+    Transformer2,
     TextEncoder,
     #[strum(serialize = "text_encoder_2")]
     TextEncoder2,

@@ -22,7 +22,7 @@ use navicache_media::Picture;
 use navicache_weights::catalog;
 use navicache_weights::hub_cache::HubCache;
 use navicache_weights::layout::{Base, Files, Parts};
-use navicache_weights::{Folder, LeftOut, Lora, Residence, Role, Tensors, add_lora};
+use navicache_weights::{Expert, Folder, LeftOut, Lora, Residence, Role, Tensors, add_lora};
 
 /// How a pipeline is loaded.
 #[derive(Debug, Clone, Default)]
@@ -42,10 +42,19 @@ pub struct LoadOptions {
 
 impl LoadOptions {
     fn added(&self) -> Vec<String> {
-        let Files { transformer, text_encoder, text_encoder_2, vae, image_encoder, tokenizer, tokenizer_2 } =
-            &self.files;
+        let Files {
+            transformer,
+            transformer_2,
+            text_encoder,
+            text_encoder_2,
+            vae,
+            image_encoder,
+            tokenizer,
+            tokenizer_2,
+        } = &self.files;
         let files = [
             ("transformer", transformer),
+            ("transformer_2", transformer_2),
             ("text_encoder", text_encoder),
             ("text_encoder_2", text_encoder_2),
             ("vae", vae),
@@ -88,12 +97,7 @@ impl Pipeline {
         let mut family = assembly.complete(&name, host)?;
         warnings.extend(family.shared().weights.values().flat_map(|weights| weights.notes().iter().cloned()));
         for lora in &options.loras {
-            let Some(transformer) = family.shared_mut().weights.get_mut(&Role::Transformer) else { continue };
-            let left_out = add_lora(transformer, lora)?;
-            if let Some(LeftOut { module, reason }) = left_out.first() {
-                let (count, file) = (left_out.len(), lora.path.display());
-                warnings.push(format!("{file}: left out {count} of its modules, as {module}: {reason}"));
-            }
+            warnings.extend(add_to_transformers(family.shared_mut(), lora)?);
         }
         decide_residence(family.shared_mut());
         Ok(Pipeline { name, family, warnings, added: options.added() })
@@ -155,7 +159,11 @@ impl Pipeline {
             request.size.get_or_insert(picture.size_for(defaults.width * defaults.height, multiples).into());
         }
         let shift = |width, height, frames| family.shift(width, height, frames);
-        Ok((request.resolve(defaults, &limits, family.shared().scheduler.solver, &shift)?, picture))
+        let resolved = request.resolve(defaults, &limits, family.shared().scheduler.solver, &shift)?;
+        if !family.shared().weights.contains_key(&Role::SecondTransformer) {
+            resolved.refuse_second_guidance()?;
+        }
+        Ok((resolved, picture))
     }
 
     /// Where it runs.
@@ -253,6 +261,40 @@ impl Pipeline {
     pub(crate) fn keeps_autoencoder(&self) -> bool {
         let needed = self.transformer_weights().map_or(0, Tensors::bytes);
         self.family.shared().host.memory().is_none_or(|memory| needed <= memory / 2)
+    }
+}
+
+/// Adds a LoRA to the transformer; of two, to the one that it is for, or to both. Says what the user should know.
+fn add_to_transformers(Shared { weights, .. }: &mut Shared, lora: &Lora) -> Result<Vec<String>> {
+    let (file, mut said) = (lora.path.display(), Vec::new());
+    let has_two = weights.contains_key(&Role::SecondTransformer);
+    let by_name = Expert::of_path(&lora.path).filter(|_| has_two);
+    let roles = match (lora.expert, by_name) {
+        (Some(expert), _) if !has_two => {
+            let reason = format!("it is for the transformer of {expert}, and this model has one transformer");
+            return Err(Error::file(&lora.path, reason));
+        }
+        (None, None) => vec![Role::Transformer, Role::SecondTransformer],
+        (None, Some(expert)) => {
+            said.push(format!("{file}: added to the transformer of {expert} alone, by its name"));
+            vec![role_of(expert)]
+        }
+        (Some(expert), _) => vec![role_of(expert)],
+    };
+    for role in roles {
+        let Some(transformer) = weights.get_mut(&role) else { continue };
+        let left_out = add_lora(transformer, lora)?;
+        if let Some(LeftOut { module, reason }) = left_out.first() {
+            said.push(format!("{file}: left out {} of its modules, as {module}: {reason}", left_out.len()));
+        }
+    }
+    Ok(said)
+}
+
+fn role_of(expert: Expert) -> Role {
+    match expert {
+        Expert::HighNoise => Role::Transformer,
+        Expert::LowNoise => Role::SecondTransformer,
     }
 }
 

@@ -49,6 +49,9 @@ pub struct Request {
     /// Guidance scale; 1 or less means one branch without guidance. Guidance-distilled models are conditioned on it
     /// and keep one branch.
     pub guidance: Option<f64>,
+    /// The guidance scale of the second transformer, in models that have two; `None`: that of the first, where it is
+    /// given.
+    pub guidance_2: Option<f64>,
     /// True classifier-free guidance on guidance-distilled models: adds a branch for the negative prompt.
     pub true_guidance: Option<f64>,
     /// Seed of the initial noise.
@@ -131,6 +134,9 @@ pub struct Defaults {
     pub steps: usize,
     /// Guidance scale.
     pub guidance: f64,
+    /// That of the second transformer, in models that have two and where it is another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guidance_2: Option<f64>,
     /// Text tokens given to the transformer.
     pub max_sequence_length: usize,
     /// Which presets of the cache methods apply, see [`navicache_control::cache::presets`].
@@ -206,6 +212,9 @@ pub struct Resolved {
     pub shift: f64,
     /// Guidance scale.
     pub guidance: f64,
+    /// That of the second transformer, where it is another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guidance_2: Option<f64>,
     /// True classifier-free guidance on a guidance-distilled model.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub true_guidance: Option<f64>,
@@ -275,6 +284,8 @@ impl Request {
         check_range(Field::MaxSequenceLength, max_sequence_length, 1, SEQUENCE_MAX)?;
         let guidance = self.guidance.unwrap_or(defaults.guidance);
         check_finite(Field::Guidance, guidance, 0.0)?;
+        let guidance_2 = self.guidance_2.or(defaults.guidance_2.filter(|_| self.guidance.is_none()));
+        guidance_2.map_or(Ok(()), |scale| check_finite(Field::Guidance2, scale, 0.0))?;
         self.true_guidance.map_or(Ok(()), |scale| check_finite(Field::TrueGuidance, scale, 0.0))?;
         self.preview.map_or(Ok(()), |seconds| check_finite(Field::Preview, seconds, 0.0))?;
         let shift = self.shift.unwrap_or_else(|| shift(width, height, frames));
@@ -299,6 +310,7 @@ impl Request {
             solver,
             shift,
             guidance,
+            guidance_2,
             true_guidance: self.true_guidance,
             seed: self.seed.unwrap_or(0),
             max_sequence_length,
@@ -363,6 +375,18 @@ impl Resolved {
         }
     }
 
+    /// Refuses a second guidance scale on models of one transformer.
+    pub(crate) fn refuse_second_guidance(&self) -> Result<()> {
+        match self.guidance_2 {
+            None => Ok(()),
+            Some(scale) => Err(Error::Invalid {
+                field: Field::Guidance2,
+                found: scale.to_string(),
+                expected: "this model has one transformer; take `guidance`".to_string(),
+            }),
+        }
+    }
+
     /// Refuses a picture on models that start from text alone.
     pub(crate) fn refuse_picture(&self) -> Result<()> {
         match &self.image {
@@ -396,6 +420,7 @@ mod tests {
             fps: 8,
             steps: 50,
             guidance: 4.0,
+            guidance_2: None,
             max_sequence_length: 32,
             presets: "demo".to_string(),
             trained: None,

@@ -5,36 +5,15 @@
 mod packed;
 mod tiny;
 
-use std::fs::File;
-use std::io::BufWriter;
-use std::path::Path;
-
-use candle_core::quantized::{GgmlDType, QTensor, gguf_file};
+use candle_core::quantized::{GgmlDType, gguf_file};
 use candle_core::{DType, Device, Tensor};
 use navicache_engine::inspect::inspect;
 use navicache_engine::{DtypeChoice, Files, LoadOptions};
 use packed::{
-    REFERENCE, Tensors, component, distance, golden, is_matrix, latents, renamed, write_safetensors, write_torch,
+    REFERENCE, Tensors, component, distance, golden, is_matrix, latents, renamed, write_gguf, write_safetensors,
+    write_torch,
 };
 use tempfile::TempDir;
-
-/// A GGUF file as converters write it: the blocks' matrices quantised, the rest wide, five dimensions folded into four.
-fn write_gguf(path: &Path, tensors: &Tensors, dtype: GgmlDType, extra: &[(&str, gguf_file::Value)]) {
-    let quantised: Vec<(&str, QTensor)> = tensors
-        .iter()
-        .map(|(name, tensor)| {
-            let dtype = if is_matrix(name, tensor) { dtype } else { GgmlDType::F32 };
-            let tensor = match tensor.dims() {
-                &[a, b, c, d, e] => tensor.reshape((a * b, c, d, e)).unwrap(),
-                _ => tensor.clone(),
-            };
-            (name.as_str(), QTensor::quantize(&tensor, dtype).unwrap())
-        })
-        .collect();
-    let tensors: Vec<(&str, &QTensor)> = quantised.iter().map(|(name, tensor)| (*name, tensor)).collect();
-    let extra: Vec<(&str, &gguf_file::Value)> = extra.iter().map(|(key, value)| (*key, value)).collect();
-    gguf_file::write(&mut BufWriter::new(File::create(path).unwrap()), &extra, &tensors).unwrap();
-}
 
 fn spiece() -> Vec<u8> {
     std::fs::read(golden().join("tokenizer/spiece.model")).unwrap()

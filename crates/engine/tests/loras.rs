@@ -65,7 +65,7 @@ fn loras_are_added_to_the_weights() {
         let expected = latents(diffusers, LoadOptions { files, ..LoadOptions::default() }).unwrap();
         assert!(distance(&expected, &REFERENCE.1) > 1e-3, "it has to change something");
         let with = |weight: f64, memory: Option<u64>| {
-            let loras = vec![Lora { path: path.clone(), weight }];
+            let loras = vec![Lora { path: path.clone(), weight, expert: None }];
             latents(diffusers, LoadOptions { loras, memory, ..LoadOptions::default() }).unwrap()
         };
         assert!(distance(&with(0.5, None), &expected) < 1e-5, "{style}: {:.1e}", distance(&with(0.5, None), &expected));
@@ -82,7 +82,7 @@ fn loras_that_do_not_fit_are_refused() {
         let made =
             tensors.into_iter().map(|(n, shape)| (n.to_string(), Tensor::full(value, shape, &Device::Cpu).unwrap()));
         write_safetensors(&path, made, None);
-        let loras = vec![Lora { path, weight: 1.0 }];
+        let loras = vec![Lora { path, weight: 1.0, expert: None }];
         Pipeline::open(REFERENCE.0.path().to_str().unwrap(), &LoadOptions { loras, ..LoadOptions::default() })
             .err()
             .unwrap()
@@ -127,7 +127,11 @@ fn weights_are_those_that_peft_makes() {
         let path = golden.join(kind).join(format!("{name}.safetensors"));
         let changed = |weight: f64| {
             let mut tensors = Found::open(std::slice::from_ref(&file)).unwrap().tensors;
-            assert_eq!(add_lora(&mut tensors, &Lora { path: path.clone(), weight }).unwrap(), [], "{kind}");
+            assert_eq!(
+                add_lora(&mut tensors, &Lora { path: path.clone(), weight, expert: None }).unwrap(),
+                [],
+                "{kind}"
+            );
             tensors
         };
         let (whole, half) = (changed(1.0), changed(0.5));
@@ -163,7 +167,7 @@ fn randn(seed: u64, shape: &[usize]) -> Tensor {
 }
 
 fn with_lora(path: &Path) -> Vec<f32> {
-    let loras = vec![Lora { path: path.to_path_buf(), weight: 1.0 }];
+    let loras = vec![Lora { path: path.to_path_buf(), weight: 1.0, expert: None }];
     latents(REFERENCE.0.path().to_str().unwrap(), LoadOptions { loras, ..LoadOptions::default() }).unwrap()
 }
 
@@ -195,7 +199,7 @@ fn strength_is_said_by_a_tensor_the_header_or_a_configuration() {
     std::fs::write(folder.path().join("adapter_config.json"), r#"{"r": 4, "lora_alpha": 8}"#).unwrap();
     assert_eq!(with_lora(&written(folder.path(), "plain.safetensors", &pair(), &[])), doubled);
     std::fs::write(folder.path().join("adapter_config.json"), r#"{"r": 8, "lora_alpha": 8}"#).unwrap();
-    let loras = vec![Lora { path: folder.path().join("plain.safetensors"), weight: 1.0 }];
+    let loras = vec![Lora { path: folder.path().join("plain.safetensors"), weight: 1.0, expert: None }];
     let options = LoadOptions { loras, ..LoadOptions::default() };
     let message = Pipeline::open(REFERENCE.0.path().to_str().unwrap(), &options).err().unwrap().to_string();
     assert!(message.contains("expected a rank of 8, as ") && message.contains("found 4"), "{message}");
@@ -289,7 +293,7 @@ fn a_module_that_does_not_fit_is_left_out_and_named() {
     let all: Vec<_> = fits.into_iter().chain(other.clone()).collect();
     let path = written(folder.path(), "all.safetensors", &all, &[]);
     assert_eq!(with_lora(&path), plain);
-    let loras = vec![Lora { path: path.clone(), weight: 1.0 }];
+    let loras = vec![Lora { path: path.clone(), weight: 1.0, expert: None }];
     let options = LoadOptions { loras, ..LoadOptions::default() };
     let pipeline = Pipeline::open(REFERENCE.0.path().to_str().unwrap(), &options).unwrap();
     let mut said = Vec::new();
@@ -304,7 +308,7 @@ fn a_module_that_does_not_fit_is_left_out_and_named() {
     assert!(said.contains("left out 2 of its modules") && said.contains(expected), "{said}");
 
     let path = written(folder.path(), "other.safetensors", &other, &[]);
-    let loras = vec![Lora { path, weight: 1.0 }];
+    let loras = vec![Lora { path, weight: 1.0, expert: None }];
     let options = LoadOptions { loras, ..LoadOptions::default() };
     let message = Pipeline::open(REFERENCE.0.path().to_str().unwrap(), &options).err().unwrap().to_string();
     assert!(message.contains("none of its 2 modules changes this model") && message.contains(expected), "{message}");

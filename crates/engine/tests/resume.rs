@@ -460,7 +460,7 @@ fn loras_and_formats_are_part_of_the_model() {
     };
     tiny::write(&lora, parts.into_iter().map(part));
     let open = |weight: Option<f64>, dtype| {
-        let loras = weight.map(|weight| Lora { path: lora.clone(), weight }).into_iter().collect();
+        let loras = weight.map(|weight| Lora { path: lora.clone(), weight, expert: None }).into_iter().collect();
         let options = LoadOptions { loras, dtype, ..LoadOptions::default() };
         Pipeline::open(folder.path().to_str().unwrap(), &options).unwrap()
     };

@@ -87,7 +87,6 @@ fn channels_say_which_model_it_is() {
         refused(&path)
     };
     for (channels, sees, what) in [
-        (36, false, "one of the two transformers of Wan2.2 I2V A14B: it takes 36 channels and makes 16"),
         (52, false, "one of the two transformers of Wan2.2 Fun-Control A14B: it takes 52 channels and makes 16"),
         (48, true, "a Wan2.1 Fun-Control transformer: it takes 48 channels and makes 16"),
         (17, false, "it takes 17 channels and makes 16"),

@@ -59,7 +59,25 @@ impl<D: Denoiser> Conditioned<D> {
     }
 }
 
-impl<D: Denoiser + Send + Sync> Branches for Conditioned<D>
+impl<D: Denoiser + Send + 'static> Conditioned<D> {
+    /// [`Branches::begin`], or with `stay` [`Branches::begin_thinned`], as a forward that keeps the denoiser itself.
+    pub fn pass(
+        &self,
+        branch: usize,
+        latents: &Tensor,
+        timestep: f64,
+        stay: Option<&[Tensor; 3]>,
+    ) -> Result<Box<dyn ForwardPass>> {
+        let condition = &self.conditions[branch];
+        let state = match stay {
+            None => self.denoiser.begin(latents, timestep, condition)?,
+            Some(stay) => self.denoiser.begin(latents, timestep, &self.denoiser.thinned(condition, stay)?)?,
+        };
+        Ok(Box::new(Running { denoiser: self.denoiser.clone(), state }))
+    }
+}
+
+impl<D: Denoiser + Send + Sync + 'static> Branches for Conditioned<D>
 where
     D::Cond: Send,
 {
@@ -80,8 +98,7 @@ where
     }
 
     fn begin(&self, branch: usize, latents: &Tensor, timestep: f64) -> Result<Box<dyn ForwardPass + '_>> {
-        let state = self.denoiser.begin(latents, timestep, &self.conditions[branch])?;
-        Ok(Box::new(Running { denoiser: &*self.denoiser, state }))
+        self.pass(branch, latents, timestep, None)
     }
 
     fn begin_thinned(
@@ -91,18 +108,16 @@ where
         timestep: f64,
         stay: &[Tensor; 3],
     ) -> Result<Box<dyn ForwardPass + '_>> {
-        let thinned = self.denoiser.thinned(&self.conditions[branch], stay)?;
-        let state = self.denoiser.begin(latents, timestep, &thinned)?;
-        Ok(Box::new(Running { denoiser: &*self.denoiser, state }))
+        self.pass(branch, latents, timestep, Some(stay))
     }
 }
 
-struct Running<'a, D: Denoiser> {
-    denoiser: &'a D,
+struct Running<D: Denoiser> {
+    denoiser: Arc<D>,
     state: D::State,
 }
 
-impl<D: Denoiser> ForwardPass for Running<'_, D> {
+impl<D: Denoiser + Send> ForwardPass for Running<D> {
     fn run_unit(&mut self, unit: usize) -> Result<()> {
         self.denoiser.run_unit(unit, &mut self.state)
     }

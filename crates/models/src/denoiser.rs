@@ -67,7 +67,7 @@ pub trait Denoiser: Sync {
     /// What the prediction is conditioned on, prepared once per generation and branch.
     type Cond: Sync;
     /// A forward pass under way.
-    type State: Send;
+    type State: Send + 'static;
 
     /// The units, in the order they run.
     fn units(&self) -> &[Unit];

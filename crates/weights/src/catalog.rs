@@ -59,7 +59,7 @@ impl Shape {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ModelPart {
-    /// transformer, text encoder, image encoder or vae.
+    /// transformer, second transformer, text encoder, image encoder or vae.
     pub part: String,
     /// Number of scalars.
     pub parameters: u64,
@@ -140,7 +140,7 @@ mod tests {
 
     #[test]
     fn names_and_repositories() {
-        assert_eq!(models().len(), 7);
+        assert_eq!(models().len(), 9);
         assert_eq!(repositories("wan2.1-t2v-1.3b"), ["Wan-AI/Wan2.1-T2V-1.3B"]);
         assert_eq!(repositories("open-sora-1.2").len(), 3);
         assert_eq!(repositories("city96/Wan2.1-T2V-14B-gguf"), ["city96/Wan2.1-T2V-14B-gguf"]);

@@ -3,8 +3,10 @@
 /// A part of a pipeline of some family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Component {
-    /// The Wan transformer.
+    /// The Wan transformer; of two, the one for high noise.
     WanTransformer,
+    /// Of two Wan transformers, the one for low noise.
+    WanLowNoise,
     /// The UMT5 encoder.
     Umt5,
     /// The Wan2.1 or Wan2.2 autoencoder.
@@ -32,6 +34,8 @@ pub enum Component {
 pub enum Role {
     /// Predicts.
     Transformer,
+    /// Predicts in the steps of low noise, where there are two.
+    SecondTransformer,
     /// Encodes the prompt.
     TextEncoder,
     /// Encodes it once more.
@@ -47,6 +51,7 @@ impl Role {
     pub fn field(self) -> &'static str {
         match self {
             Role::Transformer => "transformer",
+            Role::SecondTransformer => "transformer_2",
             Role::TextEncoder => "text_encoder",
             Role::SecondTextEncoder => "text_encoder_2",
             Role::Vae => "vae",
@@ -66,7 +71,7 @@ pub(crate) struct About {
 }
 
 /// Every component. A set of tensors is the first whose signature it has.
-pub(crate) static COMPONENTS: [About; 11] = [
+pub(crate) static COMPONENTS: [About; 12] = [
     About {
         component: Component::WanTransformer,
         role: Role::Transformer,
@@ -77,6 +82,13 @@ pub(crate) static COMPONENTS: [About; 11] = [
             (Naming::Authors, "time_projection.1.weight"),
             (Naming::Authors, "blocks.0.self_attn.q.weight"),
         ],
+    },
+    // Its tensors have the other one's names; the file's name tells them apart: `Expert`.
+    About {
+        component: Component::WanLowNoise,
+        role: Role::SecondTransformer,
+        name: "a Wan transformer for low noise",
+        signatures: &[],
     },
     About {
         component: Component::Umt5,
@@ -203,6 +215,7 @@ mod tests {
     fn every_component_has_its_row_and_every_signature_is_of_one() {
         let all = [
             Component::WanTransformer,
+            Component::WanLowNoise,
             Component::Umt5,
             Component::WanVae,
             Component::ClipVision,

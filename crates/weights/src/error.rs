@@ -29,7 +29,9 @@ pub enum Error {
     #[error("tensor operation failed: {0}")]
     Tensor(#[from] candle_core::Error),
     /// Not a LoRA and its weight.
-    #[error("{found}: expected FILE or FILE:WEIGHT, as in style.safetensors:0.8")]
+    #[error(
+        "{found}: expected FILE or FILE:WEIGHT, as in style.safetensors:0.8, and :high or :low after it for one of two transformers"
+    )]
     Lora {
         /// The text.
         found: String,

@@ -9,6 +9,7 @@ use crate::container::{self, Container};
 use crate::eight_bits::{self, check_header};
 use crate::entry::{Entry, add};
 use crate::error::{Error, Result};
+use crate::expert::Expert;
 use crate::file::{Listing, Meta, Stored, WeightFile};
 use crate::format::Format;
 use crate::names::reads::{Reads, Use};
@@ -71,7 +72,17 @@ impl Found {
         }
         let place = file.path.display().to_string();
         let tensors = Tensors::of_entries(place, tensors, notes);
-        Ok(Found { recognised, tensors, metadata, file })
+        let expert = Expert::of_path(&file.path);
+        let found = Found { recognised, tensors, metadata, file };
+        Ok(if expert == Some(Expert::LowNoise) { found.as_low_noise() } else { found })
+    }
+
+    /// The same, where it is a Wan transformer, as that of the steps of low noise.
+    pub(crate) fn as_low_noise(mut self) -> Self {
+        if self.recognised.component == Component::WanTransformer {
+            self.recognised.component = Component::WanLowNoise;
+        }
+        self
     }
 }
 

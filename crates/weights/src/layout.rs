@@ -10,6 +10,7 @@ use tokenizers::Tokenizer;
 
 use crate::component::{Component, Role};
 use crate::error::{Error, Result};
+use crate::expert::Expert;
 use crate::folder::Folder;
 use crate::found::Found;
 use crate::shards::group_of;
@@ -23,6 +24,8 @@ pub use crate::shards::groups;
 pub struct Files {
     /// The transformer.
     pub transformer: Option<PathBuf>,
+    /// The second transformer, where there are two.
+    pub transformer_2: Option<PathBuf>,
     /// The text encoder.
     pub text_encoder: Option<PathBuf>,
     /// The second text encoder, where there are two.
@@ -42,6 +45,7 @@ impl Files {
     fn weights(&self) -> impl Iterator<Item = (Role, &PathBuf)> {
         [
             (Role::Transformer, &self.transformer),
+            (Role::SecondTransformer, &self.transformer_2),
             (Role::TextEncoder, &self.text_encoder),
             (Role::SecondTextEncoder, &self.text_encoder_2),
             (Role::Vae, &self.vae),
@@ -87,6 +91,9 @@ impl Parts {
         };
         for (role, path) in files.weights() {
             let found = Found::open(&group_of(path)?)?;
+            // Where its name says nothing, the option does.
+            let is_second = role == Role::SecondTransformer && Expert::of_path(&found.file.path).is_none();
+            let found = if is_second { found.as_low_noise() } else { found };
             parts.given.insert(role);
             parts.found.insert(role, found);
         }

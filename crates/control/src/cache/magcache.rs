@@ -12,8 +12,10 @@
 //! | maximum skip `K` | `max_run` |
 //! | retention ratio | `warmup` |
 //!
-//! Wan2.2 TI2V has two published settings (commit df81cb1): `mid` is the README's, 0.06, `slow` the code's default,
-//! 0.04, both with `K` 2.
+//! Wan2.2 has two published settings (commit df81cb1): `mid` is the README's, 0.06, `slow` the code's default, 0.04, all
+//! with `K` 2. Where two transformers share the steps (A14B), the retention ratio is of each one's steps, or, from a
+//! picture, of the second's, and the first computes all of its own: `warmup_of`. The release carries the error that it has
+//! added up across the switch; here it begins anew, as after every computed step.
 //!
 //! Every branch decides for itself. The comparison is strict, as on Wan (the other releases allow equality), and the
 //! error of Open-Sora's table is taken without its sign, as that of all others. `reuse=scaled` multiplies the residual
@@ -48,6 +50,9 @@ options! {
     resampling: Resampling,
     /// This part of the steps, at the start, is computed.
     warmup: f64,
+    /// What it is a part of, where another transformer takes over on the way.
+    #[serde(default)]
+    warmup_of: WarmupOf,
     /// Longest run of reused steps; absent: no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     max_run: Option<usize>,
@@ -75,6 +80,19 @@ pub enum Resampling {
     Nearest,
     /// What the ratios between two steps multiply to: a table of half the steps has the products of pairs.
     Merge,
+}
+
+/// What the warm-up is a part of.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WarmupOf {
+    /// The run.
+    #[default]
+    Run,
+    /// The steps of each transformer.
+    Each,
+    /// The steps of the last transformer; what comes before them is computed.
+    Last,
 }
 
 /// One table, for each branch.
@@ -142,7 +160,11 @@ impl Method for Config {
     described!();
 
     fn guard(&self, steps: usize) -> Guard {
-        Guard { first_steps: (self.warmup * steps as f64) as usize, last_steps: 0, max_run: self.max_run }
+        let first_steps = match self.warmup_of {
+            WarmupOf::Run => (self.warmup * steps as f64) as usize,
+            WarmupOf::Each | WarmupOf::Last => 0, // it depends on who computes which: `warms`
+        };
+        Guard { first_steps, last_steps: 0, max_run: self.max_run }
     }
 
     fn policy(&self, run: &Run) -> Box<dyn Policy> {
@@ -157,6 +179,7 @@ impl Method for Config {
                 asks: asks.clone(),
                 threshold: self.threshold,
                 reuse: self.reuse,
+                warms: self.warms(run, branch),
                 ratios: self.resampling.resample(table, steps),
                 ratio: 1.0,
                 error: 0.0,
@@ -174,10 +197,37 @@ impl Method for Config {
     }
 }
 
+impl Config {
+    /// Whether a branch is computed at each step without asking. The release counts calls of the transformer, all
+    /// branches in one.
+    fn warms(&self, run: &Run, branch: Branch) -> Vec<bool> {
+        let (steps, branches) = (run.steps.len(), run.branches.len());
+        let place = run.branches.iter().position(|b| *b == branch).unwrap_or(0);
+        let starts: Vec<usize> = std::iter::once(0).chain(run.segments.iter().copied()).collect();
+        let warms = |step: usize| {
+            let (call, all) = ((step * branches + place) as f64, (steps * branches) as f64);
+            let segment = starts.iter().rposition(|&start| start <= step).unwrap_or(0);
+            let start = (starts[segment] * branches) as f64;
+            let end = starts.get(segment + 1).map_or(all, |end| (end * branches) as f64);
+            let warm = (end - start) * self.warmup;
+            match self.warmup_of {
+                WarmupOf::Run => false,
+                WarmupOf::Last if end < all => true,
+                WarmupOf::Last => call < (start + warm).floor(),
+                WarmupOf::Each if segment == 0 => call < warm.floor(),
+                WarmupOf::Each => call <= start + warm,
+            }
+        };
+        (0..steps).map(warms).collect()
+    }
+}
+
 struct MagCache {
     asks: Asks,
     threshold: f64,
     reuse: Reuse,
+    /// Steps that are computed without asking.
+    warms: Vec<bool>,
     /// One a step.
     ratios: Vec<f64>,
     /// Their product since the last compute.
@@ -192,6 +242,9 @@ impl Policy for MagCache {
     }
 
     fn decide(&mut self, at: At, _: &Measurements) -> Decision {
+        if self.warms[at.step] {
+            return Decision::Compute;
+        }
         self.ratio *= self.ratios[at.step];
         self.error += (1.0 - self.ratio).abs();
         match (self.error < self.threshold, self.reuse) {

@@ -126,6 +126,7 @@ impl Identity {
             solver: given.solver.or(Some(asked.solver)),
             shift: given.shift.or(Some(asked.shift)),
             guidance: given.guidance.or(Some(asked.guidance)),
+            guidance_2: given.guidance_2.or(asked.guidance_2),
             true_guidance: given.true_guidance.or(asked.true_guidance),
             seed: given.seed.or(Some(asked.seed)),
             max_sequence_length: given.max_sequence_length.or(Some(asked.max_sequence_length)),

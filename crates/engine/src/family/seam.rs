@@ -60,11 +60,12 @@ pub(crate) struct Shared {
 }
 
 /// Roles in the order of a generation.
-const ROLES: [(Role, Stage); 5] = [
+const ROLES: [(Role, Stage); 6] = [
     (Role::TextEncoder, Stage::Text),
     (Role::SecondTextEncoder, Stage::Text),
     (Role::ImageEncoder, Stage::Picture),
     (Role::Transformer, Stage::Denoise),
+    (Role::SecondTransformer, Stage::Denoise),
     (Role::Vae, Stage::Decode),
 ];
 
@@ -131,7 +132,7 @@ pub(crate) trait Family: Send + Sync {
     // 3. Steps
 
     /// The transformer under its conditions. Reads it on first use.
-    fn denoiser(&self, request: &Resolved, conditioning: &Conditioning) -> Result<Box<dyn Branches>>;
+    fn denoiser(&self, request: &Resolved, conditioning: &Conditioning) -> Result<Box<dyn Branches + '_>>;
     /// Frees the transformer.
     fn free_transformer(&self);
 

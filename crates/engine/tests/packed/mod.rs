@@ -4,11 +4,12 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
-use std::io::Write;
+use std::io::{BufWriter, Write};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
+use candle_core::quantized::{GgmlDType, QTensor, gguf_file};
 use candle_core::{DType, Device, Tensor};
 use navicache_engine::control::cache::CacheSpec;
 use navicache_engine::{Error, LoadOptions, Pipeline, Request, generate};
@@ -199,4 +200,22 @@ pub fn write_torch(path: &Path, dictionaries: &[(&str, &Tensors)]) {
         zip.write_all(bytes).unwrap();
     }
     zip.finish().unwrap();
+}
+
+/// A GGUF file as converters write it: the blocks' matrices quantised, the rest wide, five dimensions folded into four.
+pub fn write_gguf(path: &Path, tensors: &Tensors, dtype: GgmlDType, extra: &[(&str, gguf_file::Value)]) {
+    let quantised: Vec<(&str, QTensor)> = tensors
+        .iter()
+        .map(|(name, tensor)| {
+            let dtype = if is_matrix(name, tensor) { dtype } else { GgmlDType::F32 };
+            let tensor = match tensor.dims() {
+                &[a, b, c, d, e] => tensor.reshape((a * b, c, d, e)).unwrap(),
+                _ => tensor.clone(),
+            };
+            (name.as_str(), QTensor::quantize(&tensor, dtype).unwrap())
+        })
+        .collect();
+    let tensors: Vec<(&str, &QTensor)> = quantised.iter().map(|(name, tensor)| (*name, tensor)).collect();
+    let extra: Vec<(&str, &gguf_file::Value)> = extra.iter().map(|(key, value)| (*key, value)).collect();
+    gguf_file::write(&mut BufWriter::new(File::create(path).unwrap()), &extra, &tensors).unwrap();
 }

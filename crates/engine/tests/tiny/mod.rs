@@ -61,6 +61,32 @@ pub fn with_parts(class: &str, expands: bool, parts: &[(&str, &str)]) -> TempDir
     folder
 }
 
+/// A Wan2.2 A14B pipeline, whose two transformers share the steps: from text, or from a picture.
+pub fn experts(class: &str) -> TempDir {
+    let folder = pipeline();
+    let golden = golden().join("../experts");
+    let mut index = index();
+    index.extend(index_in(&golden));
+    let (first, config, boundary) = match class {
+        "WanPipeline" => ("transformer", self::golden().join("transformer"), 0.875),
+        _ => ("transformer_a14b", golden.join("transformer_a14b"), 0.9),
+    };
+    for (place, component) in [("transformer", first.to_string()), ("transformer_2", format!("{first}_2"))] {
+        let place = folder.path().join(place);
+        std::fs::create_dir_all(&place).unwrap();
+        std::fs::copy(config.join("config.json"), place.join("config.json")).unwrap();
+        let shapes = index[&component].iter();
+        let weights = shapes.map(|(name, shape)| (name.clone(), shape.clone(), values(&component, name, shape)));
+        write(&place.join("diffusion_pytorch_model.safetensors"), weights);
+    }
+    let index = serde_json::json!({
+        "_class_name": class, "boundary_ratio": boundary,
+        "transformer": ["diffusers", "WanTransformer3DModel"], "transformer_2": ["diffusers", "WanTransformer3DModel"],
+    });
+    std::fs::write(folder.path().join("model_index.json"), index.to_string()).unwrap();
+    folder
+}
+
 /// An Open-Sora 1.2 pipeline: three folders, as its repositories are.
 pub fn opensora() -> TempDir {
     let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/tests/golden/opensora");

@@ -7,7 +7,7 @@ use crate::weights::{Configuration, count, covers, dims};
 use crate::{Error, Result, Source};
 
 /// `transformer/config.json`.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(default)]
 pub struct TransformerConfig {
     /// Latents to a token, along time, height and width.
@@ -181,8 +181,10 @@ impl TransformerConfig {
         if !self.freq_dim.is_multiple_of(2) || self.freq_dim == 0 {
             return refuse("freq_dim", self.freq_dim.to_string(), "an even number");
         }
-        // A picture's channels stand beside those of the latents.
-        if self.out_channels > self.in_channels || self.image_dim.is_none() && self.out_channels != self.in_channels {
+        // A picture's channels stand beside those of the latents: its latents, and four that say what is known.
+        let of_latents = self.out_channels == self.in_channels;
+        let of_picture = self.in_channels == 2 * self.out_channels + 4;
+        if self.out_channels > self.in_channels || self.image_dim.is_none() && !of_latents && !of_picture {
             let expected = format!("in_channels, {}: the velocity has the latents' shape", self.in_channels);
             return refuse("out_channels", self.out_channels.to_string(), &expected);
         }

@@ -20,6 +20,7 @@ use self::scale::Scales;
 use crate::change::{Change, Form};
 use crate::container;
 use crate::error::{Error, Result};
+use crate::expert::Expert;
 use crate::file::{Stored, WeightFile};
 use crate::tensors::Tensors;
 
@@ -32,22 +33,29 @@ pub struct Lora {
     pub path: PathBuf,
     /// 1 is as it was trained.
     pub weight: f64,
+    /// Which of two transformers it is for; `None`: the one that its name says, or both.
+    pub expert: Option<Expert>,
 }
 
 impl FromStr for Lora {
     type Err = Error;
 
-    /// `FILE` or `FILE:WEIGHT`.
+    /// `FILE` or `FILE:WEIGHT`; `:high` or `:low` after it says which of two transformers is meant.
     fn from_str(text: &str) -> Result<Self> {
+        let (text, expert) = match text.rsplit_once(':') {
+            Some((text, "high")) => (text, Some(Expert::HighNoise)),
+            Some((text, "low")) => (text, Some(Expert::LowNoise)),
+            _ => (text, None),
+        };
         if let Some((path, weight)) = text.rsplit_once(':')
             && let Ok(weight) = weight.parse::<f64>()
         {
             return match weight.is_finite() && !path.is_empty() {
-                true => Ok(Lora { path: path.into(), weight }),
+                true => Ok(Lora { path: path.into(), weight, expert }),
                 false => Err(Error::Lora { found: text.to_string() }),
             };
         }
-        Ok(Lora { path: text.into(), weight: 1.0 })
+        Ok(Lora { path: text.into(), weight: 1.0, expert })
     }
 }
 
@@ -296,8 +304,11 @@ mod tests {
     #[test]
     fn arguments() {
         let read = |text: &str| text.parse::<Lora>().unwrap();
-        assert_eq!(read("a.safetensors"), Lora { path: "a.safetensors".into(), weight: 1.0 });
-        assert_eq!(read("a.safetensors:-0.5"), Lora { path: "a.safetensors".into(), weight: -0.5 });
+        assert_eq!(read("a.safetensors"), Lora { path: "a.safetensors".into(), weight: 1.0, expert: None });
+        let of_low = Lora { path: "a.safetensors".into(), weight: 0.5, expert: Some(Expert::LowNoise) };
+        assert_eq!(read("a.safetensors:0.5:low"), of_low);
+        assert_eq!(read("a.safetensors:high").expert, Some(Expert::HighNoise));
+        assert_eq!(read("a.safetensors:-0.5"), Lora { path: "a.safetensors".into(), weight: -0.5, expert: None });
         assert_eq!(read("C:/a.safetensors").path, PathBuf::from("C:/a.safetensors"));
         assert!("a:nan".parse::<Lora>().is_err() && ":1".parse::<Lora>().is_err());
     }

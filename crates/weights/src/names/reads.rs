@@ -211,7 +211,7 @@ const OPENSORA_VAE: Patterns = Patterns {
 
 fn patterns(component: Component) -> &'static Patterns {
     match component {
-        Component::WanTransformer => &WAN_TRANSFORMER,
+        Component::WanTransformer | Component::WanLowNoise => &WAN_TRANSFORMER,
         Component::Umt5 | Component::T5 => &T5,
         Component::WanVae => &WAN_VAE,
         Component::ClipVision => &CLIP_VISION,

@@ -89,8 +89,7 @@ pub(crate) fn by_channels(component: Component, tensors: &BTreeMap<String, Store
             _ => "a Wan transformer of pictures of another kind",
         },
         Component::WanTransformer => match taken {
-            _ if taken == made => return None,
-            _ if taken == picture => "one of the two transformers of Wan2.2 I2V A14B",
+            _ if taken == made || taken == picture => return None,
             _ if taken == control + 4 => "one of the two transformers of Wan2.2 Fun-Control A14B",
             _ => "a Wan transformer with a condition of another kind",
         },

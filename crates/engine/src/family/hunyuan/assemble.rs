@@ -58,6 +58,7 @@ fn published() -> Defaults {
         fps: 24,
         steps: 50,
         guidance: 6.0,
+        guidance_2: None,
         max_sequence_length: 256,
         presets: "hunyuanvideo".to_string(),
         trained: None,

@@ -39,6 +39,7 @@ fn published(max_sequence_length: usize) -> Result<Defaults> {
         fps: 24,
         steps: 30,
         guidance: 7.0,
+        guidance_2: None,
         max_sequence_length,
         presets: "opensora".to_string(),
         trained: None,

@@ -8,6 +8,7 @@ use navicache_models::text::t5;
 use navicache_models::wan::{TransformerConfig, VaeConfig};
 use tokenizers::Tokenizer;
 
+use super::experts::InMemory;
 use super::image::Preprocessor;
 use super::pipeline::Wan;
 use super::published::Published;
@@ -17,9 +18,9 @@ use crate::request::Defaults;
 use crate::scheduler::Scheduler;
 use crate::sizes::Causal;
 use crate::{Error, Result};
-use navicache_weights::layout::{DEFAULTS_FILE, Parts, Piece, config, incomplete, missing};
+use navicache_weights::layout::{DEFAULTS_FILE, Parts, Piece, config, folder_of, incomplete, missing};
 use navicache_weights::tokenizer;
-use navicache_weights::{Component, Folder, Found, Role, read_description};
+use navicache_weights::{Component, Expert, Folder, Found, Role, read_description};
 
 /// What was found of a pipeline.
 #[derive(Default)]
@@ -30,6 +31,12 @@ pub(super) struct Assembly {
     tokenizer: Option<Tokenizer>,
     text_encoder: Option<Piece<t5::Config>>,
     transformer: Option<Piece<TransformerConfig>>,
+    /// The second of two, for the steps of low noise.
+    transformer_2: Option<Piece<TransformerConfig>>,
+    /// Where it takes over, as a part of the training's timesteps, where a Diffusers folder says so.
+    boundary: Option<f64>,
+    /// Whether the transformer is by its name one of two.
+    is_half: bool,
     vae: Option<Piece<VaeConfig>>,
     image_encoder: Option<Piece<clip::Config>>,
     preprocessor: Option<Preprocessor>,
@@ -56,10 +63,7 @@ pub(super) fn read(mut parts: Parts) -> Result<Box<dyn seam::Assembly>> {
         Some(folder) => diffusers(folder, &parts)?,
         None => loose(&parts)?,
     };
-    if parts
-        .found
-        .values()
-        .any(|found| matches!(found.recognised.component, Component::WanTransformer | Component::WanVae))
+    if parts.found.values().any(|found| !matches!(found.recognised.component, Component::Umt5 | Component::ClipVision))
     {
         assembly.published = None; // the parts say so themselves
     }
@@ -76,12 +80,20 @@ impl Assembly {
     /// Adds a component that was recognised.
     fn take(&mut self, found: Found) -> Result<()> {
         match found.recognised.component {
-            Component::WanTransformer => {
-                refuse_half(&found.file.path)?;
-                self.is_720p |= found.file.path.to_string_lossy().to_lowercase().contains("720p");
+            component @ (Component::WanTransformer | Component::WanLowNoise) => {
+                let path = &found.file.path;
+                self.is_720p |= path.to_string_lossy().to_lowercase().contains("720p");
+                if self.like.transformer.is_none() {
+                    self.like.transformer = authors_config(&folder_of(path).join("config.json"))?;
+                }
                 let config = TransformerConfig::from_weights(&found.tensors, self.like.transformer.as_ref())?;
                 config.agree(&found.tensors)?;
-                self.transformer = Some(Piece { config, tensors: found.tensors });
+                let expert = Expert::of_path(path);
+                let piece = Some(Piece { config, tensors: found.tensors });
+                match component {
+                    Component::WanLowNoise => self.transformer_2 = piece,
+                    _ => (self.transformer, self.is_half) = (piece, expert.is_some()),
+                }
             }
             Component::Umt5 => {
                 if let Some(tokenizer) = tokenizer::from_weights(&found)? {
@@ -110,8 +122,16 @@ impl Assembly {
 impl seam::Assembly for Assembly {
     fn missing(&self) -> Vec<String> {
         let needs_image = self.transformer.as_ref().is_some_and(|piece| piece.config.image_dim.is_some());
+        // Of Wan2.2 A14B one transformer has the shapes of a whole model, and would make noise.
+        let is_alone = |Piece { config, .. }: &Piece<TransformerConfig>| {
+            self.is_half || config.image_dim.is_none() && config.in_channels > config.out_channels
+        };
+        let lacks_second = self.transformer_2.is_none() && self.transformer.as_ref().is_some_and(is_alone);
+        let lacks_first = self.transformer.is_none() && self.transformer_2.is_some();
         missing([
-            (self.transformer.is_none(), "a transformer (`transformer` FILE)"),
+            (lacks_first, "the transformer for high noise of Wan2.2 A14B, which has two (`transformer` FILE)"),
+            (lacks_second, "the transformer for low noise of Wan2.2 A14B, which has two (`transformer_2` FILE)"),
+            (self.transformer.is_none() && !lacks_first, "a transformer (`transformer` FILE)"),
             (self.text_encoder.is_none(), "a UMT5 text encoder (`text_encoder` FILE)"),
             (self.tokenizer.is_none(), "a tokenizer (`tokenizer` FILE: tokenizer.json or spiece.model)"),
             (self.vae.is_none(), "a VAE (`vae` FILE)"),
@@ -154,9 +174,15 @@ impl seam::Assembly for Assembly {
         else {
             return Err(incomplete(place, &missing, &self.unknown).into());
         };
-        let published = self.published.unwrap_or_else(|| Published::of(&transformer.config, &vae.config));
+        let has_two = self.transformer_2.is_some();
+        let published = self.published.unwrap_or_else(|| Published::of(&transformer.config, &vae.config, has_two));
+        if let Some(second) = &self.transformer_2 {
+            check_pair(place, &transformer.config, &second.config)?;
+        }
         check_channels(place, transformer.config.out_channels, vae.config.z_dim)?;
         let scheduler = self.scheduler.unwrap_or_else(|| published.scheduler(self.is_720p));
+        let boundary = published.boundary().filter(|_| has_two);
+        let boundary = boundary.map(|ratio| self.boundary.unwrap_or(ratio) * scheduler.train_timesteps as f64);
         let layers = transformer.config.num_layers;
         let sizes = Causal {
             channels: transformer.config.out_channels,
@@ -172,12 +198,16 @@ impl seam::Assembly for Assembly {
             (Role::Transformer, transformer.tensors),
             (Role::Vae, vae.tensors),
         ];
+        let others = [
+            image_weights.map(|weights| (Role::ImageEncoder, weights)),
+            self.transformer_2.map(|piece| (Role::SecondTransformer, piece.tensors)),
+        ];
         let shared = Shared {
             host,
             defaults: self.defaults.unwrap_or_else(|| published.defaults(layers, scheduler.shift)),
             scheduler,
             sizes: Box::new(sizes),
-            weights: weights.into_iter().chain(image_weights.map(|weights| (Role::ImageEncoder, weights))).collect(),
+            weights: weights.into_iter().chain(others.into_iter().flatten()).collect(),
         };
         Ok(Box::new(Wan {
             shared,
@@ -188,7 +218,8 @@ impl seam::Assembly for Assembly {
             vae: vae.config,
             image_encoder: clip,
             preprocessor: self.preprocessor.unwrap_or_default(),
-            transformer_model: Resident::default(),
+            boundary,
+            in_memory: InMemory::default(),
             autoencoder: Resident::default(),
         }))
     }
@@ -196,9 +227,12 @@ impl seam::Assembly for Assembly {
 
 /// Reads a Diffusers folder, but for the parts that are given apart.
 fn diffusers(folder: &Folder, parts: &Parts) -> Result<Assembly> {
-    let published = Published::of_index(folder)?;
+    let (published, boundary) = Published::of_index(folder)?;
     let scheduler = Scheduler::read(folder)?;
     let transformer: TransformerConfig = config(folder, "transformer", "_class_name", "WanTransformer3DModel")?;
+    let has_two = boundary.is_some();
+    let second: Option<TransformerConfig> =
+        has_two.then(|| config(folder, "transformer_2", "_class_name", "WanTransformer3DModel")).transpose()?;
     let vae: VaeConfig = config(folder, "vae", "_class_name", "AutoencoderKLWan")?;
     let defaults = match folder.contains(DEFAULTS_FILE) {
         true => folder.json(DEFAULTS_FILE)?,
@@ -211,11 +245,14 @@ fn diffusers(folder: &Folder, parts: &Parts) -> Result<Assembly> {
     let preprocessor =
         image_encoder.as_ref().map(|encoder| Preprocessor::read(folder, encoder.image_size)).transpose()?;
     let weights = "diffusion_pytorch_model";
+    let second_piece = |config| parts.piece(folder, ("transformer_2", weights), Component::WanLowNoise, config);
     let piece_of_image = |config| parts.piece(folder, ("image_encoder", "model"), Component::ClipVision, config);
     Ok(Assembly {
         tokenizer: parts.tokenizer_of(folder, 0, &["tokenizer/tokenizer.json", "tokenizer/spiece.model"])?,
         text_encoder: parts.piece(folder, ("text_encoder", "model"), Component::Umt5, &text_encoder)?,
         transformer: parts.piece(folder, ("transformer", weights), Component::WanTransformer, &transformer)?,
+        transformer_2: second.as_ref().map(second_piece).transpose()?.flatten(),
+        boundary,
         vae: parts.piece(folder, ("vae", weights), Component::WanVae, &vae)?,
         image_encoder: image_encoder.as_ref().map(piece_of_image).transpose()?.flatten(),
         preprocessor,
@@ -277,12 +314,24 @@ fn tokenizer_in(folder: &Path) -> Result<Option<Tokenizer>> {
     Ok(files.into_iter().find(|file| file.exists()).map(|file| tokenizer::from_file(&file)).transpose()?)
 }
 
-/// Of Wan2.2 A14B one half has the shapes of a whole model, and would make noise.
-fn refuse_half(path: &Path) -> Result<()> {
-    let name = path.to_string_lossy().to_lowercase().replace(['-', '_', ' '], "");
-    if name.contains("highnoise") || name.contains("lownoise") {
-        let reason = "one of the two transformers of Wan2.2 A14B by its name, which is not supported yet";
-        return Err(Error::file(path, reason));
+/// Refuses two transformers that are not of one model: that of one kind of video for high noise, of another for low.
+fn check_pair(place: &str, first: &TransformerConfig, second: &TransformerConfig) -> Result<()> {
+    let sizes = |c: &TransformerConfig| {
+        [
+            ("in_channels", c.in_channels),
+            ("out_channels", c.out_channels),
+            ("width", c.dim()),
+            ("num_layers", c.num_layers),
+            ("text_dim", c.text_dim),
+        ]
+    };
+    let differs = sizes(first).into_iter().zip(sizes(second)).find(|(one, other)| one != other);
+    if let Some(((what, one), (_, other))) = differs {
+        let reason = format!(
+            "{what} of the transformer for high noise is {one}, that of the one for low noise {other}: they do not belong \
+             together"
+        );
+        return Err(Error::file(place, reason));
     }
     Ok(())
 }

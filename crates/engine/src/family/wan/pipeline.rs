@@ -3,14 +3,16 @@
 use std::sync::Arc;
 
 use candle_core::{DType, Tensor};
-use navicache_control::guidance::Branch;
+use navicache_control::guidance::{Branch, Guidance};
+use navicache_control::schedule::Step;
 use navicache_models::image::clip;
 use navicache_models::text::t5::{self, T5};
 use navicache_models::wan::{ImageCond, Transformer, TransformerConfig, Vae, VaeConfig};
-use navicache_models::{Autoencoder, Branches};
+use navicache_models::{Autoencoder, Branches, Conditioned};
 use navicache_weights::Role;
 use tokenizers::Tokenizer;
 
+use super::experts::{Experts, InMemory};
 use super::image::{CHANNELS, EMBEDDING, Encoders, Preprocessor, condition_on};
 use super::published::Published;
 use crate::event::{Reporter, Stage};
@@ -35,8 +37,34 @@ pub(super) struct Wan {
     pub(super) vae: VaeConfig,
     pub(super) image_encoder: Option<clip::Config>,
     pub(super) preprocessor: Preprocessor,
-    pub(super) transformer_model: Resident<Transformer>,
+    /// Where there are two transformers: the timestep from which on the first computes.
+    pub(super) boundary: Option<f64>,
+    pub(super) in_memory: InMemory<Transformer>,
     pub(super) autoencoder: Resident<dyn Autoencoder>,
+}
+
+impl Wan {
+    /// Whether the second of two transformers computes a step.
+    fn is_of_second(&self, step: &Step) -> bool {
+        self.boundary.is_some_and(|boundary| step.timestep.0 < boundary)
+    }
+
+    /// A transformer under a generation's conditions. Reads it on first use.
+    pub(super) fn conditioned(&self, role: Role, conditioning: &Conditioning) -> Result<Conditioned<Transformer>> {
+        let weights = self.shared.weights(role)?;
+        let read = || Ok(Transformer::new(&self.transformer, self.shared.host.weights(weights))?);
+        let transformer = self.in_memory.get(role, read)?;
+        let ImageConditioning { inputs, known_latents } = &conditioning.image;
+        let picture = ImageCond {
+            embedding: inputs.get(EMBEDDING).cloned(),
+            channels: inputs.get(CHANNELS).cloned(),
+            still_frames: known_latents.as_ref().map_or(Ok(0), |known| known.dim(2))?,
+        };
+        let of_branch =
+            |(_, inputs): &(Branch, Inputs)| Ok(transformer.cond_with_image(inputs.require(TEXT)?, &picture)?);
+        let conditions = conditioning.branches.iter().map(of_branch).collect::<Result<_>>()?;
+        Ok(Conditioned::new(transformer, conditions))
+    }
 }
 
 impl Family for Wan {
@@ -49,21 +77,37 @@ impl Family for Wan {
     }
 
     fn configuration(&self) -> String {
-        let Wan { published, text_encoder, transformer, vae, image_encoder, preprocessor, .. } = self;
-        format!("{published:?} {text_encoder:?} {transformer:?} {vae:?} {image_encoder:?} {preprocessor:?}")
+        let Wan { published, text_encoder, transformer, vae, image_encoder, preprocessor, boundary, .. } = self;
+        let boundary = boundary.map(|boundary| format!(" {boundary}")).unwrap_or_default();
+        format!("{published:?} {text_encoder:?} {transformer:?} {vae:?} {image_encoder:?} {preprocessor:?}{boundary}")
     }
 
     fn check(&self, request: &Resolved, _: &mut Reporter) -> Result<()> {
         request.refuse_true_guidance("this model has no other guidance; take `guidance`")?;
         match (self.published, &request.image) {
-            (Published::Wan21, _) => request.refuse_picture(),
-            (Published::Wan21I2v, None) => Err(Error::Invalid {
+            (Published::Wan21 | Published::Wan22T2vA14b, _) => request.refuse_picture(),
+            (Published::Wan21I2v | Published::Wan22I2vA14b, None) => Err(Error::Invalid {
                 field: Field::Image,
                 found: "(none)".to_string(),
                 expected: "this model makes video from a picture; add one".to_string(),
             }),
             _ => Ok(()),
         }
+    }
+
+    /// Whether there is an unconditional branch is up to the first transformer's guidance alone.
+    fn guided(&self, request: &Resolved, steps: &[Step]) -> Vec<Vec<(Branch, f64)>> {
+        let first = self.branches(request);
+        let second = match first.len() {
+            1 => first.clone(),
+            _ => Guidance::Cfg { scale: request.guidance_2.unwrap_or(request.guidance) }.branches(),
+        };
+        steps.iter().map(|step| if self.is_of_second(step) { second.clone() } else { first.clone() }).collect()
+    }
+
+    fn segments(&self, steps: &[Step]) -> Vec<usize> {
+        let taken_over = steps.iter().position(|step| self.is_of_second(step));
+        taken_over.filter(|&step| step > 0).into_iter().collect()
     }
 
     /// Each text is `max_sequence_length` tokens long, zero beyond its end.
@@ -105,22 +149,15 @@ impl Family for Wan {
         Ok(Conditioning { branches: vec![(Branch::Cond, [(TEXT, text)].into())], image })
     }
 
-    fn denoiser(&self, _: &Resolved, conditioning: &Conditioning) -> Result<Box<dyn Branches>> {
-        let weights = self.shared.weights(Role::Transformer)?;
-        let read = || Ok(Arc::new(Transformer::new(&self.transformer, self.shared.host.weights(weights))?));
-        let ImageConditioning { inputs, known_latents } = &conditioning.image;
-        let picture = ImageCond {
-            embedding: inputs.get(EMBEDDING).cloned(),
-            channels: inputs.get(CHANNELS).cloned(),
-            still_frames: known_latents.as_ref().map_or(Ok(0), |known| known.dim(2))?,
-        };
-        conditioning.apply(self.transformer_model.get(read)?, |transformer, _, inputs| {
-            Ok(transformer.cond_with_image(inputs.require(TEXT)?, &picture)?)
+    fn denoiser(&self, _: &Resolved, conditioning: &Conditioning) -> Result<Box<dyn Branches + '_>> {
+        Ok(match self.boundary {
+            None => Box::new(self.conditioned(Role::Transformer, conditioning)?),
+            Some(boundary) => Box::new(Experts::new(self, conditioning, boundary)?),
         })
     }
 
     fn free_transformer(&self) {
-        self.transformer_model.free();
+        self.in_memory.free();
     }
 
     fn autoencoder(&self) -> Result<Arc<dyn Autoencoder>> {

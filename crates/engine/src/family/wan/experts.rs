@@ -1,0 +1,156 @@
+//! Two transformers that share the steps of a run: the first computes those of high noise, the second the others. One at
+//! a time is in memory.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use candle_core::Tensor;
+use navicache_models::wan::Transformer;
+use navicache_models::{Branches, Conditioned, ForwardPass, Observed, Unit};
+use navicache_weights::Role;
+
+use super::pipeline::Wan;
+use crate::Result;
+use crate::family::seam::Conditioning;
+
+/// The transformer in memory, and which of them it is. One that is asked for takes the other's place.
+pub(super) struct InMemory<T>(Mutex<Option<(Role, Arc<T>)>>);
+
+impl<T> Default for InMemory<T> {
+    fn default() -> Self {
+        InMemory(Mutex::new(None))
+    }
+}
+
+impl<T> InMemory<T> {
+    pub fn get(&self, role: Role, read: impl FnOnce() -> Result<T>) -> Result<Arc<T>> {
+        let mut here = self.lock();
+        if let Some((_, transformer)) = here.as_ref().filter(|(of, _)| *of == role) {
+            return Ok(transformer.clone());
+        }
+        *here = None; // the other gives its memory back first
+        let transformer = Arc::new(read()?);
+        *here = Some((role, transformer.clone()));
+        Ok(transformer)
+    }
+
+    pub fn free(&self) {
+        *self.lock() = None;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<(Role, Arc<T>)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Both transformers under the conditions of a generation's branches.
+pub(super) struct Experts<'a> {
+    wan: &'a Wan,
+    conditioning: Conditioning,
+    /// The timestep from which on the first computes.
+    boundary: f64,
+    /// What both have alike.
+    units: Vec<Unit>,
+    patch: [usize; 3],
+    width: usize,
+    observed: Observed,
+    /// The one that computed last, with what it made of the conditions.
+    now: Mutex<Option<(Role, Arc<Conditioned<Transformer>>)>>,
+}
+
+impl<'a> Experts<'a> {
+    /// Reads the first, as most runs begin with it.
+    pub fn new(wan: &'a Wan, conditioning: &Conditioning, boundary: f64) -> Result<Self> {
+        let first = Arc::new(wan.conditioned(Role::Transformer, conditioning)?);
+        Ok(Experts {
+            wan,
+            conditioning: conditioning.clone(),
+            boundary,
+            units: first.units().to_vec(),
+            patch: first.patch(),
+            width: first.width(),
+            observed: first.observed(),
+            now: Mutex::new(Some((Role::Transformer, first))),
+        })
+    }
+
+    /// The transformer of a timestep.
+    fn at(&self, timestep: f64) -> navicache_models::Result<Arc<Conditioned<Transformer>>> {
+        let role = if timestep >= self.boundary { Role::Transformer } else { Role::SecondTransformer };
+        let mut now = self.now.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, conditioned)) = now.as_ref().filter(|(of, _)| *of == role) {
+            return Ok(conditioned.clone());
+        }
+        *now = None; // so that nothing holds the other
+        let conditioned = Arc::new(self.wan.conditioned(role, &self.conditioning).map_err(as_model_error)?);
+        *now = Some((role, conditioned.clone()));
+        Ok(conditioned)
+    }
+}
+
+/// A forward fails as models do.
+fn as_model_error(error: crate::Error) -> navicache_models::Error {
+    match error {
+        crate::Error::Model(error) => error,
+        error => navicache_models::Error::Input {
+            what: "the other transformer",
+            expected: "its weights".to_string(),
+            found: error.to_string(),
+        },
+    }
+}
+
+impl Branches for Experts<'_> {
+    fn units(&self) -> &[Unit] {
+        &self.units
+    }
+
+    fn patch(&self) -> [usize; 3] {
+        self.patch
+    }
+
+    fn width(&self) -> usize {
+        self.width
+    }
+
+    fn observed(&self) -> Observed {
+        self.observed
+    }
+
+    fn begin(
+        &self,
+        branch: usize,
+        latents: &Tensor,
+        timestep: f64,
+    ) -> navicache_models::Result<Box<dyn ForwardPass + '_>> {
+        self.at(timestep)?.pass(branch, latents, timestep, None)
+    }
+
+    fn begin_thinned(
+        &self,
+        branch: usize,
+        latents: &Tensor,
+        timestep: f64,
+        stay: &[Tensor; 3],
+    ) -> navicache_models::Result<Box<dyn ForwardPass + '_>> {
+        self.at(timestep)?.pass(branch, latents, timestep, Some(stay))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_at_a_time_is_in_memory() {
+        let memory = InMemory::default();
+        let first = Arc::downgrade(&memory.get(Role::Transformer, || Ok("first")).unwrap());
+        assert!(memory.get(Role::Transformer, || panic!("it is here")).is_ok());
+        let second = memory.get(Role::SecondTransformer, || {
+            assert!(first.upgrade().is_none(), "the first is given back before the second is read");
+            Ok("second")
+        });
+        assert_eq!(*second.unwrap(), "second");
+        memory.free();
+        assert_eq!(*memory.get(Role::Transformer, || Ok("again")).unwrap(), "again");
+    }
+}
