@@ -56,8 +56,8 @@ pub struct Loading {
     #[arg(long, value_name = "FILE")]
     pub tokenizer_2: Option<PathBuf>,
 
-    /// LoRA to add to the transformer, and how much of it; may be given again. Of two transformers (Wan2.2 A14B), the one
-    /// that its name says, or :high or :low after it; else both
+    /// LoRA to add to the transformer, and how much of it; may be given again. Of two transformers (Wan2.2 A14B), to
+    /// the one that its name says, or :high or :low after it; else to both
     #[arg(long, value_name = "FILE[:WEIGHT]")]
     pub lora: Vec<Lora>,
 

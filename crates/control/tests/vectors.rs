@@ -338,8 +338,8 @@ fn magcache_decides_as_released() {
 }
 
 /// MagCache4Wan2.2/magcache_generate.py, which counts calls, two a step. The steps of the second transformer are those
-/// of the authors' schedules. What the release has added up of the first it goes on with at the second; here each begins
-/// anew.
+/// of the authors' schedules. What the release has added up of the first it goes on with at the second; here each
+/// begins anew.
 #[test]
 fn magcache_decides_as_released_where_two_transformers_share_the_steps() {
     let tables: serde_json::Value =

@@ -16,8 +16,8 @@ pub enum Expert {
 const OF_TWO: [&str; 3] = ["wan22", "a14b", "noise"];
 
 impl Expert {
-    /// What a file is by its name, or else by its folder's: `high_noise_model/`, `wan2.2_t2v_low_noise_14B.safetensors`,
-    /// `Wan2_2-T2V-A14B_HIGH.safetensors`, `Wan2.2-I2V-A14B-LowNoise-Q4_K_M.gguf`, `transformer_2/`.
+    /// What a file is by its name, or else by its folder's: `high_noise_model/`, `transformer_2/`,
+    /// `wan2.2_t2v_low_noise_14B.safetensors`, `Wan2_2-T2V-A14B_HIGH.safetensors`, `Wan2.2-I2V-A14B-LowNoise.gguf`.
     pub fn of_path(path: &Path) -> Option<Self> {
         let name = |path: &Path| path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         let folder = path.parent().map(name).unwrap_or_default();

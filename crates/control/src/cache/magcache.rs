@@ -12,10 +12,10 @@
 //! | maximum skip `K` | `max_run` |
 //! | retention ratio | `warmup` |
 //!
-//! Wan2.2 has two published settings (commit df81cb1): `mid` is the README's, 0.06, `slow` the code's default, 0.04, all
-//! with `K` 2. Where two transformers share the steps (A14B), the retention ratio is of each one's steps, or, from a
-//! picture, of the second's, and the first computes all of its own: `warmup_of`. The release carries the error that it has
-//! added up across the switch; here it begins anew, as after every computed step.
+//! Wan2.2 has two published settings (commit df81cb1): `mid` is the README's, 0.06, `slow` the code's default, 0.04,
+//! all with `K` 2. Where two transformers share the steps (A14B), the retention ratio is of each one's steps, or, from
+//! a picture, of the second's, and the first computes all of its own: `warmup_of`. The release carries the error that
+//! it has added up across the switch; here it begins anew, as after every computed step.
 //!
 //! Every branch decides for itself. The comparison is strict, as on Wan (the other releases allow equality), and the
 //! error of Open-Sora's table is taken without its sign, as that of all others. `reuse=scaled` multiplies the residual

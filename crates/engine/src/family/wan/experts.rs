@@ -1,5 +1,5 @@
-//! Two transformers that share the steps of a run: the first computes those of high noise, the second the others. One at
-//! a time is in memory.
+//! Two transformers that share the steps of a run: the first computes those of high noise, the second the others. One
+//! at a time is in memory.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -8,9 +8,7 @@ use navicache_models::wan::Transformer;
 use navicache_models::{Branches, Conditioned, ForwardPass, Observed, Unit};
 use navicache_weights::Role;
 
-use super::pipeline::Wan;
 use crate::Result;
-use crate::family::seam::Conditioning;
 
 /// The transformer in memory, and which of them it is. One that is asked for takes the other's place.
 pub(super) struct InMemory<T>(Mutex<Option<(Role, Arc<T>)>>);
@@ -42,10 +40,12 @@ impl<T> InMemory<T> {
     }
 }
 
+/// Reads a transformer and puts it under the conditions of a generation's branches.
+type Read<'a> = dyn Fn(Role) -> Result<Conditioned<Transformer>> + Send + Sync + 'a;
+
 /// Both transformers under the conditions of a generation's branches.
 pub(super) struct Experts<'a> {
-    wan: &'a Wan,
-    conditioning: Conditioning,
+    read: Box<Read<'a>>,
     /// The timestep from which on the first computes.
     boundary: f64,
     /// What both have alike.
@@ -59,11 +59,10 @@ pub(super) struct Experts<'a> {
 
 impl<'a> Experts<'a> {
     /// Reads the first, as most runs begin with it.
-    pub fn new(wan: &'a Wan, conditioning: &Conditioning, boundary: f64) -> Result<Self> {
-        let first = Arc::new(wan.conditioned(Role::Transformer, conditioning)?);
+    pub fn new(read: Box<Read<'a>>, boundary: f64) -> Result<Self> {
+        let first = Arc::new(read(Role::Transformer)?);
         Ok(Experts {
-            wan,
-            conditioning: conditioning.clone(),
+            read,
             boundary,
             units: first.units().to_vec(),
             patch: first.patch(),
@@ -81,7 +80,7 @@ impl<'a> Experts<'a> {
             return Ok(conditioned.clone());
         }
         *now = None; // so that nothing holds the other
-        let conditioned = Arc::new(self.wan.conditioned(role, &self.conditioning).map_err(as_model_error)?);
+        let conditioned = Arc::new((self.read)(role).map_err(as_model_error)?);
         *now = Some((role, conditioned.clone()));
         Ok(conditioned)
     }

@@ -50,7 +50,7 @@ impl Wan {
     }
 
     /// A transformer under a generation's conditions. Reads it on first use.
-    pub(super) fn conditioned(&self, role: Role, conditioning: &Conditioning) -> Result<Conditioned<Transformer>> {
+    fn conditioned(&self, role: Role, conditioning: &Conditioning) -> Result<Conditioned<Transformer>> {
         let weights = self.shared.weights(role)?;
         let read = || Ok(Transformer::new(&self.transformer, self.shared.host.weights(weights))?);
         let transformer = self.in_memory.get(role, read)?;
@@ -152,7 +152,10 @@ impl Family for Wan {
     fn denoiser(&self, _: &Resolved, conditioning: &Conditioning) -> Result<Box<dyn Branches + '_>> {
         Ok(match self.boundary {
             None => Box::new(self.conditioned(Role::Transformer, conditioning)?),
-            Some(boundary) => Box::new(Experts::new(self, conditioning, boundary)?),
+            Some(boundary) => {
+                let conditioning = conditioning.clone();
+                Box::new(Experts::new(Box::new(move |role| self.conditioned(role, &conditioning)), boundary)?)
+            }
         })
     }
 

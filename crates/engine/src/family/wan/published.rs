@@ -37,8 +37,8 @@ impl Published {
         }
     }
 
-    /// Where the first of two transformers hands over to the second, as a part of the training's timesteps: the authors'
-    /// configurations, Wan2.2 at 42bf4cf.
+    /// Where the first of two transformers hands over to the second, as a part of the training's timesteps: the
+    /// authors' configurations, Wan2.2 at 42bf4cf.
     pub fn boundary(self) -> Option<f64> {
         match self {
             Published::Wan22T2vA14b => Some(0.875),
@@ -91,7 +91,8 @@ impl Published {
         }
     }
 
-    /// What the index of a Diffusers folder says, and where the second of two transformers takes over; refuses those that would load but sample something else.
+    /// What the index of a Diffusers folder says, and where the second of two transformers takes over; refuses those
+    /// that would load but sample something else.
     pub fn of_index(folder: &Folder) -> Result<(Published, Option<f64>)> {
         let index: serde_json::Value = folder.json(INDEX)?;
         let refuse = |reason: String| Err(Error::file(folder.path(INDEX), reason));
