@@ -29,8 +29,8 @@ impl Pipeline {
     /// Opens a model: see [`navicache_engine::Pipeline::open`].
     #[new]
     #[pyo3(signature = (
-        model, *, device=None, dtype=None, memory=None, loras=Vec::new(), transformer=None, text_encoder=None,
-        text_encoder_2=None, vae=None, image_encoder=None, tokenizer=None, tokenizer_2=None
+        model, *, device=None, dtype=None, memory=None, loras=Vec::new(), transformer=None, transformer_2=None,
+        text_encoder=None, text_encoder_2=None, vae=None, image_encoder=None, tokenizer=None, tokenizer_2=None
     ))]
     #[allow(clippy::too_many_arguments)] // they are keywords
     fn new(
@@ -41,6 +41,7 @@ impl Pipeline {
         memory: Option<Bytes>,
         loras: Vec<Added>,
         transformer: Option<PathBuf>,
+        transformer_2: Option<PathBuf>,
         text_encoder: Option<PathBuf>,
         text_encoder_2: Option<PathBuf>,
         vae: Option<PathBuf>,
@@ -48,7 +49,16 @@ impl Pipeline {
         tokenizer: Option<PathBuf>,
         tokenizer_2: Option<PathBuf>,
     ) -> PyResult<Self> {
-        let files = Files { transformer, text_encoder, text_encoder_2, vae, image_encoder, tokenizer, tokenizer_2 };
+        let files = Files {
+            transformer,
+            transformer_2,
+            text_encoder,
+            text_encoder_2,
+            vae,
+            image_encoder,
+            tokenizer,
+            tokenizer_2,
+        };
         detached(py, || {
             let options = LoadOptions {
                 device: parsed::<DeviceChoice>(device)?.unwrap_or_default(),
@@ -135,7 +145,7 @@ enum Added {
 impl Added {
     fn lora(self) -> Result<Lora, Failure> {
         match self {
-            Added::Pair(path, weight) => Ok(Lora { path, weight }),
+            Added::Pair(path, weight) => Ok(Lora { path, weight, expert: None }),
             Added::Text(text) => Ok(text.to_string_lossy().parse::<Lora>().map_err(Error::from)?),
         }
     }

@@ -37,6 +37,7 @@ class Pipeline:
         memory: int | str | None = None,
         loras: list[str | tuple[_Path, float]] = ...,
         transformer: _Path | None = None,
+        transformer_2: _Path | None = None,
         text_encoder: _Path | None = None,
         text_encoder_2: _Path | None = None,
         vae: _Path | None = None,

@@ -21,6 +21,7 @@ class LoadOptions(TypedDict, total=False):
     memory: int | str | None
     loras: list[str | tuple[PathLike, float]]
     transformer: PathLike | None
+    transformer_2: PathLike | None
     text_encoder: PathLike | None
     text_encoder_2: PathLike | None
     vae: PathLike | None
@@ -43,6 +44,7 @@ class Options(TypedDict, total=False):
     solver: str | None
     shift: float | None
     guidance: float | None
+    guidance_2: float | None
     true_guidance: float | None
     seed: int | None
     cache: Cache | None
