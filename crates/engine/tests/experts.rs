@@ -152,7 +152,7 @@ fn every_method_computes_the_step_of_the_switch_and_zero_is_the_plain_run() {
 /// Settings are for models of more blocks, and of tables that this one has not.
 fn of_two_blocks(cache: &str) -> String {
     let more = match cache.split([',', ':']).next() {
-        Some("dbcache") => ",first_blocks=1,last_blocks=0",
+        Some("dbcache") if !cache.contains("first_blocks") => ",first_blocks=1,last_blocks=0",
         Some("teacache") if !cache.contains("coefficients") => {
             ",coefficients=wan-t2v-1.3b,signal=time_embedding,warmup_steps=1,last_steps=1"
         }
