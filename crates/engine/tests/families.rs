@@ -60,8 +60,8 @@ impl Model {
     fn request(&self, cache: &str) -> Request {
         // Presets are for models of many blocks.
         let cache = match cache.strip_prefix("dbcache") {
-            Some(rest) => format!("dbcache{rest},first_blocks=1,last_blocks=0"),
-            None => cache.to_string(),
+            Some(rest) if !rest.contains("first_blocks") => format!("dbcache{rest},first_blocks=1,last_blocks=0"),
+            _ => cache.to_string(),
         };
         let cache = &cache.replace("granularity=block", "granularity=block,first_blocks=0.5,last_blocks=0");
         Request {
