@@ -9,6 +9,7 @@ use navicache_control::cache::curve::{About, Curve};
 use navicache_control::cache::{CacheConfig, CacheSpec, Measure, Method, Quantity, Scope};
 use navicache_control::guidance::Branch;
 use navicache_control::solver::SolverKind;
+use navicache_control::strip::Ran;
 use navicache_control::target::Steered;
 use navicache_replay::player::Played;
 use navicache_replay::samples::SAMPLES;
@@ -236,6 +237,23 @@ fn a_run_that_is_cut_after_any_step_goes_on_bit_for_bit() {
         }
     }
     assert!(reused > 100, "only {reused} runs reused anything");
+}
+
+#[test]
+fn a_run_that_somebody_else_leads_is_the_same() {
+    let one = common::run(14);
+    let two = navicache_control::cache::Run { segments: vec![7], ..one.clone() };
+    let mut mixed = 0;
+    for config in cut_methods() {
+        for (run, &solver) in [&one, &two].into_iter().zip(SolverKind::ALL) {
+            let whole = toy::generate(run, config.method(), solver, None, &|_| false, |_, _| {}).records;
+            let led = toy::led(run, config.method(), solver);
+            let text = |records: &[_]| serde_json::json!(records).to_string();
+            assert_eq!(text(&led), text(&whole), "{config:?}");
+            mixed += led.iter().flat_map(|step| &step.branches).filter(|branch| branch.ran() == Ran::Mixed).count();
+        }
+    }
+    assert!(mixed > 100, "only {mixed} forwards were computed in part");
 }
 
 #[test]

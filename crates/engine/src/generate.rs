@@ -7,14 +7,14 @@ use std::time::Instant;
 use bytesize::ByteSize;
 use candle_core::Tensor;
 use navicache_control::cache::watch::Mode;
-use navicache_control::cache::{self, Approx, CacheConfig, CacheError, CacheMemory, Guarded, Method, Run};
+use navicache_control::cache::{self, CacheConfig, CacheError, CacheMemory, Guarded, Method, Run};
 use navicache_control::guidance::Branch;
 use navicache_control::schedule::Step;
-use navicache_control::strip::Ran;
 use navicache_media::{Clip, Frames, Spec, WholeFile, video};
 use navicache_models::{Branches, Part, Unit};
 use navicache_replay::trace::Stack;
 
+use crate::advice;
 use crate::checkpoint::{self, Identity};
 use crate::decode::decode_frames;
 use crate::denoise::{Sampled, Sampler, Setup, Start, StepDone};
@@ -147,7 +147,12 @@ fn run(
     seconds.decode = clock.elapsed().as_secs_f64();
     seconds.total += begun.elapsed().as_secs_f64();
 
-    let totals = totals(&sampled, memory, seconds);
+    let totals = Totals {
+        store_bytes: memory.bytes,
+        seconds,
+        peak_memory_bytes: machine::peak_memory_bytes(),
+        ..Totals::of(&sampled.strip, &sampled.steps)
+    };
     let report = Report {
         version: report::VERSION,
         model: pipeline.name().to_string(),
@@ -256,7 +261,7 @@ pub(crate) fn denoise(
     pipeline.warnings().iter().for_each(|warning| reporter.warn(warning.clone()));
     let trained = pipeline.defaults().trained.as_ref();
     trained.map(|trained| trained.warnings(&resolved)).into_iter().flatten().for_each(|warning| reporter.warn(warning));
-    warn_if_pointless(method, steps, reporter);
+    advice::before(method, steps).into_iter().for_each(|warning| reporter.warn(warning));
     let presets = &pipeline.defaults().presets;
     if let Some(other) = request.cache.as_ref().and_then(|spec| spec.tuned_for.as_ref()).filter(|f| *f != presets) {
         reporter.warn(format!(
@@ -342,7 +347,7 @@ pub(crate) fn denoise(
         latents::save(&rescue.path, &sampled.latents, frames)?;
         rescue.is_written = true;
     }
-    warn_if_inert(method, &sampled, reporter);
+    advice::after(method, &sampled.strip, &sampled.records).into_iter().for_each(|warning| reporter.warn(warning));
     let cache = described(method);
     let target = resolved.target.as_ref().and_then(|target| match (&steered, &resolved.promised) {
         (Some(steered), _) => Some(target::reported(target, steered, budgets, &sampled.records)),
@@ -388,15 +393,7 @@ pub(crate) fn start(
     };
     let refused = |reason| CacheError::Options { method: method.name().to_string(), reason };
     let policy = method.try_start(&run).map_err(refused)?;
-    let steps_over = policy.asks().step.iter().flat_map(|q| &q.to_reuse).any(|approx| *approx == Approx::StepOver);
-    if steps_over && !request.solver.steps_over() {
-        let reason = format!(
-            "reuse=step_over with the solver {}: its own error grows with the length of its steps, so that jumping loses \
-             what it saves. reuse=corrected works with every solver",
-            request.solver
-        );
-        return Err(refused(reason).into());
-    }
+    policy.asks().check_solver(request.solver).map_err(refused)?;
     // A strip that is to run again is not to be improved on.
     let is_forced = matches!(&request.cache, CacheConfig::Schedule(_)) && request.guard == Mode::Act;
     let policy = policy.watched(if is_forced { Mode::Warn } else { request.guard }, method);
@@ -415,57 +412,6 @@ fn unit(unit: &Unit) -> cache::Unit {
         Part::Mlp => cache::Part::Mlp,
     };
     cache::Unit { block: unit.block, part }
-}
-
-/// Steps up to which nothing is left between the guarded steps at both ends.
-const FEW_STEPS: usize = 8;
-
-fn warn_if_pointless(method: &dyn Method, steps: usize, reporter: &mut Reporter) {
-    let guard = method.guard(steps);
-    if !method.caches() {
-        return;
-    }
-    let (name, first, last) = (method.name(), guard.first_steps.min(steps), guard.last_steps);
-    if first + last >= steps {
-        reporter.warn(format!(
-            "caching does nothing in {steps} steps: {name} always computes the first {first} and the last {last}"
-        ));
-    } else if steps <= FEW_STEPS {
-        let most = steps - first.max(1) - last; // nothing is there to be reused at first
-        reporter.warn(format!(
-            "{name} may reuse up to {most} of only {steps} steps; in a run this short every step counts, and the video \
-             may be far from the uncached one"
-        ));
-    }
-}
-
-fn warn_if_inert(method: &dyn Method, sampled: &Sampled, reporter: &mut Reporter) {
-    let steps = sampled.strip.steps().len();
-    let free = {
-        let guard = method.guard(steps);
-        steps.saturating_sub(guard.first_steps + guard.last_steps)
-    };
-    let reused = sampled.strip.count(Ran::Reused) + sampled.strip.count(Ran::Mixed);
-    // Where a guard stepped in, it has said so.
-    let is_guarded = sampled.records.iter().any(|record| !record.alarms.is_empty());
-    if method.caches() && steps > FEW_STEPS && free > 0 && reused == 0 && !is_guarded {
-        reporter.warn(format!("0 of {steps} steps reused: the threshold never allowed it"));
-    }
-}
-
-fn totals(sampled: &Sampled, memory: CacheMemory, seconds: Seconds) -> Totals {
-    let branches = || sampled.steps.iter().flat_map(|step| step.branches.values());
-    Totals {
-        forwards_computed: sampled.strip.count(Ran::Computed),
-        forwards_reused: sampled.strip.count(Ran::Reused),
-        forwards_mixed: sampled.strip.count(Ran::Mixed),
-        units_computed: branches().map(|b| b.units_computed).sum(),
-        units_reused: branches().map(|b| b.units_reused).sum(),
-        steps_reused: sampled.strip.steps_reused(),
-        store_bytes: memory.bytes,
-        seconds,
-        peak_memory_bytes: machine::peak_memory_bytes(),
-    }
 }
 
 /// Refuses a method that keeps more than the budget, with both numbers.

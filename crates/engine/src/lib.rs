@@ -18,6 +18,7 @@
 //! `navicache-models`, and this crate is the only one that knows both.
 #![warn(missing_docs)]
 
+pub mod advice;
 mod cache_file;
 mod checkpoint;
 mod decode;
@@ -74,4 +75,4 @@ pub use promise::{Promised, save_promise};
 pub use report::Report;
 pub use request::{Defaults, Request, Resolved, Tiling};
 pub use size::{AspectRatio, Resolution, Size};
-pub use target::save_curve;
+pub use target::{curve_of, reported as report_target, save_curve};

@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 
 use navicache_control::guidance::Branch;
-use navicache_control::strip::Ran;
+use navicache_control::strip::{Ran, Strip};
 use navicache_replay::trace::Stack;
 use serde::{Deserialize, Serialize};
 
-use navicache_control::cache::Method;
 use navicache_control::cache::watch::Alarm;
+use navicache_control::cache::{Method, Run, Scope, StepRecord};
+use navicache_control::schedule::Step;
 
 use crate::request::Resolved;
 
@@ -115,6 +116,42 @@ pub struct StepReport {
     pub branches: BTreeMap<String, BranchReport>,
 }
 
+impl StepReport {
+    /// Of a step of a run, under a policy with a cut of so many spans.
+    ///
+    /// * `seconds` - that the step took
+    /// * `of_branches` - that each of its branches took, in order
+    pub fn of(run: &Run, spans: usize, record: &StepRecord, seconds: f64, of_branches: &[f64]) -> Self {
+        let Step { timestep, sigma } = run.steps[record.step];
+        let mut branches = BTreeMap::new();
+        for (index, branch) in record.branches.iter().enumerate() {
+            let is_of = |scope: Scope| match scope {
+                Scope::Step => index == 0,
+                Scope::Branch(b) | Scope::Span { branch: b, .. } => b == branch.branch,
+            };
+            let seen = record.measured.iter().filter(|(scope, ..)| is_of(*scope)).map(|(scope, quantity, value)| {
+                let label = match scope {
+                    Scope::Span { span, .. } if spans > 1 => format!("[{span}]"),
+                    _ => String::new(),
+                };
+                (quantity.name() + &label, *value)
+            });
+            let report = BranchReport {
+                decision: branch.ran(),
+                units_computed: branch.computed(),
+                units_reused: branch.units.len() - branch.computed(),
+                units: (branch.ran() == Ran::Mixed)
+                    .then(|| branch.units.iter().map(|&ran| if ran { 'S' } else { '.' }).collect()),
+                seconds: of_branches.get(index).copied().unwrap_or_default(),
+                seen: seen.collect(),
+            };
+            branches.insert(branch.branch.name().into_owned(), report);
+        }
+        let threshold = record.threshold;
+        StepReport { index: record.step, timestep: timestep.0, sigma: sigma.0, seconds, threshold, branches }
+    }
+}
+
 /// One branch of a step.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct BranchReport {
@@ -155,6 +192,22 @@ pub struct Totals {
     pub seconds: Seconds,
     /// Most memory the process held resident, in bytes; absent where the system does not say.
     pub peak_memory_bytes: Option<u64>,
+}
+
+impl Totals {
+    /// Of a run's steps; what they do not tell is 0 or absent.
+    pub fn of(strip: &Strip, steps: &[StepReport]) -> Self {
+        let branches = || steps.iter().flat_map(|step| step.branches.values());
+        Totals {
+            forwards_computed: strip.count(Ran::Computed),
+            forwards_reused: strip.count(Ran::Reused),
+            forwards_mixed: strip.count(Ran::Mixed),
+            units_computed: branches().map(|b| b.units_computed).sum(),
+            units_reused: branches().map(|b| b.units_reused).sum(),
+            steps_reused: strip.steps_reused(),
+            ..Totals::default()
+        }
+    }
 }
 
 /// Wall-clock seconds by stage.

@@ -48,19 +48,30 @@ pub(crate) fn steered<'a>(
         let is_it = promised.spec.method == name;
         return if is_it { Ok(None) } else { Err(refused(format!("{target} was not measured of it"))) };
     }
-    let curve = match &target.curve {
-        Some(file) => read_curve(Path::new(file), method)?,
-        None => curve::shipped(&name, family).ok_or_else(|| {
-            refused(match CacheConfig::STEERABLE.contains(&name.as_str()) {
+    let curve = curve_of(target, method, family)?;
+    let given = request.cache.clone().unwrap_or_else(|| CacheSpec::new(name.clone(), Map::new()));
+    Ok(Some(Steered::new(method, &given, curve, target.budgets(resolved.steps)).map_err(refused)?))
+}
+
+/// The curve that a method meets a target with on a family of models: the target's own file, or the one that was
+/// measured on that family.
+///
+/// # Errors
+/// The file is not the method's curve; or the method has none.
+pub fn curve_of(target: &Target, method: &dyn Method, family: &str) -> Result<Curve> {
+    let name = method.name();
+    let refused = |reason: String| Error::from(CacheError::Options { method: name.to_string(), reason });
+    match &target.curve {
+        Some(file) => read_curve(Path::new(file), method),
+        None => curve::shipped(name, family).ok_or_else(|| {
+            refused(match CacheConfig::STEERABLE.contains(&name) {
                 true => "has no curve that a target could be met with; one is made from traces".to_string(),
                 false => {
                     format!("has no threshold that a target could move; {} have one", CacheConfig::STEERABLE.join(", "))
                 }
             })
-        })?,
-    };
-    let given = request.cache.clone().unwrap_or_else(|| CacheSpec::new(name.clone(), Map::new()));
-    Ok(Some(Steered::new(method, &given, curve, target.budgets(resolved.steps)).map_err(refused)?))
+        }),
+    }
 }
 
 /// Reads a curve from a file, for a method.
@@ -80,7 +91,10 @@ pub fn save_curve(curve: &Curve, path: &Path) -> Result<()> {
 }
 
 /// What was done about a target.
-pub(crate) fn reported(
+///
+/// * `budgets` - steps to be computed, each number from a step on
+/// * `records` - the run's steps
+pub fn reported(
     target: &Target,
     steered: &Steered,
     budgets: Vec<(usize, f64)>,

@@ -113,6 +113,11 @@ impl Conversation {
         self.policy.forget();
     }
 
+    /// See [`Guarded::begin_segment`]. It is a fact of the run, which who goes on knows from the beginning.
+    pub fn begin_segment(&mut self, step: usize) {
+        self.policy.begin_segment(step);
+    }
+
     /// See [`Guarded::budget`].
     pub fn budget(&mut self, from: usize, budget: f64) {
         self.said.push(Said::Budgeted { from, budget });

@@ -216,6 +216,13 @@ impl Guarded {
         Decision::Compute
     }
 
+    /// Another network takes over at a step that was not begun yet: it is computed.
+    pub fn begin_segment(&mut self, step: usize) {
+        if !self.run.segments.contains(&step) {
+            self.run.segments.push(step);
+        }
+    }
+
     /// Another network takes over: nothing that was computed before can be reused.
     pub fn forget(&mut self) {
         self.anchors.clear();

@@ -101,6 +101,8 @@ use serde::{Deserialize, Serialize};
 use crate::guidance::Branch;
 use crate::resume::ResumeError;
 use crate::schedule::{Sigma, Step, Timestep};
+use crate::solver::SolverKind;
+use crate::solver::skipping::Keeps;
 
 /// Refuses numbers outside 0 to 1.
 fn check_part(option: &str, value: f64, of: &str) -> Result<(), String> {
@@ -297,6 +299,31 @@ impl Asks {
     /// Whether a step teaches anything about a subject.
     pub fn learns(&self, subject: Subject) -> bool {
         self.step.iter().flat_map(|question| &question.to_learn).any(|quantity| quantity.subject == subject)
+    }
+
+    /// What the solver keeps for the answers and the lessons.
+    pub fn solver_keeps(&self) -> Keeps {
+        match (self.may_reuse_steps_by(Approx::Corrected), self.learns(Subject::SolverError)) {
+            (true, _) => Keeps::WhatCorrects,
+            (false, true) => Keeps::Velocities,
+            (false, false) => Keeps::Nothing,
+        }
+    }
+
+    /// Refuses what a solver is no good at, with the reason.
+    pub fn check_solver(&self, solver: SolverKind) -> Result<(), String> {
+        if self.may_reuse_steps_by(Approx::StepOver) && !solver.steps_over() {
+            return Err(format!(
+                "reuse=step_over with the solver {solver}: its own error grows with the length of its steps, so that jumping \
+                 loses what it saves. reuse=corrected works with every solver"
+            ));
+        }
+        Ok(())
+    }
+
+    /// Whether a whole step may be reused by an approximation.
+    pub fn may_reuse_steps_by(&self, approx: Approx) -> bool {
+        self.step.iter().flat_map(|question| &question.to_reuse).any(|other| *other == approx)
     }
 
     /// Refuses a cut that is not one, and subjects that a scope cannot supply, with the reason.

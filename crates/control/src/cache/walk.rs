@@ -10,9 +10,14 @@
 //!                  end_step      learn from what was computed
 //! ```
 //!
+//! Where somebody else leads the forward too, a branch comes in pieces: `open_branch`, `enter_span`, `leave_span`,
+//! `close_branch`.
+//!
 //! **Measuring has two phases.** A measurement is a handle ([`Forward::Scalar`]) until it is read. What a computed step
 //! teaches is read together with the next question that the policy must answer, so that a GPU is waited for at most
 //! once a step, and not at all while the first steps are computed anyway.
+
+mod branch;
 
 use super::conversation::Conversation;
 use super::records::{Approximated, BranchRecord, StepRecord, WalkError};
@@ -27,6 +32,9 @@ use crate::guidance::Branch;
 use crate::resume::ResumeError;
 use crate::solver::skipping::Skip;
 use crate::strip::Ran;
+
+use branch::Inside;
+pub use branch::Opened;
 
 /// What the walk asks of whoever holds the values.
 pub trait Forward {
@@ -110,6 +118,7 @@ struct Open {
     at: At,
     decision: Decision,
     done: Vec<BranchRecord>,
+    inside: Option<Inside>,
 }
 
 impl<V: Clone, S> Session<V, S> {
@@ -190,7 +199,7 @@ impl<V: Clone, S> Session<V, S> {
         self.records.push(StepRecord::new(step));
         let first = self.first_branch();
         let decision = self.ask(Place { at, branch: first }, f)?;
-        self.open = Some(Open { at, decision, done: Vec::new() });
+        self.open = Some(Open { at, decision, done: Vec::new(), inside: None });
         let skip = match decision {
             Decision::Reuse(Approx::StepOver) => Some(Skip::Over),
             Decision::Reuse(Approx::Corrected) => Some(Skip::Corrected),
@@ -203,44 +212,6 @@ impl<V: Clone, S> Session<V, S> {
         Ok(skip.map_or(Begun::Branches, Begun::Skipped))
     }
 
-    /// 2. One branch of the step, computed or approximated. The branches come in the run's order.
-    ///
-    /// # Errors
-    /// No step was begun, or the run has no such branch; or the values' holder fails.
-    pub fn branch<F>(&mut self, branch: Branch, f: &mut F) -> Result<Ran, F::Error>
-    where
-        F: Forward<Value = V, Scalar = S>,
-    {
-        let all = self.run.units.len();
-        let (at, decision, first) = match &self.open {
-            Some(open) if self.learning.is_some() || open.done.len() < self.run.branches.len() => {
-                (open.at, open.decision, open.done.first().map(BranchRecord::ran))
-            }
-            _ => return Err(WalkError::NoStep { what: "a branch" }.into()),
-        };
-        if self.learning.is_none() && !self.run.branches.contains(&branch) {
-            let known = self.run.branches.iter().map(|b| b.name()).collect::<Vec<_>>().join(", ");
-            return Err(WalkError::UnknownBranch { step: at.step, branch, known }.into());
-        }
-        let units = match decision {
-            Decision::Reuse(Approx::FromCond { .. }) if first.is_none() => {
-                f.compute(branch)?;
-                vec![true; all]
-            }
-            Decision::Reuse(approx) => {
-                self.approximate(at, branch, approx, f)?;
-                vec![false; all]
-            }
-            Decision::Compute => self.inside(at.step, branch, first, f)?,
-        };
-        let done = BranchRecord { branch, units };
-        let ran = done.ran();
-        if let Some(open) = &mut self.open {
-            open.done.push(done);
-        }
-        Ok(ran)
-    }
-
     /// 3. Learns from a step whose branches are through, and says what became of it.
     ///
     /// # Errors
@@ -249,7 +220,7 @@ impl<V: Clone, S> Session<V, S> {
     where
         F: Forward<Value = V, Scalar = S>,
     {
-        let Some(Open { at, decision, done }) = self.open.take() else {
+        let Some(Open { at, decision, done, .. }) = self.open.take() else {
             return Err(WalkError::NoStep { what: "an end" }.into());
         };
         if decision == Decision::Compute {
@@ -270,6 +241,24 @@ impl<V: Clone, S> Session<V, S> {
         if let Some(open) = &self.open {
             self.references.amend_input(open.at.step, value);
         }
+    }
+
+    /// Another network takes over at a step that was not begun yet, where that was not known before. See
+    /// [`Run::segments`].
+    pub fn begin_segment(&mut self, step: usize) {
+        if !self.run.segments.contains(&step) {
+            self.run.segments.push(step);
+            self.run.segments.sort_unstable();
+        }
+        self.policy.begin_segment(step);
+    }
+
+    /// Lets go of every value, as at the generation's end: those that approximations are made of, and the reference
+    /// points of measurements. What was measured stays to be read by [`Session::finish`].
+    pub fn release(&mut self) {
+        self.references.clear();
+        self.store.clear();
+        self.policy.forget();
     }
 
     /// Where the generation stands between two steps: [`Session::resume`] goes on from there. What was measured is
@@ -327,70 +316,6 @@ impl<V: Clone, S> Session<V, S> {
             record.threshold = threshold.map(|threshold| threshold.min(f64::MAX)); // JSON has no infinity
             record.alarms.extend(alarms);
         }
-    }
-
-    /// A branch of a step that is not reused as a whole. `first`: what ran of the branch before it, if this is not the
-    /// first.
-    fn inside<F>(&mut self, step: usize, branch: Branch, first: Option<Ran>, f: &mut F) -> Result<Vec<bool>, F::Error>
-    where
-        F: Forward<Value = V, Scalar = S>,
-    {
-        let place = Place { at: self.run.at(step, Scope::Branch(branch))?, branch };
-        if let Decision::Reuse(approx) = self.ask(place, f)? {
-            self.approximate(place.at, branch, approx, f)?;
-            return Ok(vec![false; self.run.units.len()]);
-        }
-        let units = match self.asks.spans.clone() {
-            None => {
-                f.compute(branch)?;
-                vec![true; self.run.units.len()]
-            }
-            Some(spans) => self.spans(step, branch, &spans, f)?,
-        };
-        if units.contains(&true) {
-            self.keep(branch, &[Kept::Prediction(Form::Residual), Kept::Prediction(Form::Output)], f)?;
-            // A difference to something approximated is no difference of two predictions.
-            if first.is_some_and(|ran| ran != Ran::Reused) {
-                self.keep(branch, &[Kept::CfgDifference], f)?;
-            }
-            self.learn(place, f)?;
-        }
-        Ok(units)
-    }
-
-    /// A branch's forward, span by span.
-    fn spans<F>(&mut self, step: usize, branch: Branch, spans: &Spans, f: &mut F) -> Result<Vec<bool>, F::Error>
-    where
-        F: Forward<Value = V, Scalar = S>,
-    {
-        let mut units = vec![true; self.run.units.len()];
-        f.begin(branch, spans)?;
-        for (index, span) in spans.cut.iter().enumerate() {
-            let place = Place { at: self.run.at(step, Scope::Span { branch, span: index })?, branch };
-            f.run_units(span.units.start)?;
-            f.enter(span)?;
-            let decision = if span.reusable { self.ask(place, f)? } else { Decision::Compute };
-            match decision {
-                Decision::Reuse(approx) => {
-                    let (kept, value) = self.recall(place.at, branch, approx, f)?;
-                    let form = if let Kept::Span(_, form) = kept { form } else { Form::Residual };
-                    f.replace(span, form, value)?;
-                    units[span.units.clone()].fill(false);
-                }
-                Decision::Compute => {
-                    f.run_units(span.units.end)?;
-                    self.keep(branch, &[Kept::Span(index, Form::Residual), Kept::Span(index, Form::Output)], f)?;
-                    if span.watched {
-                        self.learn(place, f)?;
-                    } else {
-                        self.unread.push(place.at, Purpose::Lesson, Vec::new());
-                    }
-                }
-            }
-        }
-        f.run_units(units.len())?;
-        f.finish(branch)?;
-        Ok(units)
     }
 
     /// What the policy learns of a step that was not reused as a whole.

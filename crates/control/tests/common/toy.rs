@@ -1,7 +1,7 @@
 //! A generation of plain numbers: a made-up model under the walk, and a solver that adds up.
 
 use navicache_control::cache::references::{Place, Refs};
-use navicache_control::cache::walk::{Begun, Forward, Session};
+use navicache_control::cache::walk::{Begun, Forward, Opened, Session};
 use navicache_control::cache::{
     Form, Guarded, Kept, Measure, Method, Quantity, Run, SessionState, Span, Spans, StepRecord, Subject, WalkError,
 };
@@ -273,6 +273,68 @@ fn cut(session: &mut Session<f64, f64>, stepper: &Stepper<f64>, latents: f64, to
         stepper: json(serde_json::json!(walked)),
         latents: latents.to_bits(),
     }
+}
+
+/// The records of a generation whose loop and forwards somebody else leads: branches come in pieces, the run's segments
+/// become known as they begin, and every value is let go of before what was measured last is read.
+pub fn led(run: &Run, method: &dyn Method, solver: SolverKind) -> Vec<StepRecord> {
+    let unknown = Run { segments: vec![], ..run.clone() };
+    let mut toy = Toy::new(run);
+    let mut session = Session::new(unknown.clone(), method.try_start(&unknown).unwrap());
+    let mut stepper = Stepper::new(solver, Schedule { steps: run.steps.clone() }, Keeps::WhatCorrects);
+    let mut latents = 0.75;
+    for step in 0..run.steps.len() {
+        if run.segments.contains(&step) {
+            session.begin_segment(step);
+        }
+        toy.begin_step(step, latents);
+        let next = match session.begin_step(step, &mut toy).unwrap() {
+            Begun::Skipped(skip) => {
+                let next = stepper.skip(step, skip, &mut toy).unwrap();
+                session.end_step(&mut toy).unwrap();
+                next
+            }
+            Begun::Branches => {
+                for &branch in &run.branches {
+                    match session.open_branch(branch, &mut toy).unwrap() {
+                        Opened::Approximated => continue,
+                        Opened::Whole => toy.compute(branch).unwrap(),
+                        Opened::Spans(spans) => forward(&mut session, &mut toy, branch, &spans),
+                    }
+                    session.close_branch(&mut toy).unwrap();
+                }
+                let velocity = toy.velocity();
+                stepper.arrive(step, &latents, &velocity, &mut toy).unwrap();
+                toy.error = stepper.error(&latents, &mut toy).unwrap();
+                session.end_step(&mut toy).unwrap();
+                stepper.leave(step, &mut toy).unwrap()
+            }
+        };
+        latents = next.unwrap();
+    }
+    session.release();
+    session.finish(&mut toy).unwrap()
+}
+
+/// A forward that runs unit by unit, and looks for spans that begin or end there.
+fn forward(session: &mut Session<f64, f64>, toy: &mut Toy, branch: Branch, spans: &Spans) {
+    toy.begin(branch, spans).unwrap();
+    let mut runs = vec![true; spans.cut.len()];
+    for unit in 0..toy.run.units.len() {
+        for (index, _) in spans.cut.iter().enumerate().filter(|(_, span)| span.units.start == unit) {
+            runs[index] = session.enter_span(index, toy).unwrap();
+        }
+        let of = spans.cut.iter().position(|span| span.units.contains(&unit));
+        if of.is_none_or(|index| runs[index]) {
+            toy.run_units(unit + 1).unwrap();
+        }
+        for (index, _) in spans.cut.iter().enumerate().filter(|(_, span)| span.units.end == unit + 1) {
+            if runs[index] {
+                session.leave_span(index, toy).unwrap();
+            }
+        }
+    }
+    toy.finish(branch).unwrap();
 }
 
 /// Learns the branches of a run from its first step, and hands out the state after so many steps.

@@ -1,19 +1,16 @@
 //! The sampling loop: ask about a step, predict every branch, combine them, advance the solver.
 
-use std::collections::BTreeMap;
 use std::time::Instant;
 
 use candle_core::Tensor;
 use navicache_control::cache::walk::{Begun, Session};
 use navicache_control::cache::watch::Alarm;
-use navicache_control::cache::{
-    Approx, BranchRecord, Guarded, Run, Scope, SessionState, StepRecord, Subject, WalkError,
-};
+use navicache_control::cache::{BranchRecord, Guarded, Run, SessionState, StepRecord, Subject, WalkError};
 use navicache_control::guidance::Branch;
 use navicache_control::resume::ResumeError;
-use navicache_control::schedule::{Schedule, Step};
+use navicache_control::schedule::Schedule;
 use navicache_control::solver::SolverKind;
-use navicache_control::solver::skipping::{Keeps, Stepper, StepperState};
+use navicache_control::solver::skipping::{Stepper, StepperState};
 use navicache_control::strip::{Ran, Strip};
 use navicache_models::Branches;
 use serde::{Deserialize, Serialize};
@@ -21,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use super::arithmetic::Value;
 use super::forward::Tensors;
 use crate::machine::computing;
-use crate::report::{BranchReport, StepReport};
+use crate::report::StepReport;
 use crate::{Error, Result};
 
 /// What a run left.
@@ -100,7 +97,7 @@ pub(crate) struct Sampler<'a> {
 impl<'a> Sampler<'a> {
     /// From the first step on.
     pub fn begin(setup: Setup<'a>, start: Start, policy: Guarded) -> Self {
-        let stepper = Stepper::new(setup.solver, schedule(setup.run), keeps(&policy));
+        let stepper = Stepper::new(setup.solver, schedule(setup.run), policy.asks().solver_keeps());
         let session = Session::new(setup.run.clone(), policy);
         Self::new(setup, start, stepper, session)
     }
@@ -118,7 +115,7 @@ impl<'a> Sampler<'a> {
         if !steps.iter().copied().eq(0..clocks.len()) {
             return Err(differs("steps", format!("{steps:?}"), format!("the first {}", clocks.len())));
         }
-        let stepper = Stepper::resume(setup.solver, schedule(setup.run), keeps(&policy), stepper)?;
+        let stepper = Stepper::resume(setup.solver, schedule(setup.run), policy.asks().solver_keeps(), stepper)?;
         let session = Session::resume(setup.run.clone(), policy, session)?;
         let mut strip = Strip::default();
         session.records().iter().for_each(|record| strip.push(ended(record)));
@@ -229,7 +226,9 @@ impl<'a> Sampler<'a> {
         let Sampler { setup: Setup { run, .. }, known, spans, session, mut tensors, latents, strip, clocks, .. } = self;
         let records = session.finish(&mut tensors)?;
         tensors.check()?;
-        let steps = records.iter().zip(clocks).map(|(record, clock)| report(run, spans, record, clock)).collect();
+        let step =
+            |(record, clock): (&StepRecord, Clock)| StepReport::of(run, spans, record, clock.step, &clock.branches);
+        let steps = records.iter().zip(clocks).map(step).collect();
         Ok(Sampled { latents: Start::shown(known.as_ref(), &latents)?, strip, steps, records })
     }
 }
@@ -275,49 +274,7 @@ fn schedule(run: &Run) -> Schedule {
     Schedule { steps: run.steps.clone() }
 }
 
-/// What the solver keeps for a policy's answers and lessons.
-fn keeps(policy: &Guarded) -> Keeps {
-    let to_reuse = policy.asks().step.iter().flat_map(|question| &question.to_reuse);
-    let corrects = to_reuse.into_iter().any(|approx| *approx == Approx::Corrected);
-    match (corrects, policy.asks().learns(Subject::SolverError)) {
-        (true, _) => Keeps::WhatCorrects,
-        (false, true) => Keeps::Velocities,
-        (false, false) => Keeps::Nothing,
-    }
-}
-
 /// What ran of every branch.
 fn ended(record: &StepRecord) -> Vec<Ran> {
     record.branches.iter().map(BranchRecord::ran).collect()
-}
-
-/// What is reported of a step, under a policy with a cut of so many spans.
-fn report(run: &Run, spans: usize, record: &StepRecord, clock: Clock) -> StepReport {
-    let Step { timestep, sigma } = run.steps[record.step];
-    let mut branches = BTreeMap::new();
-    for (index, (branch, seconds)) in record.branches.iter().zip(clock.branches).enumerate() {
-        let is_of = |scope: Scope| match scope {
-            Scope::Step => index == 0,
-            Scope::Branch(b) | Scope::Span { branch: b, .. } => b == branch.branch,
-        };
-        let seen = record.measured.iter().filter(|(scope, ..)| is_of(*scope)).map(|(scope, quantity, value)| {
-            let label = match scope {
-                Scope::Span { span, .. } if spans > 1 => format!("[{span}]"),
-                _ => String::new(),
-            };
-            (quantity.name() + &label, *value)
-        });
-        let report = BranchReport {
-            decision: branch.ran(),
-            units_computed: branch.computed(),
-            units_reused: branch.units.len() - branch.computed(),
-            units: (branch.ran() == Ran::Mixed)
-                .then(|| branch.units.iter().map(|&ran| if ran { 'S' } else { '.' }).collect()),
-            seconds,
-            seen: seen.collect(),
-        };
-        branches.insert(branch.branch.name().into_owned(), report);
-    }
-    let threshold = record.threshold;
-    StepReport { index: record.step, timestep: timestep.0, sigma: sigma.0, seconds: clock.step, threshold, branches }
 }
