@@ -5,12 +5,14 @@ use std::io::{BufRead, BufReader};
 use std::ops::ControlFlow;
 use std::path::Path;
 
+use navicache_control::cache::Run;
 use navicache_control::guidance::Branch;
 use navicache_replay::predict::Series;
 use navicache_replay::trace::{Header, LAGS_MAX, Recorder, Stack, Trace, TraceStep, VERSION};
 
 use crate::event::{Event, Reporter};
 use crate::generate::{Denoised, Destination, denoise};
+use crate::report::StepReport;
 use crate::{Error, Pipeline, Request, Result, WholeFile};
 
 /// Runs a request with everything computed, and records what any method may ask for. Nothing is decoded.
@@ -24,34 +26,56 @@ pub fn record(
     let request = &Request { cache: Some("none".parse()?), target: None, ..request.clone() };
     let Denoised { resolved, run, sampled, .. } =
         denoise(pipeline, request, Some(recorder), Destination::Latents, &mut reporter)?;
+    let about = About { model: pipeline.name().to_string(), prompt: resolved.prompt, seed: resolved.seed };
+    Ok(recorded(about, &run, recorder.lags, sampled.steps))
+}
+
+/// Whose run a trace is of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct About {
+    /// Name or path of the model.
+    pub model: String,
+    /// The prompt.
+    pub prompt: String,
+    /// The seed.
+    pub seed: u64,
+}
+
+/// The trace of a run that a [`Recorder`] with so many lags has led.
+pub fn recorded(about: About, run: &Run, lags: usize, steps: Vec<StepReport>) -> Trace {
     let header = Header {
         trace: VERSION,
-        model: pipeline.name().to_string(),
+        model: about.model,
         family: run.family.clone(),
-        prompt: resolved.prompt,
-        seed: resolved.seed,
+        prompt: about.prompt,
+        seed: about.seed,
         branches: run.branches.clone(),
         stacks: Stack::of(&run.units),
-        lags: recorder.lags,
         segments: run.segments.clone(),
+        lags,
     };
     let branch = |name: String| run.branches.iter().copied().find(|branch| branch.name() == name);
-    let step = |report: crate::report::StepReport| {
+    let step = |report: StepReport| {
         let seen = report.branches.into_iter().filter_map(|(name, report)| Some((branch(name)?, report.seen)));
         let seen: BTreeMap<Branch, BTreeMap<String, f64>> = seen.collect();
         TraceStep { step: report.index, timestep: report.timestep, sigma: report.sigma, seen }
     };
-    Ok(Trace { header, steps: sampled.steps.into_iter().map(step).collect() })
+    Trace { header, steps: steps.into_iter().map(step).collect() }
 }
 
-/// Writes a trace, whole or not at all: the header's line, then a line a step.
-pub fn save(trace: &Trace, path: &Path) -> Result<()> {
+/// A trace as text: the header's line, then a line a step.
+pub fn to_text(trace: &Trace) -> String {
     let mut text = serde_json::json!(trace.header).to_string() + "\n";
     for step in &trace.steps {
         text += &serde_json::json!(step).to_string();
         text.push('\n');
     }
-    Ok(WholeFile::create(path)?.finish_with(text.as_bytes())?)
+    text
+}
+
+/// Writes a trace, whole or not at all: see [`to_text`].
+pub fn save(trace: &Trace, path: &Path) -> Result<()> {
+    Ok(WholeFile::create(path)?.finish_with(to_text(trace).as_bytes())?)
 }
 
 /// A file of recorded numbers.

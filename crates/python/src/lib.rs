@@ -3,8 +3,10 @@
 mod engine;
 mod errors;
 mod job;
+mod method;
 mod metrics;
 mod offline;
+mod session;
 
 use pyo3::prelude::*;
 
@@ -18,9 +20,14 @@ mod _core {
     #[pymodule_export]
     use super::job::{Job, Video};
     #[pymodule_export]
+    use super::method::Method;
+    #[pymodule_export]
     use super::metrics::compare;
     #[pymodule_export]
     use super::offline::{Trace, predict, replay, save_preset, seconds_saved, tune};
+
+    #[pymodule_export]
+    use super::session::Session;
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {

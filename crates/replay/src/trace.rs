@@ -282,11 +282,22 @@ pub struct Recorder {
     pub lags: usize,
     /// The trial pass that is recorded too: one latent frame, and one row and column, of so many.
     pub trial: (usize, usize),
+    /// What of a run is looked at.
+    pub looks: Looks,
+}
+
+/// What of a run a recorder looks at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Looks {
+    /// Steps, branches, the blocks inside, and trial passes.
+    Everywhere,
+    /// Steps and their branches: what can be seen of a model from outside.
+    AtSteps,
 }
 
 impl Default for Recorder {
     fn default() -> Self {
-        Recorder { lags: LAGS, trial: (2, 4) }
+        Recorder { lags: LAGS, trial: (2, 4), looks: Looks::Everywhere }
     }
 }
 
@@ -351,8 +362,12 @@ impl Recorder {
             },
         };
         let trial = Subject::Trial { frames: self.trial.0, size: self.trial.1 };
+        let (trial, spans) = match self.looks {
+            Looks::Everywhere => (vec![trial.by(Measure::DistanceSinceVisit)], Some(spans)),
+            Looks::AtSteps => (vec![], None),
+        };
         let step = Question {
-            to_decide: vec![trial.by(Measure::DistanceSinceVisit)],
+            to_decide: trial,
             to_learn: [everything(Subject::CfgDifference), everything(Subject::Velocity)].concat(),
             to_reuse: vec![],
         };
@@ -361,7 +376,7 @@ impl Recorder {
             to_learn: [everything(Subject::Input), everything(Subject::Output), everything(Subject::Residual)].concat(),
             to_reuse: vec![],
         };
-        Asks { step: Some(step), branch: Some(branch), spans: Some(spans) }
+        Asks { step: Some(step), branch: Some(branch), spans }
     }
 }
 

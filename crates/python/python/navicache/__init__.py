@@ -1,5 +1,7 @@
 """Video diffusion that computes only the steps that matter."""
 
+from typing import TYPE_CHECKING, Any
+
 from navicache._core import __version__, use_threads
 from navicache.errors import Bug, Cancelled, Error, MissingError, ModelError, RequestError
 from navicache.native import (
@@ -18,6 +20,9 @@ from navicache.native import (
 from navicache.offline import Preset, Trace, predict, replay, tune
 from navicache.report import Report
 
+if TYPE_CHECKING:
+    from navicache.diffusers import cached, disable, enable, report, reports
+
 __all__ = [
     "Bug",
     "Cancelled",
@@ -33,6 +38,9 @@ __all__ = [
     "Trace",
     "Video",
     "__version__",
+    "cached",
+    "disable",
+    "enable",
     "estimate",
     "generate",
     "inspect",
@@ -41,7 +49,18 @@ __all__ = [
     "models",
     "predict",
     "replay",
+    "report",
+    "reports",
     "start",
     "tune",
     "use_threads",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """What is for pipelines of diffusers is there, and torch imported, when it is asked for."""
+    if name in ("cached", "disable", "enable", "report", "reports"):
+        from navicache import diffusers
+
+        return getattr(diffusers, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

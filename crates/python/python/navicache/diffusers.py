@@ -1,0 +1,421 @@
+"""Cache methods on any pipeline of diffusers: `navicache.enable(pipe, "navicache:mid")`.
+
+The class of the one object `pipe.transformer` is replaced by a subclass that looks at every call first; `disable` puts
+the old one back. That is outside of everything else that stands around a forward: `torch.compile`, accelerate's hooks
+and those that split latents over machines. Nothing needs to be kept in sync: whose run this is, which step and which
+branch is read from the pipeline.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+import os
+import threading
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from navicache import _core, solvers
+from navicache.blocks import Spans, blocks_of, modules_of, refusal
+from navicache.generation import Generation
+from navicache.report import Report, write_whole
+
+_log = logging.getLogger("navicache")
+
+OnProblem = Literal["warn", "error", "quiet"]
+
+# Transformers that a forward of thinned-out latents is known to work on.
+_THINNABLE = ("WanTransformer3DModel", "HunyuanVideoTransformer3DModel")
+# Loops that are not one over the same latents.
+_OTHER_LOOPS = ("DiffusionForcing", "Helios", "CausVid", "AnyFlow", "FramePack")
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a session keeps what it keeps, and what it does about problems."""
+
+    memory: int
+    keep: torch.dtype | None
+    on_problem: OnProblem
+
+
+class Session:
+    """Caching on one pipeline. Made by `enable`."""
+
+    def __init__(self, pipe: Any, method: _core.Method, options: Options) -> None:
+        self._pipe = weakref.ref(pipe)
+        self.method, self.options = method, options
+        self._run: Generation | None = None
+        self._ended: deque[Generation] = deque(maxlen=16)
+        self._warned: set[str] = set()
+        self.contexts: list[dict[str, Any]] = []
+
+    @property
+    def report(self) -> Report | None:
+        """Of the last run that ended, however it ended."""
+        reports = self.reports
+        return reports[-1] if reports else None
+
+    @property
+    def reports(self) -> list[Report]:
+        """Of the last 16 runs."""
+        self._close_if_done()
+        found = (run.report() for run in self._ended)
+        return [Report(report) for report in found if report is not None]
+
+    def forget(self) -> None:
+        """The model was changed (a LoRA's scale, say): the next step is computed, nothing from before is reused."""
+        run = self._run
+        if run is not None and run.session is not None and not run.is_over:
+            run.session.begin_segment(run.step + 1)
+
+    def release(self) -> None:
+        """Ends the run that is open, and lets go of its tensors."""
+        if self._run is not None:
+            self._run.finish("interrupted")
+            self._close_if_done()
+
+    def trace(self, prompt: str) -> str:
+        """The text of the trace that the run left, under a recorder."""
+        run = self._run
+        if run is None or run.ended != "done":
+            raise ValueError("the run did not come to its end: nothing was recorded")
+        return run.trace(prompt)
+
+    def call(self, module: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """A call of the transformer."""
+        pipe = self._pipe()
+        if pipe is None or not _is_of(module, pipe):
+            return forward(*args, **kwargs)
+        if torch.is_grad_enabled():
+            self._warn_once("gradients are enabled: everything is computed")
+            return forward(*args, **kwargs)
+        run = self._run
+        if run is None or run.timesteps is not pipe.scheduler.timesteps:
+            run = self._begin(pipe, module)
+        if run.is_over:
+            return forward(*args, **kwargs)
+        if run.thread != threading.get_ident():
+            self._warn_once("two threads run one pipeline: the second one's forwards are computed")
+            return forward(*args, **kwargs)
+        return run.call(module, forward, args, kwargs, self.contexts[-1] if self.contexts else {})
+
+    @property
+    def spans(self) -> Spans | None:
+        """The blocks of the run that is open, where its method asks about them."""
+        return None if self._run is None else self._run.spans
+
+    def reset(self) -> None:
+        """The pipeline is through with its transformers."""
+        if self._run is not None:
+            self._run.finish("interrupted")
+            self._close_if_done()
+
+    def _begin(self, pipe: Any, module: nn.Module) -> Generation:
+        if self._run is not None:
+            self._run.finish("interrupted")
+            self._close_if_done()
+        run = Generation(pipe, self.method, self.options, self._warn)
+        self._run = run
+        if getattr(module, "is_cache_enabled", False):
+            run.give_up("diffusers' own cache is enabled on the transformer too")
+        return run
+
+    def _close_if_done(self) -> None:
+        run = self._run
+        if run is not None and run.is_over and (not self._ended or self._ended[-1] is not run):
+            self._ended.append(run)
+            if self.method.name != "trace":
+                run.report()  # what was measured last is read now: the loop is over
+
+    def _warn(self, text: str) -> None:
+        if self.options.on_problem == "error" and self._run is not None and self._run.step < 0:
+            self._run.is_over = True
+            raise ValueError(text)
+        if self.options.on_problem != "quiet":
+            _log.warning("%s", text)
+
+    def _warn_once(self, text: str) -> None:
+        if text not in self._warned:
+            self._warned.add(text)
+            _log.warning("%s", text)
+
+
+_of_pipe: weakref.WeakKeyDictionary[Any, Session] = weakref.WeakKeyDictionary()
+_of_module: weakref.WeakKeyDictionary[nn.Module, Session] = weakref.WeakKeyDictionary()
+_of_block: weakref.WeakKeyDictionary[nn.Module, Session] = weakref.WeakKeyDictionary()
+_classes: dict[type, type] = {}
+
+
+def enable(
+    pipe: Any,
+    cache: str,
+    *,
+    family: str | None = None,
+    target: str | None = None,
+    guards: str = "act",
+    memory: int | str = "2GiB",
+    keep: Literal["f32", "model"] = "f32",
+    on_problem: OnProblem = "warn",
+) -> Session:
+    """Puts a pipeline under a cache method, from its next run on. Touches no weights.
+
+    * `cache` - as on the command line: `navicache:mid`, `easycache,threshold=0.1`, `@preset.json`, `schedule,strip=...`
+    * `family` - whose presets; by default the transformer's
+    * `target` - `speedup=2`, `work=40%`, `steps=20`: the threshold follows
+    * `guards` - what is done when a run goes wrong: `act`, `warn`, `off`
+    * `memory` - what may be kept
+    * `keep` - predictions are kept as 32-bit numbers, or in the model's own format in half the memory
+    * `on_problem` - `warn`; `error`: raise before the first forward; `quiet`
+
+    Raises `ValueError` where the method is unknown, or cannot run on this pipeline, with the reason.
+    """
+    modules = _transformers(pipe)
+    family = family or family_of(pipe)
+    method = _core.Method(cache, family, target, guards)
+    _check(pipe, modules, method)
+    dtype = None if keep == "f32" else next(modules[0].parameters()).dtype
+    return _enable(pipe, modules, method, Options(_bytes(memory), dtype, on_problem))
+
+
+def disable(pipe: Any) -> None:
+    """Gives a pipeline back as it was. Its reports go with it."""
+    session = _of_pipe.pop(pipe, None)
+    if session is None:
+        return
+    session.release()
+    for registry in (_of_module, _of_block):
+        for module in [module for module, of in registry.items() if of is session]:
+            del registry[module]
+            if type(module) in _classes.values():
+                module.__class__ = type(module).__mro__[1]
+
+
+def report(pipe: Any) -> Report | None:
+    """What the last run did, however it ended; `None` before the first."""
+    session = _session(pipe)
+    if not any(module in _of_module for module in _transformers(pipe)):
+        session._warn_once("the transformer was replaced after enable(): call enable() again")
+    return session.report
+
+
+def reports(pipe: Any) -> list[Report]:
+    """What the last 16 runs did."""
+    return _session(pipe).reports
+
+
+@contextmanager
+def cached(pipe: Any, cache: str, **options: Any) -> Iterator[Session]:
+    """`enable` and `disable` around what is done inside."""
+    session = enable(pipe, cache, **options)
+    try:
+        yield session
+    finally:
+        disable(pipe)
+
+
+def trace(pipe: Any, path: str | os.PathLike[str], *, lags: int = 8, **call: Any) -> Any:
+    """Runs a pipeline once with everything computed, and writes what was measured of its steps and branches.
+
+    `call` is what the pipeline is called with; what it returns is returned. `navicache.Trace.load` and the command
+    line read the file. Methods that ask about blocks cannot be played against it.
+    """
+    modules = _transformers(pipe)
+    method = _core.Method.recorder(family_of(pipe), lags)
+    session = _enable(pipe, modules, method, Options(2**62, None, "warn"))
+    try:
+        output = pipe(**call)
+        text = session.trace(str(call.get("prompt") or ""))
+    finally:
+        disable(pipe)
+    write_whole(Path(path), text)
+    return output
+
+
+def family_of(pipe: Any) -> str:
+    """The family of models that presets are looked up by; for what was not measured, the transformer's class."""
+    transformer = _transformers(pipe)[0]
+    name = _plain_name(transformer)
+    if name == "HunyuanVideoTransformer3DModel":
+        return "hunyuanvideo"
+    if name != "WanTransformer3DModel":
+        return name
+    config, of_pipe = transformer.config, pipe.config
+    if getattr(of_pipe, "expand_timesteps", False):
+        return "wan2.2-ti2v-5b"
+    if len(_transformers(pipe)) > 1 or getattr(of_pipe, "boundary_ratio", None) is not None:
+        return "wan2.2"
+    if getattr(config, "image_dim", None) is not None:
+        shift = getattr(pipe.scheduler.config, "flow_shift", None) or 3.0
+        return "wan-i2v-720p" if shift >= 5.0 else "wan-i2v-480p"
+    return "wan-t2v-14b" if getattr(config, "num_layers", 0) == 40 else "wan-t2v-1.3b"
+
+
+def refused(pipe: Any, cache: str, family: str | None = None) -> str | None:
+    """Why a method cannot run on a pipeline; `None` where it can."""
+    try:
+        _check(pipe, _transformers(pipe), _core.Method(cache, family or family_of(pipe)))
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def _enable(pipe: Any, modules: list[nn.Module], method: _core.Method, options: Options) -> Session:
+    disable(pipe)
+    session = Session(pipe, method, options)
+    _of_pipe[pipe] = session
+    for module in modules:
+        _of_module[module] = session
+        _replace_class(module)
+    if "spans" in _needs(modules[0], method):
+        for block in [block for module in modules for block in modules_of(module)]:
+            _of_block[block] = session
+            _replace_class(block)
+    return session
+
+
+def _replace_class(module: nn.Module) -> None:
+    if type(module) not in _classes.values():
+        module.__class__ = _watched(type(module))
+
+
+def _watched(of: type) -> type:
+    """A subclass that asks the session of the object before every call."""
+    if of in _classes:
+        return _classes[of]
+    base: Any = of
+
+    def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N807
+        forward = base.__call__.__get__(self)
+        session = _of_module.get(self)
+        if session is not None:
+            return session.call(self, forward, args, kwargs)
+        session = _of_block.get(self)
+        spans = None if session is None else session.spans
+        return forward(*args, **kwargs) if spans is None else spans.call(self, forward, args, kwargs)
+
+    def cache_context(self: Any, name: str, **known: Any) -> Any:
+        return _context(_of_module.get(self), base.cache_context(self, name, **known), {"name": name, **known})
+
+    def _reset_stateful_cache(self: Any, *args: Any, **kwargs: Any) -> Any:
+        session = _of_module.get(self)
+        if session is not None:
+            session.reset()
+        return base._reset_stateful_cache(self, *args, **kwargs)
+
+    def __deepcopy__(self: Any, memo: dict[int, Any]) -> Any:  # noqa: N807
+        other = base.__new__(base)
+        memo[id(self)] = other
+        other.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        return other
+
+    def __reduce_ex__(self: Any, protocol: Any) -> Any:  # noqa: N807
+        raise TypeError("a transformer cannot be pickled while navicache is enabled: call navicache.disable(pipe) first")
+
+    body: dict[str, Any] = {
+        "__call__": __call__,
+        "__deepcopy__": __deepcopy__,
+        "__reduce_ex__": __reduce_ex__,
+        "__module__": of.__module__,
+        "__qualname__": of.__qualname__,
+        "__doc__": of.__doc__,
+    }
+    if hasattr(of, "cache_context"):
+        body["cache_context"] = cache_context
+    if hasattr(of, "_reset_stateful_cache"):
+        body["_reset_stateful_cache"] = _reset_stateful_cache
+    _classes[of] = type(of)(of.__name__, (of,), body)
+    return _classes[of]
+
+
+@contextmanager
+def _context(session: Session | None, inner: Any, known: dict[str, Any]) -> Iterator[None]:
+    if session is not None:
+        session.contexts.append(known)
+    try:
+        with inner:
+            yield
+    finally:
+        if session is not None:
+            session.contexts.pop()
+
+
+def _check(pipe: Any, modules: list[nn.Module], method: _core.Method) -> None:
+    """Refuses a method that cannot run on a pipeline."""
+    name = type(pipe).__name__
+    if any(loop in name for loop in _OTHER_LOOPS):
+        raise ValueError(f"{name} does not denoise one video step by step: caching is not supported there")
+    for module in modules:
+        if getattr(module, "is_cache_enabled", False):
+            found = type(getattr(module, "_cache_config", None)).__name__
+            raise ValueError(f"diffusers' own cache ({found}) is enabled: transformer.disable_cache() first")
+    needs = _needs(modules[0], method)
+    if "spans" in needs and (reason := refusal(modules[0], needs)) is not None:
+        raise ValueError(f"{method.name}: {reason}. navicache, easycache, trend and taylorseer run here")
+    if "trial" in needs and _plain_name(modules[0]) not in _THINNABLE:
+        raise ValueError(
+            f"{method.name} runs its model on thinned-out latents, which {_plain_name(modules[0])} is not known to take; "
+            "navicache, easycache and trend run here"
+        )
+    if "solver" in needs:
+        solver, reason = solvers.solver_of(pipe)
+        if solver is None:
+            raise ValueError(f"{method.name}: {reason}")
+
+
+def _needs(transformer: nn.Module, method: _core.Method) -> list[str]:
+    """What a method needs of whoever runs the transformer, as far as that can be said before a run."""
+    steps, branches = 50, 2
+    strip = json.loads(method.described()).get("strip")
+    if strip is not None:  # it says which run it is for
+        ran = strip.strip().strip("|").split("|")
+        steps, branches = len(ran), len(ran[0])
+    schedule = [(1000.0 * (1 - step / steps), 1 - step / steps) for step in range(steps)]
+    return method.needs(schedule, ["cond", "uncond"][:branches], blocks_of(transformer))
+
+
+def _transformers(pipe: Any) -> list[nn.Module]:
+    found = [getattr(pipe, name, None) for name in ("transformer", "transformer_2")]
+    modules = [module for module in found if isinstance(module, nn.Module)]
+    if not modules:
+        raise ValueError(f"{type(pipe).__name__} has no transformer: expected a pipeline of diffusers that has one")
+    return modules
+
+
+def _is_of(module: nn.Module, pipe: Any) -> bool:
+    return module is getattr(pipe, "transformer", None) or module is getattr(pipe, "transformer_2", None)
+
+
+def _plain_name(module: nn.Module) -> str:
+    """The class, whatever is compiled around it."""
+    return type(getattr(module, "_orig_mod", module)).__name__
+
+
+def _session(pipe: Any) -> Session:
+    session = _of_pipe.get(pipe)
+    if session is None:
+        raise ValueError("navicache is not enabled on this pipeline: navicache.enable(pipe, ...) first")
+    return session
+
+
+def _bytes(memory: int | str) -> int:
+    if isinstance(memory, int):
+        return memory
+    units = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+    for unit in sorted(units, key=len, reverse=True):
+        number = memory.removesuffix(unit).strip()
+        if memory.endswith(unit):
+            try:
+                return int(float(number) * units[unit])
+            except ValueError:
+                break
+    raise ValueError(f"memory {memory!r}: expected a number of bytes, or text as in '2GiB'")

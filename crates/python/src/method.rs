@@ -1,0 +1,279 @@
+//! A cache method as Python configures it: the text of `--cache`, a family of models, a target, guards.
+
+use std::str::FromStr;
+use std::sync::Arc;
+
+use navicache_control::cache::curve::Curve;
+use navicache_control::cache::watch::Mode;
+use navicache_control::cache::{
+    Approx, Asks, CacheConfig, CacheSpec, Guard, Guarded, Method as Cached, Policy, Run, Subject,
+};
+use navicache_control::target::{Steered, Target};
+use navicache_engine::replay::trace::{Looks, Recorder};
+use navicache_engine::{advice, cache_argument, curve_of, report};
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+use serde_json::Value;
+
+use crate::session::run;
+
+/// A method as configured.
+pub struct Configured {
+    family: String,
+    kind: Kind,
+    guards: Mode,
+}
+
+/// What decides.
+enum Kind {
+    /// A cache method, under a target or not.
+    Cache { spec: CacheSpec, config: CacheConfig, target: Option<(Target, Curve)> },
+    /// Everything is computed and measured, for a trace.
+    Recorder(Recorder),
+}
+
+impl Configured {
+    fn new(cache: &str, family: &str, target: Option<&str>, guards: &str) -> Result<Self, String> {
+        let words = |e: &dyn std::fmt::Display| e.to_string();
+        let spec = cache_argument(cache).map_err(|e| words(&e))?;
+        let config = spec.resolve(family).map_err(|e| words(&e))?;
+        let target = match target {
+            None => None,
+            Some(text) => {
+                let target = Target::from_str(text).map_err(|e| words(&e))?;
+                if target.budgets(1).is_empty() {
+                    return Err(format!(
+                        "target {text:?}: a time is a target of the engine's; give speedup, work or steps"
+                    ));
+                }
+                let curve = curve_of(&target, config.method(), family).map_err(|e| words(&e))?;
+                Steered::new(config.method(), &spec, curve.clone(), Vec::new())?;
+                Some((target, curve))
+            }
+        };
+        let guards: Mode = guards.parse().map_err(|e: String| format!("guards {guards:?}: {e}"))?;
+        // A strip that is to run again is not to be improved on.
+        let is_forced = matches!(&config, CacheConfig::Schedule(_)) && guards == Mode::Act;
+        let guards = if is_forced { Mode::Warn } else { guards };
+        Ok(Configured { family: family.to_string(), kind: Kind::Cache { spec, config, target }, guards })
+    }
+
+    /// The family of models that presets are looked up by.
+    pub fn family(&self) -> &str {
+        &self.family
+    }
+
+    /// The target, if there is one.
+    pub fn target(&self) -> Option<&Target> {
+        match &self.kind {
+            Kind::Cache { target: Some((target, _)), .. } => Some(target),
+            _ => None,
+        }
+    }
+
+    /// Earlier steps that a recorder refers to; 0 of any other method.
+    pub fn lags(&self) -> usize {
+        match &self.kind {
+            Kind::Recorder(recorder) => recorder.lags,
+            Kind::Cache { .. } => 0,
+        }
+    }
+
+    /// The method under its target, for a run of so many steps.
+    pub fn steered(&self, steps: usize) -> Option<Steered<'_>> {
+        let Kind::Cache { spec, config, target: Some((target, curve)) } = &self.kind else { return None };
+        Steered::new(config.method(), spec, curve.clone(), target.budgets(steps)).ok()
+    }
+
+    /// Asks the method that runs.
+    fn with<T>(&self, steps: usize, ask: impl FnOnce(&dyn Cached) -> T) -> T {
+        match (&self.kind, self.steered(steps)) {
+            (_, Some(steered)) => ask(&steered),
+            (Kind::Cache { config, .. }, None) => ask(config.method()),
+            (Kind::Recorder(recorder), None) => ask(recorder),
+        }
+    }
+
+    /// The method does not fit, with the reason.
+    pub fn refused(&self, reason: String) -> PyErr {
+        PyValueError::new_err(format!("cache method {}: {reason}", self.name()))
+    }
+}
+
+/// The same, for a session to hold.
+pub struct Shared(pub Arc<Configured>);
+
+impl Cached for Shared {
+    fn name(&self) -> &str {
+        self.0.name()
+    }
+
+    fn guard(&self, steps: usize) -> Guard {
+        self.0.guard(steps)
+    }
+
+    fn policy(&self, run: &Run) -> Box<dyn Policy> {
+        self.0.policy(run)
+    }
+
+    fn options(&self) -> Value {
+        self.0.options()
+    }
+
+    fn caches(&self) -> bool {
+        self.0.caches()
+    }
+
+    fn check_run(&self, run: &Run) -> Result<(), String> {
+        self.0.check_run(run)
+    }
+
+    fn start(&self, run: &Run) -> Guarded {
+        self.0.start(run)
+    }
+}
+
+impl Cached for Configured {
+    fn name(&self) -> &str {
+        match &self.kind {
+            Kind::Cache { config, .. } => config.method().name(),
+            Kind::Recorder(recorder) => recorder.name(),
+        }
+    }
+
+    fn guard(&self, steps: usize) -> Guard {
+        self.with(steps, |method| method.guard(steps))
+    }
+
+    fn policy(&self, run: &Run) -> Box<dyn Policy> {
+        self.with(run.steps.len(), |method| method.policy(run))
+    }
+
+    fn options(&self) -> Value {
+        self.with(1, |method| method.options())
+    }
+
+    fn caches(&self) -> bool {
+        self.with(1, |method| method.caches())
+    }
+
+    fn check_run(&self, run: &Run) -> Result<(), String> {
+        self.with(run.steps.len(), |method| method.check_run(run))
+    }
+
+    fn start(&self, run: &Run) -> Guarded {
+        self.with(run.steps.len(), |method| method.start(run).watched(self.guards, method))
+    }
+}
+
+/// A cache method, with its options, for a family of models.
+#[pyclass(frozen, module = "navicache._core")]
+pub struct Method(Arc<Configured>);
+
+#[pymethods]
+impl Method {
+    /// * `cache` - as on the command line: `navicache:mid`, `easycache,threshold=0.1`, `@preset.json`
+    /// * `family` - of models, which presets and curves are looked up by
+    /// * `target` - `speedup=2`, `work=40%`, `steps=20`
+    /// * `guards` - `act`, `warn` or `off`
+    #[new]
+    #[pyo3(signature = (cache, family, target=None, guards="act"))]
+    fn new(cache: &str, family: &str, target: Option<&str>, guards: &str) -> PyResult<Self> {
+        Configured::new(cache, family, target, guards)
+            .map(|method| Method(Arc::new(method)))
+            .map_err(PyValueError::new_err)
+    }
+
+    /// Computes everything, and measures whatever methods may ask for about steps and branches.
+    #[staticmethod]
+    fn recorder(family: &str, lags: usize) -> Self {
+        let recorder = Recorder { lags, looks: Looks::AtSteps, ..Recorder::default() };
+        Method(Arc::new(Configured { family: family.to_string(), kind: Kind::Recorder(recorder), guards: Mode::Off }))
+    }
+
+    /// Its name.
+    #[getter]
+    fn name(&self) -> &str {
+        self.0.name()
+    }
+
+    /// The family of models.
+    #[getter]
+    fn family(&self) -> &str {
+        self.0.family()
+    }
+
+    /// The method with all its options, as in reports, as JSON.
+    fn described(&self) -> String {
+        report::described(&*self.0).to_string()
+    }
+
+    /// Whether it ever reuses anything.
+    #[getter]
+    fn caches(&self) -> bool {
+        self.0.caches()
+    }
+
+    /// How many of the first and of the last steps it computes whatever is measured.
+    fn guarded(&self, steps: usize) -> (usize, usize) {
+        let guard = self.0.guard(steps);
+        (guard.first_steps, guard.last_steps)
+    }
+
+    /// What there is to say before a run of so many steps.
+    fn advice(&self, steps: usize) -> Option<String> {
+        advice::before(&*self.0, steps)
+    }
+
+    /// What it needs of whoever runs the model: `spans` (blocks one by one), `parts` (of blocks), `trial` (a forward of
+    /// thinned-out latents), `velocity` (of all branches together), `solver` (steps are left to it), and signals by
+    /// name.
+    ///
+    /// Arguments as for a session.
+    fn needs(
+        &self,
+        steps: Vec<(f64, f64)>,
+        branches: Vec<String>,
+        blocks: Vec<Vec<String>>,
+    ) -> PyResult<Vec<&'static str>> {
+        let run = run(&self.0, steps, branches, blocks, Vec::new())?;
+        let policy = self.0.try_start(&run).map_err(|reason| self.0.refused(reason))?;
+        Ok(needs(policy.asks(), &run))
+    }
+}
+
+impl Method {
+    /// The method.
+    pub fn configured(&self) -> Arc<Configured> {
+        Arc::clone(&self.0)
+    }
+}
+
+fn needs(asks: &Asks, run: &Run) -> Vec<&'static str> {
+    let of_steps = asks.step.iter().chain(&asks.branch);
+    let all = of_steps.clone().chain(asks.spans.iter().map(|spans| &spans.question));
+    let subjects: Vec<Subject> =
+        all.flat_map(|question| question.to_decide.iter().chain(&question.to_learn)).map(|q| q.subject).collect();
+    let measures = |wanted: &[Subject]| subjects.iter().any(|subject| wanted.contains(subject));
+    let skips = [Approx::StepOver, Approx::Corrected].into_iter().any(|approx| asks.may_reuse_steps_by(approx));
+    let is_inside = |unit: usize| {
+        unit.checked_sub(1).and_then(|before| run.units.get(before)).map(|unit| unit.block)
+            == run.units.get(unit).map(|unit| unit.block)
+    };
+    let cuts_blocks = asks.spans.iter().flat_map(|spans| &spans.cut).any(|span| {
+        [span.units.start, span.units.end, span.since].into_iter().any(|unit| unit < run.units.len() && is_inside(unit))
+    });
+    [
+        ("spans", asks.spans.is_some()),
+        ("parts", cuts_blocks),
+        ("trial", subjects.iter().any(|subject| matches!(subject, Subject::Trial { .. }))),
+        ("velocity", measures(&[Subject::Velocity])),
+        ("solver", skips || measures(&[Subject::SolverError])),
+        ("time_embedding", measures(&[Subject::TimeEmbedding])),
+        ("time_projection", measures(&[Subject::TimeProjection])),
+        ("modulated_input", measures(&[Subject::ModulatedInput, Subject::FilteredInput])),
+    ]
+    .into_iter()
+    .filter_map(|(need, is_needed)| is_needed.then_some(need))
+    .collect()
+}

@@ -1,0 +1,531 @@
+//! A generation under a cache policy, led from Python: control's walk over values that are Python objects.
+//!
+//! Rust decides, remembers and keeps; what a value is, is Python's business (tensors of torch). The other side of the
+//! conversation is an object with the methods of `navicache.forward.Forward`.
+
+use std::sync::{Arc, Mutex, PoisonError, TryLockError};
+
+use navicache_control::cache::references::{Place, Refs};
+use navicache_control::cache::walk::{Begun, Forward, Opened, Session as Walk};
+use navicache_control::cache::{
+    CacheMemory, Form, Kept, Measure, Part, Quantity, Run, Span, Spans, StepRecord, Subject, Unit, WalkError,
+};
+use navicache_control::guidance::Branch;
+use navicache_control::schedule::{Schedule, Sigma, Step, Timestep};
+use navicache_control::solver::skipping::{Keeps, Skip, Stepper};
+use navicache_control::solver::{Linear, SolverKind};
+use navicache_control::strip::{Ran, Strip};
+use navicache_engine::replay::trace::Stack;
+use navicache_engine::report::{StepReport, Totals};
+use navicache_engine::{advice, report_target, trace};
+use pyo3::exceptions::{PyRuntimeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::PyList;
+
+use crate::method::{Configured, Method, Shared};
+
+/// A value of Python's: what is measured, kept and added up.
+type Value = Arc<Py<PyAny>>;
+
+/// What went wrong: in the walk, or on Python's side.
+enum Failure {
+    Walk(WalkError),
+    Python(PyErr),
+}
+
+impl From<WalkError> for Failure {
+    fn from(error: WalkError) -> Self {
+        Failure::Walk(error)
+    }
+}
+
+impl From<PyErr> for Failure {
+    fn from(error: PyErr) -> Self {
+        Failure::Python(error)
+    }
+}
+
+impl From<Failure> for PyErr {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Walk(error) => PyRuntimeError::new_err(error.to_string()),
+            Failure::Python(error) => error,
+        }
+    }
+}
+
+/// One generation under a method.
+#[pyclass(frozen, module = "navicache._core")]
+pub struct Session(Mutex<Led>);
+
+/// What a session leads.
+struct Led {
+    method: Arc<Configured>,
+    run: Run,
+    spans: usize,
+    /// `None` once it is finished.
+    walk: Option<Walk<Value, Py<PyAny>>>,
+    stepper: Option<Stepper<Value>>,
+    learns_error: bool,
+    /// How the step under way is skipped.
+    skip: Option<Skip>,
+    budgets: Vec<(usize, f64)>,
+}
+
+/// Python's side of the conversation, for one call.
+struct Holder<'a, 'py> {
+    python: &'a Bound<'py, PyAny>,
+    of_solver: Option<OfSolver>,
+}
+
+/// What the solver found out about a computed step.
+struct OfSolver {
+    velocity: Value,
+    sample: Value,
+    error: Option<Value>,
+}
+
+#[pymethods]
+impl Session {
+    /// Begins a run of a method.
+    ///
+    /// * `steps` - pairs of a timestep and a noise level, noisiest first
+    /// * `branches` - the names of the branches, as far as they are known; the first step shows which there are
+    /// * `blocks` - of the model, in order: the parts of each, by name
+    /// * `segments` - steps at which another network takes over, as far as they are known
+    /// * `solver` - which one steps are left to; without it they are not
+    #[new]
+    #[pyo3(signature = (method, steps, branches, blocks, segments=Vec::new(), solver=None))]
+    fn new(
+        method: &Method,
+        steps: Vec<(f64, f64)>,
+        branches: Vec<String>,
+        blocks: Vec<Vec<String>>,
+        segments: Vec<usize>,
+        solver: Option<&str>,
+    ) -> PyResult<Self> {
+        let method = method.configured();
+        let run = run(&method, steps, branches, blocks, segments)?;
+        let walk = Walk::learning(run.clone(), Box::new(Shared(Arc::clone(&method)))).map_err(value_error)?;
+        let asks = walk.asks();
+        let solver = solver.map(str::parse::<SolverKind>).transpose().map_err(value_error)?;
+        if let Some(solver) = solver {
+            asks.check_solver(solver).map_err(|reason| method.refused(reason))?;
+        }
+        let keeps: Keeps = asks.solver_keeps();
+        let stepper = solver.map(|kind| Stepper::new(kind, Schedule { steps: run.steps.clone() }, keeps));
+        let spans = asks.spans.as_ref().map_or(0, |spans| spans.cut.len());
+        let learns_error = asks.learns(Subject::SolverError);
+        Ok(Session(Mutex::new(Led {
+            method,
+            run,
+            spans,
+            walk: Some(walk),
+            stepper,
+            learns_error,
+            skip: None,
+            budgets: Vec::new(),
+        })))
+    }
+
+    /// Bytes that are kept at most, with latents and features of one branch of so many bytes.
+    fn store_bytes(&self, latents: u64, features: u64) -> PyResult<u64> {
+        let led = self.led()?;
+        let asks = led.walk()?.asks();
+        Ok(CacheMemory::new(asks, led.run.branches.len(), latents, features, led.run.block_count()).bytes)
+    }
+
+    /// The names of the branches, as far as they are known.
+    fn branches(&self) -> PyResult<Vec<String>> {
+        Ok(self.led()?.walk()?.run().branches.iter().map(|branch| branch.name().into_owned()).collect())
+    }
+
+    /// Another network takes over at a step that was not begun yet.
+    fn begin_segment(&self, step: usize) -> PyResult<()> {
+        self.led()?.walk_mut()?.begin_segment(step);
+        Ok(())
+    }
+
+    /// Asks about a step: whether its branches come next. If not, the solver skips it.
+    fn begin_step(&self, step: usize, holder: &Bound<'_, PyAny>) -> PyResult<bool> {
+        let mut led = self.led()?;
+        let begun = led.walk_mut()?.begin_step(step, &mut Holder::of(holder))?;
+        led.skip = match begun {
+            Begun::Branches => None,
+            Begun::Skipped(skip) => Some(skip),
+        };
+        Ok(begun == Begun::Branches)
+    }
+
+    /// Asks about a branch: `approximated`, `whole` (compute it in one go), or `spans`.
+    fn open_branch(&self, branch: &str, holder: &Bound<'_, PyAny>) -> PyResult<&'static str> {
+        let branch = named(branch)?;
+        Ok(match self.led()?.walk_mut()?.open_branch(branch, &mut Holder::of(holder))? {
+            Opened::Approximated => "approximated",
+            Opened::Whole => "whole",
+            Opened::Spans(_) => "spans",
+        })
+    }
+
+    /// The cut of the units that spans are asked about by: the first unit, the one behind the last, and the one that
+    /// its residual begins at.
+    fn spans(&self) -> PyResult<Vec<(usize, usize, usize)>> {
+        let led = self.led()?;
+        let cut = led.walk()?.asks().spans.as_ref().map(|spans| spans.cut.clone()).unwrap_or_default();
+        Ok(cut.into_iter().map(|span| (span.units.start, span.units.end, span.since)).collect())
+    }
+
+    /// Asks about a span of the branch that is open: whether its units run.
+    fn enter_span(&self, index: usize, holder: &Bound<'_, PyAny>) -> PyResult<bool> {
+        Ok(self.led()?.walk_mut()?.enter_span(index, &mut Holder::of(holder))?)
+    }
+
+    /// The units of a span have run.
+    fn leave_span(&self, index: usize, holder: &Bound<'_, PyAny>) -> PyResult<()> {
+        Ok(self.led()?.walk_mut()?.leave_span(index, &mut Holder::of(holder))?)
+    }
+
+    /// The branch that is open was computed.
+    fn close_branch(&self, holder: &Bound<'_, PyAny>) -> PyResult<()> {
+        self.led()?.walk_mut()?.close_branch(&mut Holder::of(holder))?;
+        Ok(())
+    }
+
+    /// Learns from a step whose branches are through.
+    fn end_step(&self, holder: &Bound<'_, PyAny>) -> PyResult<()> {
+        self.led()?.end_step(&mut Holder::of(holder))
+    }
+
+    /// The same where the guided velocity is known: the solver takes it in, and hands out the latents that the next
+    /// step starts from. Without a solver it hands out nothing.
+    ///
+    /// * `x` - the latents of the step
+    fn advance(
+        &self,
+        step: usize,
+        x: Py<PyAny>,
+        velocity: Py<PyAny>,
+        holder: &Bound<'_, PyAny>,
+    ) -> PyResult<Option<Py<PyAny>>> {
+        let (py, mut led) = (holder.py(), self.led()?);
+        let mut holder = Holder::of(holder);
+        let (x, velocity): (Value, Value) = (Arc::new(x), Arc::new(velocity));
+        if let (Some(skip), Some(stepper)) = (led.skip, &mut led.stepper) {
+            let next = stepper.skip(step, skip, &mut holder)?;
+            led.end_step(&mut holder)?;
+            return Ok(next.map(|next| next.clone_ref(py)));
+        }
+        let Led { stepper, learns_error, .. } = &mut *led;
+        let (mut sample, mut error) = (None, None);
+        if let Some(stepper) = stepper {
+            sample = stepper.arrive(step, &x, &velocity, &mut holder)?;
+            error = if *learns_error { stepper.error(&x, &mut holder)? } else { None };
+        }
+        if let Some(sample) = &sample {
+            holder.python.call_method1("amend_input", (sample.clone_ref(py),))?;
+        }
+        holder.of_solver = Some(OfSolver { velocity, sample: sample.unwrap_or(x), error });
+        led.end_step(&mut holder)?;
+        let next = led.stepper.as_ref().map(|stepper| stepper.leave(step, &mut holder)).transpose()?.flatten();
+        Ok(next.map(|next| next.clone_ref(py)))
+    }
+
+    /// The generation is over: every value is let go of. What was measured last is read by `finish`.
+    fn release(&self) -> PyResult<()> {
+        let mut led = self.led()?;
+        led.stepper = None;
+        led.walk_mut()?.release();
+        Ok(())
+    }
+
+    /// Ends the generation: its part of the report, as JSON.
+    ///
+    /// * `seconds` - of every step that was ended: its own, and its branches'
+    fn finish(&self, holder: &Bound<'_, PyAny>, seconds: Vec<(f64, Vec<f64>)>) -> PyResult<String> {
+        let mut led = self.led()?;
+        let records = led.finish(holder)?;
+        Ok(led.report(&records, &seconds).to_string())
+    }
+
+    /// Ends the generation that a recorder has led: the text of its trace.
+    fn trace(&self, holder: &Bound<'_, PyAny>, model: String, prompt: String, seed: u64) -> PyResult<String> {
+        let mut led = self.led()?;
+        let steps = led.finish(holder)?.iter().map(|record| StepReport::of(&led.run, 0, record, 0.0, &[])).collect();
+        let about = trace::About { model, prompt, seed };
+        Ok(trace::to_text(&trace::recorded(about, &led.run, led.method.lags(), steps)))
+    }
+}
+
+impl Led {
+    /// Ends the walk: what became of every step that was ended.
+    fn finish(&mut self, holder: &Bound<'_, PyAny>) -> PyResult<Vec<StepRecord>> {
+        self.budgets = self.walk()?.budgets().to_vec();
+        self.run = self.walk()?.run().clone();
+        let mut records = self.take()?.finish(&mut Holder::of(holder))?;
+        records.retain(|record| !record.branches.is_empty()); // one that was cut short
+        Ok(records)
+    }
+}
+
+impl Session {
+    /// What it leads, for as long as nobody else asks: neither another thread, nor Python while it is asked itself.
+    fn led(&self) -> PyResult<std::sync::MutexGuard<'_, Led>> {
+        match self.0.try_lock() {
+            Ok(led) => Ok(led),
+            Err(TryLockError::Poisoned(poisoned)) => Ok(PoisonError::into_inner(poisoned)),
+            Err(TryLockError::WouldBlock) => {
+                Err(PyRuntimeError::new_err("a run was asked while it was answering: one thread leads a run"))
+            }
+        }
+    }
+}
+
+impl Led {
+    fn walk(&self) -> PyResult<&Walk<Value, Py<PyAny>>> {
+        self.walk.as_ref().ok_or_else(over)
+    }
+
+    fn walk_mut(&mut self) -> PyResult<&mut Walk<Value, Py<PyAny>>> {
+        self.walk.as_mut().ok_or_else(over)
+    }
+
+    fn take(&mut self) -> PyResult<Walk<Value, Py<PyAny>>> {
+        self.walk.take().ok_or_else(over)
+    }
+
+    fn end_step(&mut self, holder: &mut Holder) -> PyResult<()> {
+        self.skip = None;
+        self.walk_mut()?.end_step(holder)?;
+        Ok(())
+    }
+
+    /// What a run says of itself; who led it adds what only he knows.
+    fn report(&self, records: &[StepRecord], seconds: &[(f64, Vec<f64>)]) -> serde_json::Value {
+        let mut strip = Strip::default();
+        let ran = |record: &StepRecord| record.branches.iter().map(|branch| branch.ran()).collect::<Vec<Ran>>();
+        records.iter().for_each(|record| strip.push(ran(record)));
+        let step = |(index, record): (usize, &StepRecord)| {
+            let (of_step, of_branches) = seconds.get(index).map_or((0.0, &[][..]), |(step, all)| (*step, &all[..]));
+            StepReport::of(&self.run, self.spans, record, of_step, of_branches)
+        };
+        let steps: Vec<StepReport> = records.iter().enumerate().map(step).collect();
+        let guards: Vec<_> = records.iter().flat_map(|record| record.alarms.clone()).collect();
+        let mut warnings: Vec<String> = guards.iter().map(ToString::to_string).collect();
+        let broken = |record: &&StepRecord| record.measured.iter().any(|(_, _, value)| !value.is_finite());
+        warnings.extend(records.iter().find(broken).map(|record| {
+            format!("step {}: what was measured is not a number: everything is computed until it is again", record.step)
+        }));
+        warnings.extend(advice::after(&*self.method, &strip, records));
+        let steered = self.method.steered(self.run.steps.len());
+        let target = self.method.target().zip(steered.as_ref());
+        let target = target.map(|(target, steered)| report_target(target, steered, self.budgets.clone(), records));
+        let mut report = serde_json::json!({
+            "version": navicache_engine::report::VERSION,
+            "family": self.run.family,
+            "cache": navicache_engine::report::described(&*self.method),
+            "branches": self.run.branches,
+            "stacks": Stack::of(&self.run.units),
+            "strip": strip.to_string(),
+            "totals": Totals::of(&strip, &steps),
+            "steps": steps,
+            "guards": guards,
+            "warnings": warnings,
+        });
+        if let Some(target) = target {
+            report["target"] = serde_json::json!(target);
+        }
+        report
+    }
+}
+
+fn over() -> PyErr {
+    PyRuntimeError::new_err("the run is over")
+}
+
+fn value_error(error: impl std::fmt::Display) -> PyErr {
+    PyValueError::new_err(error.to_string())
+}
+
+fn named(branch: &str) -> PyResult<Branch> {
+    Branch::try_from(branch.to_string()).map_err(PyValueError::new_err)
+}
+
+/// A run as policies see it.
+pub(crate) fn run(
+    method: &Configured,
+    steps: Vec<(f64, f64)>,
+    branches: Vec<String>,
+    blocks: Vec<Vec<String>>,
+    segments: Vec<usize>,
+) -> PyResult<Run> {
+    let step = |(timestep, sigma)| Step { timestep: Timestep(timestep), sigma: Sigma(sigma) };
+    let part = |name: String| serde_json::from_value::<Part>(name.into()).map_err(value_error);
+    let mut units = Vec::new();
+    for (block, parts) in blocks.into_iter().enumerate() {
+        for name in parts {
+            units.push(Unit { block, part: part(name)? });
+        }
+    }
+    Ok(Run {
+        family: method.family().to_string(),
+        steps: steps.into_iter().map(step).collect(),
+        branches: branches.iter().map(|branch| named(branch)).collect::<PyResult<_>>()?,
+        units,
+        segments,
+    })
+}
+
+impl<'a, 'py> Holder<'a, 'py> {
+    fn of(python: &'a Bound<'py, PyAny>) -> Self {
+        Holder { python, of_solver: None }
+    }
+
+    fn py(&self) -> Python<'py> {
+        self.python.py()
+    }
+
+    fn terms(&self, terms: &[(f64, &Value)]) -> PyResult<Bound<'py, PyList>> {
+        PyList::new(self.py(), terms.iter().map(|(weight, value)| (*weight, value.clone_ref(self.py()))))
+    }
+}
+
+impl Forward for Holder<'_, '_> {
+    type Value = Value;
+    type Scalar = Py<PyAny>;
+    type Error = Failure;
+
+    fn subject(&mut self, place: Place, subject: Subject) -> Result<Option<Value>, Failure> {
+        let of_solver = self.of_solver.as_ref();
+        let name = match subject {
+            Subject::Velocity => return Ok(of_solver.map(|of| of.velocity.clone())),
+            Subject::Sample => return Ok(of_solver.map(|of| of.sample.clone())),
+            Subject::SolverError => return Ok(of_solver.and_then(|of| of.error.clone())),
+            Subject::Trial { frames, size } => {
+                let value = self.python.call_method1("trial", (place.branch.name(), frames, size))?;
+                return Ok(given(value).map(Arc::new));
+            }
+            Subject::Input => "input",
+            Subject::Output => "output",
+            Subject::Residual => "residual",
+            Subject::CfgDifference => "cfg_difference",
+            Subject::TimeEmbedding => "time_embedding",
+            Subject::TimeProjection => "time_projection",
+            Subject::ModulatedInput => "modulated_input",
+            Subject::FilteredInput => "filtered_input",
+            Subject::SpanResidual => "span_residual",
+            Subject::SpanOutput => "span_output",
+            Subject::BlockOutputs => "block_outputs",
+        };
+        let value = self.python.call_method1("subject", (place.branch.name(), name, place.at.sigma.0))?;
+        Ok(given(value).map(Arc::new))
+    }
+
+    fn measure(
+        &mut self,
+        place: Place,
+        quantity: Quantity,
+        now: &Value,
+        refs: Refs<'_, Value>,
+    ) -> Result<Option<Py<PyAny>>, Failure> {
+        let (py, timestep) = (self.py(), place.at.timestep.0);
+        let (name, lag) = match quantity.measure {
+            Measure::Magnitude => ("magnitude", 0),
+            Measure::Norm => ("norm", 0),
+            Measure::ChangeSinceVisit => ("change_since_visit", 0),
+            Measure::ChangeSinceCompute => ("change_since_compute", 0),
+            Measure::RelativeChangeSinceVisit => ("relative_change_since_visit", 0),
+            Measure::RelativeChangeSinceCompute => ("relative_change_since_compute", 0),
+            Measure::DistanceSinceVisit => ("distance_since_visit", 0),
+            Measure::CosineSinceCompute => ("cosine_since_compute", 0),
+            Measure::TokenRatioSinceVisit => ("token_ratio_since_visit", 0),
+            Measure::AnchorPosition => ("anchor_position", 0),
+            Measure::LineError => ("line_error", 0),
+            Measure::Lag(lag) => ("lag", lag),
+            Measure::LagDistance(lag) => ("lag_distance", lag),
+        };
+        let visited = refs.visited.map(|reference| reference.value.clone_ref(py));
+        let needed = refs.computed.iter().take(quantity.measure.anchors());
+        let computed = needed.map(|reference| (reference.timestep.0, reference.value.clone_ref(py)));
+        let computed = PyList::new(py, computed.collect::<Vec<_>>())?;
+        let scalar =
+            self.python.call_method1("measure", (name, lag, now.clone_ref(py), visited, computed, timestep))?;
+        Ok(given(scalar))
+    }
+
+    fn read(&mut self, scalars: Vec<Py<PyAny>>) -> Result<Vec<f64>, Failure> {
+        let count = scalars.len();
+        let numbers: Vec<f64> = self.python.call_method1("read", (PyList::new(self.py(), scalars)?,))?.extract()?;
+        if numbers.len() != count {
+            let found = numbers.len();
+            return Err(PyValueError::new_err(format!("{found} numbers were read of {count} measurements")).into());
+        }
+        Ok(numbers)
+    }
+
+    fn compute(&mut self, branch: Branch) -> Result<(), Failure> {
+        self.python.call_method1("compute", (branch.name(),))?;
+        Ok(())
+    }
+
+    fn begin(&mut self, branch: Branch, _: &Spans) -> Result<(), Failure> {
+        self.compute(branch)
+    }
+
+    fn run_units(&mut self, _: usize) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    fn enter(&mut self, span: &Span) -> Result<(), Failure> {
+        self.python.call_method1("enter", (span.units.start, span.units.end, span.since))?;
+        Ok(())
+    }
+
+    fn replace(&mut self, span: &Span, form: Form, value: Value) -> Result<(), Failure> {
+        let value = value.clone_ref(self.py());
+        self.python.call_method1("replace", (span.units.end, form == Form::Output, value))?;
+        Ok(())
+    }
+
+    fn finish(&mut self, _: Branch) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    fn kept(&mut self, branch: Branch, kept: Kept) -> Result<Value, Failure> {
+        Ok(Arc::new(self.python.call_method1("kept", (branch.name(), kept_name(kept)))?.unbind()))
+    }
+
+    fn sum(&mut self, terms: &[(f64, &Value)], split: Option<(f64, f64)>) -> Result<Value, Failure> {
+        Ok(Arc::new(self.python.call_method1("sum", (self.terms(terms)?, split))?.unbind()))
+    }
+
+    fn approximate(&mut self, branch: Branch, kept: Kept, value: Value) -> Result<(), Failure> {
+        let value = value.clone_ref(self.py());
+        self.python.call_method1("approximate", (branch.name(), kept_name(kept), value))?;
+        Ok(())
+    }
+}
+
+/// The solver adds tensors up.
+impl Linear for Holder<'_, '_> {
+    type Value = Value;
+    type Error = Failure;
+
+    fn sum(&mut self, terms: &[(f64, &Value)]) -> Result<Value, Failure> {
+        Forward::sum(self, terms, None)
+    }
+}
+
+/// What Python gave, unless it is `None`.
+fn given(value: Bound<'_, PyAny>) -> Option<Py<PyAny>> {
+    (!value.is_none()).then(|| value.unbind())
+}
+
+fn kept_name(kept: Kept) -> &'static str {
+    match kept {
+        Kept::Prediction(Form::Residual) => "residual",
+        Kept::Prediction(Form::Output) => "output",
+        Kept::CfgDifference => "cfg_difference",
+        Kept::Span(_, Form::Residual) => "span_residual",
+        Kept::Span(_, Form::Output) => "span_output",
+    }
+}

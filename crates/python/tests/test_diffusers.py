@@ -1,0 +1,364 @@
+"""The adapter on tiny pipelines: decisions, nothing left behind, nothing in the way."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import logging
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("diffusers")
+
+import published  # noqa: E402
+import tiny  # noqa: E402
+
+from navicache import diffusers as nc  # noqa: E402
+
+torch.set_num_threads(1)
+
+WHOLE_STEPS = ["navicache", "easycache", "trend", "taylorseer", "stride"]
+
+
+def free(method: str, threshold: float, first: int = 3) -> str:
+    """A method with a threshold and few steps that are computed in any case."""
+    name = {"easycache": "warmup_steps", "navicache": "align_steps"}[method]
+    noise = ",process_noise=0.05,measurement_noise=0.05" if method == "navicache" else ""
+    return f"{method},threshold={threshold},{name}={first}{noise}"
+
+
+def reused(strip: str) -> float:
+    """The share of forwards that were reused."""
+    return strip.count(".") / (len(strip) - strip.count("|"))
+
+
+# T1
+
+
+@pytest.mark.parametrize("method", ["easycache", "navicache"])
+@pytest.mark.parametrize("make, guidance", [(tiny.wan, 5.0), (tiny.wan, 1.0), (tiny.hunyuan, 5.0), (tiny.cogvideox, 5.0)])
+def test_decisions_and_latents_are_those_of_the_published_rules(method: str, make: Any, guidance: float) -> None:
+    steps, shares = 24, []
+    branches = 2 if make is tiny.wan and guidance > 1 else 1
+    for threshold in (0.0, 0.3, 0.8, 2.0):
+        reference = make()
+        rule = published.Published(
+            reference.transformer, method, threshold, 3, steps, branches, is_batched=make is tiny.cogvideox
+        )
+        expected = tiny.run(reference, steps, guidance)
+        pipe = make()
+        with nc.cached(pipe, free(method, threshold), guards="off") as session:
+            found = tiny.run(pipe, steps, guidance)
+            report = session.report
+        assert report is not None and report.strip == rule.strip, threshold
+        assert report["ended"] == "done"
+        assert torch.equal(found, expected), threshold
+        shares.append(reused(report.strip))
+    # Where nothing is reused nothing is shown.
+    assert shares[0] == 0 and sum(share > 0.3 for share in shares) >= 2, shares
+
+
+# T2
+
+
+@pytest.mark.parametrize("make", [tiny.wan, tiny.hunyuan, tiny.cogvideox])
+def test_a_threshold_of_zero_is_the_plain_pipeline(make: Any) -> None:
+    pipe = make()
+    expected = tiny.run(pipe, 12)
+    for cache in [
+        free("navicache", 0),
+        free("easycache", 0),
+        "trend,threshold=0,warmup_steps=3",
+        "taylorseer,interval=1,order=1,warmup_steps=3,level=prediction",
+        "stride,threshold=0",
+        "navicache,threshold=0,align_steps=3,process_noise=0.05,measurement_noise=0.05,reuse=corrected",
+    ]:
+        if nc.refused(pipe, cache) is not None:
+            assert make is tiny.cogvideox and ("stride" in cache or "corrected" in cache), cache
+            continue
+        with nc.cached(pipe, cache) as session:
+            assert torch.equal(tiny.run(pipe, 12), expected), cache
+            report = session.report
+            assert report is not None and "." not in report.strip and report.strip.count("|") == 12, cache
+    assert torch.equal(tiny.run(pipe, 12), expected)
+
+
+# T3
+
+
+class Broken(Exception):
+    """Raised on the way."""
+
+
+def failing(pipe: Any, at_call: int) -> None:
+    """A run whose transformer raises in its n-th call."""
+    calls = 0
+    forward = type(pipe.transformer).forward
+
+    def counted(module: Any, *args: Any, **kwargs: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls > at_call:
+            raise Broken
+        return forward(module, *args, **kwargs)
+
+    pipe.transformer.forward = counted.__get__(pipe.transformer)
+    try:
+        with pytest.raises(Broken):
+            tiny.run(pipe, 24, seed=3)
+    finally:
+        del pipe.transformer.forward
+
+
+@pytest.mark.parametrize("cache", [free("easycache", 0.8), "stride,threshold=2"])
+def test_no_run_leaves_anything_to_the_next(cache: str) -> None:
+    def fresh(**given: Any) -> Any:
+        pipe = tiny.wan()
+        with nc.cached(pipe, cache, guards="off") as session:
+            latents = tiny.run(pipe, **given)
+            report = session.report
+        assert report is not None and reused(report.strip) > 0.4, report
+        return latents
+
+    first, second = {"steps": 24}, {"steps": 20, "size": 48, "seed": 7}
+    expected, other = fresh(**first), fresh(**second)
+
+    pipe = tiny.wan()
+    plain_step = pipe.scheduler.step
+    nc.enable(pipe, cache, guards="off")
+    assert torch.equal(tiny.run(pipe, **first), expected)
+    assert torch.equal(tiny.run(pipe, **second), other)
+    for call in (0, 1, 4, 7):  # in the first call of a run, of a step, and of a branch
+        failing(pipe, call)
+        assert torch.equal(tiny.run(pipe, **first), expected), call
+
+    def interrupt(pipe: Any, step: int, *_: Any) -> dict[str, Any]:
+        pipe._interrupt = step == 9
+        return {}
+
+    def ctrl_c(_: Any, step: int, *__: Any) -> dict[str, Any]:
+        if step == 11:
+            raise KeyboardInterrupt
+        return {}
+
+    tiny.run(pipe, **first, callback_on_step_end=interrupt)
+    assert nc.report(pipe)["ended"] == "interrupted"  # type: ignore[index]
+    assert torch.equal(tiny.run(pipe, **first), expected)
+    with pytest.raises(KeyboardInterrupt):
+        tiny.run(pipe, **first, callback_on_step_end=ctrl_c)
+    assert torch.equal(tiny.run(pipe, **first), expected)
+    pipe.scheduler = tiny.scheduler("unipc")
+    assert torch.equal(tiny.run(pipe, **first), expected)
+    assert [report["ended"] for report in nc.reports(pipe)].count("done") == 9
+    nc.disable(pipe)
+    assert pipe.scheduler.step.__func__ is plain_step.__func__ and "step" not in pipe.scheduler.__dict__
+
+
+# T4
+
+
+def test_nothing_is_kept_after_a_run() -> None:
+    pipe = tiny.wan()
+    nc.enable(pipe, free("easycache", 0.8), guards="off")
+    tiny.run(pipe, 12)
+
+    def large() -> int:
+        gc.collect()
+        sizes = (o.numel() for o in gc.get_objects() if isinstance(o, torch.Tensor) and o.shape == tiny.SHAPE)
+        return sum(1 for _ in sizes)
+
+    before = large()
+    for run in range(6):
+        if run % 3 == 2:
+            failing(pipe, 13)
+        else:
+            latents = tiny.run(pipe, 12)
+            del latents
+    tiny.run(pipe, 12)
+    assert large() <= before
+
+
+# T6
+
+
+def test_two_experts_share_a_run_and_nothing_else() -> None:
+    pipe = tiny.wan(experts=2)
+    with nc.cached(pipe, free("easycache", 50), guards="off") as session:
+        tiny.run(pipe, 20)
+        timesteps = [float(t) for t in pipe.scheduler.timesteps]
+        strip = session.report.strip.split("|")  # type: ignore[union-attr]
+    switch = next(step for step, t in enumerate(timesteps) if t < 800)
+    assert 3 < switch < 18
+    computed = [step for step, ran in enumerate(strip[:-1]) if ran == "SS"]
+    assert computed == [0, 1, 2, switch, 19]
+
+
+# T10
+
+
+def test_hooks_come_and_go() -> None:
+    accelerate = pytest.importorskip("accelerate.hooks")
+    pipe = tiny.wan()
+    nc.enable(pipe, free("navicache", 0.8), guards="off")
+    strips = []
+    for _ in range(2):
+        accelerate.add_hook_to_module(pipe.transformer, accelerate.ModelHook())
+        latents = tiny.run(pipe, 20)
+        strips.append((nc.report(pipe).strip, latents))  # type: ignore[union-attr]
+        accelerate.remove_hook_from_module(pipe.transformer)
+    assert strips[0][0] == strips[1][0] and torch.equal(strips[0][1], strips[1][1])
+    assert reused(strips[0][0]) > 0.2
+
+
+# T9
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_compiled_transformers_are_one_graph(when: str) -> None:
+    eager = tiny.wan()
+    with nc.cached(eager, free("navicache", 0.8), guards="off") as session:
+        expected = tiny.run(eager, 12)
+        strip = session.report.strip  # type: ignore[union-attr]
+
+    torch._dynamo.reset()
+    graphs: list[Any] = []
+
+    def count(graph: Any, _: Any) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    pipe = tiny.wan()
+    if when == "before":
+        pipe.transformer.compile(backend=count, fullgraph=True)
+    nc.enable(pipe, free("navicache", 0.8), guards="off")
+    if when == "after":
+        pipe.transformer.compile(backend=count, fullgraph=True)
+    for _ in range(2):
+        assert torch.equal(tiny.run(pipe, 12), expected)
+        assert nc.report(pipe).strip == strip  # type: ignore[union-attr]
+    assert len(graphs) == 1 and "." in strip
+
+
+# T11
+
+
+@pytest.mark.parametrize("cache, most", [(free("navicache", 0.5, 5), 20 - 5 - 1 + 1), ("taylorseer,interval=3", 0)])
+def test_read_backs(cache: str, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    from navicache import measure
+
+    reads = []
+    read = measure.read
+    monkeypatch.setattr(measure, "read", lambda scalars: reads.append(len(scalars)) or read(scalars))
+    pipe = tiny.wan()
+    with nc.cached(pipe, cache, guards="off") as session:
+        tiny.run(pipe, 20)
+        report = session.report
+    assert report is not None and "." in report.strip
+    # One a step that is free to be reused, and one after the run, for the report.
+    assert len(reads) <= most, reads
+
+
+# T15
+
+
+@pytest.mark.parametrize("threshold", [0.2, 0.5, 1.0, 2.0])
+def test_bf16_decides_as_f32(threshold: float) -> None:
+    strips = []
+    for dtype in (torch.float32, torch.bfloat16):
+        pipe = tiny.wan()
+        pipe.transformer.to(dtype)
+        with nc.cached(pipe, free("navicache", threshold), guards="off") as session:
+            tiny.run(pipe, 24)
+            strips.append(session.report.strip)  # type: ignore[union-attr]
+    one, other = (strip.split("|") for strip in strips)
+    assert sum(a != b for a, b in zip(one, other, strict=True)) <= 1, strips
+
+
+# T16
+
+
+def test_what_cannot_help_or_did_not_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    def warned(cache: str, steps: int) -> list[str]:
+        caplog.clear()
+        with caplog.at_level(logging.WARNING, "navicache"):
+            pipe = tiny.wan()
+            with nc.cached(pipe, cache, guards="off") as session:
+                tiny.run(pipe, steps)
+                report = session.report
+        assert report is not None
+        assert [record.getMessage() for record in caplog.records] == report.warnings
+        return report.warnings
+
+    assert warned(free("easycache", 0.8), 20) == []
+    assert warned("navicache:mid", 8) == [
+        "caching does nothing in 8 steps: navicache always computes the first 8 and the last 1"
+    ]
+    few = warned(free("easycache", 0.8), 6)
+    assert len(few) == 1 and few[0].startswith("easycache may reuse up to 2 of only 6 steps")
+    assert warned(free("easycache", 1e-9), 12) == ["0 of 12 steps reused: the threshold never allowed it"]
+
+
+# What an object is
+
+
+def test_the_transformer_stays_what_it_is(tmp_path: Any) -> None:
+    from diffusers import WanTransformer3DModel
+
+    pipe = tiny.wan()
+    plain = type(pipe.transformer)
+    nc.enable(pipe, "navicache:mid")
+    model = pipe.transformer
+    assert isinstance(model, WanTransformer3DModel) and type(model).__name__ == "WanTransformer3DModel"
+    model.save_pretrained(tmp_path)
+    assert WanTransformer3DModel.from_pretrained(tmp_path).config.num_layers == 4
+    assert type(copy.deepcopy(model)) is plain
+    with pytest.raises(TypeError, match="navicache.disable"):
+        model.__reduce_ex__(2)
+    nc.disable(pipe)
+    assert type(pipe.transformer) is plain
+
+
+def test_what_cannot_run_is_refused_with_the_reason() -> None:
+    pipe, cog = tiny.wan(), tiny.cogvideox()
+    for given, cache, part in [
+        (pipe, "teecache", "known are none"),
+        (pipe, "navicache:warp", "it has fast, mid, slow"),
+        (cog, "fbcache,threshold=0.1", "not CogVideoXBlock"),
+        (pipe, "pab:mid", "parts of blocks"),
+        (cog, "stride,threshold=0.1,warmup_steps=3,reuse=corrected", "steps cannot be left to CogVideoXDDIMScheduler"),
+        (cog, "navicache:mid", "no preset"),
+        (cog, "navicache", "must be given"),
+    ]:
+        with pytest.raises(ValueError, match=part):
+            nc.enable(given, cache)
+    with pytest.raises(ValueError, match="memory '2 apples'"):
+        nc.enable(pipe, "navicache:mid", memory="2 apples")
+    pipe.transformer.enable_cache(_first_block_cache())
+    with pytest.raises(ValueError, match="diffusers' own cache"):
+        nc.enable(pipe, "navicache:mid")
+
+
+def _first_block_cache() -> Any:
+    from diffusers import FirstBlockCacheConfig
+
+    return FirstBlockCacheConfig(threshold=0.1)
+
+
+def test_problems_of_a_run_leave_it_plain(caplog: pytest.LogCaptureFixture) -> None:
+    pipe = tiny.wan()
+    expected = tiny.run(pipe, 12)
+    with caplog.at_level(logging.WARNING, "navicache"), nc.cached(pipe, free("easycache", 0.8), memory=1000):
+        assert torch.equal(tiny.run(pipe, 12), expected)
+    assert "keeps 0.1 MB, the budget is 0.0 MB" in caplog.text
+    with nc.cached(pipe, free("easycache", 0.8), memory=1000, on_problem="error"), pytest.raises(ValueError, match="keeps"):
+        tiny.run(pipe, 12)
+
+
+def test_a_target_is_met() -> None:
+    pipe = tiny.wan()
+    with nc.cached(pipe, "navicache:mid", target="steps=15") as session:
+        tiny.run(pipe, 40)
+        report = session.report
+    assert report is not None and report["target"]["met"], report["target"]

@@ -1,0 +1,158 @@
+"""Tiny pipelines of diffusers with random weights, made from a seed: no text encoders, no VAE, a few layers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from diffusers import (
+    CogVideoXDDIMScheduler,
+    CogVideoXPipeline,
+    CogVideoXTransformer3DModel,
+    DPMSolverMultistepScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    HunyuanVideoPipeline,
+    HunyuanVideoTransformer3DModel,
+    UniPCMultistepScheduler,
+    WanPipeline,
+    WanTransformer3DModel,
+)
+
+TEXT = 16  # numbers a text token
+SHAPE = (1, 8, 3, 8, 8)  # latents of Wan and HunyuanVideo: batch, channels, frames, height, width
+
+
+def scheduler(solver: str = "unipc", shift: float = 3.0) -> Any:
+    """The flow schedulers as they are published with video models."""
+    flow: Any = {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": shift}
+    if solver == "unipc":
+        return UniPCMultistepScheduler(**flow)
+    if solver == "dpmpp":
+        return DPMSolverMultistepScheduler(algorithm_type="dpmsolver++", solver_order=2, **flow)
+    return FlowMatchEulerDiscreteScheduler(shift=shift)
+
+
+def randomize(model: torch.nn.Module, seed: int) -> None:
+    """Weights that make outputs move with time and text: defaults leave gates at 0."""
+    source = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            noise = torch.randn(weight.shape, generator=source)
+            if weight.ndim < 2:
+                norm = "norm" in name and name.endswith("weight")
+                weight.copy_(1 + 0.1 * noise if norm else 0.05 * noise)
+            else:
+                weight.copy_(noise / weight[0].numel() ** 0.5)
+    model.eval()
+
+
+def wan_transformer(seed: int = 0, **config: Any) -> WanTransformer3DModel:
+    """Four layers of two heads."""
+    sizes: dict[str, Any] = {
+        "patch_size": (1, 2, 2),
+        "num_attention_heads": 2,
+        "attention_head_dim": 12,
+        "in_channels": 8,
+        "out_channels": 8,
+        "text_dim": TEXT,
+        "freq_dim": 32,
+        "ffn_dim": 48,
+        "num_layers": 4,
+    }
+    model = WanTransformer3DModel(**{**sizes, **config})
+    randomize(model, seed)
+    return model
+
+
+def smooth(pipe: Any) -> Any:
+    """The same with a velocity that changes as slowly from step to step as that of trained models does."""
+    model = pipe.transformer
+    with torch.no_grad():
+        model.condition_embedder.time_embedder.linear_2.weight.mul_(0.1)
+        model.condition_embedder.time_proj.weight.mul_(0.1)
+        model.proj_out.weight.mul_(0.3)
+    return pipe
+
+
+def wan(solver: str = "unipc", experts: int = 1, seed: int = 0, **config: Any) -> WanPipeline:
+    """Wan from text; with two experts as Wan2.2 A14B is."""
+    parts: dict[str, Any] = {"tokenizer": None, "text_encoder": None, "vae": None, "scheduler": scheduler(solver)}
+    second = wan_transformer(seed + 1, **config) if experts > 1 else None
+    boundary = 0.8 if experts > 1 else None
+    pipe = WanPipeline(
+        transformer=wan_transformer(seed, **config), transformer_2=second, boundary_ratio=boundary, **parts
+    )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def hunyuan(seed: int = 0) -> HunyuanVideoPipeline:
+    """HunyuanVideo: one branch, embedded guidance, no contexts."""
+    model = HunyuanVideoTransformer3DModel(
+        in_channels=8,
+        out_channels=8,
+        num_attention_heads=2,
+        attention_head_dim=12,
+        num_layers=2,
+        num_single_layers=2,
+        num_refiner_layers=1,
+        patch_size=2,
+        patch_size_t=1,
+        text_embed_dim=TEXT,
+        pooled_projection_dim=8,
+        rope_axes_dim=(4, 4, 4),
+    )
+    randomize(model, seed)
+    empty: Any = None
+    pipe = HunyuanVideoPipeline(empty, empty, model, empty, scheduler("euler", 7.0), empty, empty)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def cogvideox(seed: int = 0) -> CogVideoXPipeline:
+    """CogVideoX: both branches in one batch, frames before channels, no flow."""
+    model = CogVideoXTransformer3DModel(
+        num_attention_heads=2,
+        attention_head_dim=16,
+        in_channels=8,
+        out_channels=8,
+        time_embed_dim=8,
+        text_embed_dim=TEXT,
+        num_layers=2,
+        sample_width=8,
+        sample_height=8,
+        sample_frames=9,
+        max_text_seq_length=6,
+    )
+    randomize(model, seed)
+    empty: Any = None
+    source = CogVideoXDDIMScheduler(prediction_type="v_prediction", timestep_spacing="trailing", clip_sample=False)
+    pipe = CogVideoXPipeline(empty, empty, empty, model, source)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def text(seed: int, tokens: int = 6, batch: int = 1) -> torch.Tensor:
+    """The embedding of a prompt. // (batch, tokens, TEXT)"""
+    return torch.randn((batch, tokens, TEXT), generator=torch.Generator().manual_seed(1000 + seed))
+
+
+def noise(seed: int, shape: tuple[int, ...] = SHAPE) -> torch.Tensor:
+    """Latents to begin with."""
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def run(
+    pipe: Any, steps: int = 20, guidance: float = 5.0, seed: int = 0, size: int = 64, batch: int = 1, **more: Any
+) -> torch.Tensor:
+    """The final latents of one generation."""
+    given: dict[str, Any] = {"num_inference_steps": steps, "output_type": "latent", "height": size, "width": size}
+    given["prompt_embeds"] = text(seed, batch=batch)
+    side = size // 8
+    if isinstance(pipe, HunyuanVideoPipeline):
+        given.update(pooled_prompt_embeds=torch.zeros(batch, 8), prompt_attention_mask=torch.ones(batch, 6))
+    else:
+        given.update(negative_prompt_embeds=text(seed + 500, batch=batch), guidance_scale=guidance)
+    shape = (batch, 3, 8, side, side) if isinstance(pipe, CogVideoXPipeline) else (batch, 8, 3, side, side)
+    given.update(latents=noise(seed, shape), num_frames=9)
+    return pipe(**given, **more).frames
