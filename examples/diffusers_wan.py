@@ -6,11 +6,10 @@
 
 import sys
 
+import navicache
 import torch
 from diffusers import WanPipeline
 from diffusers.utils import export_to_video
-
-from navicache import diffusers as navicache
 
 prompt, path = sys.argv[1], sys.argv[2]
 pipe = WanPipeline.from_pretrained("Wan-AI/Wan2.1-T2V-1.3B-Diffusers", torch_dtype=torch.bfloat16)

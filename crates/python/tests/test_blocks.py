@@ -17,16 +17,16 @@ from navicache.blocks import modules_of  # noqa: E402
 torch.set_num_threads(1)
 
 METHODS = [
-    "navicache,threshold=0.3,align_steps=3,process_noise=0.05,measurement_noise=0.05",
+    "navicache,threshold=0.8,align_steps=3,process_noise=0.05,measurement_noise=0.05",
     "magcache:mid",
-    "fbcache,threshold=0.3",
+    "fbcache,threshold=0.8",
     "dicache:mid",
     "adacache:mid",
-    "bwcache:mid",
+    "bwcache,threshold=0.8",
     "tafc:mid",
     "taylorseer:mid",
     "mixcache:mid",
-    "seacache:mid",
+    "seacache,threshold=0.8",
     "teacache:mid",
     "pab:mid",
     "fastercache:mid",

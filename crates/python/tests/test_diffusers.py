@@ -71,7 +71,7 @@ def test_a_threshold_of_zero_is_the_plain_pipeline(make: Any) -> None:
         free("navicache", 0),
         free("easycache", 0),
         "trend,threshold=0,warmup_steps=3",
-        "taylorseer,interval=1,order=1,warmup_steps=3,level=prediction",
+        "taylorseer,interval=1,order=1,warmup_steps=3,level=output",
         "stride,threshold=0",
         "navicache,threshold=0,align_steps=3,process_noise=0.05,measurement_noise=0.05,reuse=corrected",
     ]:
@@ -362,3 +362,16 @@ def test_a_target_is_met() -> None:
         tiny.run(pipe, 40)
         report = session.report
     assert report is not None and report["target"]["met"], report["target"]
+
+
+def test_a_pipeline_is_let_go_of() -> None:
+    import weakref
+
+    for cache in (free("easycache", 0.8), "fbcache,threshold=0.3", "stride,threshold=0.1"):
+        pipe = tiny.wan()
+        nc.enable(pipe, cache)
+        failing(pipe, 9)
+        gone = weakref.ref(pipe), weakref.ref(pipe.transformer)
+        del pipe
+        gc.collect()
+        assert gone[0]() is None and gone[1]() is None, cache

@@ -156,3 +156,52 @@ def run(
     shape = (batch, 3, 8, side, side) if isinstance(pipe, CogVideoXPipeline) else (batch, 8, 3, side, side)
     given.update(latents=noise(seed, shape), num_frames=9)
     return pipe(**given, **more).frames
+
+
+def save_wan(folder: Any, seed: int = 0) -> None:
+    """A whole pipeline on disk, that the engine can open too: text encoder, tokenizer and VAE as tiny as the rest."""
+    from diffusers import AutoencoderKLWan
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
+
+    special = ["<pad>", "</s>", "<s>", "<unk>"]
+    pieces = special + ["\u2581"] + [chr(c) for c in range(32, 127)]
+    tokenizer = Tokenizer(models.Unigram([(piece, -float(i)) for i, piece in enumerate(pieces)], unk_id=3))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.decoder = decoders.Metaspace()
+    tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    tokenizer.add_special_tokens(special)
+    names = {"pad_token": "<pad>", "eos_token": "</s>", "bos_token": "<s>", "unk_token": "<unk>"}
+    encoder = UMT5EncoderModel(
+        UMT5Config(
+            vocab_size=128,
+            d_model=TEXT,
+            d_kv=8,
+            d_ff=32,
+            num_layers=1,
+            num_heads=2,
+            feed_forward_proj="gated-gelu",
+            tie_word_embeddings=False,
+        )
+    )
+    vae = AutoencoderKLWan(
+        base_dim=8, z_dim=16, dim_mult=[1, 2, 4, 4], num_res_blocks=1, attn_scales=[], temperal_downsample=[False, True, True]
+    )
+    for model in (encoder, vae):
+        randomize(model, seed + 5)
+    pipe = WanPipeline(
+        tokenizer=PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names),
+        text_encoder=encoder,
+        vae=vae,
+        scheduler=scheduler("unipc"),
+        transformer=wan_transformer(
+            seed,
+            in_channels=16,
+            out_channels=16,
+            cross_attn_norm=True,
+            attention_head_dim=24,
+            freq_dim=256,
+        ),
+    )
+    smooth(pipe)
+    pipe.save_pretrained(folder)

@@ -21,7 +21,7 @@ from navicache.offline import Preset, Trace, predict, replay, tune
 from navicache.report import Report
 
 if TYPE_CHECKING:
-    from navicache.diffusers import cached, disable, enable, report, reports
+    from navicache.diffusers import cached, disable, enable
 
 __all__ = [
     "Bug",
@@ -49,8 +49,6 @@ __all__ = [
     "models",
     "predict",
     "replay",
-    "report",
-    "reports",
     "start",
     "tune",
     "use_threads",
@@ -59,7 +57,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """What is for pipelines of diffusers is there, and torch imported, when it is asked for."""
-    if name in ("cached", "disable", "enable", "report", "reports"):
+    if name in ("cached", "disable", "enable"):
         from navicache import diffusers
 
         return getattr(diffusers, name)

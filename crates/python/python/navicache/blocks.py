@@ -5,6 +5,7 @@ A block that is not computed hands its inputs on; the first one of a reused span
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -109,11 +110,11 @@ class Spans:
         self.cut = session.spans()
         self.is_open = False
         # Of the transformer that runs: each block's first unit, and the one behind its last.
-        self.units: dict[nn.Module, tuple[int, int]] = {}
-        self.transformer: nn.Module | None = None
+        self.units: weakref.WeakKeyDictionary[nn.Module, tuple[int, int]] = weakref.WeakKeyDictionary()
+        self.transformer: weakref.ref[nn.Module] | None = None
         # Of the forward under way
         self.now: Value = ()
-        self.block: nn.Module | None = None
+        self.block: weakref.ref[nn.Module] | None = None
         self.args: tuple[Any, ...] = ()
         self.start: Value = ()
         self.starts: dict[int, Value] = {}
@@ -122,9 +123,9 @@ class Spans:
 
     def open(self, transformer: nn.Module) -> None:
         """A forward begins that is asked about span by span."""
-        if transformer is not self.transformer:
-            self.transformer, unit = transformer, 0
-            self.units = {}
+        if self.transformer is None or transformer is not self.transformer():
+            self.transformer, unit = weakref.ref(transformer), 0
+            self.units.clear()
             for block in modules_of(transformer):
                 parts = len(_KINDS[type(block).__name__].parts)
                 self.units[block] = (unit, unit + parts)
@@ -145,7 +146,7 @@ class Spans:
         self.now = tuple(args[:2]) if kind.returns_text else (args[0],)
         if first < self.replaced_until:
             return self.returned(kind)
-        self.block, self.args = block, args
+        self.block, self.args = weakref.ref(block), args
         self.starts[first] = self.now
         for index, (start, stop, _) in enumerate(self.cut):
             if start == first and not self.session.enter_span(index, self.forward):
@@ -191,12 +192,15 @@ class Spans:
             return (self.now[0].float(),)
         if name == "block_outputs":
             return tuple(output.float() for unit, output in self.outputs if unit >= self.since)
-        kind = _KINDS[type(self.block).__name__]
+        block = None if self.block is None else self.block()
+        if block is None:
+            return None
+        kind = _KINDS[type(block).__name__]
         if name == "time_projection":
             time = kind.time(self.args)
             return None if time is None else (time.float(),)
         if name in ("modulated_input", "filtered_input"):
-            modulated = kind.modulated(self.block, self.args).float()
+            modulated = kind.modulated(block, self.args).float()
             return (modulated if name == "modulated_input" else wiener(modulated, self.grid(), sigma),)
         return None
 

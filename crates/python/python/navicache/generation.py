@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+import weakref
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -39,17 +40,21 @@ class Moment:
         if self.event is None or later.event is None:
             return later.seconds - self.seconds
         later.event.synchronize()
-        return self.event.elapsed_time(later.event) / 1000
+        return float(self.event.elapsed_time(later.event)) / 1000
 
 
 class Generation:
     """A run of a pipeline's loop. It holds its scheduler's timesteps: another run has another tensor."""
 
     def __init__(self, pipe: Any, method: _core.Method, options: Any, warn: Callable[[str], None]) -> None:
-        self.pipe, self.method, self.options, self.warn = pipe, method, options, warn
+        # No run keeps a pipeline alive.
+        self._pipe = weakref.ref(pipe)
+        self.method, self.options, self.warn = method, options, warn
         self.warnings: list[str] = []
         self.bill = 0
         self.timesteps = pipe.scheduler.timesteps
+        self.model = str(getattr(pipe, "name_or_path", None) or type(pipe).__name__)
+        self.scheduler, self.on = type(pipe.scheduler).__name__, str(getattr(pipe, "device", "cpu"))
         self.thread = threading.get_ident()
         self.forward = Forward(keep=options.keep)
         self.session: _core.Session | None = None
@@ -67,12 +72,17 @@ class Generation:
         # The step under way
         self.step = -1
         self.token: Any = None
-        self.module: nn.Module | None = None
+        self.module: weakref.ref[nn.Module] | None = None
         self.done: list[str] = []
         self.is_open = self.is_skipped = False
         self.begun: Moment | None = None
         self.moments: list[tuple[Moment, Moment]] = []
         self.seconds: list[tuple[Moment, Moment, list[tuple[Moment, Moment]]]] = []
+
+    @property
+    def pipe(self) -> Any:
+        """The pipeline, which calls us: it is there."""
+        return self._pipe()
 
     # What the pipeline calls
 
@@ -86,6 +96,8 @@ class Generation:
         except _PROBLEMS as problem:
             self.give_up(str(problem))
             return forward(*args, **kwargs)
+        finally:
+            self.forward.run_thinned = None
         if branch is None:
             return made if made is not None else forward(*args, **kwargs)
         begun = Moment(self.device(args, kwargs))
@@ -102,6 +114,7 @@ class Generation:
     ) -> tuple[str | None, Any]:  # fmt: skip
         """The branch that is to be computed; or what to return for it. Neither: the call is none of ours."""
         shown = hidden_states(args, kwargs)
+        self.forward.run_thinned = self.thinned(forward, args, kwargs)
         token = run.token_of(self.pipe, context)
         if self.session is None:
             self.begin(module, shown)
@@ -116,7 +129,6 @@ class Generation:
         branch = run.branch_of(context, len(self.done), self.others)
         if branch in self.done or (self.known is not None and branch not in self.known):
             return None, None  # it appears for the first time, or twice: nothing is kept of it
-        self.forward.run_thinned = self.thinned(forward, args, kwargs)
         if self.is_late:
             return branch, None  # always computed; only then is the shape of what comes out known
         if self.is_skipped:
@@ -197,9 +209,9 @@ class Generation:
         needs = self.method.needs(steps.pairs, guess, blocks)
         solver = None
         if "solver" in needs:
-            solver, reason = solvers.solver_of(self.pipe)
+            solver, why_not = solvers.solver_of(self.pipe)
             if solver is None:
-                raise Unfit(reason)
+                raise Unfit(why_not)
         self.session = _core.Session(self.method, steps.pairs, guess, blocks, steps.segments, solver)
         bill = self.session.store_bytes(4 * shown.numel(), 0)
         if bill > self.options.memory:
@@ -230,11 +242,11 @@ class Generation:
         self.forward.begin_step(shown)
         # CogVideoX, LTX and Mochi call once a step, with the unconditional half first.
         self.forward.is_batched = context.get("name") == "cond_uncond" and self.guided and shown.shape[0] % 2 == 0
-        if self.step > 0 and module is not self.module:
+        if self.step > 0 and self.module is not None and module is not self.module():
             self.session.begin_segment(self.step)
         if not self.is_late:
             self.is_skipped = not self.session.begin_step(self.step, self.forward)
-        self.module = module
+        self.module = weakref.ref(module)
 
     def branch_done(self, branch: str, took: tuple[Moment, Moment] | None) -> None:
         now = Moment(torch.device("cpu")) if took is None else took[1]
@@ -313,19 +325,18 @@ class Generation:
     def trace(self, prompt: str) -> str:
         """The text of the run's trace, under a recorder."""
         assert self.session is not None
-        return self.session.trace(Forward(), self.about()["model"], prompt, 0)
+        return self.session.trace(Forward(), self.model, prompt, 0)
 
     def about(self) -> dict[str, Any]:
         import diffusers
 
-        pipe, device = self.pipe, str(getattr(self.pipe, "device", "cpu"))
         return {
-            "model": getattr(pipe, "name_or_path", None) or type(pipe).__name__,
-            "request": {"steps": self.count, "latents": list(self.size), "solver": type(pipe.scheduler).__name__},
+            "model": self.model,
+            "request": {"steps": self.count, "latents": list(self.size), "solver": self.scheduler},
             "source": "diffusers",
             "ended": self.ended,
             "machine": {
-                "device": device,
+                "device": self.on,
                 "torch": torch.__version__,
                 "diffusers": diffusers.__version__,
                 "navicache": _core.__version__,

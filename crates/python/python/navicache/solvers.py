@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 # What each solver's own configuration must be, for its coefficients to be the scheduler's.
-_UNIPC = {
+_UNIPC: dict[str, Any] = {
     "solver_order": 2,
     "solver_type": "bh2",
     "predict_x0": True,
@@ -25,7 +25,7 @@ _UNIPC = {
     "final_sigmas_type": "zero",
     "solver_p": None,
 }
-_DPMPP = {
+_DPMPP: dict[str, Any] = {
     "algorithm_type": "dpmsolver++",
     "solver_order": 2,
     "solver_type": "midpoint",
@@ -34,8 +34,8 @@ _DPMPP = {
     "thresholding": False,
     "final_sigmas_type": "zero",
 }
-_EULER = {"stochastic_sampling": False, "invert_sigmas": False}
-_SOLVERS = {
+_EULER: dict[str, Any] = {"stochastic_sampling": False, "invert_sigmas": False}
+_SOLVERS: dict[str, tuple[str, dict[str, Any]]] = {
     "UniPCMultistepScheduler": ("unipc", _UNIPC),
     "DPMSolverMultistepScheduler": ("dpmpp", _DPMPP),
     "FlowMatchEulerDiscreteScheduler": ("euler", _EULER),
