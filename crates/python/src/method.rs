@@ -43,7 +43,7 @@ impl Configured {
                 let target = Target::from_str(text).map_err(|e| words(&e))?;
                 if target.budgets(1).is_empty() {
                     return Err(format!(
-                        "target {text:?}: a time is a target of the engine's; give speedup, work or steps"
+                        "target {text:?}: a time or a closeness is a target of the engine's; give speedup, work or steps"
                     ));
                 }
                 let curve = curve_of(&target, config.method(), family).map_err(|e| words(&e))?;
