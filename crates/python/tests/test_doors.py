@@ -118,9 +118,12 @@ def test_traces_of_both_doors_are_one(folder: Any, pipe: Any, tmp_path: Any) -> 
     assert {**ours[0], "model": 0, "seed": 0} == {**theirs[0], "model": 0, "seed": 0}
     compared = 0
     for mine, other in zip(ours[1:], theirs[1:], strict=True):
+        first = next(iter(mine["seen"].values()))
         for branch, seen in mine["seen"].items():
             for name, value in seen.items():
-                assert value == pytest.approx(other["seen"][branch][name], rel=2e-5, abs=1e-7), (mine["step"], name)
+                # Differences of nearly equal tensors keep the rounding of what they are differences of.
+                size = first["output_norm"] if "norm" in name or "distance" in name else first["output_magnitude"]
+                assert abs(value - other["seen"][branch][name]) <= 1e-5 * max(size, value), (mine["step"], name)
                 compared += 1
     assert compared > 5000
     # Both play the same.
