@@ -125,7 +125,7 @@ def test_traces_of_both_doors_are_one(folder: Any, pipe: Any, tmp_path: Any) -> 
                 size = first["output_norm"] if "norm" in name or "distance" in name else first["output_magnitude"]
                 assert abs(value - other["seen"][branch][name]) <= 1e-5 * max(size, value), (mine["step"], name)
                 compared += 1
-    assert compared > 5000
+    assert compared > 4000
     # Both play the same.
     for cache in CACHES[:8]:
         strips = [
