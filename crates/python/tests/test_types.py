@@ -22,3 +22,18 @@ def test_the_stubs_are_those_of_the_module(tmp_path):
 def test_the_package_and_its_use_are_well_typed(tmp_path):
     config = HERE.parent / "pyproject.toml"
     run("-m", "mypy", "--config-file", str(config), "--cache-dir", str(tmp_path), "typed_use.py")
+
+
+SOURCE = HERE.parent / "python"
+# Those that import a framework are checked where it is.
+MODULES = ["native", "offline", "report", "errors", "options"]
+
+
+def test_the_package_itself_is_well_typed(tmp_path):
+    config = HERE.parent / "pyproject.toml"
+    names = [part for module in MODULES for part in ("-m", f"navicache.{module}")]
+    done = subprocess.run(
+        [sys.executable, "-m", "mypy", "--config-file", str(config), "--cache-dir", str(tmp_path), *names],
+        capture_output=True, text=True, cwd=SOURCE,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -32,7 +32,7 @@ def generate(
     """Makes a video, and waits for it. Other threads of Python run meanwhile.
 
     :param model: an open one, or the name or path of one that is opened for this video
-    :param output: a file that the video is written to; what is lost should that fail are not the latents
+    :param output: a file that the video is written to; should that fail, its latents are kept beside it
     :param on_event: hears what happens; if it answers ``False`` or raises, the run stops at the next step
     """
     job = start(model, prompt, output=output, **options)

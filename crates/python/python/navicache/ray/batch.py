@@ -86,7 +86,7 @@ def generate(
     out = Path(out).resolve()
     todo = read_jobs(jobs, {} if cache is None else {"cache": cache})
     if not ray.is_initialized():
-        ray.init(address=address, include_dashboard=False, log_to_driver=False)
+        ray.init(address=address, include_dashboard=False, log_to_driver=False)  # type: ignore[no-untyped-call]
     summary = Summary()
     with Journal(out) as journal:
         pending: deque[Job] = deque()
@@ -98,7 +98,8 @@ def generate(
                 _done(summary, Result(job, report, is_new=False), on_result)
         if pending:
             cpus = cpus or _cores_of_smallest()
-            hire = lambda: Actor.options(num_cpus=cpus, num_gpus=gpus).remote(str(out), model, load, cpus)  # noqa: E731
+            hired = Actor.options(num_cpus=cpus, num_gpus=gpus)  # type: ignore[attr-defined]
+            hire = lambda: hired.remote(str(out), model, load, cpus)  # noqa: E731
             count = min(actors or _room(cpus, gpus), len(pending))
             _work(pending, [hire() for _ in range(count)], hire, retries, journal, summary, on_result)
     return summary
@@ -138,7 +139,8 @@ def _work(
     on_result: Callable[[Result], object] | None,
 ) -> None:
     """Gives jobs to actors until none is left."""
-    actors, running = list(idle), {}
+    actors = list(idle)
+    running: dict[Any, tuple[Any, Job]] = {}
     reasons: dict[str, list[str]] = {}
     try:
         try:

@@ -30,7 +30,8 @@ class Job:
 
     def digest(self, model: str) -> str:
         """What the video depends on: its request and the model's name. A video is made again when it changes."""
-        return hashlib.sha256(f"{model}\n{native.request(self.prompt, self.options)}".encode()).hexdigest()  # type: ignore[arg-type]
+        request = native.request(self.prompt, self.options)  # type: ignore[arg-type]
+        return hashlib.sha256(f"{model}\n{request}".encode()).hexdigest()
 
 
 def read_jobs(jobs: PathLike | Iterable[Mapping[str, Any] | Job], defaults: Mapping[str, Any]) -> list[Job]:
