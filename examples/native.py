@@ -1,6 +1,6 @@
 """A video of the built-in model, with its strip as it grows.
 
-    python native.py "a red circle bouncing on a navy background" out.mp4
+    python examples/native.py "a red circle bouncing on a navy background" out.mp4
 """
 
 import sys

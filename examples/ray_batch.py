@@ -1,6 +1,6 @@
 """A batch on Ray. Stop it however you like and start it again: it goes on.
 
-    python ray_batch.py videos
+    python examples/ray_batch.py videos
 """
 
 import sys

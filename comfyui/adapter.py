@@ -1,0 +1,347 @@
+"""Cache methods inside ComfyUI's sampling: where a sampling is, whose it is, and what its model is to compute.
+
+Three of ComfyUI's wrappers are used:
+
+- OUTER_SAMPLE: one sampling is one run. It is begun here and let go of here; nothing outlives it.
+- CALC_COND_BATCH: one evaluation of the model. Which step it is says its noise level, since some samplers evaluate more
+  than once a step.
+- DIFFUSION_MODEL: a batch of conditions, in any order and in as many calls as memory allows. Everything is told apart
+  by the conditions' ids.
+
+Decisions, and what is kept for them, are Rust's (`navicache._core.Session`).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import comfy.model_patcher
+import torch
+from comfy.patcher_extension import WrappersMP
+
+import navicache
+from navicache import _core
+from navicache.forward import Forward, Unfit
+from navicache.report import Report
+
+KEY = "navicache"
+_log = logging.getLogger(KEY)
+
+# A branch's place among the conditions of a step: positive first, then negative.
+_NAMES = {0: "cond", 1: "uncond"}
+# How close two noise levels are that are one.
+_SAME = 1e-4
+# A forward is one piece here.
+_BLOCKS = [["whole"]]
+# A schedule to ask methods by what they need.
+_SAMPLE = [(1000.0 - 20.0 * step, 1.0 - 0.02 * step) for step in range(50)]
+
+
+class Runs:
+    """What the samplings of a patched model left: the wire NAVICACHE_RUN."""
+
+    def __init__(self) -> None:
+        self.report: Report | None = None
+        self.trace: navicache.Trace | None = None
+
+
+def patched(model: Any, cache: str | None, runs: Runs) -> Any:
+    """A clone of a model patcher whose samplings are cached; without a method they are recorded.
+
+    Raises `ValueError` where the method is unknown or cannot run here.
+    """
+    family = family_of(model)
+    method = _core.Method.recorder(family, 8) if cache is None else _core.Method(cache, family)
+    # A recorder takes what there is; a schedule fits the one run that it has steps for, which shows when it begins.
+    needs = [] if method.name in ("trace", "schedule") else method.needs(_SAMPLE, ["cond", "uncond"], _BLOCKS)
+    names = {
+        "spans": "the model's blocks one by one",
+        "trial": "forwards of thinned-out latents",
+        "solver": "to skip steps of the sampler",
+        "velocity": "the sampler's part in a step",
+    }
+    for need, what in names.items():
+        if need in needs:
+            raise ValueError(
+                f"{method.name} needs {what}, which is not supported in ComfyUI; navicache, easycache, trend, "
+                "taylorseer and schedule run here"
+            )
+    model = model.clone()
+    model.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, lambda *a, **k: _outer_sample(method, runs, *a, **k))
+    model.add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, KEY, _calc_cond_batch)
+    model.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, KEY, _diffusion_model)
+    return model
+
+
+def family_of(model: Any) -> str:
+    """The family of models that presets are looked up by; ComfyUI's own name for what was not measured."""
+    config = model.model.model_config.unet_config
+    image_model, kind = config.get("image_model"), config.get("model_type")
+    if image_model == "hunyuan_video":
+        return "hunyuanvideo"
+    if image_model == "wan2.1" and kind == "t2v":
+        return "wan-t2v-14b" if config.get("num_layers") == 40 else "wan-t2v-1.3b"
+    if image_model == "wan2.1" and kind == "i2v":
+        return "wan-i2v-480p"
+    return image_model or type(model.model).__name__
+
+
+def _outer_sample(method: _core.Method, runs: Runs, executor: Any, *args: Any, **kwargs: Any) -> Any:
+    guider, sigmas = executor.class_obj, args[3] if len(args) > 3 else kwargs["sigmas"]
+    before = guider.model_options
+    guider.model_options = comfy.model_patcher.create_model_options_clone(before)
+    run = Sampling(method, guider.model_patcher.model.model_sampling, sigmas)
+    guider.model_options["transformer_options"][KEY] = run
+    try:
+        made = executor(*args, **kwargs)
+        run.finish()
+        return made
+    finally:
+        guider.model_options = before
+        run.finish()
+        runs.report, runs.trace = run.report(), run.trace()
+
+
+def _calc_cond_batch(executor: Any, *args: Any, **kwargs: Any) -> Any:
+    run: Sampling | None = args[4]["transformer_options"].get(KEY)
+    if run is None:
+        return executor(*args, **kwargs)
+    run.begin_evaluation(float(args[3].flatten()[0]))
+    made = executor(*args, **kwargs)
+    run.end_evaluation()
+    return made
+
+
+def _diffusion_model(executor: Any, *args: Any, **kwargs: Any) -> Any:
+    options = kwargs.get("transformer_options")
+    if options is None:
+        options = next((arg for arg in reversed(args) if isinstance(arg, dict) and "uuids" in arg), {})
+    run: Sampling | None = options.get(KEY)
+    if run is None or run.is_over:
+        return executor(*args, **kwargs)
+    return run.call(lambda: executor(*args, **kwargs), args[0], options["uuids"], options["cond_or_uncond"])
+
+
+class Sampling:
+    """One sampling under a method. What does not fit ends it, with a warning; everything is computed from there."""
+
+    def __init__(self, method: _core.Method, model_sampling: Any, sigmas: torch.Tensor) -> None:
+        self.method = method
+        self.sigmas = [float(sigma) for sigma in sigmas[:-1]]
+        levels = [sigma if self.sigmas[0] <= 1.0 + 1e-6 else sigma / (1 + sigma) for sigma in self.sigmas]
+        timesteps = [float(model_sampling.timestep(sigma)) for sigma in sigmas[:-1]]
+        self.steps = list(zip(timesteps, levels, strict=True))
+        self.warnings = [text for text in [method.advice(len(self.steps))] if text]
+        self.forward = Forward()
+        self.session: _core.Session | None = None
+        self.is_over = not self.steps
+        self.bill = 0
+        # The step under way, or the last one.
+        self.step = -1
+        self.is_open = self.is_reused = self.is_repeat = False
+        self.begun = 0.0
+        # Branches by the id of their condition, in the order in which they are told apart.
+        self.branches: dict[Any, str] = {}
+        # This step's predictions that were computed; what a reused one adds to its input.
+        self.computed: dict[Any, torch.Tensor] = {}
+        self.added: dict[Any, torch.Tensor] = {}
+        self.shown: torch.Tensor | None = None
+        self.seconds: list[tuple[float, list[float]]] = []
+        self.reported: dict[str, Any] | None = None
+        self.recorded: str | None = None
+
+    # An evaluation
+
+    def begin_evaluation(self, sigma: float) -> None:
+        """The model is to be evaluated at a noise level."""
+        if self.is_over:
+            return
+        place = self.place(sigma)
+        self.is_repeat = place <= self.step
+        if place > self.step + 1:
+            self.give_up(f"the sampler went from step {self.step} to {place}")
+        elif not self.is_repeat:
+            self.step, self.begun = place, time.perf_counter()
+            self.is_open = self.is_reused = False
+            self.computed, self.added, self.shown = {}, {}, None
+
+    def place(self, sigma: float) -> int:
+        """The step that a noise level belongs to: the last one that is not below it."""
+        return max(sum(level >= sigma * (1 - _SAME) for level in self.sigmas) - 1, 0)
+
+    def call(self, compute: Any, x: torch.Tensor, uuids: list[Any], kinds: list[int]) -> Any:
+        """A call of the model on a batch of conditions: computed, or approximated."""
+        parts = x.chunk(len(uuids))
+        if self.is_repeat:
+            if self.is_reused and all(uuid in self.added for uuid in uuids):
+                return torch.cat([self.leading(part) + self.added[uuid] for part, uuid in zip(parts, uuids, strict=True)])
+            return compute()
+        try:
+            if not self.is_open:
+                self.open(parts[0])
+            if self.is_reused:
+                return torch.cat([self.approximated(part, uuid) for part, uuid in zip(parts, uuids, strict=True)])
+        except (Unfit, RuntimeError, ValueError) as problem:
+            self.give_up(str(problem))
+            return compute()
+        made = compute()
+        try:
+            if not isinstance(made, torch.Tensor):
+                raise Unfit(f"the model returns {type(made).__name__}, expected one tensor: other streams are not supported")
+            self.take(made.chunk(len(uuids)), uuids, kinds)
+        except (Unfit, RuntimeError, ValueError) as problem:
+            self.give_up(str(problem))
+        return made
+
+    def open(self, shown: torch.Tensor) -> None:
+        """A step begins with its first call: it is asked about, branch by branch until one is to be computed."""
+        self.is_open, self.shown = True, shown
+        self.forward.begin_step(shown)
+        if self.step == 0:
+            return  # always computed; its branches and shapes are only known then
+        assert self.session is not None
+        if not self.session.begin_step(self.step, self.forward):
+            raise Unfit(f"{self.method.name} skips steps of the sampler, which is not supported in ComfyUI")
+        verdicts = []
+        for branch in self.branches.values():
+            verdicts.append(self.session.open_branch(branch, self.forward))
+            if verdicts[-1] != "approximated":
+                break
+        self.is_reused = verdicts[-1] == "approximated"
+        if not self.is_reused and len(verdicts) > 1:
+            raise Unfit(f"{self.method.name} computes one of two conditions, which is not supported in ComfyUI")
+
+    def approximated(self, x: torch.Tensor, uuid: Any) -> torch.Tensor:
+        """A branch's prediction in a step that is reused."""
+        if uuid not in self.branches:
+            raise Unfit(f"step {self.step}: a condition appeared that nothing is kept of")
+        entry = self.leading(x)
+        output = self.forward.predicted[self.branches[uuid]].to(self.forward.dtype)
+        self.added[uuid] = output - entry
+        return output
+
+    def take(self, parts: Any, uuids: list[Any], kinds: list[int]) -> None:
+        """Conditions were computed."""
+        for part, uuid, kind in zip(parts, uuids, kinds, strict=True):
+            if self.step == 0:
+                self.branches[uuid] = str(kind)  # named when all are there
+            elif uuid not in self.branches:
+                raise Unfit(f"step {self.step}: a condition appeared that the first step did not have")
+            if self.computed and part.shape != next(iter(self.computed.values())).shape:
+                raise Unfit("conditions of different areas are not supported")
+            self.computed[uuid] = part
+
+    def end_evaluation(self) -> None:
+        """All conditions of an evaluation are through: the step is learnt from."""
+        if self.is_over or self.is_repeat or not self.is_open:
+            return
+        try:
+            if self.step == 0:
+                self.first_step()
+            elif not self.is_reused:
+                self.learn()
+            assert self.session is not None
+            self.session.end_step(self.forward)
+            took = time.perf_counter() - self.begun
+            share = 0.0 if self.is_reused else took / len(self.branches)
+            self.seconds.append((took, [share] * len(self.branches)))
+            self.forward.begin_step(self.forward.shown)  # the step's predictions are not needed any more
+            self.is_open = False
+            if self.step + 1 == len(self.steps):
+                self.session.release()
+        except (Unfit, RuntimeError, ValueError) as problem:
+            self.give_up(str(problem))
+
+    def first_step(self) -> None:
+        """The first step shows which branches there are: positive ones come first, whatever the order of the calls."""
+        ordered = sorted(self.branches.items(), key=lambda item: item[1])
+        self.branches, others = {}, 0
+        for uuid, kind in ordered:
+            name = _NAMES.get(int(kind))
+            if name is None or name in self.branches.values():
+                name, others = f"other{others}", others + 1
+            self.branches[uuid] = name
+        names = list(self.branches.values())
+        self.session = _core.Session(self.method, self.steps, names, _BLOCKS)
+        first = next(iter(self.branches))
+        self.bill = self.session.store_bytes(4 * self.computed[first].numel(), 0)
+        self.forward.take(names[0], self.computed[first])
+        self.session.begin_step(0, self.forward)
+        self.session.open_branch(names[0], self.forward)
+        self.learn()
+
+    def learn(self) -> None:
+        """Tells the session what was computed. The first branch is open already."""
+        assert self.session is not None
+        missing = [name for uuid, name in self.branches.items() if uuid not in self.computed]
+        if missing:
+            raise Unfit(f"step {self.step}: the condition {missing[0]} is gone")
+        for place, (uuid, branch) in enumerate(self.branches.items()):
+            if place > 0 and self.session.open_branch(branch, self.forward) == "approximated":
+                raise Unfit(f"{self.method.name} computes one of two conditions, which is not supported in ComfyUI")
+            self.forward.take(branch, self.computed[uuid])
+            self.session.close_branch(self.forward)
+        self.computed = {}
+
+    def leading(self, x: torch.Tensor) -> torch.Tensor:
+        """What goes in, of the shape of what comes out, in the model's own format."""
+        shape = self.forward.shape
+        return x if shape is None else x[tuple(slice(0, size) for size in shape)]
+
+    # The end
+
+    def give_up(self, reason: str) -> None:
+        """Something does not fit: the sampling goes on by itself."""
+        self.warn(f"{reason}; everything is computed from here")
+        self.is_over = True
+        if self.session is not None:
+            self.session.release()
+
+    def warn(self, text: str) -> None:
+        self.warnings.append(text)
+        _log.warning("%s", text)
+
+    def finish(self) -> None:
+        """The sampling is over: what was measured last is read, and every tensor let go of."""
+        self.is_over = True
+        if self.session is not None and self.reported is None and self.recorded is None:
+            self.session.release()
+            if self.method.name == "trace":
+                if len(self.seconds) == len(self.steps):
+                    self.recorded = self.session.trace(Forward(), "ComfyUI", "", 0)
+            else:
+                self.reported = json.loads(self.session.finish(Forward(), self.seconds))
+        self.session, self.forward, self.shown = None, Forward(), None
+        self.computed, self.added = {}, {}
+
+    def report(self) -> Report | None:
+        """What the sampling did, as docs/report.md says it."""
+        if self.reported is None:
+            return None
+        denoise = sum(step for step, _ in self.seconds)
+        report = Report(self.reported)
+        report["warnings"] = self.warnings + report["warnings"]
+        report["totals"]["store_bytes"] = self.bill
+        report["totals"]["seconds"] = {"denoise": denoise, "total": denoise}
+        report.update(
+            model="ComfyUI",
+            request={"steps": len(self.steps)},
+            source="comfyui",
+            ended="done" if len(self.seconds) == len(self.steps) else "interrupted",
+            machine={"torch": torch.__version__, "navicache": _core.__version__},
+        )
+        return report
+
+    def trace(self) -> navicache.Trace | None:
+        """What a recorder measured."""
+        if self.recorded is None:
+            return None
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "trace.jsonl"
+            path.write_text(self.recorded, encoding="utf-8")
+            return navicache.Trace.load(path)
