@@ -1,8 +1,6 @@
-'use strict';
 // One page, one folder of results: draws `data`, plays its videos in step. No library, nothing from outside.
 
 const data = JSON.parse(document.getElementById('data').textContent);
-const $ = (id) => document.getElementById(id);
 const { fps, frames, methods, metrics, runs, steps } = data;
 /** Metrics beside PSNR, which is told in more than one way. */
 const others = metrics.filter(({ key }) => key !== 'psnr');
@@ -12,24 +10,8 @@ const shown = { prompt: 0, seed: data.seeds[0], against: methods.length > 1 ? 1 
 
 // ---- building blocks
 
-function element(name, attributes = {}, ...children) {
-  const node = document.createElement(name);
-  for (const [key, value] of Object.entries(attributes)) key in node ? (node[key] = value) : node.setAttribute(key, value);
-  node.append(...children);
-  return node;
-}
-
-function drawing(name, attributes = {}, ...children) {
-  const node = document.createElementNS('http://www.w3.org/2000/svg', name);
-  for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, value);
-  node.append(...children);
-  return node;
-}
-
 /** A method's name; it may break after its parts. */
 const named = (method) => label(methods[method]).split(/(?<=[:,])/).flatMap((part, i) => (i ? [element('wbr'), part] : [part]));
-const number = (value, digits, unit = '') => (value == null ? '–' : value.toFixed(digits) + unit);
-const percent = (value) => number(100 * value, 0, '\u00a0%');
 const label = ({ name }) => (name === 'none' ? 'none (uncached)' : name);
 const color = (method) => `var(--m${method % 10})`;
 const dashes = (method) => ['', '7 3', '2 3', '9 3 2 3'][Math.floor(method / 10) % 4];
@@ -159,24 +141,7 @@ function draw() {
   const pick = (method) => player.cells.find((cell) => cell.run.method === method);
   const [a, b] = [pick(0), pick(shown.against)];
   if (!a || !b || a.at !== b.at || a.video.readyState < 2 || b.video.readyState < 2) return;
-  const { width, height } = canvas;
-  const pen = canvas.getContext('2d');
-  pen.globalCompositeOperation = 'source-over';
-  pen.drawImage(a.video, 0, 0, width, height);
-  if (shown.view === 'wipe') {
-    const edge = (width * shown.wipe) / 100;
-    pen.save();
-    pen.beginPath();
-    pen.rect(edge, 0, width - edge, height);
-    pen.clip();
-    pen.drawImage(b.video, 0, 0, width, height);
-    pen.restore();
-  } else {
-    pen.globalCompositeOperation = 'difference';
-    pen.drawImage(b.video, 0, 0, width, height);
-    pen.globalCompositeOperation = 'lighter'; // added to itself: twice as bright, without reading pixels
-    for (let gain = shown.gain; gain > 1; gain /= 2) pen.drawImage(canvas, 0, 0);
-  }
+  blend(canvas, a.video, b.video, shown);
   canvas.dataset.frame = a.at;
 }
 
@@ -245,26 +210,14 @@ function table() {
 const ran = (run, step, branch) => run.blocks?.steps[step]?.[branch] ?? run.strip.split('|')[step]?.[branch] ?? '.';
 
 function strip(run) {
-  const rows = run.strip.split('|').slice(0, -1);
-  const branches = rows[0].length;
-  const units = run.blocks?.units ?? [];
-  const tall = rows.some((row) => row.includes('m')) ? Math.max(12, 2 * units.length) : 14;
-  const svg = drawing('svg', { viewBox: `0 0 ${rows.length * 10} ${branches * (tall + 2)}`, preserveAspectRatio: 'none', class: 'plot', role: 'img',
-    'aria-label': `${methods[run.method].name}: ${run.strip}` });
-  svg.style.height = `${branches * (tall + 2)}px`;
-  rows.forEach((row, step) => [...row].forEach((symbol, branch) => {
-    const [x, y, text] = [step * 10, branch * (tall + 2), ran(run, step, branch)];
-    const where = `step ${step + 1}, timestep ${number(steps[step]?.timestep, 0)}, ${run.blocks?.branches[branch] ?? `branch ${branch}`}`;
-    const computed = [...text].filter((c) => c === 'S').length;
-    const what = symbol === 'S' ? 'computed' : symbol === '.' ? 'reused' : `${computed} of ${text.length} units computed`;
-    const cell = drawing('g', {}, drawing('title', {}, `${where}: ${what}`),
-      drawing('rect', { x, y, width: 9, height: tall, class: symbol === 'S' ? 'S' : 'off' }));
-    if (text.length > 1) [...text].forEach((c, unit) => {
-      if (c === 'S') cell.append(drawing('rect', { x, y: y + (unit * tall) / text.length, width: 9, height: tall / text.length, class: 'S' }));
-    });
-    svg.append(cell);
-  }));
-  return svg;
+  const of = (branch) => run.blocks?.branches[branch] ?? `branch ${branch}`;
+  return drawStrip({
+    strip: run.strip,
+    name: methods[run.method].name,
+    units: run.blocks?.units.length,
+    ran: (step, branch) => ran(run, step, branch),
+    where: (step, branch) => `step ${step + 1}, timestep ${number(steps[step]?.timestep, 0)}, ${of(branch)}`,
+  });
 }
 
 function strips() {

@@ -6,6 +6,7 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use html_escape::encode_safe;
 use navicache_metrics::METRICS;
+use navicache_page::{BASICS, PALETTE, PARTS, PLOT};
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
@@ -78,12 +79,13 @@ fn page(results: &Results, folder: &Path, videos: Videos) -> Result<Page> {
 }
 
 fn render(results: &Results, media: Map<String, Value>, videos: Videos) -> String {
-    let style = format!("{}{}{STYLE}", plot::PALETTE, plot::STYLE);
+    let style = format!("{PALETTE}{BASICS}{PLOT}{STYLE}");
+    let script = format!("{PARTS}{SCRIPT}");
     // Of scripts and styles, only those of this file may run, by their digests; and nothing may be fetched.
     let source = if videos == Videos::Embedded { "blob:" } else { "'self' file:" };
     let policy = format!(
         "default-src 'none'; script-src '{}'; style-src '{}'; media-src {source}; img-src data:; base-uri 'none'; form-action 'none'",
-        digest(SCRIPT),
+        digest(&script),
         digest(&style)
     );
     let prompt = results.prompts.first().map_or("", String::as_str);
@@ -98,7 +100,7 @@ fn render(results: &Results, media: Map<String, Value>, videos: Videos) -> Strin
         "frontier" => frontier(plot::WIDE),
         "frontier-narrow" => frontier(plot::NARROW),
         "data" => data.clone(),
-        "script" => SCRIPT.to_string(),
+        "script" => script.clone(),
         _ => String::new(),
     })
 }

@@ -1,36 +1,23 @@
-//! Plots as SVG: for files beside the page, and for the page itself. Colours are those of `palette.css`.
+//! Plots as SVG: for files beside the page, and for the page itself. Colours are those of all pages.
 
 use std::fmt::Write as _;
 
 use html_escape::encode_safe as escaped;
+use navicache_page::{PALETTE, PLOT};
 
 use super::results::{Results, Run};
-
-/// The colours, on the page and in files.
-pub(super) const PALETTE: &str = include_str!("palette.css");
 
 /// Colours there are; more methods begin again.
 const COLORS: usize = 10;
 
 /// A drawing that stands for itself.
 pub(super) fn whole(drawing: &str) -> String {
-    let style = format!("<style>{PALETTE}{STYLE}svg {{ background: var(--paper); }}</style>");
+    let style = format!("<style>{PALETTE}{PLOT}svg {{ background: var(--paper); }}</style>");
     match drawing.split_once('>') {
         Some((svg, rest)) => format!("{svg}>{style}{rest}\n"),
         None => drawing.to_string(),
     }
 }
-
-/// What drawings need of style beside the palette.
-pub(super) const STYLE: &str = "
-.plot { font: 13px system-ui, sans-serif; }
-.plot text { fill: var(--ink); paint-order: stroke; stroke: var(--under, var(--paper)); stroke-width: 3px; stroke-linejoin: round; }
-.plot .soft { fill: var(--soft); }
-.plot .grid { stroke: var(--line); }
-.plot .S { fill: var(--computed); }
-.plot .off { fill: var(--reused); }
-.plot .m { fill: var(--part); }
-";
 
 /// Size of a wide drawing.
 pub(super) const WIDE: (f64, f64) = (960.0, 400.0);
