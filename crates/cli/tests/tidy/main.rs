@@ -21,6 +21,7 @@ const FORBIDDEN: &[Edge] = &[
     ("navicache-media", &["candle*", "navicache-*", "ureq"]),
     ("navicache-metrics", &["navicache-control", "navicache-engine", "ureq"]),
     ("navicache-engine", &["navicache-hub", "navicache-study", "ureq", "clap", "axum", "pyo3"]),
+    ("navicache-page", &["navicache-*"]),
     ("navicache-hub", &["navicache-engine", "navicache-control"]),
     ("navicache-study", &["navicache-hub", "ureq", "clap"]),
     ("navicache-python", &["navicache-hub", "navicache", "ureq", "clap"]),
