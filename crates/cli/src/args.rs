@@ -62,6 +62,13 @@ pub enum Command {
     Replay(Replay),
     /// Choose a method and its threshold from recorded runs
     Tune(Tune),
+    /// Serve the models over HTTP: OpenAI's video routes, a queue that survives everything, and a page
+    #[cfg(feature = "server")]
+    Serve(Box<crate::serve::Serve>),
+    /// Make the videos of a server, which starts this
+    #[cfg(feature = "server")]
+    #[command(hide = true)]
+    Worker(crate::serve::Worker),
     /// List the GPUs here; how `navicache` asks whether there is one
     #[cfg(feature = "cuda")]
     #[command(hide = true)]
@@ -112,6 +119,8 @@ impl Command {
     /// The device that it will run a model on, if it runs one.
     pub fn device(&self) -> Option<DeviceChoice> {
         let settings = match self {
+            #[cfg(feature = "server")]
+            Command::Worker(options) => return Some(options.device.device),
             Command::Generate(options) => &options.sampling.settings,
             Command::Estimate(options) => &options.settings,
             Command::Trace(options) => &options.sampling.settings,

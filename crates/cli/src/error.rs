@@ -37,6 +37,9 @@ pub enum Error {
     Study(#[from] navicache_study::Error),
     #[error(transparent)]
     Media(#[from] navicache_media::Error),
+    #[cfg(feature = "server")]
+    #[error(transparent)]
+    Server(#[from] navicache_server::Error),
     #[error(transparent)]
     Metrics(#[from] navicache_metrics::Error),
 }
@@ -68,6 +71,8 @@ impl Error {
             Error::Engine(error) => matches!(error, Engine::Cancelled { .. } | Engine::DecodingCancelled),
             Error::Hub(error) => matches!(error, navicache_hub::Error::Cancelled),
             Error::Study(error) => error.is_cancelled(),
+            #[cfg(feature = "server")]
+            Error::Server(_) => false,
             Error::Arguments { .. } | Error::Unfinished { .. } | Error::Config(_) => false,
             Error::Cache(_) | Error::Tune(_) | Error::Media(_) | Error::Metrics(_) => false,
         }

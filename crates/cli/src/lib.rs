@@ -23,6 +23,8 @@ mod preview;
 mod progress;
 mod published;
 mod remaining;
+#[cfg(feature = "server")]
+mod serve;
 mod settings;
 mod study;
 mod terminal;
@@ -132,6 +134,10 @@ fn run(command: Command, program: &clap::Command, unknown_variables: &[String]) 
         Command::Trace(options) => record(&options),
         Command::Replay(options) => Ok(study::replay(&options)?),
         Command::Tune(options) => Ok(study::tune(&options)?),
+        #[cfg(feature = "server")]
+        Command::Serve(options) => serve::serve(&options),
+        #[cfg(feature = "server")]
+        Command::Worker(options) => serve::work(&options),
         #[cfg(feature = "cuda")]
         Command::Gpus => gpus(),
         Command::Config(options) => config::show(&options, program),

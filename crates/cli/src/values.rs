@@ -50,6 +50,32 @@ pub fn bytes(text: &str) -> Result<u64, String> {
     Ok(size.as_u64())
 }
 
+/// A time: `30s`, `15min`, `12h` or `7d`.
+#[cfg(feature = "server")]
+pub fn duration(text: &str) -> Result<std::time::Duration, String> {
+    const MOST: u64 = 36_500 * 24 * 60 * 60;
+    let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let unit = match text[end..].trim() {
+        "s" | "" => Some(1),
+        "min" | "m" => Some(60),
+        "h" => Some(60 * 60),
+        "d" => Some(24 * 60 * 60),
+        _ => None,
+    };
+    let seconds = text[..end].parse::<u64>().ok().zip(unit).and_then(|(number, unit)| number.checked_mul(unit));
+    let seconds = seconds.filter(|seconds| *seconds <= MOST);
+    seconds
+        .map(std::time::Duration::from_secs)
+        .ok_or_else(|| "expected a time, as in 30s, 15min, 12h or 7d".to_string())
+}
+
+/// Size and frames of a video: `832x480x81`.
+#[cfg(feature = "server")]
+pub fn video(text: &str) -> Result<(navicache_engine::Size, usize), String> {
+    let parts = text.rsplit_once('x').and_then(|(size, frames)| Some((size.parse().ok()?, frames.parse().ok()?)));
+    parts.ok_or_else(|| "expected WIDTHxHEIGHTxFRAMES, as in 832x480x81".to_string())
+}
+
 /// A seed: a number, or `random` (elsewhere `-1`), which the report then has.
 pub fn seed(text: &str) -> Result<u64, String> {
     match text {
@@ -78,6 +104,22 @@ mod tests {
         for wrong in ["", "GiB", "-1MB", "lots", "1TBs", "inf"] {
             assert!(bytes(wrong).is_err(), "{wrong}");
         }
+    }
+
+    #[cfg(feature = "server")]
+    #[test]
+    fn times_and_videos() {
+        assert_eq!(duration("90").map(|time| time.as_secs()), Ok(90));
+        assert_eq!(duration("15min").map(|time| time.as_secs()), Ok(900));
+        assert_eq!(duration("7d").map(|time| time.as_secs()), Ok(604_800));
+        for wrong in ["", "d", "7w", "-1s", "1.5h", "99999999999999999999d", "18446744073709551615d"] {
+            assert!(duration(wrong).is_err(), "{wrong}");
+        }
+        assert_eq!(
+            video("832x480x81").map(|(size, frames)| (size.to_string(), frames)),
+            Ok(("832x480".to_string(), 81))
+        );
+        assert!(video("832x480").is_err());
     }
 
     #[test]

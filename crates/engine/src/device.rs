@@ -141,7 +141,7 @@ pub(crate) fn device_name(device: &Device) -> String {
 
 /// In which format matrices are kept, and which numbers are multiplied. Activations are kept in f32 and summed up in
 /// f32 whatever the choice.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, strum::EnumString, strum::VariantNames)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, strum::Display, strum::EnumString, strum::VariantNames)]
 #[strum(serialize_all = "lowercase", parse_err_ty = Error, parse_err_fn = unknown_dtype)]
 pub enum DtypeChoice {
     /// f32 for models under 1 GiB in f32; others as stored (on a GPU, bf16), and what is stored in bf16 or less is

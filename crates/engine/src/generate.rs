@@ -175,6 +175,18 @@ fn run(
     Ok(Video { frames: pixels, spec, latents: sampled.latents, report })
 }
 
+/// What a request means, and what the user should know of it. Refuses what [`generate`] would refuse before it reads a
+/// weight.
+pub fn check(pipeline: &Pipeline, request: &Request) -> Result<(Resolved, Vec<String>)> {
+    let mut ignored = |_: Event| ControlFlow::Continue(());
+    let mut reporter = Reporter { on_event: &mut ignored, warnings: Vec::new(), cancelled: false };
+    let resolved = pipeline.resolve(request)?;
+    pipeline.family().check(&resolved, &mut reporter)?;
+    pipeline.check_memory(&resolved)?;
+    target::steered(resolved.cache.method(), request, &resolved, &pipeline.defaults().presets)?;
+    Ok((resolved, reporter.warnings))
+}
+
 /// Runs one uncached step and decodes nothing, so that the weights are read before something is timed.
 pub fn warm_up(
     pipeline: &Pipeline,

@@ -61,7 +61,7 @@ pub use device::{DeviceChoice, DtypeChoice};
 pub use error::{Error, Kind, Result};
 pub use event::{Event, Stage};
 pub use field::Field;
-pub use generate::{Video, generate, generate_to, generate_with, warm_up};
+pub use generate::{Video, check, generate, generate_to, generate_with, warm_up};
 pub use host::share_of_memory;
 pub use machine::{available_memory_bytes as machine_memory, cpu_name as machine_name, threads, use_threads};
 pub use navicache_control as control;

@@ -30,6 +30,32 @@ pub(crate) enum Frames {
     From(usize),
 }
 
+impl Limits {
+    /// The number of frames nearest to one that was wished for, of those that can be made; of two, the larger.
+    pub fn nearest_frames(&self, wished: usize) -> usize {
+        let largest = self.largest.0.max(1);
+        let wished = wished.clamp(1, largest);
+        match self.frames {
+            Frames::From(least) if wished >= least => wished,
+            Frames::From(least) => {
+                if wished - 1 < least - wished {
+                    1
+                } else {
+                    least
+                }
+            }
+            Frames::Causal { factor, latent_multiple: multiple } => {
+                let works = |groups: usize| (groups * multiple - 1) * factor + 1;
+                let most = (((largest - 1) / factor + 1) / multiple).max(1);
+                let below = (((wished - 1) / factor + 1) / multiple).clamp(1, most);
+                let above = (below + 1).min(most);
+                let distance = |groups: &usize| (works(*groups).abs_diff(wished), usize::MAX - groups);
+                works([below, above].into_iter().min_by_key(distance).unwrap_or(below))
+            }
+        }
+    }
+}
+
 pub(crate) fn check_multiple(side: &str, found: usize, multiple: usize, largest: usize) -> Result<()> {
     if found > 0 && found.is_multiple_of(multiple) && found <= largest {
         return Ok(());
@@ -95,6 +121,27 @@ mod tests {
         frames: Frames::Causal { factor: 4, latent_multiple: 1 },
         largest: (4093, 16384, 16384),
     };
+
+    #[test]
+    fn the_nearest_frames_can_be_made() {
+        let pairs = Limits { frames: Frames::Causal { factor: 4, latent_multiple: 2 }, ..LIMITS };
+        let from = Limits { frames: Frames::From(16), ..LIMITS };
+        for (limits, wished, nearest) in [
+            (LIMITS, 0, 1),
+            (LIMITS, 2, 1),
+            (LIMITS, 3, 5),
+            (LIMITS, 64, 65),
+            (LIMITS, 1_000_000, 4093),
+            (pairs, 1, 5),
+            (pairs, 9, 13),
+            (from, 5, 1),
+            (from, 9, 16),
+            (from, 51, 51),
+        ] {
+            assert_eq!(limits.nearest_frames(wished), nearest, "{wished}");
+            assert!(check_frames(nearest, &limits, limits.largest.0).is_ok());
+        }
+    }
 
     #[test]
     fn frames_of_a_temporal_patch() {

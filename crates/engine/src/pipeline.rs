@@ -166,6 +166,17 @@ impl Pipeline {
         Ok((resolved, picture))
     }
 
+    /// The number of frames nearest to one that was wished for, of those that it can make.
+    pub fn nearest_frames(&self, wished: usize) -> usize {
+        self.family.shared().sizes.limits().nearest_frames(wished)
+    }
+
+    /// What width and height must be multiples of.
+    pub fn multiples(&self) -> (usize, usize) {
+        let limits = self.family.shared().sizes.limits();
+        (limits.width_multiple, limits.height_multiple)
+    }
+
     /// Where it runs.
     pub fn machine(&self) -> Machine {
         Machine {

@@ -23,6 +23,7 @@ const FORBIDDEN: &[Edge] = &[
     ("navicache-engine", &["navicache-hub", "navicache-study", "ureq", "clap", "axum", "pyo3"]),
     ("navicache-page", &["navicache-*"]),
     ("navicache-hub", &["navicache-engine", "navicache-control"]),
+    ("navicache-server", &["navicache-hub", "navicache-study", "ureq", "clap"]),
     ("navicache-study", &["navicache-hub", "ureq", "clap"]),
     ("navicache-python", &["navicache-hub", "navicache", "ureq", "clap"]),
 ];

@@ -1,0 +1,44 @@
+//! The page: three files in the program, nothing from elsewhere.
+
+use std::sync::{Arc, LazyLock};
+
+use axum::Router;
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+
+use crate::server::Server;
+
+const HTML: &str = include_str!("../page.html");
+const CSS: &str = include_str!("../page.css");
+const JS: &str = include_str!("../page.js");
+
+/// Scripts and styles of this server alone; pictures and videos that the page made of what it fetched.
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
+    img-src 'self' blob: data:; media-src 'self' blob:; form-action 'none'; base-uri 'none'; frame-ancestors 'none'";
+
+/// The routes of the page.
+pub fn router() -> Router<Arc<Server>> {
+    Router::new()
+        .route("/", get(async || file(HTML, "text/html; charset=utf-8", &HTML_TAG)))
+        .route("/page.css", get(async || file(CSS, "text/css; charset=utf-8", &CSS_TAG)))
+        .route("/page.js", get(async || file(JS, "text/javascript; charset=utf-8", &JS_TAG)))
+}
+
+static HTML_TAG: LazyLock<String> = LazyLock::new(|| tag(HTML));
+static CSS_TAG: LazyLock<String> = LazyLock::new(|| tag(CSS));
+static JS_TAG: LazyLock<String> = LazyLock::new(|| tag(JS));
+
+fn tag(text: &str) -> String {
+    format!("\"{}\"", &crate::blobs::sha256(text.as_bytes())[..16])
+}
+
+fn file(text: &'static str, kind: &'static str, tag: &str) -> Response {
+    let head = [
+        (header::CONTENT_TYPE, kind),
+        (header::CONTENT_SECURITY_POLICY, POLICY),
+        (header::CACHE_CONTROL, "no-cache"),
+        (header::ETAG, tag),
+    ];
+    (head, text).into_response()
+}

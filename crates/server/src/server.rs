@@ -1,0 +1,158 @@
+//! What every part of a server shares.
+
+use std::ffi::OsString;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use navicache_engine::{Every, LoadOptions, Size};
+use tokio::sync::watch;
+
+use crate::auth::Keyring;
+use crate::blobs::Blobs;
+use crate::board::Board;
+use crate::metrics::Metrics;
+use crate::models::Models;
+use crate::store::{Store, StoreError, queries};
+
+/// How a server serves.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Models by name or path; the first is the default.
+    pub models: Vec<String>,
+    /// How the server understands them.
+    pub load: LoadOptions,
+    /// The program of the worker, and its arguments.
+    pub worker: Vec<OsString>,
+    /// An address or a name to listen on.
+    pub host: String,
+    /// 0: one that is free.
+    pub port: u16,
+    /// Other names that requests may call this server by.
+    pub names: Vec<String>,
+    /// Where jobs and videos are kept.
+    pub data: PathBuf,
+    /// Who is let in.
+    pub access: Access,
+    /// Certificate and key.
+    pub tls: Option<(PathBuf, PathBuf)>,
+    /// Origins whose pages may use this server.
+    pub cors: Vec<String>,
+    /// What is taken.
+    pub limits: Limits,
+    /// How long a video is kept.
+    pub keep: Duration,
+    /// How many bytes of videos are kept.
+    pub keep_bytes: u64,
+    /// How long the worker may take to stop.
+    pub grace: Duration,
+    /// After which steps checkpoints are written.
+    pub checkpoint_every: Every,
+    /// Where metrics are shown without a key.
+    pub metrics_listen: Option<SocketAddr>,
+    /// Whether prompts are written to the log.
+    pub log_prompts: bool,
+}
+
+/// Who is let in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Access {
+    /// Who has a key of this file.
+    Keys(PathBuf),
+    /// Everybody on this machine.
+    ThisMachine,
+    /// Everybody; it was said so.
+    Everybody,
+}
+
+/// What is taken.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Jobs that may wait.
+    pub max_queue: usize,
+    /// The same of one key.
+    pub max_queue_per_key: usize,
+    /// Denoising steps.
+    pub max_steps: usize,
+    /// Size and frames of the largest video.
+    pub max_video: Option<(Size, usize)>,
+    /// Bytes of a picture.
+    pub max_upload: u64,
+    /// Time of a job on the device.
+    pub max_time: Option<Duration>,
+}
+
+/// A server.
+pub struct Server {
+    pub options: Options,
+    pub models: Models,
+    pub store: Store,
+    pub blobs: Blobs,
+    pub keys: Keyring,
+    pub board: Board,
+    pub metrics: std::sync::Arc<Metrics>,
+    /// One picture at a time is unpacked.
+    pub pictures: tokio::sync::Semaphore,
+    stopping: watch::Sender<bool>,
+}
+
+impl Server {
+    pub fn new(
+        options: Options,
+        models: Models,
+        store: Store,
+        blobs: Blobs,
+        keys: Keyring,
+        metrics: std::sync::Arc<Metrics>,
+    ) -> Self {
+        let stopping = watch::Sender::new(false);
+        metrics.queue_capacity.set(options.limits.max_queue as i64);
+        let pictures = tokio::sync::Semaphore::new(1);
+        Server { options, models, store, blobs, keys, board: Board::default(), metrics, pictures, stopping }
+    }
+
+    /// Where attempts of a job work.
+    pub fn work_folder(&self, id: &str) -> PathBuf {
+        self.options.data.join("work").join(id)
+    }
+
+    pub fn is_stopping(&self) -> bool {
+        *self.stopping.borrow()
+    }
+
+    /// Takes no more jobs, and lets the worker leave after its step.
+    pub fn stop(&self) {
+        self.stopping.send_replace(true);
+        self.board.stop_changed.notify_one();
+        self.board.queue_changed.notify_one();
+    }
+
+    /// Waits until it stops.
+    pub async fn stopped(&self) {
+        let mut stopping = self.stopping.subscribe();
+        let _ = stopping.wait_for(|is_stopping| *is_stopping).await; // the sender lives as long as this
+    }
+
+    /// Whether a job is still to be made.
+    pub fn is_wanted(&self, id: &str) -> bool {
+        let job = self.store.read(|db| queries::job(db, id));
+        !matches!(job, Ok(None)) && !matches!(job, Ok(Some(job)) if job.status.is_final())
+    }
+
+    /// Removes blobs, but for those that a job refers to.
+    pub fn forget(&self, digests: &[String]) -> Result<(), StoreError> {
+        let kept = self.store.read(|db| queries::referenced(db, digests))?;
+        digests.iter().filter(|digest| !kept.contains(digest)).for_each(|digest| self.blobs.remove(digest));
+        Ok(())
+    }
+
+    /// Bytes that the disk has left.
+    pub fn disk_free(&self) -> Option<u64> {
+        fs4::available_space(&self.options.data).ok()
+    }
+}
+
+/// Whether an address is reached from this machine alone.
+pub fn is_loopback(host: &str) -> bool {
+    host == "localhost" || host.parse().is_ok_and(|address: IpAddr| address.is_loopback())
+}
