@@ -62,7 +62,7 @@ pub enum Command {
     Replay(Replay),
     /// Choose a method and its threshold from recorded runs
     Tune(Tune),
-    /// Serve the models over HTTP: OpenAI's video routes, a queue that survives everything, and a page
+    /// Serve models over HTTP: OpenAI's video routes, and a queue that survives kills and power cuts
     #[cfg(feature = "server")]
     Serve(Box<crate::serve::Serve>),
     /// Make the videos of a server, which starts this
