@@ -72,6 +72,8 @@ def patched(model: Any, cache: str | None, runs: Runs) -> Any:
                 "taylorseer and schedule run here"
             )
     model = model.clone()
+    for kind in (WrappersMP.OUTER_SAMPLE, WrappersMP.CALC_COND_BATCH, WrappersMP.DIFFUSION_MODEL):
+        model.remove_wrappers_with_key(kind, KEY)  # of a node before this one: the last one counts
     model.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, lambda *a, **k: _outer_sample(method, runs, *a, **k))
     model.add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, KEY, _calc_cond_batch)
     model.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, KEY, _diffusion_model)

@@ -101,6 +101,13 @@ def test_a_sampling_leaves_nothing_to_the_next(model):
     assert torch.equal(sample(patched), first)
 
 
+def test_the_last_of_two_nodes_counts(model):
+    patched, _ = cached(model, 0.3)
+    twice, run = cached(patched, 1e-9)
+    assert torch.equal(sample(twice), sample(model)) and steps_of(run.report) == "S" * STEPS
+    assert run.report.warnings == ["0 of 20 steps reused: the threshold never allowed it"]
+
+
 def test_without_guidance_there_is_one_branch(model):
     patched, run = cached(model, 0.3)
     sample(patched, cfg=1.0)
