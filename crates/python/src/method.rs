@@ -6,16 +6,16 @@ use std::sync::Arc;
 use navicache_control::cache::curve::Curve;
 use navicache_control::cache::watch::Mode;
 use navicache_control::cache::{
-    Approx, Asks, CacheConfig, CacheSpec, Guard, Guarded, Method as Cached, Policy, Run, Subject,
+    Approx, Asks, CacheConfig, CacheSpec, Guard, Guarded, Method as Cached, Part, Policy, Run, Subject, Unit,
 };
+use navicache_control::guidance::Branch;
+use navicache_control::schedule::{Sigma, Step, Timestep};
 use navicache_control::target::{Steered, Target};
 use navicache_engine::replay::trace::{Looks, Recorder};
 use navicache_engine::{advice, cache_argument, curve_of, report};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use serde_json::Value;
-
-use crate::session::run;
 
 /// A method as configured.
 pub struct Configured {
@@ -247,6 +247,41 @@ impl Method {
     pub fn configured(&self) -> Arc<Configured> {
         Arc::clone(&self.0)
     }
+}
+
+/// A run as policies see it.
+pub(crate) fn run(
+    method: &Configured,
+    steps: Vec<(f64, f64)>,
+    branches: Vec<String>,
+    blocks: Vec<Vec<String>>,
+    segments: Vec<usize>,
+) -> PyResult<Run> {
+    let step = |(timestep, sigma)| Step { timestep: Timestep(timestep), sigma: Sigma(sigma) };
+    let part = |name: String| serde_json::from_value::<Part>(name.into()).map_err(value_error);
+    let mut units = Vec::new();
+    for (block, parts) in blocks.into_iter().enumerate() {
+        for name in parts {
+            units.push(Unit { block, part: part(name)? });
+        }
+    }
+    Ok(Run {
+        family: method.family().to_string(),
+        steps: steps.into_iter().map(step).collect(),
+        branches: branches.iter().map(|branch| named(branch)).collect::<PyResult<_>>()?,
+        units,
+        segments,
+    })
+}
+
+/// What is wrong with something that was given.
+pub(crate) fn value_error(error: impl std::fmt::Display) -> PyErr {
+    PyValueError::new_err(error.to_string())
+}
+
+/// A branch by its name.
+pub(crate) fn named(branch: &str) -> PyResult<Branch> {
+    Branch::try_from(branch.to_string()).map_err(PyValueError::new_err)
 }
 
 fn needs(asks: &Asks, run: &Run) -> Vec<&'static str> {

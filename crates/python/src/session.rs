@@ -8,10 +8,10 @@ use std::sync::{Arc, Mutex, PoisonError, TryLockError};
 use navicache_control::cache::references::{Place, Refs};
 use navicache_control::cache::walk::{Begun, Forward, Opened, Session as Walk};
 use navicache_control::cache::{
-    CacheMemory, Form, Kept, Measure, Part, Quantity, Run, Span, Spans, StepRecord, Subject, Unit, WalkError,
+    CacheMemory, Form, Kept, Measure, Quantity, Run, Span, Spans, StepRecord, Subject, WalkError,
 };
 use navicache_control::guidance::Branch;
-use navicache_control::schedule::{Schedule, Sigma, Step, Timestep};
+use navicache_control::schedule::Schedule;
 use navicache_control::solver::skipping::{Keeps, Skip, Stepper};
 use navicache_control::solver::{Linear, SolverKind};
 use navicache_control::strip::{Ran, Strip};
@@ -22,7 +22,7 @@ use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyList;
 
-use crate::method::{Configured, Method, Shared};
+use crate::method::{Configured, Method, Shared, named, run, value_error};
 
 /// A value of Python's: what is measured, kept and added up.
 type Value = Arc<Py<PyAny>>;
@@ -340,39 +340,6 @@ impl Led {
 
 fn over() -> PyErr {
     PyRuntimeError::new_err("the run is over")
-}
-
-fn value_error(error: impl std::fmt::Display) -> PyErr {
-    PyValueError::new_err(error.to_string())
-}
-
-fn named(branch: &str) -> PyResult<Branch> {
-    Branch::try_from(branch.to_string()).map_err(PyValueError::new_err)
-}
-
-/// A run as policies see it.
-pub(crate) fn run(
-    method: &Configured,
-    steps: Vec<(f64, f64)>,
-    branches: Vec<String>,
-    blocks: Vec<Vec<String>>,
-    segments: Vec<usize>,
-) -> PyResult<Run> {
-    let step = |(timestep, sigma)| Step { timestep: Timestep(timestep), sigma: Sigma(sigma) };
-    let part = |name: String| serde_json::from_value::<Part>(name.into()).map_err(value_error);
-    let mut units = Vec::new();
-    for (block, parts) in blocks.into_iter().enumerate() {
-        for name in parts {
-            units.push(Unit { block, part: part(name)? });
-        }
-    }
-    Ok(Run {
-        family: method.family().to_string(),
-        steps: steps.into_iter().map(step).collect(),
-        branches: branches.iter().map(|branch| named(branch)).collect::<PyResult<_>>()?,
-        units,
-        segments,
-    })
 }
 
 impl<'a, 'py> Holder<'a, 'py> {

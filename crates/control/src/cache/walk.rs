@@ -33,7 +33,6 @@ use crate::resume::ResumeError;
 use crate::solver::skipping::Skip;
 use crate::strip::Ran;
 
-use branch::Inside;
 pub use branch::Opened;
 
 /// What the walk asks of whoever holds the values.
@@ -119,6 +118,15 @@ struct Open {
     decision: Decision,
     done: Vec<BranchRecord>,
     inside: Option<Inside>,
+}
+
+/// A branch under way, to be computed.
+struct Inside {
+    branch: Branch,
+    /// Where it was asked about; `None` where the step had answered for it.
+    place: Option<Place>,
+    /// Of each unit, whether it is computed.
+    units: Vec<bool>,
 }
 
 impl<V: Clone, S> Session<V, S> {

@@ -1,6 +1,6 @@
 //! One branch of a step under the walk: asked about as a whole, then span by span.
 
-use super::{Forward, Session};
+use super::{Forward, Inside, Session};
 use crate::cache::records::{BranchRecord, WalkError};
 use crate::cache::references::Place;
 use crate::cache::unread::Purpose;
@@ -17,15 +17,6 @@ pub enum Opened {
     Whole,
     /// It is to be computed from span to span.
     Spans(Spans),
-}
-
-/// A branch under way, to be computed.
-pub(super) struct Inside {
-    branch: Branch,
-    /// Where it was asked about; `None` where the step had answered for it.
-    place: Option<Place>,
-    /// Of each unit, whether it is computed.
-    units: Vec<bool>,
 }
 
 impl<V: Clone, S> Session<V, S> {
