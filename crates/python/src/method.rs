@@ -27,9 +27,15 @@ pub struct Configured {
 /// What decides.
 enum Kind {
     /// A cache method, under a target or not.
-    Cache { spec: CacheSpec, config: CacheConfig, target: Option<(Target, Curve)> },
+    Cache(Box<Cache>),
     /// Everything is computed and measured, for a trace.
     Recorder(Recorder),
+}
+
+struct Cache {
+    spec: CacheSpec,
+    config: CacheConfig,
+    target: Option<(Target, Curve)>,
 }
 
 impl Configured {
@@ -55,7 +61,11 @@ impl Configured {
         // A strip that is to run again is not to be improved on.
         let is_forced = matches!(&config, CacheConfig::Schedule(_)) && guards == Mode::Act;
         let guards = if is_forced { Mode::Warn } else { guards };
-        Ok(Configured { family: family.to_string(), kind: Kind::Cache { spec, config, target }, guards })
+        Ok(Configured {
+            family: family.to_string(),
+            kind: Kind::Cache(Box::new(Cache { spec, config, target })),
+            guards,
+        })
     }
 
     /// The family of models that presets are looked up by.
@@ -66,8 +76,8 @@ impl Configured {
     /// The target, if there is one.
     pub fn target(&self) -> Option<&Target> {
         match &self.kind {
-            Kind::Cache { target: Some((target, _)), .. } => Some(target),
-            _ => None,
+            Kind::Cache(cache) => cache.target.as_ref().map(|(target, _)| target),
+            Kind::Recorder(_) => None,
         }
     }
 
@@ -75,13 +85,14 @@ impl Configured {
     pub fn lags(&self) -> usize {
         match &self.kind {
             Kind::Recorder(recorder) => recorder.lags,
-            Kind::Cache { .. } => 0,
+            Kind::Cache(_) => 0,
         }
     }
 
     /// The method under its target, for a run of so many steps.
     pub fn steered(&self, steps: usize) -> Option<Steered<'_>> {
-        let Kind::Cache { spec, config, target: Some((target, curve)) } = &self.kind else { return None };
+        let Kind::Cache(cache) = &self.kind else { return None };
+        let Cache { spec, config, target: Some((target, curve)) } = &**cache else { return None };
         Steered::new(config.method(), spec, curve.clone(), target.budgets(steps)).ok()
     }
 
@@ -89,7 +100,7 @@ impl Configured {
     fn with<T>(&self, steps: usize, ask: impl FnOnce(&dyn Cached) -> T) -> T {
         match (&self.kind, self.steered(steps)) {
             (_, Some(steered)) => ask(&steered),
-            (Kind::Cache { config, .. }, None) => ask(config.method()),
+            (Kind::Cache(cache), None) => ask(cache.config.method()),
             (Kind::Recorder(recorder), None) => ask(recorder),
         }
     }
@@ -136,7 +147,7 @@ impl Cached for Shared {
 impl Cached for Configured {
     fn name(&self) -> &str {
         match &self.kind {
-            Kind::Cache { config, .. } => config.method().name(),
+            Kind::Cache(cache) => cache.config.method().name(),
             Kind::Recorder(recorder) => recorder.name(),
         }
     }
