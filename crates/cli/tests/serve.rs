@@ -142,12 +142,33 @@ impl Server {
         self.wait(id, "finished", |video| ["completed", "failed"].contains(&video["status"].as_str().unwrap()))
     }
 
+    /// The process of its worker, where the system says.
+    fn worker(&self) -> Option<u32> {
+        let threads = std::fs::read_dir(format!("/proc/{}/task", self.child.id())).ok()?;
+        let children =
+            threads.flatten().filter_map(|thread| std::fs::read_to_string(thread.path().join("children")).ok());
+        children.collect::<String>().split_whitespace().next()?.parse().ok()
+    }
+
+    /// Waits until nothing is left of attempts: what is finished is cleared away a moment later.
+    fn wait_until_clear(&self, data: &Path) {
+        let since = Instant::now();
+        while std::fs::read_dir(data.join("work")).unwrap().count() > 0 {
+            assert!(since.elapsed() < PATIENCE, "something is left of the attempts");
+            std::thread::sleep(Duration::from_millis(30));
+        }
+    }
+
     fn stop(&mut self) {
-        let pid = self.child.id().to_string();
-        assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+        signal("TERM", self.child.id());
         let status = self.child.wait().unwrap();
         assert!(status.success(), "{status}");
     }
+}
+
+fn signal(name: &str, process: u32) {
+    let command = format!("kill -{name} {process}");
+    assert!(Command::new("sh").args(["-c", &command]).status().unwrap().success(), "{command}");
 }
 
 fn dechunked(mut body: &[u8]) -> Vec<u8> {
@@ -174,7 +195,8 @@ fn small(prompt: &str) -> Value {
 
 /// One that takes a while.
 fn long() -> Value {
-    json!({"prompt": "a red circle bouncing on a navy background", "steps": 100, "seed": 7, "cache": "none"})
+    let prompt = "a red circle bouncing on a navy background";
+    json!({"prompt": prompt, "steps": 100, "frames": 5, "size": "32x32", "seed": 7, "cache": "none"})
 }
 
 #[test]
@@ -274,12 +296,11 @@ fn killed_in_the_middle_it_finishes_the_same_video() {
     server.wait(&id, "under way", under_way);
 
     // The worker dies: the server goes on.
-    let children = format!("/proc/{0}/task/{0}/children", server.child.id());
-    if let Ok(worker) = std::fs::read_to_string(children) {
-        assert!(Command::new("kill").args(["-KILL", worker.trim()]).status().unwrap().success());
+    if let Some(worker) = server.worker() {
+        signal("KILL", worker);
         let resumed = server.wait(&id, "resumed", |video| {
-            video["navicache"]["attempts"] == 2 && video["navicache"]["resumed_at_step"].is_u64()
-                || video["status"] == "completed"
+            let navicache = &video["navicache"];
+            navicache["attempts"] == 2 && navicache["resumed_at_step"].is_u64() || video["status"] == "completed"
         });
         assert!(resumed["navicache"]["attempts"] == 2, "{resumed}");
     }
@@ -291,11 +312,10 @@ fn killed_in_the_middle_it_finishes_the_same_video() {
     let video = server.finished(&id);
     assert_eq!((&video["status"], &video["navicache"]["sha256"]), (&json!("completed"), &reference), "{video}");
     assert!(video["navicache"]["attempts"].as_u64().unwrap() >= 2);
-    let left = std::fs::read_dir(data.path().join("work")).unwrap().count();
-    assert_eq!(left, 0, "nothing is left of the attempts");
+    server.wait_until_clear(data.path());
 
     // Stopped in the middle, it leaves the job where it is.
-    let id = server.create(&json!({"prompt": "x", "steps": 100, "seed": 8, "cache": "none"}));
+    let id = server.create(&long());
     server.wait(&id, "under way", under_way);
     server.stop();
     let server = Server::start(data.path());
@@ -340,7 +360,7 @@ fn cancelled_and_deleted_jobs_do_not_keep_the_next_waiting() {
     assert_eq!(server.ask("DELETE", &format!("/v1/videos/{deleted}"), &[], b"").status, 200);
     let next = server.create(&small("a red circle growing on a black background"));
     assert_eq!(server.finished(&next)["status"], "completed");
-    assert_eq!(std::fs::read_dir(data.path().join("work")).unwrap().count(), 0);
+    server.wait_until_clear(data.path());
 }
 
 #[test]
