@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Which keys of scheduler_config.json change what is sampled: writes crates/engine/tests/golden/scheduler_keys.json.
 
-Every key of the three classes is set to other values, or left out, one at a time; what diffusers samples with it in
+Every key of the five classes is set to other values, or left out, one at a time; what diffusers samples with it in
 20 steps of a made-up model is compared with what it samples without. Made with diffusers 0.42.1, torch 2.11.0.
 """
 import json
@@ -12,14 +12,18 @@ import torch
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 warnings.filterwarnings("ignore")
-from diffusers import DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler  # noqa: E402
+from diffusers import (CogVideoXDDIMScheduler, CogVideoXDPMScheduler, DPMSolverMultistepScheduler,  # noqa: E402
+                       FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler)
 
 OUT = os.path.join(os.path.dirname(__file__), "../../crates/engine/tests/golden/scheduler_keys.json")
 MULTISTEP = dict(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0)
+COGVIDEOX = dict(clip_sample=False, prediction_type="v_prediction", rescale_betas_zero_snr=True, timestep_spacing="trailing")
 BASES = [
     (UniPCMultistepScheduler, MULTISTEP),
     (DPMSolverMultistepScheduler, MULTISTEP),
     (FlowMatchEulerDiscreteScheduler, dict(shift=7.0)),
+    (CogVideoXDDIMScheduler, COGVIDEOX),
+    (CogVideoXDPMScheduler, COGVIDEOX),
 ]
 SHARED = {
     "num_train_timesteps": [500],
@@ -33,7 +37,7 @@ OTHERS = {
     "flow_shift": [5.0],
     "beta_start": [0.001],
     "beta_end": [0.03],
-    "beta_schedule": ["scaled_linear"],
+    "beta_schedule": ["scaled_linear", "linear"],
     "trained_betas": [[0.001] * 4],
     "solver_order": [1, 3],
     "prediction_type": ["epsilon", "sample", "v_prediction"],
@@ -51,7 +55,7 @@ OTHERS = {
     "variance_type": ["learned"],
     "timestep_spacing": ["leading", "trailing"],
     "steps_offset": [1],
-    "rescale_betas_zero_snr": [True],
+    "rescale_betas_zero_snr": [True, False],
     "sigma_min": [0.1],
     "sigma_max": [0.9],
     "shift_terminal": [0.1],
@@ -62,6 +66,10 @@ OTHERS = {
     "max_image_seq_len": [2048],
     "invert_sigmas": [True],
     "stochastic_sampling": [True],
+    "snr_shift_scale": [1.0],
+    "clip_sample": [True],
+    "clip_sample_range": [0.1],
+    "set_alpha_to_one": [False],
 }
 SOLVER_TYPES = {
     "UniPCMultistepScheduler": ["bh1", "midpoint", "heun", "logrho"],
@@ -78,8 +86,13 @@ def sampled(cls, config):
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(1, 4, 3, 8, 8, generator=generator)
     direction = torch.randn(1, 4, 3, 8, 8, generator=generator)
+    data, before = None, None  # what the stochastic solver remembers
     for t in scheduler.timesteps:
         velocity = 3 * torch.tanh(x) - direction * (t / 1000)
+        if isinstance(scheduler, CogVideoXDPMScheduler):
+            x, data = scheduler.step(velocity, data, int(t), before, x, generator=generator, return_dict=False)
+            before = int(t)
+            continue
         x = scheduler.step(velocity, t, x, return_dict=False)[0]
     return scheduler.timesteps, x
 

@@ -33,7 +33,8 @@ pub fn list(options: &Models) -> Result<()> {
     for model in catalog::models() {
         let place = model.paths(&cache).map_or("not here yet".to_string(), |paths| paths.join(", "));
         let (disk, memory) = (gb(model.disk_bytes()), gb(model.largest_part_bytes()));
-        lines.push(format!("{:<22} {disk:>8} {memory:>8}  {}; {place}", model.name, model.what));
+        let licence = model.licence.iter().map(|licence| format!(" ({licence})")).collect::<String>();
+        lines.push(format!("{:<22} {disk:>8} {memory:>8}  {}{licence}; {place}", model.name, model.what));
     }
     lines.push(String::new());
     lines.push(

@@ -91,7 +91,11 @@ pub struct Settings {
     #[arg(long, value_name = "F", allow_hyphen_values = true)]
     pub shift: Option<f64>,
 
-    /// Solver: unipc, dpmpp or euler
+    /// Let the guidance scale follow the timestep (CogVideoX)
+    #[arg(long)]
+    pub dynamic_guidance: bool,
+
+    /// Solver: unipc, dpmpp, euler, ddim or dpmpp_sde
     #[arg(long, value_name = "NAME", hide_possible_values = true, value_parser = listed::one_of::<SolverKind>(|| SolverKind::NAMES.to_vec()))]
     pub solver: Option<SolverKind>,
 
@@ -140,6 +144,7 @@ impl Settings {
             guidance: self.guidance,
             guidance_2: self.guidance_2,
             true_guidance: self.true_guidance,
+            dynamic_guidance: self.dynamic_guidance,
             max_sequence_length: self.max_sequence_length,
             latents: self.latents.clone(),
             cache_memory: self.cache_memory,

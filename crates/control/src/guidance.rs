@@ -4,6 +4,8 @@ use std::borrow::Cow;
 
 use serde::{Deserialize, Serialize};
 
+use crate::schedule::Timestep;
+
 /// One conditioning of the denoiser.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
@@ -74,6 +76,15 @@ impl Guidance {
     }
 }
 
+/// The guidance scale of a step, dynamic as in CogVideoX: `scale` is the largest that is added to 1.
+///
+/// Source: diffusers 0.42.1 `CogVideoXPipeline` with `use_dynamic_cfg`. It takes the timestep for the step's index, so
+/// that the scale is no smooth ramp but jumps from step to step; so it does here.
+pub fn dynamic_scale(scale: f64, timestep: Timestep, steps: usize) -> f64 {
+    let part = (steps as f64 - timestep.0) / steps as f64;
+    1.0 + scale * ((1.0 - (std::f64::consts::PI * part.powi(5)).cos()) / 2.0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -82,6 +93,19 @@ mod tests {
     fn a_scale_of_one_or_less_needs_one_branch() {
         assert_eq!(Guidance::from_scale(1.0).branches(), [(Branch::Cond, 1.0)]);
         assert_eq!(Guidance::from_scale(0.0).branches(), [(Branch::Cond, 1.0)]);
+    }
+
+    #[test]
+    fn dynamic_guidance_jumps_as_in_the_reference() {
+        // diffusers 0.42.1, scale 6, 50 steps
+        let expected = [2.2915, 2.5435, 6.9744, 6.4204, 2.7881, 4.2719];
+        for (i, expected) in expected.into_iter().enumerate() {
+            let scale = dynamic_scale(6.0, Timestep(999.0 - 20.0 * i as f64), 50);
+            assert!((scale - expected).abs() < 5e-5, "{i}: {scale}");
+        }
+        for (timestep, expected) in [(79.0, 1.0636), (59.0, 1.0), (39.0, 1.0), (19.0, 1.1234)] {
+            assert!((dynamic_scale(6.0, Timestep(timestep), 50) - expected).abs() < 5e-5, "{timestep}");
+        }
     }
 
     #[test]

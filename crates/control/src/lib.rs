@@ -6,6 +6,7 @@
 #![warn(missing_docs)]
 
 pub mod cache;
+pub mod diffusion;
 mod exact;
 pub mod guidance;
 pub mod interpolate;

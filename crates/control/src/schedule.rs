@@ -17,6 +17,28 @@ pub struct Timestep(pub f64);
 #[derive(Debug, Clone, Copy, PartialEq, PartialOrd, Serialize, Deserialize)]
 pub struct Sigma(pub f64);
 
+/// A noise level: a sample there is `alpha data + sigma noise`. On a flow the two add up to 1; a diffusion's become
+/// such when its samples are divided by their sum, see [`crate::diffusion`].
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct NoiseLevel {
+    /// Of the data.
+    pub alpha: f64,
+    /// Of the noise.
+    pub sigma: f64,
+}
+
+impl NoiseLevel {
+    /// That of a flow.
+    pub fn of_flow(sigma: Sigma) -> Self {
+        NoiseLevel { alpha: 1.0 - sigma.0, sigma: sigma.0 }
+    }
+
+    /// Half the log signal-to-noise ratio, in which multistep solvers measure time; all noise is minus infinity.
+    pub fn lambda(self) -> f64 {
+        self.alpha.ln() - self.sigma.ln()
+    }
+}
+
 /// One step: where it starts from.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Step {
@@ -26,17 +48,25 @@ pub struct Step {
     pub sigma: Sigma,
 }
 
-/// The steps of a run, noisiest first; the last one ends at noise level 0.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// The steps of a run, noisiest first.
+#[derive(Debug, Clone, PartialEq)]
 pub struct Schedule {
     /// The steps.
     pub steps: Vec<Step>,
+    /// Where each step ends. Empty: where the next one starts, and the last one without noise.
+    pub ends: Vec<NoiseLevel>,
 }
 
 impl Schedule {
-    /// The noise level that step `index` ends at.
-    pub fn sigma_after(&self, index: usize) -> Sigma {
-        self.steps.get(index + 1).map_or(Sigma(0.0), |step| step.sigma)
+    /// Steps that end where the next one starts, the last one without noise.
+    pub fn of(steps: Vec<Step>) -> Self {
+        Schedule { steps, ends: Vec::new() }
+    }
+
+    /// The noise level that step `index` ends at; `None` is no noise at all.
+    pub fn end(&self, index: usize) -> Option<NoiseLevel> {
+        let next = || self.steps.get(index + 1).map(|step| NoiseLevel::of_flow(step.sigma));
+        self.ends.get(index).copied().or_else(next).filter(|end| end.sigma > 0.0)
     }
 }
 
@@ -55,6 +85,20 @@ pub enum ScheduleError {
     /// The model was trained on no timesteps.
     #[error("number of training timesteps is 0, expected at least 1")]
     NoTrainTimesteps,
+    /// There are not so many timesteps.
+    #[error("number of steps is {found}, expected at most {most}")]
+    TooMany {
+        /// The number asked for.
+        found: usize,
+        /// Timesteps that there are.
+        most: usize,
+    },
+    /// The reference divides so that one step too many comes out.
+    #[error("number of steps is {found}, of which the reference makes {}; expected another number, as {}", .found + 1, .found - 1)]
+    Uneven {
+        /// The number asked for.
+        found: usize,
+    },
 }
 
 /// The grid of UniPC as published with Wan2.1: from 1 towards `1 / train_timesteps`, whole timesteps.
@@ -106,7 +150,7 @@ pub fn flow_euler(steps: usize, shift: f64, train_timesteps: usize) -> Result<Sc
         let sigma = shifted(t / train, shift) as f32;
         Step { timestep: Timestep(f64::from(sigma * train as f32)), sigma: Sigma(f64::from(sigma)) }
     });
-    Ok(Schedule { steps: steps.collect() })
+    Ok(Schedule::of(steps.collect()))
 }
 
 /// The grid of HunyuanVideo and Open-Sora: from 1 down in equal steps, shifted; timesteps are not rounded.
@@ -120,7 +164,7 @@ pub fn flow_even(steps: usize, shift: f64, train_timesteps: usize) -> Result<Sch
         let sigma = (shift * sigma / (1.0 + (shift - 1.0) * sigma)).min(1.0); // 1 is all noise, whatever rounding says
         Step { timestep: Timestep(f64::from(sigma * train_timesteps as f32)), sigma: Sigma(f64::from(sigma)) }
     });
-    Ok(Schedule { steps: steps.collect() })
+    Ok(Schedule::of(steps.collect()))
 }
 
 fn check(steps: usize, shift: f64, train_timesteps: usize) -> Result<(), ScheduleError> {
@@ -152,7 +196,7 @@ fn whole_timesteps(sigmas: Vec<f64>, train_timesteps: usize) -> Schedule {
         timestep: Timestep((sigma * train_timesteps as f64).trunc()),
         sigma: Sigma(f64::from(sigma as f32)),
     });
-    Schedule { steps: steps.collect() }
+    Schedule::of(steps.collect())
 }
 
 #[cfg(test)]
@@ -170,7 +214,7 @@ mod tests {
                     assert!(
                         schedule.steps.windows(2).all(|w| w[0].sigma > w[1].sigma && w[0].timestep >= w[1].timestep)
                     );
-                    assert_eq!(schedule.sigma_after(steps - 1), Sigma(0.0));
+                    assert_eq!(schedule.end(steps - 1), None);
                 }
             }
         }

@@ -23,6 +23,7 @@ pub enum Field {
     #[strum(serialize = "guidance_2")]
     Guidance2,
     TrueGuidance,
+    DynamicGuidance,
     Seed,
     Cache,
     Target,

@@ -15,9 +15,10 @@ use navicache_models::{Branches, Part, Unit};
 use navicache_replay::trace::Stack;
 
 use crate::advice;
-use crate::checkpoint::{self, Identity};
+use crate::checkpoint::{self, Identity, Saved};
 use crate::decode::decode_frames;
 use crate::denoise::{Sampled, Sampler, Setup, Start, StepDone};
+use crate::draws::Draws;
 use crate::event::{Event, Reporter, Stage};
 use crate::family::{Conditioning, ImageConditioning};
 use crate::field::Field;
@@ -248,6 +249,7 @@ pub(crate) fn denoise(
     let request = &saved.as_ref().map_or_else(|| Ok(request.clone()), |saved| saved.complete(request))?;
     let (resolved, picture) = pipeline.understood(request)?;
     family.check(&resolved, reporter)?;
+    family.check_dynamic_guidance(&resolved)?;
     pipeline.check_memory(&resolved)?;
     let rescue_path = match &destination {
         Destination::Frames(rescue) => rescue.as_ref().map(|rescue| &rescue.path),
@@ -265,9 +267,11 @@ pub(crate) fn denoise(
     let identity = || Identity::of(pipeline, &resolved, method, &schedule.steps, &branches);
     let mut keeper = checkpoint::prepare(request, saved.as_ref(), identity, reporter)?;
     let shape = family.shared().sizes.latents_shape(width, height, frames);
+    let given = resolved.latents.is_some() || saved.as_ref().is_some_and(Saved::began_with_latents);
+    let draws = Draws { given, ..family.draws(&resolved, &shape) };
     let latents = match &resolved.latents {
         Some(path) => latents::from_file(path, &shape, device)?,
-        None => latents::from_seed(resolved.seed, &shape, device)?,
+        None => draws.start(device)?,
     };
     reporter.emit(Event::Resolved(&resolved));
     pipeline.warnings().iter().for_each(|warning| reporter.warn(warning.clone()));
@@ -316,9 +320,11 @@ pub(crate) fn denoise(
     let done_before = saved.as_ref().map_or(0, |saved| saved.step);
     reporter.stop_if_cancelled(done_before, steps)?;
     let guided = family.guided(&resolved, &schedule.steps);
-    let Started { run, policy, memory } = start(pipeline, &resolved, method, schedule.steps, &branches, &*denoiser)?;
+    let steps_of_run = schedule.steps.clone();
+    let Started { run, policy, memory } = start(pipeline, &resolved, method, steps_of_run, &branches, &*denoiser)?;
     check_memory(memory, pipeline.cache_budget(&resolved), method.name())?;
-    let setup = Setup { denoiser: &*denoiser, branches: &guided, run: &run, solver: resolved.solver };
+    let (denoiser, solver) = (&*denoiser, resolved.solver);
+    let setup = Setup { denoiser, branches: &guided, run: &run, solver, schedule: &schedule, draws: &draws };
     let start = Start { latents, known: conditioning.image.known_latents };
     let mut sampler = match saved {
         None => Sampler::begin(setup, start, policy),

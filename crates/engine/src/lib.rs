@@ -25,6 +25,7 @@ mod decode;
 mod demo;
 mod denoise;
 mod device;
+mod draws;
 mod error;
 pub mod estimate;
 mod event;

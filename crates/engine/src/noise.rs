@@ -8,9 +8,34 @@
 
 /// `n` standard normals for a seed. As there, only the lower 32 bits of the seed count.
 pub fn randn(seed: u64, n: usize) -> Vec<f32> {
-    let mut generator = Mt19937::new(seed as u32);
+    Generator::new(seed).randn(n)
+}
+
+/// A generator of which several draws are made, one after the other.
+pub(crate) struct Generator(Mt19937);
+
+impl Generator {
+    pub fn new(seed: u64) -> Self {
+        Generator(Mt19937::new(seed as u32))
+    }
+
+    /// The next `n` standard normals, at least sixteen of them or the only ones.
+    pub fn randn(&mut self, n: usize) -> Vec<f32> {
+        drawn(&mut self.0, n)
+    }
+
+    /// Leaves a draw of `n` out.
+    pub fn skip(&mut self, n: usize) {
+        let again = if n.is_multiple_of(GROUP) { 0 } else { GROUP };
+        for _ in 0..n + again {
+            self.0.next();
+        }
+    }
+}
+
+fn drawn(generator: &mut Mt19937, n: usize) -> Vec<f32> {
     if n < GROUP {
-        return few(&mut generator, n);
+        return few(generator, n);
     }
     let mut values: Vec<f32> = (0..n).map(|_| generator.uniform()).collect();
     let (groups, rest) = values.as_chunks_mut::<GROUP>();

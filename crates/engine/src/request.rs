@@ -54,6 +54,8 @@ pub struct Request {
     pub guidance_2: Option<f64>,
     /// True classifier-free guidance on guidance-distilled models: adds a branch for the negative prompt.
     pub true_guidance: Option<f64>,
+    /// Whether the guidance scale follows the timestep, in models that were published with such a rule (CogVideoX).
+    pub dynamic_guidance: bool,
     /// Seed of the initial noise.
     pub seed: Option<u64>,
     /// Cache method and its options.
@@ -218,6 +220,9 @@ pub struct Resolved {
     /// True classifier-free guidance on a guidance-distilled model.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub true_guidance: Option<f64>,
+    /// Whether the guidance scale follows the timestep.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub dynamic_guidance: bool,
     /// Seed of the initial noise.
     pub seed: u64,
     /// Text tokens given to the transformer.
@@ -312,6 +317,7 @@ impl Request {
             guidance,
             guidance_2,
             true_guidance: self.true_guidance,
+            dynamic_guidance: self.dynamic_guidance,
             seed: self.seed.unwrap_or(0),
             max_sequence_length,
             latents: self.latents.clone(),

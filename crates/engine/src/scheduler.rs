@@ -1,5 +1,6 @@
 //! `scheduler/scheduler_config.json` of a Diffusers folder: which solver the model was published with, and its shift.
 
+use navicache_control::diffusion::Diffusion;
 use navicache_control::schedule::{Schedule, flow_even};
 use navicache_control::solver::SolverKind;
 use serde::Deserialize;
@@ -20,6 +21,9 @@ struct File {
     num_train_timesteps: Option<usize>,
     flow_shift: Option<f64>,
     shift: Option<f64>,
+    snr_shift_scale: Option<f64>,
+    beta_start: Option<f64>,
+    beta_end: Option<f64>,
 }
 
 /// What may stand for a key of the file.
@@ -43,7 +47,7 @@ struct Class {
 }
 
 /// What keys do follows from `tools/golden/scheduler_keys.py`, which tries them all.
-const CLASSES: [Class; 3] = [
+const CLASSES: [Class; 5] = [
     Class {
         name: "UniPCMultistepScheduler",
         solver: SolverKind::UniPc,
@@ -95,6 +99,20 @@ const CLASSES: [Class; 3] = [
             (&["base_shift", "max_shift", "base_image_seq_len", "max_image_seq_len", "time_shift_type"], Rule::Any),
         ],
     },
+    Class { name: "CogVideoXDDIMScheduler", solver: SolverKind::Ddim, keys: &OF_COGVIDEOX },
+    Class { name: "CogVideoXDPMScheduler", solver: SolverKind::DpmPp2MSde, keys: &OF_COGVIDEOX },
+];
+
+/// Keys of both classes of CogVideoX.
+const OF_COGVIDEOX: [(&[&str], Rule); 8] = [
+    (&["num_train_timesteps", "snr_shift_scale", "beta_start", "beta_end"], Rule::Read),
+    (&["prediction_type"], Rule::Stated("\"v_prediction\"")),
+    (&["timestep_spacing"], Rule::Stated("\"trailing\"")),
+    (&["rescale_betas_zero_snr"], Rule::Stated("true")),
+    (&["beta_schedule"], Rule::Only(&["\"scaled_linear\""])),
+    (&["trained_betas"], Rule::Only(&["null"])),
+    (&["set_alpha_to_one"], Rule::Only(&["true"])),
+    (&["clip_sample", "clip_sample_range", "sample_max_value", "steps_offset"], Rule::Any),
 ];
 
 /// The schedule and solver that a pipeline was published with.
@@ -106,13 +124,29 @@ pub(crate) struct Scheduler {
     pub grid: Grid,
 }
 
-/// Where the steps of the solver Euler lie; others have the grids of their reference classes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Where the steps lie.
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Grid {
-    /// As its reference class has them.
+    /// As the solver's reference class has them.
     OfSolver,
-    /// At even distances before the shift, as the authors of some models sample.
+    /// Those of Euler at even distances before the shift, as the authors of some models sample.
     Even,
+    /// On a diffusion, whose shift is that of its signal-to-noise ratio.
+    Diffusion(Betas),
+}
+
+/// How much noise a diffusion adds in its first and in its last training timestep, in ratios of variances.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Betas {
+    pub start: f64,
+    pub end: f64,
+}
+
+impl Default for Betas {
+    /// Those of CogVideoX.
+    fn default() -> Self {
+        Betas { start: 0.00085, end: 0.012 }
+    }
 }
 
 impl Scheduler {
@@ -151,15 +185,30 @@ impl Scheduler {
             }
         }
         let file: File = serde_json::from_value(Value::Object(keys)).map_err(unreadable)?;
-        let shift = if class.solver == SolverKind::Euler { file.shift } else { file.flow_shift };
-        let (shift, train_timesteps) = (shift.unwrap_or(1.0), file.num_train_timesteps.unwrap_or(TRAIN_TIMESTEPS));
+        let shift = match class.solver {
+            SolverKind::UniPc | SolverKind::DpmPp2M => file.flow_shift.unwrap_or(1.0),
+            SolverKind::Euler => file.shift.unwrap_or(1.0),
+            SolverKind::Ddim | SolverKind::DpmPp2MSde => file.snr_shift_scale.unwrap_or(3.0),
+        };
+        let train_timesteps = file.num_train_timesteps.unwrap_or(TRAIN_TIMESTEPS);
+        let published = Betas::default();
+        let betas =
+            Betas { start: file.beta_start.unwrap_or(published.start), end: file.beta_end.unwrap_or(published.end) };
+        if !(0.0 < betas.start && betas.start <= betas.end && betas.end < 1.0) {
+            let found = format!("{} and {}", betas.start, betas.end);
+            return Err(wrong("beta_start, beta_end", &found, "numbers between 0 and 1, the smaller one first"));
+        }
         if !(shift > 0.0 && shift.is_finite()) {
             return Err(wrong("shift", &shift.to_string(), "a number above 0"));
         }
         if !(1..=TIMESTEPS_MAX).contains(&train_timesteps) {
             return Err(wrong("num_train_timesteps", &train_timesteps.to_string(), &format!("1 to {TIMESTEPS_MAX}")));
         }
-        Ok(Scheduler { solver: class.solver, shift, train_timesteps, grid: Grid::OfSolver })
+        let grid = match class.solver {
+            SolverKind::Ddim | SolverKind::DpmPp2MSde => Grid::Diffusion(betas),
+            _ => Grid::OfSolver,
+        };
+        Ok(Scheduler { solver: class.solver, shift, train_timesteps, grid })
     }
 
     /// The same, with Euler's steps at even distances.
@@ -167,8 +216,25 @@ impl Scheduler {
         Scheduler { grid: Grid::Even, ..self }
     }
 
+    /// That of CogVideoX with a solver, where the files do not say so.
+    pub fn of_diffusion(solver: SolverKind, shift: f64) -> Self {
+        Scheduler { grid: Grid::Diffusion(Betas::default()), ..Scheduler::published(solver, shift) }
+    }
+
+    /// The noise levels that the model was trained with, where it is no flow.
+    pub fn diffusion(&self, shift: f64) -> Option<Diffusion> {
+        let Grid::Diffusion(Betas { start, end }) = self.grid else { return None };
+        Some(Diffusion::scaled_linear(start, end, self.train_timesteps).shifted(shift).to_zero_signal())
+    }
+
     /// The noise levels of a run.
     pub fn schedule(&self, solver: SolverKind, steps: usize, shift: f64) -> Result<Schedule> {
+        if let Some(diffusion) = self.diffusion(shift) {
+            return Ok(match solver {
+                SolverKind::Ddim | SolverKind::DpmPp2MSde => diffusion.trailing_by_whole_strides(steps)?,
+                SolverKind::UniPc | SolverKind::DpmPp2M | SolverKind::Euler => diffusion.trailing(steps)?,
+            });
+        }
         Ok(match (solver, self.grid) {
             (SolverKind::Euler, Grid::Even) => flow_even(steps, shift, self.train_timesteps)?,
             _ => solver.schedule(steps, shift, self.train_timesteps)?,
@@ -230,7 +296,7 @@ mod tests {
         const REFUSED_AS_WELL: &str = "use_dynamic_shifting";
         let text = include_str!("../tests/golden/scheduler_keys.json");
         let golden: Vec<Golden> = serde_json::from_str(text).unwrap();
-        assert_eq!(golden.len(), 3);
+        assert_eq!(golden.len(), 5);
         for Golden { class, file, cases } in golden {
             let base = read(&file).unwrap_or_else(|e| panic!("{class}: {e}"));
             let keys: Map<String, Value> = serde_json::from_str(&plain_json(&file)).unwrap();

@@ -7,6 +7,7 @@
 
 mod autoencoder;
 mod branches;
+pub mod cogvideox;
 mod denoiser;
 mod error;
 pub mod hunyuan;

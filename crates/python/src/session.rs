@@ -111,9 +111,12 @@ impl Session {
         let solver = solver.map(str::parse::<SolverKind>).transpose().map_err(value_error)?;
         if let Some(solver) = solver {
             asks.check_solver(solver).map_err(|reason| method.refused(reason))?;
+            if solver.adds_noise() {
+                return Err(value_error(format!("solver {solver}: expected one that adds no noise")));
+            }
         }
         let keeps: Keeps = asks.solver_keeps();
-        let stepper = solver.map(|kind| Stepper::new(kind, Schedule { steps: run.steps.clone() }, keeps));
+        let stepper = solver.map(|kind| Stepper::new(kind, Schedule::of(run.steps.clone()), keeps));
         let spans = asks.spans.as_ref().map_or(0, |spans| spans.cut.len());
         let learns_error = asks.learns(Subject::SolverError);
         Ok(Session(Mutex::new(Led {
@@ -479,6 +482,11 @@ impl Linear for Holder<'_, '_> {
 
     fn sum(&mut self, terms: &[(f64, &Value)]) -> Result<Value, Failure> {
         Forward::sum(self, terms, None)
+    }
+
+    /// Steps are not left to a solver that would ask for it.
+    fn noise(&mut self, step: usize) -> Result<Value, Failure> {
+        Err(value_error(format!("step {step}: no noise is added here, expected a solver that adds none")).into())
     }
 }
 

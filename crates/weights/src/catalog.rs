@@ -17,6 +17,9 @@ pub struct Model {
     pub what: String,
     /// Its repositories on the hub, `OWNER/NAME`.
     pub repositories: Vec<String>,
+    /// That of its weights, where it was noted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub licence: Option<String>,
     /// What it is made of.
     pub parts: Vec<ModelPart>,
     /// What its work follows from, where attention is among all tokens.
@@ -91,6 +94,7 @@ impl Model {
     pub fn to_json(&self, cache: &HubCache) -> Value {
         json!({
             "name": self.name, "what": self.what, "repositories": self.repositories, "parts": self.parts,
+            "licence": self.licence,
             "disk_bytes": self.disk_bytes(), "largest_part_bytes": self.largest_part_bytes(),
             "paths": self.paths(cache),
         })
@@ -140,7 +144,7 @@ mod tests {
 
     #[test]
     fn names_and_repositories() {
-        assert_eq!(models().len(), 9);
+        assert_eq!(models().len(), 14);
         assert_eq!(repositories("wan2.1-t2v-1.3b"), ["Wan-AI/Wan2.1-T2V-1.3B"]);
         assert_eq!(repositories("open-sora-1.2").len(), 3);
         assert_eq!(repositories("city96/Wan2.1-T2V-14B-gguf"), ["city96/Wan2.1-T2V-14B-gguf"]);

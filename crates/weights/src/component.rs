@@ -27,6 +27,10 @@ pub enum Component {
     T5,
     /// The Open-Sora autoencoder.
     OpenSoraVae,
+    /// The CogVideoX transformer.
+    CogVideoXTransformer,
+    /// The CogVideoX autoencoder.
+    CogVideoXVae,
 }
 
 /// What a component does in its pipeline.
@@ -71,7 +75,7 @@ pub(crate) struct About {
 }
 
 /// Every component. A set of tensors is the first whose signature it has.
-pub(crate) static COMPONENTS: [About; 12] = [
+pub(crate) static COMPONENTS: [About; 14] = [
     About {
         component: Component::WanTransformer,
         role: Role::Transformer,
@@ -138,6 +142,25 @@ pub(crate) static COMPONENTS: [About; 12] = [
         signatures: &[
             (Naming::Diffusers, "context_embedder.token_refiner.refiner_blocks.0.norm1.weight"),
             (Naming::Authors, "txt_in.individual_token_refiner.blocks.0.norm1.weight"),
+        ],
+    },
+    About {
+        component: Component::CogVideoXTransformer,
+        role: Role::Transformer,
+        name: "a CogVideoX transformer",
+        signatures: &[
+            (Naming::Diffusers, "patch_embed.text_proj.weight"),
+            (Naming::Authors, "mixins.patch_embed.text_proj.weight"),
+        ],
+    },
+    // Before HunyuanVideo's, which has some of its names.
+    About {
+        component: Component::CogVideoXVae,
+        role: Role::Vae,
+        name: "a CogVideoX VAE",
+        signatures: &[
+            (Naming::Diffusers, "decoder.mid_block.resnets.0.norm1.conv_y.conv.weight"),
+            (Naming::Authors, "decoder.mid.block_1.norm1.conv_y.conv.weight"),
         ],
     },
     About {
@@ -226,6 +249,8 @@ mod tests {
             Component::OpenSoraTransformer,
             Component::T5,
             Component::OpenSoraVae,
+            Component::CogVideoXTransformer,
+            Component::CogVideoXVae,
         ];
         assert_eq!(all.len(), COMPONENTS.len());
         assert!(all.iter().all(|component| component.about().is_some()));

@@ -19,9 +19,14 @@ pub struct Best {
 /// ingredients on one small network of another kind; on the other families' published weights it was not seen yet, and
 /// `why` says so, as it does of a solver that is not listed here.
 pub fn best(family: &str, solver: SolverKind) -> Best {
+    if solver.adds_noise() {
+        let why = "the solver adds fresh noise in every step, which no kept prediction knows of; name a method to cache \
+                   all the same";
+        return Best { spec: CacheSpec::new("none", Map::new()), why };
+    }
     let spec = CacheSpec { preset: Some("mid".to_string()), ..CacheSpec::new("stride", Map::new()) };
     let why = match (family, solver) {
-        ("demo", SolverKind::UniPc | SolverKind::Euler | SolverKind::DpmPp2M) => {
+        ("demo", SolverKind::UniPc | SolverKind::Euler | SolverKind::DpmPp2M | SolverKind::Ddim) => {
             "closest to the uncached video of all methods for the steps it computes, measured on this model"
         }
         _ => {

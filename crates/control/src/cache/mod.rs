@@ -315,7 +315,13 @@ impl Asks {
         if self.may_reuse_steps_by(Approx::StepOver) && !solver.steps_over() {
             return Err(format!(
                 "reuse=step_over with the solver {solver}: its own error grows with the length of its steps, so that jumping \
-                 loses what it saves. reuse=corrected works with every solver"
+                 loses what it saves. reuse=corrected works with every solver that adds no noise"
+            ));
+        }
+        if self.may_reuse_steps_by(Approx::Corrected) && solver.adds_noise() {
+            return Err(format!(
+                "reuse=corrected with the solver {solver}: it adds fresh noise in every step, and what the model would have \
+                 answered to that is not known once the step has passed. Take reuse=residual or another solver"
             ));
         }
         Ok(())

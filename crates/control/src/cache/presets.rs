@@ -6,7 +6,9 @@
 //! Where there are published numbers, they are the presets: the READMEs of NaviCache, EasyCache, TeaCache, MagCache,
 //! SeaCache and TAFC for the models that they have, the papers of PreciseCache and BWCache, the defaults of DiCache
 //! (`mid`), diffusers (FasterCache, TaylorSeer), cache-dit (DBCache) and VideoSys (PAB on Open-Sora). EasyCache's on
-//! Open-Sora are NaviCache's. The demo model's own were chosen on the demo model: docs/results.md.
+//! Open-Sora are NaviCache's. On CogVideoX, TeaCache's are those of its README (1.5) and of its evaluation (2B, 5B),
+//! PAB's VideoSys'; of the others none is published, and Wan's stand in their place. The demo model's own were chosen
+//! on the demo model: docs/results.md.
 
 use std::sync::OnceLock;
 

@@ -10,11 +10,11 @@ pub(super) fn advance(levels: &Levels) -> Combination {
     let Some(next) = levels.next else { return TO_DATA };
     let now = levels.now;
     let h = next.lambda() - now.lambda();
-    let whole = -next.alpha() * (-h).exp_m1();
+    let whole = -next.alpha * (-h).exp_m1();
     // The slope between the last two predictions, carried on to the middle of the step.
     let slope = levels.last.map_or(0.0, |last| {
         let ratio = (now.lambda() - last.lambda()) / h;
         0.5 * whole / ratio
     });
-    Combination { sample: next.sigma / now.sigma, data: [whole + slope, -slope, 0.0] }
+    Combination { sample: next.sigma / now.sigma, data: [whole + slope, -slope, 0.0], noise: 0.0 }
 }

@@ -7,5 +7,5 @@ use super::step::{Combination, Levels, TO_DATA};
 pub(super) fn advance(levels: &Levels) -> Combination {
     let Some(next) = levels.next else { return TO_DATA };
     let kept = next.sigma / levels.now.sigma;
-    Combination { sample: kept, data: [1.0 - kept, 0.0, 0.0] }
+    Combination { sample: kept, data: [1.0 - kept, 0.0, 0.0], noise: 0.0 }
 }

@@ -16,6 +16,9 @@ pub trait Linear {
 
     /// The sum of values times weights; there is at least one.
     fn sum(&mut self, terms: &[(f64, &Self::Value)]) -> Result<Self::Value, Self::Error>;
+
+    /// Fresh standard normal noise for the end of a step; the same whenever it is asked for.
+    fn noise(&mut self, step: usize) -> Result<Self::Value, Self::Error>;
 }
 
 /// The sample and the data predictions that the next steps refer to.
@@ -75,9 +78,20 @@ impl<V: Clone> History<V> {
         Ok(())
     }
 
-    /// The next sample, from the one that was arrived at; `None` before any was.
-    pub fn leave<L: Linear<Value = V>>(&self, advance: &Combination, linear: &mut L) -> Result<Option<V>, L::Error> {
-        self.sample.as_ref().map(|sample| self.combine(advance, sample, linear)).transpose()
+    /// The next sample, from the one that was arrived at at `step`; `None` before any was.
+    pub fn leave<L: Linear<Value = V>>(
+        &self,
+        advance: &Combination,
+        step: usize,
+        linear: &mut L,
+    ) -> Result<Option<V>, L::Error> {
+        let Some(sample) = &self.sample else { return Ok(None) };
+        let next = self.combine(advance, sample, linear)?;
+        if advance.noise == 0.0 {
+            return Ok(Some(next));
+        }
+        let noise = linear.noise(step)?;
+        linear.sum(&[(1.0, &next), (advance.noise, &noise)]).map(Some)
     }
 
     fn combine<L: Linear<Value = V>>(&self, c: &Combination, sample: &V, linear: &mut L) -> Result<V, L::Error> {

@@ -252,7 +252,7 @@ impl<V: Clone> Stepper<V> {
     /// The latents that step `step + 1` starts from, once its prediction was taken in.
     pub fn leave<L: Linear<Value = V>>(&self, step: usize, linear: &mut L) -> Result<Option<V>, L::Error> {
         let [Some(now), last] = [0, 1].map(|back| self.state.data_steps.get(back).copied()) else { return Ok(None) };
-        self.state.history.leave(&self.jump(last, now, step), linear)
+        self.state.history.leave(&self.jump(last, now, step), step, linear)
     }
 
     /// The latents that step `step + 1` starts from, where `step` is skipped. Provisional, if steps are corrected.
@@ -278,13 +278,13 @@ impl<V: Clone> Stepper<V> {
     /// The solver's update from step `now` to the step after `step`, in one piece; `last` is where it has an earlier
     /// prediction.
     fn jump(&self, last: Option<usize>, now: usize, step: usize) -> Combination {
-        plan_step(self.kind, None, last.map(|s| self.sigma(s)), self.sigma(now), self.sigma_after(step)).advance
+        plan_step(self.kind, None, last.map(|s| self.sigma(s)), self.sigma(now), self.schedule.end(step)).advance
     }
 
     /// The plan of a step whose history may have gaps.
     fn plan_at(&self, step: usize) -> StepPlan {
         let at = |back: usize| self.state.data_steps.get(back).map(|&s| self.sigma(s));
-        plan_step(self.kind, at(1), at(0), self.sigma(step), self.sigma_after(step))
+        plan_step(self.kind, at(1), at(0), self.sigma(step), self.schedule.end(step))
     }
 
     /// Goes back to the last computed step, and walks the skipped ones again up to `step`, whose velocity is known now.
@@ -324,10 +324,5 @@ impl<V: Clone> Stepper<V> {
 
     fn sigma(&self, step: usize) -> Sigma {
         self.schedule.steps[step].sigma
-    }
-
-    /// Of the step after; `None` after the last one.
-    fn sigma_after(&self, step: usize) -> Option<Sigma> {
-        self.schedule.steps.get(step + 1).map(|s| s.sigma)
     }
 }

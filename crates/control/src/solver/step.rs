@@ -1,17 +1,19 @@
 //! What a step of a solver is: coefficients, and the noise levels that they follow from.
 
-use crate::schedule::Sigma;
+use crate::schedule::NoiseLevel;
 
 /// Data predictions that a [`Combination`] reaches back to.
 pub const HISTORY: usize = 3;
 
-/// `sample * x + sum of data[k] * m_{i-k}`.
+/// `sample * x + sum of data[k] * m_{i-k} + noise * z`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Combination {
     /// Coefficient of the sample it starts from.
     pub sample: f64,
     /// Coefficients of the data predictions, newest first.
     pub data: [f64; HISTORY],
+    /// Coefficient of fresh standard normal noise; 0 with solvers that add none.
+    pub noise: f64,
 }
 
 /// `m = sample * x + velocity * v`.
@@ -44,25 +46,5 @@ pub(super) struct Levels {
     pub before_last: Option<NoiseLevel>,
 }
 
-#[derive(Debug, Clone, Copy)]
-pub(super) struct NoiseLevel {
-    pub sigma: f64,
-}
-
-impl NoiseLevel {
-    pub fn new(sigma: Sigma) -> Self {
-        NoiseLevel { sigma: sigma.0 }
-    }
-
-    pub fn alpha(self) -> f64 {
-        1.0 - self.sigma
-    }
-
-    /// Half the log signal-to-noise ratio, in which multistep solvers measure time.
-    pub fn lambda(self) -> f64 {
-        self.alpha().ln() - self.sigma.ln()
-    }
-}
-
 /// The end of every run: all of the newest data prediction, nothing of the noise.
-pub(super) const TO_DATA: Combination = Combination { sample: 0.0, data: [1.0, 0.0, 0.0] };
+pub(super) const TO_DATA: Combination = Combination { sample: 0.0, data: [1.0, 0.0, 0.0], noise: 0.0 };

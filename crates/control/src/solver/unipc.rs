@@ -12,7 +12,8 @@
 //! | `r_m` | `ratio` |
 //! | `rho` of UniP-2, 1/2; of UniC by algorithm 1's linear system | `rho`, `rho_old`, `rho_new` |
 
-use super::step::{Combination, Levels, NoiseLevel, TO_DATA};
+use super::step::{Combination, Levels, TO_DATA};
+use crate::schedule::NoiseLevel;
 
 /// UniP: of order 2 but for the first and the last step.
 pub(super) fn advance(levels: &Levels) -> Combination {
@@ -22,9 +23,9 @@ pub(super) fn advance(levels: &Levels) -> Combination {
     let b_h = (-h).exp_m1();
     let slope = levels.last.map_or(0.0, |last| {
         let ratio = (last.lambda() - now.lambda()) / h;
-        0.5 * next.alpha() * b_h / ratio
+        0.5 * next.alpha * b_h / ratio
     });
-    Combination { sample: next.sigma / now.sigma, data: [slope - next.alpha() * b_h, -slope, 0.0] }
+    Combination { sample: next.sigma / now.sigma, data: [slope - next.alpha * b_h, -slope, 0.0], noise: 0.0 }
 }
 
 /// UniC for the step that led here, of the order that its predictor had.
@@ -32,14 +33,14 @@ pub(super) fn correct(levels: &Levels) -> Option<Combination> {
     let (from, to) = (levels.last?, levels.now);
     let h = to.lambda() - from.lambda();
     let b_h = (-h).exp_m1();
-    let scale = to.alpha() * b_h;
+    let scale = to.alpha * b_h;
     let (new, old) = match levels.before_last {
         None => (0.5, 0.0),
         Some(before) => second_order(h, b_h, from, before),
     };
     // x = sample * x_from - scale * (m_from + new * (m_to - m_from) + old * (m_before - m_from))
     let data = [-scale * new, -scale * (1.0 - new - old), -scale * old];
-    Some(Combination { sample: to.sigma / from.sigma, data })
+    Some(Combination { sample: to.sigma / from.sigma, data, noise: 0.0 })
 }
 
 /// Solves for the weights of the new and the old difference; the old one's is divided by its ratio already.

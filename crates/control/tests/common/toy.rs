@@ -153,6 +153,10 @@ impl Linear for Toy<'_> {
     type Value = f64;
     type Error = WalkError;
 
+    fn noise(&mut self, step: usize) -> Result<f64, WalkError> {
+        Ok((7.0 * step as f64).sin())
+    }
+
     fn sum(&mut self, terms: &[(f64, &f64)]) -> Result<f64, WalkError> {
         Ok(terms.iter().map(|(weight, value)| weight * **value).sum())
     }
@@ -213,7 +217,7 @@ pub fn generate(
     cuts: &dyn Fn(usize) -> bool,
     mut on_cut: impl FnMut(usize, &Cut),
 ) -> Left {
-    let schedule = Schedule { steps: run.steps.clone() };
+    let schedule = Schedule::of(run.steps.clone());
     let keeps = Keeps::WhatCorrects;
     let mut toy = Toy::new(run);
     let mut session = Session::new(run.clone(), method.try_start(run).unwrap());
@@ -281,7 +285,7 @@ pub fn led(run: &Run, method: &dyn Method, solver: SolverKind) -> Vec<StepRecord
     let unknown = Run { segments: vec![], ..run.clone() };
     let mut toy = Toy::new(run);
     let mut session = Session::new(unknown.clone(), method.try_start(&unknown).unwrap());
-    let mut stepper = Stepper::new(solver, Schedule { steps: run.steps.clone() }, Keeps::WhatCorrects);
+    let mut stepper = Stepper::new(solver, Schedule::of(run.steps.clone()), Keeps::WhatCorrects);
     let mut latents = 0.75;
     for step in 0..run.steps.len() {
         if run.segments.contains(&step) {

@@ -105,6 +105,11 @@ impl Identity {
         self.latents.clone_from(&before.latents);
     }
 
+    /// Whether the whole run began with latents from a file.
+    pub fn has_latents(&self) -> bool {
+        self.latents.is_some()
+    }
+
     /// Frames of the video.
     pub fn frames(&self) -> u64 {
         self.request.get("frames").and_then(Value::as_u64).unwrap_or(0)
@@ -127,6 +132,7 @@ impl Identity {
             shift: given.shift.or(Some(asked.shift)),
             guidance: given.guidance.or(Some(asked.guidance)),
             guidance_2: given.guidance_2.or(asked.guidance_2),
+            dynamic_guidance: given.dynamic_guidance || asked.dynamic_guidance,
             true_guidance: given.true_guidance.or(asked.true_guidance),
             seed: given.seed.or(Some(asked.seed)),
             max_sequence_length: given.max_sequence_length.or(Some(asked.max_sequence_length)),

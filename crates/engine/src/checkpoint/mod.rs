@@ -53,6 +53,10 @@ impl Saved {
     }
 
     /// A sampler that goes on from it. What the user was warned of before is part of the report.
+    pub fn began_with_latents(&self) -> bool {
+        self.identity.has_latents()
+    }
+
     pub fn go_on<'a>(
         self,
         setup: Setup<'a>,

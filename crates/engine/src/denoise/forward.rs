@@ -14,6 +14,7 @@ use navicache_models::{Branches, Features, ForwardPass, Observed, Signal};
 use super::arithmetic::{self, Value};
 use super::spectrum::wiener;
 use super::trial::trial;
+use crate::draws::Draws;
 use crate::{Error, Result};
 
 /// A branch's prediction.
@@ -37,6 +38,7 @@ pub(super) struct Tensors<'a> {
     run: &'a Run,
     /// Of each step: the branches and the weights of their predictions, in the order of the denoiser's conditions.
     branches: &'a [Vec<(Branch, f64)>],
+    draws: &'a Draws,
     /// The step under way.
     step: usize,
     /// The latents that the model sees.
@@ -94,11 +96,18 @@ impl Entered {
 }
 
 impl<'a> Tensors<'a> {
-    pub fn new(denoiser: &'a dyn Branches, run: &'a Run, branches: &'a [Vec<(Branch, f64)>], x: Tensor) -> Self {
+    pub fn new(
+        denoiser: &'a dyn Branches,
+        run: &'a Run,
+        branches: &'a [Vec<(Branch, f64)>],
+        draws: &'a Draws,
+        x: Tensor,
+    ) -> Self {
         Tensors {
             denoiser,
             run,
             branches,
+            draws,
             step: 0,
             x,
             entry: None,
@@ -399,6 +408,10 @@ impl Linear for Tensors<'_> {
 
     fn sum(&mut self, terms: &[(f64, &Tensor)]) -> Result<Tensor> {
         arithmetic::weighted(terms)
+    }
+
+    fn noise(&mut self, step: usize) -> Result<Tensor> {
+        self.draws.of_step(step, self.x.device())
     }
 }
 

@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use super::arithmetic::Value;
 use super::forward::Tensors;
+use crate::draws::Draws;
 use crate::machine::computing;
 use crate::report::StepReport;
 use crate::{Error, Result};
@@ -76,6 +77,9 @@ pub(crate) struct Setup<'a> {
     pub branches: &'a [Vec<(Branch, f64)>],
     pub run: &'a Run,
     pub solver: SolverKind,
+    /// The run's steps, and where they end.
+    pub schedule: &'a Schedule,
+    pub draws: &'a Draws,
 }
 
 /// Denoises latents along the run's steps, one at a time. The policy lives as long as this.
@@ -97,7 +101,7 @@ pub(crate) struct Sampler<'a> {
 impl<'a> Sampler<'a> {
     /// From the first step on.
     pub fn begin(setup: Setup<'a>, start: Start, policy: Guarded) -> Self {
-        let stepper = Stepper::new(setup.solver, schedule(setup.run), policy.asks().solver_keeps());
+        let stepper = Stepper::new(setup.solver, setup.schedule.clone(), policy.asks().solver_keeps());
         let session = Session::new(setup.run.clone(), policy);
         Self::new(setup, start, stepper, session)
     }
@@ -115,7 +119,7 @@ impl<'a> Sampler<'a> {
         if !steps.iter().copied().eq(0..clocks.len()) {
             return Err(differs("steps", format!("{steps:?}"), format!("the first {}", clocks.len())));
         }
-        let stepper = Stepper::resume(setup.solver, schedule(setup.run), policy.asks().solver_keeps(), stepper)?;
+        let stepper = Stepper::resume(setup.solver, setup.schedule.clone(), policy.asks().solver_keeps(), stepper)?;
         let session = Session::resume(setup.run.clone(), policy, session)?;
         let mut strip = Strip::default();
         session.records().iter().for_each(|record| strip.push(ended(record)));
@@ -124,7 +128,7 @@ impl<'a> Sampler<'a> {
 
     fn new(setup: Setup<'a>, start: Start, stepper: Stepper<Tensor>, session: Session<Value, Tensor>) -> Self {
         let Start { latents, known } = start;
-        let tensors = Tensors::new(setup.denoiser, setup.run, setup.branches, latents.clone());
+        let tensors = Tensors::new(setup.denoiser, setup.run, setup.branches, setup.draws, latents.clone());
         let spans = session.asks().spans.as_ref().map_or(0, |spans| spans.cut.len());
         let learns_error = session.asks().learns(Subject::SolverError);
         let (strip, clocks) = (Strip::default(), Vec::with_capacity(setup.run.steps.len()));
@@ -268,10 +272,6 @@ impl<T> State<T> {
         })?;
         Ok(State { latents, session, stepper: self.stepper.map(convert)?, clocks: self.clocks })
     }
-}
-
-fn schedule(run: &Run) -> Schedule {
-    Schedule { steps: run.steps.clone() }
 }
 
 /// What ran of every branch.

@@ -8,12 +8,14 @@ use candle_core::{Device, Tensor};
 use navicache_control::cache::references::Place;
 use navicache_control::cache::{self, CacheConfig, CacheSpec, Quantity, Run, StepRecord};
 use navicache_control::guidance::Branch;
+use navicache_control::schedule::Schedule;
 use navicache_control::solver::SolverKind;
-use navicache_models::{Conditioned, Denoiser, Features, Part, Signal, Unit};
+use navicache_models::{Branches, Conditioned, Denoiser, Features, Part, Signal, Unit};
 use navicache_replay::player::{self, Measures};
 use navicache_replay::samples::SAMPLES;
 
 use super::sampler::{Clock, Sampled, Sampler, Setup, Start, State};
+use crate::draws::{Draws, Order};
 
 const BLOCKS: usize = 4;
 
@@ -92,6 +94,22 @@ fn branches(steps: usize) -> Vec<Vec<(Branch, f64)>> {
     vec![vec![(Branch::Cond, 3.0), (Branch::Uncond, -2.0)]; steps]
 }
 
+static DRAWS: Draws = Draws { seed: 0, shape: [1, 1, 1, 2, 2], order: Order::ChannelsFirst, before: 0, given: false };
+
+/// A run's steps and its branches at each.
+fn around(run: &Run) -> (Schedule, Vec<Vec<(Branch, f64)>>) {
+    (Schedule::of(run.steps.clone()), branches(run.steps.len()))
+}
+
+fn of_run<'a>(
+    denoiser: &'a dyn Branches,
+    run: &'a Run,
+    solver: SolverKind,
+    (schedule, branches): &'a (Schedule, Vec<Vec<(Branch, f64)>>),
+) -> Setup<'a> {
+    Setup { denoiser, branches, run, solver, schedule, draws: &DRAWS }
+}
+
 fn start() -> Start {
     let latents = Tensor::new(&[0.5f32, -1.0, 2.0, 0.25], &Device::Cpu).unwrap().reshape((1, 1, 1, 2, 2)).unwrap();
     Start { latents, known: None }
@@ -102,8 +120,8 @@ fn run(cache: &str, steps: usize) -> (Sampled, usize) {
     let constant = Arc::new(AddConstant::new());
     let denoiser = Conditioned::new(constant.clone(), vec![10.0, 20.0]);
     let (config, run) = configured(cache, steps, SolverKind::Euler);
-    let branches = branches(steps);
-    let setup = Setup { denoiser: &denoiser, branches: &branches, run: &run, solver: SolverKind::Euler };
+    let course = around(&run);
+    let setup = of_run(&denoiser, &run, SolverKind::Euler, &course);
     let mut sampler = Sampler::begin(setup, start(), config.method().start(&run));
     while sampler.step().unwrap().is_some() {}
     (sampler.finish().unwrap(), constant.1.load(Ordering::Relaxed))
@@ -271,7 +289,7 @@ fn rest(mut sampler: Sampler, on_state: Option<&mut dyn FnMut(Written)>) -> Left
 
 #[test]
 fn a_run_that_is_cut_after_any_step_goes_on_bit_for_bit() {
-    let (steps, branches) = (14, branches(14));
+    let steps = 14;
     let denoiser = Conditioned::new(Arc::new(AddConstant::new()), vec![10.0, 20.0]);
     for cache in strong() {
         for &solver in SolverKind::ALL {
@@ -279,7 +297,8 @@ fn a_run_that_is_cut_after_any_step_goes_on_bit_for_bit() {
                 continue;
             }
             let (config, run) = configured(cache, steps, solver);
-            let setup = Setup { denoiser: &denoiser, branches: &branches, run: &run, solver };
+            let course = around(&run);
+            let setup = of_run(&denoiser, &run, solver, &course);
             let policy = || config.method().start(&run);
             let whole = rest(Sampler::begin(setup, start(), policy()), None);
             let mut states = Vec::new();
@@ -305,8 +324,8 @@ fn a_run_that_is_cut_after_any_step_goes_on_bit_for_bit() {
 fn a_state_of_another_run_is_refused() {
     let denoiser = Conditioned::new(Arc::new(AddConstant::new()), vec![10.0, 20.0]);
     let (config, run) = configured("stride,threshold=100,warmup_steps=3,reuse=corrected", 9, SolverKind::UniPc);
-    let branches = branches(9);
-    let setup = Setup { denoiser: &denoiser, branches: &branches, run: &run, solver: SolverKind::UniPc };
+    let course = around(&run);
+    let setup = of_run(&denoiser, &run, SolverKind::UniPc, &course);
     let mut sampler = Sampler::begin(setup, start(), config.method().start(&run));
     (0..6).for_each(|_| assert!(sampler.step().unwrap().is_some()));
     let state = written(sampler.save().unwrap());
@@ -314,7 +333,8 @@ fn a_state_of_another_run_is_refused() {
         let mut state = read(&state);
         change(&mut state);
         let (config, run) = configured(cache, 9, SolverKind::UniPc);
-        let setup = Setup { denoiser: &denoiser, branches: &branches, run: &run, solver: SolverKind::UniPc };
+        let course = around(&run);
+        let setup = of_run(&denoiser, &run, SolverKind::UniPc, &course);
         let refused = Sampler::resume(setup, start(), config.method().start(&run), state);
         refused.err().unwrap_or_else(|| panic!("{cache} goes on")).to_string()
     };

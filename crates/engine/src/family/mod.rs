@@ -2,6 +2,7 @@
 //!
 //! A family is a folder here and a line in [`FAMILIES`].
 
+mod cogvideox;
 mod hunyuan;
 mod opensora;
 mod seam;
@@ -16,7 +17,7 @@ pub(crate) use seam::{Assembly, Conditioning, Family, ImageConditioning, Shared}
 use seam::About;
 
 /// All families.
-const FAMILIES: [&About; 3] = [&wan::ABOUT, &hunyuan::ABOUT, &opensora::ABOUT];
+const FAMILIES: [&About; 4] = [&wan::ABOUT, &hunyuan::ABOUT, &opensora::ABOUT, &cogvideox::ABOUT];
 
 /// Understands what was found, as a pipeline of the family that it is of.
 pub(crate) fn read(parts: Parts) -> Result<Box<dyn Assembly>> {

@@ -10,7 +10,9 @@ use navicache_models::{Autoencoder, Branches, Conditioned, Denoiser, Error as Mo
 use navicache_weights::layout::Parts;
 use navicache_weights::{Component, Role, Tensors};
 
+use crate::draws::Draws;
 use crate::event::{Reporter, Stage};
+use crate::field::Field;
 use crate::host::Host;
 use crate::request::{Defaults, Resolved};
 use crate::scheduler::Scheduler;
@@ -116,6 +118,22 @@ pub(crate) trait Family: Send + Sync {
     /// Those of some steps at which another transformer takes over.
     fn segments(&self, _steps: &[Step]) -> Vec<usize> {
         Vec::new()
+    }
+
+    /// Refuses a guidance scale that follows the timestep, where a model was published without.
+    fn check_dynamic_guidance(&self, request: &Resolved) -> Result<()> {
+        if !request.dynamic_guidance {
+            return Ok(());
+        }
+        Err(Error::Invalid {
+            field: Field::DynamicGuidance,
+            found: "true".to_string(),
+            expected: "this model was published with one scale for all steps; leave it out".to_string(),
+        })
+    }
+    /// The random numbers of a generation, for latents of a shape.
+    fn draws(&self, request: &Resolved, shape: &[usize; 5]) -> Draws {
+        Draws::of(request.seed, shape)
     }
 
     // 2. Conditions

@@ -113,6 +113,32 @@ pub fn opensora() -> TempDir {
     folder
 }
 
+/// A CogVideoX pipeline: one of the five transformers of `tools/golden/cogvideox.py`, with a scheduler of its own.
+pub fn cogvideox(model: &str, solver: &str) -> TempDir {
+    let folder = pipeline_of(&golden().join("../cogvideox"));
+    let path = |name: &str| folder.path().join(name);
+    std::fs::rename(path(&format!("transformer_{model}")), path("transformer")).unwrap();
+    std::fs::create_dir(path("scheduler")).unwrap();
+    let shift = if model == "2b" { 3 } else { 1 };
+    let scheduler = path(&format!("scheduler_{solver}")).join(format!("shift{shift}.json"));
+    std::fs::copy(scheduler, path("scheduler/scheduler_config.json")).unwrap();
+    let class = if model.ends_with("i2v") { "CogVideoXImageToVideoPipeline" } else { "CogVideoXPipeline" };
+    std::fs::write(path("model_index.json"), format!(r#"{{"_class_name": "{class}"}}"#)).unwrap();
+    if model.starts_with("15") {
+        let config = std::fs::read_to_string(path("vae/config.json")).unwrap();
+        let config = config.replace(r#""invert_scale_latents": false"#, r#""invert_scale_latents": true"#);
+        std::fs::write(path("vae/config.json"), config).unwrap();
+    }
+    for entry in std::fs::read_dir(folder.path()).unwrap() {
+        let entry = entry.unwrap();
+        let name = entry.file_name().into_string().unwrap();
+        if name.starts_with("transformer_") || name.starts_with("scheduler_") {
+            std::fs::remove_dir_all(entry.path()).unwrap();
+        }
+    }
+    folder
+}
+
 /// Writes f32 tensors: name, shape, values.
 pub fn write(path: &Path, tensors: impl Iterator<Item = (String, Vec<usize>, Vec<f32>)>) {
     let bytes: Vec<(String, Vec<usize>, Vec<u8>)> = tensors

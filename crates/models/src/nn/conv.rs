@@ -79,6 +79,16 @@ impl CausalConv3d {
         Ok(y)
     }
 
+    /// The same for clips before which the first frame stands as often as the kernel looks back.
+    pub fn forward_repeating(&self, x: &Tensor, state: &mut ConvState) -> Result<Tensor> {
+        let before = self.time - 1;
+        if state.0.is_none() && before > 0 {
+            let first = x.narrow(0, 0, 1)?;
+            state.0 = Some(Tensor::cat(&vec![&first; before], 0)?);
+        }
+        self.forward(x, state)
+    }
+
     /// The same added to `residual`, of the result's shape.
     pub fn forward_onto(&self, residual: &Tensor, x: &Tensor, state: &mut ConvState) -> Result<Tensor> {
         let y = self.conv.forward(x, state.0.as_ref(), Some(residual))?;

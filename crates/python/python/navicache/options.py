@@ -46,6 +46,7 @@ class Options(TypedDict, total=False):
     guidance: float | None
     guidance_2: float | None
     true_guidance: float | None
+    dynamic_guidance: bool
     seed: int | None
     cache: Cache | None
     target: str | None

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+pub(crate) mod cogvideox;
 pub(crate) mod hunyuan;
 pub(crate) mod reads;
 pub(crate) mod table;
@@ -137,6 +138,8 @@ impl Modules {
             (Component::HunyuanTransformer, Naming::Authors) => {
                 return hunyuan::transformer(name, self.unfolded(name, stored)?, self.width);
             }
+            (Component::CogVideoXTransformer, Naming::Authors) => return cogvideox::transformer(name, stored),
+            (Component::CogVideoXVae, Naming::Authors) => Some(cogvideox::vae(name)),
             (Component::Llama, Naming::LlamaCpp) => translate(name, hunyuan::LLAMA_CPP, Way::ToDiffusers),
             _ => None,
         };

@@ -209,6 +209,39 @@ const OPENSORA_VAE: Patterns = Patterns {
     ],
 };
 
+const COGVIDEOX_TRANSFORMER: Patterns = Patterns {
+    read: &[
+        "patch_embed.{proj,text_proj}.{weight,bias}",
+        "patch_embed.pos_embedding",
+        "{time_embedding,ofs_embedding}.linear_{1,2}.{weight,bias}",
+        "transformer_blocks.N.{norm1,norm2}.{linear,linear_of_video,linear_of_text,norm}.{weight,bias}",
+        "transformer_blocks.N.attn1.{to_q,to_k,to_v,to_out.0,norm_q,norm_k}.{weight,bias}",
+        "transformer_blocks.N.ff.{net.0.proj,net.2}.{weight,bias}",
+        "{norm_final,norm_out.linear,norm_out.norm,proj_out}.{weight,bias}",
+    ],
+    // Angles of places, and embeddings that the authors' library makes for every model.
+    harmless: &[
+        "mixins.pos_embed.freqs_{sin,cos}",
+        "transformer.{position_embeddings,word_embeddings}.weight",
+        "{model.,}embed_tokens.*",
+    ],
+};
+
+const COGVIDEOX_VAE: Patterns = Patterns {
+    read: &[
+        "{encoder,decoder}.{conv_in,conv_out}.conv.{weight,bias}",
+        "encoder.norm_out.{weight,bias}",
+        "decoder.norm_out.{norm_layer,conv_y.conv,conv_b.conv}.{weight,bias}",
+        "encoder.{mid_block,down_blocks.N}.resnets.N.{norm1,norm2,conv1.conv,conv2.conv,conv_shortcut}.{weight,bias}",
+        "encoder.down_blocks.N.downsamplers.0.conv.{weight,bias}",
+        "decoder.{mid_block,up_blocks.N}.resnets.N.{norm1,norm2}.{norm_layer,conv_y.conv,conv_b.conv}.{weight,bias}",
+        "decoder.{mid_block,up_blocks.N}.resnets.N.{conv1.conv,conv2.conv,conv_shortcut}.{weight,bias}",
+        "decoder.up_blocks.N.upsamplers.0.conv.{weight,bias}",
+    ],
+    // What it was trained against.
+    harmless: &["loss.*"],
+};
+
 fn patterns(component: Component) -> &'static Patterns {
     match component {
         Component::WanTransformer | Component::WanLowNoise => &WAN_TRANSFORMER,
@@ -221,6 +254,8 @@ fn patterns(component: Component) -> &'static Patterns {
         Component::HunyuanVae => &HUNYUAN_VAE,
         Component::OpenSoraTransformer => &OPENSORA_TRANSFORMER,
         Component::OpenSoraVae => &OPENSORA_VAE,
+        Component::CogVideoXTransformer => &COGVIDEOX_TRANSFORMER,
+        Component::CogVideoXVae => &COGVIDEOX_VAE,
     }
 }
 
