@@ -58,7 +58,7 @@ fn print_best(json: bool) {
         return print(&format!("{:#}", Value::from(choices.map(choice).collect::<Vec<_>>())));
     }
     for (family, solver, best) in choices {
-        print(&format!("{family:<12}  {:<5}  {}  {}", solver.to_string(), best.spec, best.why));
+        print(&format!("{family:<12}  {:<9}  {}  {}", solver.to_string(), best.spec, best.why));
     }
 }
 
