@@ -80,6 +80,7 @@ impl Published {
             fps,
             steps: 50,
             guidance: 6.0,
+            guidance_2: None,
             max_sequence_length: transformer.max_text_seq_length,
             presets: presets.to_string(),
             trained: None,
