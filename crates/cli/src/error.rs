@@ -51,6 +51,7 @@ impl Error {
             _ if self.is_cancelled() => ExitCode::from(INTERRUPTED),
             Error::Engine(navicache_engine::Error::Stopped { .. }) => ExitCode::from(STEPS_LEFT),
             Error::Arguments { .. } | Error::Config(_) | Error::Cache(_) => ExitCode::from(MISUSE),
+            Error::Study(navicache_study::Error::Invalid { .. }) => ExitCode::from(MISUSE),
             _ if self.engine().is_some_and(|error| error.kind() == Kind::Invalid) => ExitCode::from(MISUSE),
             _ => ExitCode::FAILURE,
         }
