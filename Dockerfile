@@ -3,6 +3,8 @@
 #     docker build --build-arg COMMIT=$(git rev-parse --short HEAD) -t navicache .
 #     docker run --rm -u $(id -u) -v "$PWD:/out" navicache generate "a red circle bouncing on a navy background" -o /out/out.mp4
 #
+# The server, with keys: docker compose -f deploy/compose.yaml up
+#
 # What lasts, models among it, is in /data: add `-v navicache:/data`.
 
 FROM rust:1.89-slim-bookworm AS build

@@ -162,6 +162,7 @@ fn man(program: &clap::Command, folder: &Path) -> Result<()> {
 fn make(options: &Generate) -> Result<()> {
     let jobs = batch::jobs(options)?;
     for Job { output, report, .. } in &jobs {
+        [Some(output), report.as_ref()].into_iter().flatten().try_for_each(|file| folder_is_there(file))?;
         video::check_destination(output)?;
         report.as_ref().map_or(Ok(()), |path| WholeFile::create(path).map(drop))?;
     }
@@ -206,6 +207,16 @@ fn make(options: &Generate) -> Result<()> {
             expected: "were not made; the reasons are above".to_string(),
         }),
     }
+}
+
+/// What is written under another name first would be complained of by that name.
+fn folder_is_there(file: &Path) -> Result<()> {
+    let folder = navicache_media::folder_of(file);
+    if folder.exists() {
+        return Ok(());
+    }
+    let source = std::io::Error::new(std::io::ErrorKind::NotFound, format!("there is no folder {}", folder.display()));
+    Err(navicache_engine::Error::Io { path: file.to_path_buf(), source }.into())
 }
 
 fn make_one(pipeline: &Pipeline, job: &Job, progress: &mut Progress, interrupted: &AtomicBool) -> Result<()> {

@@ -256,7 +256,8 @@ pub fn duration(seconds: f64) -> String {
         ..1.0 => format!("{:.0} ms", seconds * 1e3),
         ..120.0 => format!("{seconds:.1} s"),
         ..7200.0 => format!("{:.0} min", seconds / 60.0),
-        _ => format!("{:.1} h", seconds / 3600.0),
+        ..360_000.0 => format!("{:.1} h", seconds / 3600.0),
+        _ => format!("{:.0} days", seconds / 86_400.0),
     }
 }
 

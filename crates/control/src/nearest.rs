@@ -1,14 +1,17 @@
 //! The known name that a misspelt one probably means.
 
-/// Names that are less alike than this, by Jaro and Winkler, are not offered; 1 is the same name.
+/// Names that are less alike than this are not offered, by Jaro and Winkler, who look at common letters and the
+/// beginning, or by the part that is left unchanged; 1 is the same name.
 const ALIKE: f64 = 0.75;
+const UNCHANGED: f64 = 0.5;
 
 /// Of the known names that are like what was found, the one that takes the fewest changes for its length.
 pub fn nearest<'a>(found: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let found = found.to_lowercase();
-    let is_alike = |name: &&str| strsim::jaro_winkler(&found, &name.to_lowercase()) >= ALIKE;
+    let alike = |name: &str| strsim::jaro_winkler(&found, &name.to_lowercase());
     let unchanged = |name: &str| strsim::normalized_damerau_levenshtein(&found, &name.to_lowercase());
-    known.into_iter().filter(is_alike).max_by(|a, b| unchanged(a).total_cmp(&unchanged(b)))
+    let near = known.into_iter().filter(|name| alike(name) >= ALIKE || unchanged(name) >= UNCHANGED);
+    near.max_by(|a, b| unchanged(a).total_cmp(&unchanged(b)))
 }
 
 /// `; did you mean trend?`, or nothing: the end of a message.
