@@ -10,6 +10,7 @@
 mod activation;
 mod attention;
 mod channel_norm;
+mod clock;
 mod convolution;
 #[cfg(feature = "cuda")]
 pub mod cuda;
@@ -36,6 +37,7 @@ mod tile;
 pub use activation::{Activation, gelu, silu};
 pub use attention::attention;
 pub use channel_norm::channel_rms_norm;
+pub use clock::seconds_on;
 pub use convolution::{Convolution, Edge, Resize};
 pub use dispatch::{Choice, VARIABLE as LEVEL_VARIABLE, choice, named_level, remember_in};
 pub use group_norm::group_norm;

@@ -5,12 +5,11 @@
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
-use std::time::Instant;
 
 use candle_core::{DType, Device, Tensor};
 use navicache_engine::models::nn::{Linear, attention};
 use navicache_engine::models::wan::{Transformer, TransformerConfig};
-use navicache_engine::models::{Denoiser, Precision, Source, Weights, peak_flops};
+use navicache_engine::models::{Denoiser, Precision, Source, Weights, peak_flops, seconds_on};
 use serde::Serialize;
 
 use navicache_engine::{DeviceChoice, DtypeChoice, Pipeline, Request, Tiling, decode, generate, noise, threads};
@@ -59,7 +58,7 @@ pub struct Timing {
     pub threads: usize,
     /// Median of the runs.
     pub median_seconds: f64,
-    /// Every run, in order; one before them does not count.
+    /// Every run, in order; one before them does not count. On a GPU by its own events.
     pub runs: Vec<f64>,
     /// Floating point operations, where they are counted: those of matrix products.
     pub flop: Option<f64>,
@@ -213,9 +212,7 @@ fn timed(what: &str, flop: Option<f64>, options: &Run, mut run: impl FnMut() -> 
     let before = flop.map(|_| peak_gflops(options)).transpose()?;
     let mut runs = Vec::with_capacity(options.runs);
     for _ in 0..options.runs.max(1) {
-        let clock = Instant::now();
-        read(run()?)?;
-        runs.push(clock.elapsed().as_secs_f64());
+        runs.push(seconds_on(&options.device, || read(run()?))?.1);
     }
     let after = flop.map(|_| peak_gflops(options)).transpose()?;
     let median_seconds = median(&runs);
@@ -252,9 +249,7 @@ fn peak_gflops(options: &Run) -> Result<f64> {
     let x = random(4, &[SIDE, SIDE], device)?.to_dtype(*dtype)?;
     let mut best = f64::INFINITY;
     for _ in 0..4 {
-        let clock = Instant::now();
-        x.matmul(&x)?.flatten_all()?.narrow(0, 0, 1)?.to_dtype(DType::F32)?.to_vec1::<f32>()?;
-        best = best.min(clock.elapsed().as_secs_f64());
+        best = best.min(seconds_on(device, || x.matmul(&x))?.1);
     }
     Ok(2.0 * (SIDE * SIDE * SIDE) as f64 / best / 1e9)
 }

@@ -5,10 +5,12 @@
 //! orders of sums; products of matrices take bf16 where that is asked for.
 //!
 //! `tests/cuda.rs` compiles all of them without a GPU, and compares them with their plain twins on one.
+//! `tests/cuda_emulated.rs` compiles them as C++ and compares them on the CPU.
 
 #![allow(unsafe_code)]
 
 mod attention;
+mod clock;
 mod linear;
 
 use std::collections::BTreeMap;
@@ -20,6 +22,7 @@ use candle_core::cuda_backend::{CudaDType, CudaDevice, WrapErr};
 use candle_core::{CudaStorage, Layout, Result, Shape, bail};
 
 pub(crate) use attention::{attention, has_attention};
+pub(crate) use clock::seconds_on;
 pub(crate) use linear::linear_bf16;
 
 /// A file of kernels.
@@ -34,8 +37,10 @@ pub(crate) const ROWS: File = File { name: "rows.cu", text: include_str!("rows.c
 /// A thread for each number.
 pub(crate) const ELEMENTS: File = File { name: "elements.cu", text: include_str!("elements.cu") };
 /// Attention on tensor cores.
-pub(crate) const ATTENTION: File =
-    File { name: "attention.cu", text: concat!(include_str!("warp.cuh"), include_str!("attention.cu")) };
+pub(crate) const ATTENTION: File = File {
+    name: "attention.cu",
+    text: concat!(include_str!("ptx.cuh"), include_str!("warp.cuh"), include_str!("attention.cu")),
+};
 
 /// Compute capabilities that kernels are compiled for, ten times the number. A GPU takes the last one that is not
 /// beyond its own.
