@@ -1,15 +1,14 @@
 //! The sources of `src/cuda`, compiled as C++ as they stand and run on the CPU, against their plain twins.
 //!
-//! `emulation/cuda.h` stands for the language, `ptx.cpp` for the instructions and `machine.cpp` for the GPU: threads run
-//! in an order that a seed decides, and every access to memory is watched. Where there is no C++ compiler, the tests say
-//! so and pass. Nothing of this says how fast a GPU is, or what NVIDIA's compiler makes of a kernel.
+//! `emulation/cuda.h` stands for the language, `ptx.cpp` for the instructions and `machine.cpp` for the GPU: threads
+//! run in an order that a seed decides, and every access to memory is watched. Where there is no C++ compiler, the
+//! tests say so and pass. Nothing of this says how fast a GPU is, or what NVIDIA's compiler makes of a kernel.
 #![cfg(unix)]
 
 use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-use std::sync::OnceLock;
 
 use candle_core::{Device, Result as Candle, Tensor};
 use half::bf16;
@@ -59,7 +58,7 @@ const BROKEN: &[(&File, &str, &str, &str)] = &[
         &ROWS,
         "parts[threadIdx.x / 32] = x;\n    __syncthreads();\n    float sum",
         "parts[threadIdx.x / 32] = x;\n    float sum",
-        "race",
+        "nobody has written",
     ),
     (
         &ROWS,
@@ -74,7 +73,7 @@ const BROKEN: &[(&File, &str, &str, &str)] = &[
     (&ATTENTION, "v + block * D, m - block);\n        __syncthreads();", "v + block * D, m - block);", "race"),
     (&ATTENTION, "row < rows ?", "row <= rows ?", "out of bounds"),
     (&ATTENTION, "if (row >= n) continue;", "", "out of bounds"),
-    (&ATTENTION, "[D + 8];\n    __shared__", "[D + 4];\n    __shared__", "not a multiple"),
+    (&ATTENTION, "lane / 8 % 2 * 8", "lane / 8 % 2 * 4", "not a multiple"),
     (&ATTENTION, "if (key >= m) score", "if (key > m) score", "instead of"),
     (&ATTENTION, "queries[i], part[0], part[1]", "queries[i], part[0], part[2]", "instead of"),
     (&ATTENTION, "__shfl_xor_sync(0xffffffff, x, 2);\n}", "__shfl_xor_sync(0xffffffff, x, 4);\n}", "instead of"),
@@ -85,15 +84,17 @@ const BROKEN: &[(&File, &str, &str, &str)] = &[
 /// The checks can fail: each kind of mistake is found, and called by its name.
 #[test]
 fn broken_kernels_are_found() {
-    let Some(host) = Host::find() else { return };
+    let Some(host) = Host::find("broken") else { return };
+    let mut missed = Vec::new();
     for (i, (file, from, to, expected)) in BROKEN.iter().enumerate() {
         assert!(file.text.contains(from), "{}: there is no `{from}` any more", file.name);
-        let text = file.text.replacen(from, to, 1);
-        let program = host.build(&format!("broken-{i}"), file.name, &text);
-        let problems = (file.cases)().into_iter().find_map(|case| case.check(&program).err());
-        let problem = problems.unwrap_or_else(|| panic!("{}: `{to}` for `{from}` is not found", file.name));
-        assert!(problem.contains(expected), "{}: `{to}` for `{from}` should be `{expected}`: {problem}", file.name);
+        let program = host.build(&format!("broken-{i}"), file.name, &file.text.replacen(from, to, 1));
+        let problem = (file.cases)().into_iter().find_map(|case| case.check(&program).err()).unwrap_or_default();
+        if !problem.contains(expected) {
+            missed.push(format!("{}: `{to}` for `{from}` should be `{expected}`: {problem:?}", file.name));
+        }
     }
+    assert!(missed.is_empty(), "{}", missed.join("\n"));
 }
 
 /// A new file of kernels needs cases here.
@@ -106,8 +107,9 @@ fn every_file_is_tried() {
 }
 
 fn runs_as_its_twins(file: &File) {
-    let Some(host) = Host::find() else { return };
-    let program = host.build(file.name.trim_end_matches(".cu"), file.name, file.text);
+    let name = file.name.trim_end_matches(".cu");
+    let Some(host) = Host::find(name) else { return };
+    let program = host.build(name, file.name, file.text);
     let cases = (file.cases)();
     let tried: BTreeSet<&str> = cases.iter().map(|case| case.kernel).collect();
     assert_eq!(tried, kernels_in(file.text).into_iter().collect(), "kernels of {} that are tried", file.name);
@@ -128,25 +130,21 @@ struct Host {
 }
 
 impl Host {
-    /// The compiler, and what all programs share built with it, once. `CXX` names another one.
-    fn find() -> Option<&'static Host> {
-        static FOUND: OnceLock<Option<Host>> = OnceLock::new();
-        let found = FOUND.get_or_init(|| {
-            let works = |name: &String| Command::new(name).arg("--version").output().is_ok_and(|o| o.status.success());
-            let named = std::env::var("CXX").into_iter().chain(["c++", "g++", "clang++"].map(String::from));
-            let compiler = named.into_iter().find(works)?;
-            let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("cuda-{}", std::process::id()));
-            std::fs::create_dir_all(&folder).unwrap();
-            let host = Host { compiler, folder };
-            for part in ["machine", "ptx"] {
-                host.compile(&emulation().join(format!("{part}.cpp")), part, &[]);
-            }
-            Some(host)
-        });
-        if found.is_none() {
+    /// The compiler, and what all programs of a test share built with it. `CXX` names another one.
+    fn find(test: &str) -> Option<Host> {
+        let works = |name: &String| Command::new(name).arg("--version").output().is_ok_and(|o| o.status.success());
+        let named = std::env::var("CXX").into_iter().chain(["c++", "g++", "clang++"].map(String::from));
+        let Some(compiler) = named.into_iter().find(works) else {
             eprintln!("skipped: there is no C++ compiler (c++, g++, clang++) to run kernels for GPUs with");
+            return None;
+        };
+        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{test}-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let host = Host { compiler, folder };
+        for part in ["machine", "ptx"] {
+            host.compile(&emulation().join(format!("{part}.cpp")), part, &[]);
         }
-        found.as_ref()
+        Some(host)
     }
 
     /// Compiles kernels into a program that runs one of them.
@@ -174,6 +172,12 @@ impl Host {
         command.args(["-std=c++17", "-O1", "-w", "-fno-strict-aliasing", "-fPIE", "-c"]).args(flags);
         command.arg("-I").arg(emulation()).arg(source).arg("-o").arg(self.folder.join(format!("{name}.o")));
         succeeds(&mut command);
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        std::fs::remove_dir_all(&self.folder).unwrap();
     }
 }
 
@@ -423,7 +427,7 @@ fn cases_of_attention() -> Vec<Case> {
                     grid: (heads * n.div_ceil(QUERIES), ATTENTION_THREADS),
                     arguments: first.chain(sizes).chain([Argument::Number(scale as f32)]).collect(),
                     expected: plain(expected),
-                    tolerance: 1e-2,
+                    tolerance: 3e-3,
                 });
             }
         }
