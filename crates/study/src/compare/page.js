@@ -24,7 +24,9 @@ function chip(method) {
 
 /** The runs of the prompt and seed that are shown, in the order of methods. */
 const current = () => runs.filter((run) => run.prompt === shown.prompt && run.seed === shown.seed).sort((a, b) => a.method - b.method);
-const work = (run) => run.totals.units_computed / (run.totals.units_computed + run.totals.units_reused);
+/** Of the steps that a run has; `none,steps=25` has fewer than the others. */
+const stepsOf = (run) => run.strip.split('|').length - 1;
+const work = ({ totals, ...run }) => (totals.units_computed / (totals.units_computed + totals.units_reused)) * (stepsOf(run) / steps.length);
 
 // ---- the player: one clock for all videos
 
@@ -216,7 +218,7 @@ function strip(run) {
     name: methods[run.method].name,
     units: run.blocks?.units.length,
     ran: (step, branch) => ran(run, step, branch),
-    where: (step, branch) => `step ${step + 1}, timestep ${number(steps[step]?.timestep, 0)}, ${of(branch)}`,
+    where: (step, branch) => `step ${step + 1}${stepsOf(run) === steps.length ? `, timestep ${number(steps[step].timestep, 0)}` : ''}, ${of(branch)}`,
   });
 }
 
@@ -234,23 +236,25 @@ function overSteps(method, index) {
   const mine = runs.filter((run) => run.method === index).map((run) => ({ run, rows: run.strip.split('|').slice(0, -1) }));
   const mean = (values) => values.reduce((a, b) => a + b, 0) / values.length;
   const share = (text) => [...text].filter((c) => c === 'S').length / text.length;
-  const over = (value) => steps.map((_, step) => mean(mine.map(({ run, rows }) => value(run, [...(rows[step] ?? '')], step))));
+  const count = Math.min(...mine.map(({ rows }) => rows.length)); // `none,steps=25` has fewer
+  const over = (value) => Array.from({ length: count }, (_, step) => mean(mine.map(({ run, rows }) => value(run, [...(rows[step] ?? '')], step))));
   const ratio = over((run, row, step) => mean(row.map((_, branch) => share(ran(run, step, branch)))));
   const skipped = over((_, row) => (row.every((c) => c === '.') ? 1 : 0));
   const [left, top, width, height] = [54, 8, 320, 64];
-  const x = (step) => left + (step * width) / steps.length;
+  const x = (step) => left + (step * width) / count;
   const zero = top + height;
-  const bar = (step, from, to, kind) => drawing('rect', { class: kind, x: x(step) + 0.4, y: from, width: Math.max(width / steps.length - 0.8, 0.5), height: to - from });
+  const bar = (step, from, to, kind) => drawing('rect', { class: kind, x: x(step) + 0.4, y: from, width: Math.max(width / count - 0.8, 0.5), height: to - from });
   const svg = drawing('svg', { viewBox: `0 0 ${left + width + 8} ${zero + height + 28}`, class: 'plot', role: 'img',
     'aria-label': `${method.name}: compute ratio by step ${ratio.map((v) => v.toFixed(2)).join(' ')}; skip frequency ${skipped.map((v) => v.toFixed(2)).join(' ')}` });
   for (const [y, text] of [[top, '100 %'], [zero, '0'], [zero + height, '100 %']]) {
     svg.append(drawing('line', { class: 'grid', x1: left, x2: left + width, y1: y, y2: y }),
       drawing('text', { class: 'soft', x: left - 6, y: y + 4, 'text-anchor': 'end' }, text));
   }
-  steps.forEach(({ timestep }, step) => svg.append(drawing('g', {},
-    drawing('title', {}, `step ${step + 1}, timestep ${number(timestep, 0)}: ${percent(ratio[step])} computed, ${percent(skipped[step])} of the videos skip it`),
+  const stepOf = (step) => `step ${step + 1}${count === steps.length ? `, timestep ${number(steps[step].timestep, 0)}` : ''}`;
+  ratio.forEach((_, step) => svg.append(drawing('g', {},
+    drawing('title', {}, `${stepOf(step)}: ${percent(ratio[step])} computed, ${percent(skipped[step])} of the videos skip it`),
     bar(step, zero - ratio[step] * height, zero, 'S'), bar(step, zero, zero + skipped[step] * height, 'skips'))));
-  ticks(svg, steps.length, (step) => x(step + 0.5), zero + height + 20, 'step');
+  ticks(svg, count, (step) => x(step + 0.5), zero + height + 20, 'step');
   return element('li', { className: 'card' }, element('h3', {}, chip(index), ...named(index)), svg);
 }
 
