@@ -151,7 +151,8 @@ mod tests {
         for wrong in ["", "wan", "a/b/c", "../x", "a/..", "/a", "a/", "a b/c"] {
             assert!(repositories(wrong).is_empty(), "{wrong}");
         }
-        // 81 frames of 832x480: 21 of 30 x 52 tokens; 2 x 32760 x 1.42e9 of matrices, 4 x 32760^2 x 1536 x 30 of attention.
+        // 81 frames of 832x480: 21 of 30 x 52 tokens; 2 x 32760 x 1.42e9 of matrices, 4 x 32760^2 x 1536 x 30 of
+        // attention.
         let shape = models()[0].shape.as_ref().unwrap();
         assert_eq!(shape.tokens(shape.width, shape.height, shape.frames), 32760);
         let flop = models()[0].forward_flop(32760).unwrap();

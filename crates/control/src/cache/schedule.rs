@@ -1,7 +1,7 @@
 //! A forced schedule: what ran in another generation runs again, whatever is measured.
 //!
-//! For comparisons (the same steps, another way of approximating values), for schedules found by hand or by search, and for
-//! a run that must not vary. The report of a generation has everything it takes: the model's family, and the strip.
+//! For comparisons (the same steps, another way of approximating values), for schedules found by hand or by search, and
+//! for a run that must not vary. The report of a generation has everything it takes: the model's family, and the strip.
 
 use super::approx::FOR_STEPS;
 use super::{About, Approx, Asks, At, Decision, Guard, Measurements, Method, Policy, Question, Reuse, Run, Scope};
