@@ -14,8 +14,8 @@ use crate::error::Result;
 use crate::terminal::print;
 use crate::values::{bytes, duration, video};
 
-/// The routes are OpenAI's: its clients work with http://127.0.0.1:8080/v1 as their base URL. Jobs and videos are kept in
-/// --data, so that nothing is lost when the server is stopped or killed; docs/serve.md shows all of it.
+/// The routes are OpenAI's: its clients work with http://127.0.0.1:8080/v1 as their base URL. Jobs and videos are kept
+/// in --data, so that nothing is lost when the server is stopped or killed; docs/serve.md shows all of it.
 #[derive(Args)]
 #[command(args_conflicts_with_subcommands = true)]
 pub struct Serve {

@@ -1,4 +1,4 @@
-//! The page: three files in the program, nothing from elsewhere.
+//! The page: four files in the program, nothing from elsewhere.
 
 use std::sync::{Arc, LazyLock};
 
@@ -6,12 +6,15 @@ use axum::Router;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use navicache_page::{BASICS, PALETTE, PARTS, PLOT};
 
 use crate::server::Server;
 
 const HTML: &str = include_str!("../page.html");
-const CSS: &str = include_str!("../page.css");
-const JS: &str = include_str!("../page.js");
+const ICON: &str = include_str!("../favicon.svg");
+/// What all pages share, then the page's own.
+static CSS: LazyLock<String> = LazyLock::new(|| format!("{PALETTE}{PLOT}{BASICS}{}", include_str!("../page.css")));
+static JS: LazyLock<String> = LazyLock::new(|| format!("{PARTS}{}", include_str!("../page.js")));
 
 /// Scripts and styles of this server alone; pictures and videos that the page made of what it fetched.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
@@ -21,13 +24,15 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; c
 pub fn router() -> Router<Arc<Server>> {
     Router::new()
         .route("/", get(async || file(HTML, "text/html; charset=utf-8", &HTML_TAG)))
-        .route("/page.css", get(async || file(CSS, "text/css; charset=utf-8", &CSS_TAG)))
-        .route("/page.js", get(async || file(JS, "text/javascript; charset=utf-8", &JS_TAG)))
+        .route("/page.css", get(async || file(&CSS, "text/css; charset=utf-8", &CSS_TAG)))
+        .route("/page.js", get(async || file(&JS, "text/javascript; charset=utf-8", &JS_TAG)))
+        .route("/favicon.svg", get(async || file(ICON, "image/svg+xml", &ICON_TAG)))
 }
 
 static HTML_TAG: LazyLock<String> = LazyLock::new(|| tag(HTML));
-static CSS_TAG: LazyLock<String> = LazyLock::new(|| tag(CSS));
-static JS_TAG: LazyLock<String> = LazyLock::new(|| tag(JS));
+static CSS_TAG: LazyLock<String> = LazyLock::new(|| tag(&CSS));
+static JS_TAG: LazyLock<String> = LazyLock::new(|| tag(&JS));
+static ICON_TAG: LazyLock<String> = LazyLock::new(|| tag(ICON));
 
 fn tag(text: &str) -> String {
     format!("\"{}\"", &crate::blobs::sha256(text.as_bytes())[..16])
