@@ -91,7 +91,8 @@ fn config_shows_which_value_and_from_where() {
 fn what_is_wrong_is_named_with_its_place() {
     let folder = tempfile::tempdir().unwrap();
     let generate = ["generate", "a red circle", "--steps", "1", "--frames", "5", "--size", "32x32"];
-    let cases: &[(&str, &[(&str, &str)], i32, &str)] = &[
+    type Case<'a> = (&'a str, &'a [(&'a str, &'a str)], i32, &'a str); // file, variables, exit code, words
+    let cases: &[Case] = &[
         ("stpes = 3", &[], 2, "config.toml, line 1: stpes is no option of navicache; did you mean steps?"),
         ("[generate]\nfps = 'many'", &[], 2, "--fps is set by"),
         ("[generate]\nfps = 'many'", &[], 2, "config.toml, line 2"),

@@ -51,7 +51,7 @@ fn text(output: &[u8]) -> String {
 }
 
 /// A few milliseconds of work.
-const BENCH: [&str; 6] = ["bench", "attention", "--tokens", "16", "--runs", "1"];
+const BENCH: [&str; 7] = ["bench", "attention", "--tokens", "16", "--runs", "1", "-q"];
 
 #[test]
 fn the_gpu_takes_over() {

@@ -306,7 +306,8 @@ fn what_cannot_be_made_is_refused_by_name() {
 
 /// Tensors of a component under other names; several of one name are stacked.
 fn renamed(component: &str, path: &Path, authors: impl Fn(&str) -> Vec<(usize, String)>) {
-    let mut parts: std::collections::BTreeMap<String, Vec<(usize, Vec<usize>, Vec<f32>)>> = Default::default();
+    type Part = (usize, Vec<usize>, Vec<f32>); // which, shape, values
+    let mut parts: std::collections::BTreeMap<String, Vec<Part>> = Default::default();
     for (name, shape) in &tiny::index_in(&golden())[component] {
         let values = tiny::values(component, name, shape);
         let names = authors(name);

@@ -24,7 +24,7 @@ pub use branches::{Branches, Conditioned, ForwardPass};
 pub use denoiser::{Denoiser, Features, Observed, Part, Signal, Unit};
 pub use error::{Error, Result};
 pub use navicache_kernels::{
-    Choice, HugePages, LEVEL_VARIABLE, Level, Precision, Rows, choice, named_level, peak_flops, remember_in, seconds_on,
-    widen,
+    Choice, HugePages, LEVEL_VARIABLE, Level, Precision, Rows, choice, named_level, peak_flops, remember_in,
+    seconds_on, widen,
 };
 pub use weights::{Configuration, Matrix, Packed, Source, Weights};

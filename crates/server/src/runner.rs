@@ -436,7 +436,9 @@ async fn commit(
         metrics.job_seconds.get_or_create(&model).observe(device_ms as f64 / 1000.0);
         metrics.decode_seconds.get_or_create(&model).observe(done.decode_seconds);
         metrics.speedup.get_or_create(&model).observe(done.speedup);
-        done.target_miss.map(|miss| metrics.target_miss.observe(miss));
+        if let Some(miss) = done.target_miss {
+            metrics.target_miss.observe(miss);
+        }
         metrics.device_memory.set(done.memory as i64);
         for guard in done.guards {
             metrics.guards.get_or_create(&Guard { guard }).inc();

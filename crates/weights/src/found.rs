@@ -74,11 +74,11 @@ impl Found {
         let tensors = Tensors::of_entries(place, tensors, notes);
         let expert = Expert::of_path(&file.path);
         let found = Found { recognised, tensors, metadata, file };
-        Ok(if expert == Some(Expert::LowNoise) { found.as_low_noise() } else { found })
+        Ok(if expert == Some(Expert::LowNoise) { found.into_low_noise() } else { found })
     }
 
     /// The same, where it is a Wan transformer, as that of the steps of low noise.
-    pub(crate) fn as_low_noise(mut self) -> Self {
+    pub(crate) fn into_low_noise(mut self) -> Self {
         if self.recognised.component == Component::WanTransformer {
             self.recognised.component = Component::WanLowNoise;
         }

@@ -93,7 +93,7 @@ impl Parts {
             let found = Found::open(&group_of(path)?)?;
             // Where its name says nothing, the option does.
             let is_second = role == Role::SecondTransformer && Expert::of_path(&found.file.path).is_none();
-            let found = if is_second { found.as_low_noise() } else { found };
+            let found = if is_second { found.into_low_noise() } else { found };
             parts.given.insert(role);
             parts.found.insert(role, found);
         }

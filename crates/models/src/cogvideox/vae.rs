@@ -418,8 +418,8 @@ mod tests {
             let mut next = 0;
             std::iter::from_fn(move || chunk_from(next, frames).inspect(|chunk| next = chunk.end)).collect::<Vec<_>>()
         };
-        assert_eq!(chunks(1), [0..1]);
-        assert_eq!(chunks(2), [0..2]);
+        assert_eq!(chunks(1), vec![std::ops::Range { start: 0, end: 1 }]);
+        assert_eq!(chunks(2), vec![std::ops::Range { start: 0, end: 2 }]);
         assert_eq!(chunks(5), [0..3, 3..5]);
         assert_eq!(chunks(13).len(), 6);
     }

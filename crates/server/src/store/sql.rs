@@ -1,11 +1,10 @@
 //! All SQL there is.
 
-use rusqlite::types::Value;
-use rusqlite::{Connection, OptionalExtension, Row, params, params_from_iter};
+use rusqlite::{Connection, Row};
 use serde::de::DeserializeOwned;
 
-use crate::id::{Names, now_ms};
-use crate::job::{Job, JobError, Made, Meant, Status};
+use crate::id::Names;
+use crate::job::{Job, Made, Meant, Status};
 
 /// Version of the schema, as `user_version`.
 const SCHEMA: i64 = 1;
@@ -144,7 +143,13 @@ pub struct Page {
 
 /// Questions and changes, each a statement or a few.
 pub mod queries {
-    use super::*;
+    use crate::id::now_ms;
+    use crate::job::{Job, JobError};
+    use crate::store::sql::{
+        Asked, COLUMNS, Created, Finish, IDEMPOTENT_MS, Page, RETRIED_MS, Room, Writer, json, read_job,
+    };
+    use rusqlite::types::Value;
+    use rusqlite::{Connection, OptionalExtension, Row, params, params_from_iter};
 
     pub fn last_id(db: &Connection) -> rusqlite::Result<Option<String>> {
         db.query_row("SELECT max(id) FROM jobs", [], |row| row.get(0))
