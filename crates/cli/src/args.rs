@@ -7,8 +7,9 @@ use clap::{ArgGroup, CommandFactory, FromArgMatches, Parser, Subcommand};
 use navicache_engine::control::cache::CacheSpec;
 use navicache_engine::control::cache::watch::Mode;
 use navicache_engine::control::target::Target;
+use navicache_engine::convert::Numbers;
 use navicache_engine::replay::trace::LAGS;
-use navicache_engine::{DeviceChoice, Request, Tiling};
+use navicache_engine::{DeviceChoice, Lora, Request, Tiling};
 use navicache_metrics::Convention;
 use navicache_study::bench::Part;
 
@@ -46,6 +47,8 @@ pub enum Command {
     Pull(Pull),
     /// Say what a file or folder of weights is, and what is missing to run it
     Inspect(Inspect),
+    /// Write weights of any packaging anew: Diffusers' safetensors or GGUF, LoRAs merged
+    Convert(Convert),
     /// Run methods side by side, and show videos, measurements and what ran on one page
     Compare(Box<Compare>),
     /// Make the videos that VBench evaluates, with the file names it expects
@@ -231,7 +234,49 @@ pub struct Doctor {
 
 /// A name stands for a model wherever --model takes a path, once it has been pulled.
 #[derive(clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct Models {
+    #[command(subcommand)]
+    pub action: Option<OnModels>,
+
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Subcommand)]
+pub enum OnModels {
+    /// Remove what has been pulled of a model
+    Rm {
+        /// A name that `navicache models` lists, or a repository as OWNER/NAME
+        name: String,
+    },
+}
+
+/// Numbers that keep their format are copied; what was written is read again and compared. LoRAs go into the
+/// transformer; of a whole model, all else is copied.
+#[derive(clap::Args)]
+pub struct Convert {
+    /// File of weights, folder with those of one component or of a whole model, or a model that has been pulled
+    pub from: String,
+
+    /// File to write, .safetensors or .gguf; for a whole model, a folder
+    #[arg(short, long, value_name = "FILE|DIR", value_parser = file)]
+    pub output: PathBuf,
+
+    /// What the transformer's matrices are written in: f32, f16, bf16, q8_0, q6_k, q5_k or q4_k; left out, as they are
+    /// stored
+    #[arg(long = "type", value_name = "NAME")]
+    pub numbers: Option<Numbers>,
+
+    /// LoRA to merge, and how much of it; may be given again
+    #[arg(long, value_name = "FILE[:WEIGHT]")]
+    pub lora: Vec<Lora>,
+
+    /// Print errors only
+    #[arg(short, long)]
+    pub quiet: bool,
+
     /// Print JSON
     #[arg(long)]
     pub json: bool,

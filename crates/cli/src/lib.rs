@@ -7,6 +7,7 @@ mod bench;
 mod checkpoints;
 mod compare;
 mod config;
+mod convert;
 mod doctor;
 mod error;
 mod events;
@@ -123,7 +124,8 @@ fn run(command: Command, program: &clap::Command, unknown_variables: &[String]) 
         Command::Generate(options) => make(&options),
         Command::Estimate(options) => Ok(models::estimate(&options)?),
         Command::Doctor(options) => doctor::doctor(&options),
-        Command::Models(options) => models::list(&options),
+        Command::Models(options) => models::models(&options),
+        Command::Convert(options) => convert::convert(&options),
         Command::Pull(options) => models::pull(&options),
         Command::Inspect(options) => Ok(models::inspect(&options)?),
         Command::Compare(options) => Ok(compare::compare(&options)?),

@@ -12,7 +12,7 @@ use navicache_engine::{Request, share_of_memory};
 use navicache_hub::{Event, Hub};
 use serde_json::{Value, json};
 
-use crate::args::{self, Inspect, Models, Pull};
+use crate::args::{self, Inspect, Models, OnModels, Pull};
 use crate::error::{Error, Result};
 use crate::events;
 use crate::progress::Progress;
@@ -22,7 +22,36 @@ use crate::terminal::{go_on_unless, print, spelled, stop_on_ctrl_c};
 /// Lines while a file comes, where they cannot be drawn over.
 const BETWEEN_LINES: Duration = Duration::from_secs(10);
 
-pub fn list(options: &Models) -> Result<()> {
+pub fn models(options: &Models) -> Result<()> {
+    match &options.action {
+        None => list(options),
+        Some(OnModels::Rm { name }) => remove(name),
+    }
+}
+
+/// Removes what has been pulled of a model.
+fn remove(name: &str) -> Result<()> {
+    let cache = HubCache::from_env().map_err(navicache_engine::Error::from)?;
+    let here = |repository: &&str| cache.repository(repository).exists();
+    let repositories: Vec<&str> = catalog::repositories(name).into_iter().filter(here).collect();
+    if repositories.is_empty() {
+        return Err(Error::Arguments {
+            what: "model",
+            found: name.to_string(),
+            expected: format!(
+                "nothing of it is here; `navicache models` lists what is, in {}",
+                cache.folder().display()
+            ),
+        });
+    }
+    for repository in repositories {
+        let bytes = cache.remove(repository).map_err(navicache_engine::Error::from)?;
+        print(&format!("{repository}: removed, {} are free again", gb(bytes)));
+    }
+    Ok(())
+}
+
+fn list(options: &Models) -> Result<()> {
     let cache = HubCache::from_env().map_err(navicache_engine::Error::from)?;
     if options.json {
         print(&format!("{:#}", Value::from_iter(catalog::models().iter().map(|model| model.to_json(&cache)))));

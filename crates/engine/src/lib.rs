@@ -21,6 +21,7 @@
 pub mod advice;
 mod cache_file;
 mod checkpoint;
+pub mod convert;
 mod decode;
 mod demo;
 mod denoise;

@@ -37,6 +37,27 @@ impl HubCache {
         &self.0
     }
 
+    /// Bytes that a repository takes on the disk.
+    pub fn bytes(&self, name: &str) -> u64 {
+        fn of(folder: &Path) -> u64 {
+            let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+            let each = entries.map(|entry| match entry.metadata() {
+                Ok(kind) if kind.is_dir() => of(&entry.path()),
+                Ok(kind) if kind.is_file() => kind.len(), // links are names of files that count already
+                _ => 0,
+            });
+            each.sum()
+        }
+        of(&self.repository(name))
+    }
+
+    /// Removes a repository; the bytes that it took.
+    pub fn remove(&self, name: &str) -> Result<u64> {
+        let (folder, bytes) = (self.repository(name), self.bytes(name));
+        fs::remove_dir_all(&folder).map_err(Error::io(&folder))?;
+        Ok(bytes)
+    }
+
     /// Where a repository is kept.
     pub fn repository(&self, name: &str) -> PathBuf {
         self.0.join(format!("models--{}", name.replace('/', "--")))

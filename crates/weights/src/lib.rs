@@ -41,5 +41,5 @@ pub use format::Format;
 pub use found::Found;
 pub use lora::{LeftOut, Lora, add as add_lora};
 pub use matrix::Residence;
-pub use names::{Recognised, recognise};
+pub use names::{Recognised, authors_name, recognise};
 pub use tensors::Tensors;

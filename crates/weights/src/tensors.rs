@@ -145,10 +145,22 @@ impl Tensors {
         self.tensors.get_mut(name)
     }
 
-    /// Bytes of a tensor of bytes.
-    pub(crate) fn raw(&self, name: &str) -> Option<&[u8]> {
+    /// Bytes of a tensor as they are in its file.
+    pub fn raw(&self, name: &str) -> Option<&[u8]> {
         let entry = self.tensors.get(name)?;
         Some(entry.file.bytes_of(&entry.stored))
+    }
+
+    /// Whether a tensor's numbers are others than those in its file: multiplied by factors, or changed by a LoRA.
+    pub fn is_changed(&self, name: &str) -> bool {
+        self.tensors.get(name).is_some_and(|entry| entry.factors.is_some() || !entry.changes.is_empty())
+    }
+
+    /// Tells the system that a tensor's bytes, now read, are not needed in memory.
+    pub fn release(&self, name: &str) {
+        if let Some(entry) = self.tensors.get(name) {
+            entry.file.release(&entry.stored);
+        }
     }
 
     fn found(&self, name: &str) -> navicache_models::Result<&Entry> {

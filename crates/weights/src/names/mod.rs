@@ -98,6 +98,15 @@ impl Recognised {
     }
 }
 
+/// What GGUF files call a tensor: Wan's as its authors do, others as Diffusers does.
+pub fn authors_name(component: Component, name: &str) -> String {
+    let translated = match component {
+        Component::WanTransformer | Component::WanLowNoise => translate(name, wan::TRANSFORMER, Way::FromDiffusers),
+        _ => None,
+    };
+    translated.unwrap_or_else(|| name.to_string())
+}
+
 /// How names are translated.
 pub(crate) struct Modules {
     recognised: Recognised,
