@@ -181,3 +181,26 @@ fn the_doctor_says_what_fits() {
     let words = String::from_utf8(navicache(folder.path(), &["doctor"]).stdout).unwrap();
     assert!(words.contains("GPU        ") && words.lines().count() < 40, "{words}");
 }
+
+#[test]
+fn what_was_pulled_is_converted_and_removed() {
+    let folder = tempfile::tempdir().unwrap();
+    pulled(folder.path(), "Wan-AI/Wan2.1-T2V-1.3B");
+    let text = stdout(&navicache(folder.path(), &["convert", "wan2.1-t2v-1.3b", "-o", "copy"]));
+    assert!(text.contains("copy/transformer") && text.contains("no number was changed"), "{text}");
+    let short = ["--size", "32x32", "--frames", "5", "--steps", "2", "--cache", "none"];
+    let video = |model: &str, name: &str| {
+        let arguments = [&["generate", "x", "--model", model, "-o", name], &short[..]].concat();
+        stdout(&navicache(folder.path(), &arguments));
+        std::fs::read(folder.path().join(name)).unwrap()
+    };
+    assert_eq!(video("copy", "a.safetensors"), video("wan2.1-t2v-1.3b", "b.safetensors"));
+    let again = navicache(folder.path(), &["convert", "wan2.1-t2v-1.3b", "-o", "copy"]);
+    assert!(!again.status.success() && stderr(&again).contains("it is there already"), "{}", stderr(&again));
+
+    let text = stdout(&navicache(folder.path(), &["models", "rm", "wan2.1-t2v-1.3b"]));
+    assert!(text.contains("Wan-AI/Wan2.1-T2V-1.3B: removed"), "{text}");
+    assert!(demo().join("model_index.json").exists(), "links are removed, not what they lead to");
+    let gone = navicache(folder.path(), &["models", "rm", "wan2.1-t2v-1.3b"]);
+    assert!(!gone.status.success() && stderr(&gone).contains("nothing of it is here"), "{}", stderr(&gone));
+}

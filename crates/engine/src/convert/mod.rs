@@ -57,8 +57,8 @@ pub struct Conversion {
     pub from: String,
     /// A file, `.safetensors` or `.gguf`; of a whole model, a folder that is not there yet.
     pub to: PathBuf,
-    /// What matrices are written in; `None`: as they are stored. What is quantised or 8 bits wide with factors, and goes
-    /// into safetensors, becomes bf16 then.
+    /// What matrices are written in; `None`: as they are stored. What is quantised or 8 bits wide with factors, and
+    /// goes into safetensors, becomes bf16 then.
     pub numbers: Option<Numbers>,
     /// What is merged into the transformer.
     pub loras: Vec<Lora>,
@@ -113,6 +113,7 @@ pub fn convert(conversion: &Conversion, on_progress: &mut dyn FnMut(Progress)) -
             let mut set = one(conversion, files, to, packaging)?;
             set.refuse_lora_elsewhere(&conversion.loras)?;
             set.notes.extend(lost_tokenizer(&set)?);
+            set.notes.extend(lost_name(&set));
             Ok(vec![set.write(on_progress)?])
         }
         (Some(_), several) => {
@@ -283,6 +284,14 @@ fn lost_tokenizer(set: &Set) -> Result<Option<String>> {
         "its tokenizer has no place in safetensors: keep the old file for `tokenizer`, or convert the folder"
             .to_string()
     }))
+}
+
+/// What is to be said of the second of two transformers whose new name does not tell it from the first.
+fn lost_name(set: &Set) -> Option<String> {
+    let is_second = set.found.recognised.component == Component::WanLowNoise;
+    let says_so = Expert::of_path(&set.to) == Some(Expert::LowNoise);
+    (is_second && !says_so)
+        .then(|| "it is for the steps of low noise, which its new name does not say: give it as `transformer_2`".into())
 }
 
 /// A tokenizer that stood in a file of weights stands beside them now.

@@ -45,11 +45,10 @@ pub(super) fn of(
     for (name, stored) in found.tensors.listed() {
         let as_is = !found.tensors.is_changed(name);
         let wanted = match numbers {
+            // As ComfyUI's loaders want them: vectors, tables and the patch embedding.
+            _ if packaging == Packaging::Gguf && (stored.shape.len() != 2 || stored.numbers() <= SMALL) => Format::F32,
             Some(format) if is_matrix(name, stored) => format,
-            Some(Format::Quantized(_)) | None => stored.format,
-            // All of a model in one format; but in GGUF vectors stay wide.
-            Some(format) if packaging == Packaging::Safetensors && stored.format.block().is_some() => format,
-            Some(_) => stored.format,
+            _ => stored.format,
         };
         let format = writable(wanted, stored, packaging, as_is);
         let copied = format == stored.format && as_is;

@@ -7,7 +7,7 @@ use std::path::Path;
 use candle_core::quantized::QTensor;
 use candle_core::{DType, Device, Tensor};
 use navicache_models::{Matrix, Source};
-use navicache_weights::{Format, Found, Tensors, WeightFile, list_file};
+use navicache_weights::{Component, Format, Found, Tensors, WeightFile, list_file};
 use sha2::{Digest, Sha256};
 
 use super::gguf::ALIGNMENT;
@@ -17,7 +17,8 @@ use crate::{Error, Result};
 
 /// Numbers that are held at once, about.
 const CHUNK: usize = 1 << 22;
-/// A matrix that quantising changes by more than this, relative to its size, is broken: Q4_K changes normal ones by 0.07.
+/// A matrix that quantising changes by more than this, relative to its size, is broken: Q4_K changes normal ones by
+/// 0.07.
 const ERROR_MAX: f64 = 0.5;
 
 /// What was written.
@@ -147,7 +148,12 @@ pub(super) fn check(path: &Path, from: &Found, plan: &[Plan], written: &Written)
         found.tensors.listed().map(|(name, stored)| (name.to_string(), stored.shape.clone())).collect()
     };
     let is_same = Packaging::of(path) == Some(Packaging::Gguf) || shapes(&again) == shapes(from);
-    match (again.recognised.component.role() == from.recognised.component.role(), is_same) {
+    // Of two transformers only names say which one it is.
+    let kind = |found: &Found| match found.recognised.component {
+        Component::WanLowNoise => Component::WanTransformer,
+        component => component,
+    };
+    match (kind(&again) == kind(from), is_same) {
         (true, true) => Ok(()),
         _ => Err(format!("expected {}, found {}", from.recognised.component, again.recognised.component)),
     }
