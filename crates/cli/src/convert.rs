@@ -10,7 +10,7 @@ use crate::progress;
 use crate::terminal::{print, spelled};
 
 pub fn convert(options: &Convert) -> Result<()> {
-    let progress = progress::Progress::new(options.quiet);
+    let mut progress = progress::Progress::new(options.quiet);
     let conversion = Conversion {
         from: options.from.clone(),
         to: options.output.clone(),
