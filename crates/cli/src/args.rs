@@ -9,7 +9,7 @@ use navicache_engine::control::cache::watch::Mode;
 use navicache_engine::control::target::Target;
 use navicache_engine::convert::Numbers;
 use navicache_engine::replay::trace::LAGS;
-use navicache_engine::{DeviceChoice, Lora, Request, Tiling};
+use navicache_engine::{DeviceChoice, Lora, Tiling};
 use navicache_metrics::Convention;
 use navicache_study::bench::Part;
 
@@ -576,22 +576,6 @@ pub struct Config {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
-}
-
-impl Generate {
-    /// The request as the engine takes it.
-    pub fn request(&self) -> Request {
-        Request {
-            cache: self.cache.clone(),
-            target: self.target.clone(),
-            guard: self.guard,
-            save_latents: self.save_latents.clone(),
-            tile: self.tile,
-            checkpoint: self.checkpoints.checkpoint(),
-            resume: self.checkpoints.resume(),
-            ..self.sampling.request()
-        }
-    }
 }
 
 #[cfg(test)]

@@ -80,6 +80,22 @@ fn standard_input() -> Result<String> {
     Ok(text)
 }
 
+impl Generate {
+    /// The request as the engine takes it.
+    pub fn request(&self) -> Request {
+        Request {
+            cache: self.cache.clone(),
+            target: self.target.clone(),
+            guard: self.guard,
+            save_latents: self.save_latents.clone(),
+            tile: self.tile,
+            checkpoint: self.checkpoints.checkpoint(),
+            resume: self.checkpoints.resume(),
+            ..self.sampling.request()
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use clap::Parser;
