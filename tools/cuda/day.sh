@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # Everything that wants to be known of a GPU, in one call of at most ten minutes, without network:
 #
-#     tools/cuda/day.sh build FOLDER         # where CUDA's compiler is (docs/build.md): programs, stripped, at most 60 MB
+#     tools/cuda/day.sh build FOLDER         # where CUDA's compiler is: programs, stripped, at most 60 MB
 #     FOLDER/day.sh run [RESULTS]            # on the machine with the GPU; RESULTS: $OUT, or day-results
 #     FOLDER/day.sh run --dry-run [RESULTS]  # says what it would do
 #
-# A part that fails, or takes too long, stops no other. RESULTS has report.md (the tables), results.tsv (a part a line),
-# log.txt (all that was printed) and timings.jsonl (every run of what was timed). Exit code 1: a part failed, or there is
-# no GPU.
+# A part that fails, or takes too long, stops no other. RESULTS has report.md (the tables), results.tsv (a part a
+# line), log.txt (all that was printed) and timings.jsonl (every run of what was timed). Exit code 1: a part failed, or
+# there is no GPU. docs/build.md has more.
 set -uo pipefail
 
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)

@@ -1,5 +1,5 @@
-// Instructions of Ampere and later, each under its name in the PTX manual and with its operands in the manual's order. What
-// cannot be said in C++ is here and nowhere else: `tests/emulation` has the same functions for the CPU.
+// Instructions of Ampere and later, each under its name in the PTX manual and with its operands in the manual's order.
+// What cannot be said in C++ is here and nowhere else: `tests/emulation` has the same functions for the CPU.
 
 // d = {a, b} rounded to bf16, a in the upper half.
 __device__ inline void cvt_rn_bf16x2(unsigned &d, float a, float b) {

@@ -1,6 +1,6 @@
-// What a warp does together. The layouts of matrices over the threads are those of the PTX manual: with `group` = lane / 4
-// and `pair` = lane % 4 * 2, a thread holds of an 8 x 8 matrix the two numbers at row `group`, columns `pair` and
-// `pair + 1`.
+// What a warp does together. The layouts of matrices over the threads are those of the PTX manual: with `group` =
+// lane / 4 and `pair` = lane % 4 * 2, a thread holds of an 8 x 8 matrix the two numbers at row `group`, columns `pair`
+// and `pair + 1`.
 
 typedef unsigned short bf16;
 

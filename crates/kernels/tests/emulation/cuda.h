@@ -1,8 +1,8 @@
 // The part of CUDA C that kernels here are written in, for a host compiler: included before a kernel's source, which is
 // then compiled as it stands. `machine.cpp` runs it.
 //
-// Kernels are compiled with -fsanitize=thread, but not linked with that sanitizer: the calls that the compiler puts before
-// every access to memory go to `machine.cpp`, which knows the rules of a GPU.
+// Kernels are compiled with -fsanitize=thread, but not linked with that sanitizer: the calls that the compiler puts
+// before every access to memory go to `machine.cpp`, which knows the rules of a GPU.
 #pragma once
 
 #include <cmath>

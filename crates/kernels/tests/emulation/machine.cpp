@@ -1,8 +1,8 @@
 // A GPU that runs one thread at a time, in an order that a seed decides, and watches every access to memory.
 //
-// Threads are contexts of their own that go on until they wait for their block or their warp. Two threads of a block that
-// touch the same byte with no barrier between, one of them writing, are a race, whatever the order they ran in. A shuffle
-// or another instruction of a warp is no barrier for memory.
+// Threads are contexts of their own that go on until they wait for their block or their warp. Two threads of a block
+// that touch the same byte with no barrier between, one of them writing, are a race, whatever the order they ran in. A
+// shuffle or another instruction of a warp is no barrier for memory.
 #include "cuda.h"
 #include "launch.h"
 

@@ -1,5 +1,5 @@
-// Shuffles, and the instructions of `ptx.cuh` from the PTX manual: which thread holds which number of a matrix (sections on
-// `ldmatrix` and on `mma.m16n8k16` with .bf16). Compiled without checks, so that only kernels are watched.
+// Shuffles, and the instructions of `ptx.cuh` from the PTX manual: which thread holds which number of a matrix (sections
+// on `ldmatrix` and on `mma.m16n8k16` with .bf16). Compiled without checks, so that only kernels are watched.
 #include "cuda.h"
 
 float __shfl_xor_sync(unsigned mask, float x, int other) {
