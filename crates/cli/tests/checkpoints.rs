@@ -1,16 +1,20 @@
 //! Checkpoints as a user has them: a run that is stopped, interrupted or killed goes on to the same bytes.
 
+mod program;
+
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
+
+use program::{files, stderr};
 
 /// A short generation, quiet and of few steps.
 const SHORT: [&str; 9] = ["generate", "--quiet", "--size", "32x32", "--frames", "5", "--steps", "12", "--output"];
 const PROMPT: &str = "a red circle bouncing on a navy background";
 
 fn command(folder: &Path, args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_navicache"));
-    command.args(args).current_dir(folder);
+    let mut command = program::command(folder);
+    command.args(args);
     command
 }
 
@@ -24,17 +28,6 @@ fn short<'a>(output: &'a str, extra: &[&'a str]) -> Vec<&'a str> {
 
 fn code(output: &Output) -> Option<i32> {
     output.status.code()
-}
-
-fn stderr(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
-}
-
-fn files(folder: &Path) -> Vec<String> {
-    let name = |entry: std::io::Result<std::fs::DirEntry>| entry.unwrap().file_name().into_string().unwrap();
-    let mut names: Vec<String> = std::fs::read_dir(folder).unwrap().map(name).collect();
-    names.sort();
-    names
 }
 
 /// Steps that a checkpoint holds, where there is one.

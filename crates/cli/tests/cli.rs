@@ -1,36 +1,21 @@
 //! The command as a user runs it, on the embedded model and on broken copies of it.
 
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+mod program;
 
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+#[cfg(unix)]
+use program::shell;
+use program::{command, files, navicache, stderr};
 use serde_json::Value;
 use tempfile::TempDir;
 
 const PROMPT: &str = "a red circle bouncing on a navy background";
 
-fn navicache(folder: &Path, args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_navicache"))
-        .args(args)
-        .current_dir(folder)
-        .env("NAVICACHE_CONFIG", "")
-        .output()
-        .unwrap()
-}
-
 /// A short video, for tests that are about something else.
 fn short<'a>(extra: &[&'a str]) -> Vec<&'a str> {
     [&["generate", PROMPT, "--size", "32x32", "--frames", "5", "--steps", "12"], extra].concat()
-}
-
-fn stderr(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
-}
-
-fn files(folder: &Path) -> Vec<String> {
-    let mut names: Vec<String> =
-        std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
-    names.sort();
-    names
 }
 
 #[test]
@@ -503,9 +488,8 @@ fn ctrl_c_stops_at_a_step() {
     use std::io::{BufRead, BufReader, Read};
     use std::process::Stdio;
     let folder = tempfile::tempdir().unwrap();
-    let mut child = Command::new(env!("CARGO_BIN_EXE_navicache"))
+    let mut child = command(folder.path())
         .args(["generate", PROMPT, "--steps", "1000", "--cache", "none", "--report", "r.json"])
-        .current_dir(folder.path())
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
@@ -517,13 +501,6 @@ fn ctrl_c_stops_at_a_step() {
     assert_eq!(child.wait().unwrap().code(), Some(130));
     assert!(rest.contains("cancelled after"), "{rest}");
     assert!(files(folder.path()).is_empty());
-}
-
-/// A shell in a folder that stands for the program's, with `$navicache` in it.
-#[cfg(unix)]
-fn shell(folder: &Path, script: &str) -> Output {
-    let program = env!("CARGO_BIN_EXE_navicache");
-    Command::new("sh").args(["-c", script]).env("navicache", program).current_dir(folder).output().unwrap()
 }
 
 #[cfg(unix)]

@@ -1,8 +1,11 @@
 //! Options that are set outside of the command line: which value counts, and what is said of wrong ones.
 
+mod program;
+
 use std::path::Path;
 use std::process::{Command, Output};
 
+use program::stderr;
 use serde_json::Value;
 
 /// Runs the command with a configuration file of this text and some variables.
@@ -15,10 +18,6 @@ fn navicache(folder: &Path, file: &str, variables: &[(&str, &str)], args: &[&str
         command.env_remove(name);
     }
     command.envs(variables.iter().copied()).output().unwrap()
-}
-
-fn stderr(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
 const FILE: &str = "threads = 1

@@ -1,13 +1,14 @@
 //! `--json`: what a program that follows a run reads.
 
-use std::path::Path;
-use std::process::Command;
+mod program;
 
+use std::path::Path;
+
+use program::command;
 use serde_json::Value;
 
 fn lines(folder: &Path, arguments: &[&str]) -> (Option<i32>, Vec<Value>) {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_navicache"));
-    let output = command.args(arguments).args(["--json", "-q"]).current_dir(folder).output().unwrap();
+    let output = command(folder).args(arguments).args(["--json", "-q"]).output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
     (output.status.code(), text.lines().map(|line| serde_json::from_str(line).unwrap()).collect())
 }

@@ -1,18 +1,16 @@
 //! What is around a run: exit codes, suggestions, completions, pages, versions, pictures of what is being made.
 
+mod program;
+
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::Output;
+
+use program::stderr;
 
 const PROMPT: &str = "a red circle bouncing on a navy background";
 
 fn navicache(folder: &Path, args: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_navicache"));
-    command.args(args).current_dir(folder).env("NAVICACHE_CONFIG", "").env("XDG_CACHE_HOME", folder.join("cache"));
-    command.output().unwrap()
-}
-
-fn stderr(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
+    program::command(folder).args(args).env("XDG_CACHE_HOME", folder.join("cache")).output().unwrap()
 }
 
 #[test]

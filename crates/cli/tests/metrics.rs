@@ -1,18 +1,13 @@
 //! `navicache metrics` of folders, and of what is no regular file.
 
+mod program;
+
 use std::path::Path;
-use std::process::{Command, Output};
 
+#[cfg(unix)]
+use program::shell;
+use program::{navicache, stderr};
 use serde_json::Value;
-
-fn navicache(folder: &Path, args: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_navicache"));
-    command.args(args).current_dir(folder).env("NAVICACHE_CONFIG", "").output().unwrap()
-}
-
-fn stderr(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
-}
 
 /// Frames of a size as `generate` writes them: a gradient that moves a pixel a frame.
 fn write_frames(path: &Path, frames: usize, width: usize, height: usize) {
@@ -75,13 +70,6 @@ fn metrics_of_folders() {
     assert!(code == Some(1) && errors.contains("features.0.weight") && errors.contains("alex.pth"), "{errors}");
     let (code, _, errors) = run(&["--convention", "vbench"]);
     assert!(code == Some(2) && errors.contains("raw, videosys, easycache"), "{errors}");
-}
-
-/// A shell in a folder that stands for the program's, with `$navicache` in it.
-#[cfg(unix)]
-fn shell(folder: &Path, script: &str) -> Output {
-    let program = env!("CARGO_BIN_EXE_navicache");
-    Command::new("sh").args(["-c", script]).env("navicache", program).current_dir(folder).output().unwrap()
 }
 
 #[cfg(unix)]

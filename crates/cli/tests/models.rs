@@ -1,23 +1,22 @@
 //! Commands about models: what there is, what a file is, what it will take, and what is kept of a video that failed.
 
-use std::path::Path;
-use std::process::{Command, Output};
+mod program;
 
+use std::path::Path;
+use std::process::Output;
+
+use program::stderr;
 use serde_json::Value;
 
 fn navicache(folder: &Path, args: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_navicache"));
-    command.args(args).current_dir(folder).env("HF_HOME", folder.join("hub")).env("HF_HUB_OFFLINE", "1");
+    let mut command = program::command(folder);
+    command.args(args).env("HF_HOME", folder.join("hub")).env("HF_HUB_OFFLINE", "1");
     command.env_remove("HF_HUB_CACHE").env_remove("HF_TOKEN").output().unwrap()
 }
 
 fn stdout(output: &Output) -> String {
     assert!(output.status.success(), "{}", stderr(output));
     String::from_utf8_lossy(&output.stdout).into_owned()
-}
-
-fn stderr(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
 /// The embedded model as a folder.
@@ -67,7 +66,7 @@ fn pulling_says_what_is_wrong() {
     assert!(message.contains("HF_HUB_OFFLINE"), "{message}");
     let message = stderr(&navicache(folder.path(), &["pull", "wan"]));
     assert!(message.contains("wan2.1-t2v-14b") && message.contains("OWNER/NAME"), "{message}");
-    let output = Command::new(env!("CARGO_BIN_EXE_navicache"))
+    let output = program::command(folder.path())
         .args(["pull", "someone/model"])
         .env("HF_HOME", folder.path())
         .env("HF_ENDPOINT", "http://127.0.0.1:1")

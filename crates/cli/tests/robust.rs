@@ -1,23 +1,23 @@
 //! Signals, outputs that cannot be written, and environments that would do harm.
 #![cfg(unix)]
 
+mod program;
+
 use std::fs::File;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use program::stderr as said;
+
 fn navicache(folder: &Path) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_navicache"));
-    command.current_dir(folder).env("XDG_CACHE_HOME", folder).stdin(Stdio::null());
+    let mut command = program::command(folder);
+    command.env("XDG_CACHE_HOME", folder).stdin(Stdio::null());
     command
 }
 
 const SHORT: &[&str] = &["generate", "a cat", "--size", "32x32", "--frames", "1", "--steps", "2", "-o", "o.mp4"];
-
-fn said(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
-}
 
 #[test]
 #[cfg(target_os = "linux")]

@@ -1,8 +1,11 @@
 //! Targets and guards as a user meets them, on the embedded model.
 
-use std::path::Path;
-use std::process::{Command, Output};
+mod program;
 
+use std::path::Path;
+use std::process::Output;
+
+use program::{command, navicache, stderr};
 use serde_json::Value;
 
 const PROMPT: &str = "a red circle bouncing on a navy background";
@@ -13,15 +16,11 @@ fn generate(folder: &Path, name: &str, args: &[&str]) -> Output {
     let short = ["generate", PROMPT, "--size", "32x32", "--frames", "5", "--steps", "30"];
     let files = ["--save-latents", &latents, "--report", &report, "-o", "out.mp4"];
     let all = [&short, args, &files].concat();
-    Command::new(env!("CARGO_BIN_EXE_navicache")).args(all).current_dir(folder).output().unwrap()
+    navicache(folder, &all)
 }
 
 fn report(folder: &Path, name: &str) -> Value {
     serde_json::from_slice(&std::fs::read(folder.join(format!("{name}.json"))).unwrap()).unwrap()
-}
-
-fn stderr(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
 fn latents(folder: &Path, name: &str) -> Vec<u8> {
@@ -115,7 +114,7 @@ fn closeness_is_promised_where_it_was_measured() {
     let method = |threshold: f64| format!("stride,threshold={threshold},warmup_steps=2,reuse=corrected");
     let methods = [0.005, 0.5].map(method).join(",");
     let measure = |seeds: &[String], out: &str| {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_navicache"));
+        let mut command = command(folder);
         command.args(["compare", PROMPT, "--size", "32x32", "--frames", "1", "--steps", "9", "--methods", &methods]);
         command.args(["--seeds", &seeds.join(","), "-o", out, "--promise", "own.json"]);
         command.current_dir(folder).output().unwrap()
