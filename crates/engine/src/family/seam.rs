@@ -6,14 +6,14 @@ use std::sync::Arc;
 use candle_core::Tensor;
 use navicache_control::guidance::{Branch, Guidance};
 use navicache_control::schedule::Step;
-use navicache_models::{Autoencoder, Branches, Conditioned, Denoiser, Error as ModelError};
+use navicache_models::{Autoencoder, Branches, Conditioned, Denoiser, Error as ModelError, Weights};
 use navicache_weights::layout::Parts;
 use navicache_weights::{Component, Role, Tensors};
 
 use crate::draws::Draws;
 use crate::event::{Reporter, Stage};
 use crate::field::Field;
-use crate::host::Host;
+use crate::host::{Host, Resident};
 use crate::request::{Defaults, Resolved};
 use crate::scheduler::Scheduler;
 use crate::size::Size;
@@ -59,6 +59,8 @@ pub(crate) struct Shared {
     pub sizes: Box<dyn Sizes>,
     /// Weights by what they are for.
     pub weights: BTreeMap<Role, Tensors>,
+    /// The VAE's decoder, once it was read.
+    pub autoencoder: Resident<dyn Autoencoder>,
 }
 
 /// Roles in the order of a generation.
@@ -156,10 +158,17 @@ pub(crate) trait Family: Send + Sync {
 
     // 4. Frames
 
+    /// Makes the VAE's decoder of its weights.
+    fn read_autoencoder(&self, weights: Weights) -> Result<Arc<dyn Autoencoder>>;
     /// The VAE's decoder. Reads it on first use.
-    fn autoencoder(&self) -> Result<Arc<dyn Autoencoder>>;
+    fn autoencoder(&self) -> Result<Arc<dyn Autoencoder>> {
+        let shared = self.shared();
+        shared.autoencoder.get(|| self.read_autoencoder(shared.host.weights_as_stored(shared.weights(Role::Vae)?)))
+    }
     /// Frees it.
-    fn free_autoencoder(&self);
+    fn free_autoencoder(&self) {
+        self.shared().autoencoder.free();
+    }
 
     // For estimates
 

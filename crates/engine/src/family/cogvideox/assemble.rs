@@ -122,6 +122,7 @@ impl seam::Assembly for Assembly {
             scheduler: scheduler.unwrap_or_else(|| published.scheduler()),
             sizes: Box::new(sizes),
             weights: weights.into(),
+            autoencoder: Resident::default(),
         };
         Ok(Box::new(CogVideoX {
             shared,
@@ -130,7 +131,6 @@ impl seam::Assembly for Assembly {
             transformer: transformer.config,
             vae: vae_config,
             transformer_model: Resident::default(),
-            autoencoder: Resident::default(),
         }))
     }
 }

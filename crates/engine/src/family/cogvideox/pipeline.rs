@@ -8,7 +8,7 @@ use navicache_control::schedule::Step;
 use navicache_media::Picture;
 use navicache_models::cogvideox::{Transformer, TransformerConfig, Vae, VaeConfig};
 use navicache_models::text::t5::{self, T5};
-use navicache_models::{Autoencoder, Branches};
+use navicache_models::{Autoencoder, Branches, Weights};
 use navicache_weights::Role;
 use tokenizers::Tokenizer;
 
@@ -38,7 +38,6 @@ pub(super) struct CogVideoX {
     pub(super) transformer: TransformerConfig,
     pub(super) vae: VaeConfig,
     pub(super) transformer_model: Resident<Transformer>,
-    pub(super) autoencoder: Resident<dyn Autoencoder>,
 }
 
 impl Family for CogVideoX {
@@ -164,14 +163,8 @@ impl Family for CogVideoX {
         self.transformer_model.free();
     }
 
-    fn autoencoder(&self) -> Result<Arc<dyn Autoencoder>> {
-        let weights = self.shared.weights(Role::Vae)?;
-        let read = || Ok(Arc::new(Vae::new(&self.vae, self.shared.host.weights_as_stored(weights))?) as _);
-        self.autoencoder.get(read)
-    }
-
-    fn free_autoencoder(&self) {
-        self.autoencoder.free();
+    fn read_autoencoder(&self, weights: Weights) -> Result<Arc<dyn Autoencoder>> {
+        Ok(Arc::new(Vae::new(&self.vae, weights)?))
     }
 
     /// A block holds its input, its norm, queries, keys, values and output, and the feed-forward's middle, of text and

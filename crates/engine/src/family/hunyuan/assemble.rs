@@ -167,6 +167,7 @@ impl seam::Assembly for Assembly {
             scheduler: scheduler.evenly(),
             sizes: Box::new(sizes),
             weights: weights.into(),
+            autoencoder: Resident::default(),
         };
         Ok(Box::new(Hunyuan {
             shared,
@@ -177,7 +178,6 @@ impl seam::Assembly for Assembly {
             transformer: transformer.config,
             vae: vae.config,
             transformer_model: Resident::default(),
-            autoencoder: Resident::default(),
         }))
     }
 }

@@ -7,7 +7,7 @@ use navicache_control::guidance::{Branch, Guidance};
 use navicache_models::hunyuan::{Transformer, TransformerConfig, Vae, VaeConfig};
 use navicache_models::text::clip::{self, ClipText};
 use navicache_models::text::llama::{self, Llama};
-use navicache_models::{Autoencoder, Branches};
+use navicache_models::{Autoencoder, Branches, Weights};
 use navicache_weights::Role;
 use tokenizers::Tokenizer;
 
@@ -50,7 +50,6 @@ pub(super) struct Hunyuan {
     pub(super) transformer: TransformerConfig,
     pub(super) vae: VaeConfig,
     pub(super) transformer_model: Resident<Transformer>,
-    pub(super) autoencoder: Resident<dyn Autoencoder>,
 }
 
 impl Family for Hunyuan {
@@ -140,14 +139,8 @@ impl Family for Hunyuan {
         self.transformer_model.free();
     }
 
-    fn autoencoder(&self) -> Result<Arc<dyn Autoencoder>> {
-        let weights = self.shared.weights(Role::Vae)?;
-        let read = || Ok(Arc::new(Vae::new(&self.vae, self.shared.host.weights_as_stored(weights))?) as _);
-        self.autoencoder.get(read)
-    }
-
-    fn free_autoencoder(&self) {
-        self.autoencoder.free();
+    fn read_autoencoder(&self, weights: Weights) -> Result<Arc<dyn Autoencoder>> {
+        Ok(Arc::new(Vae::new(&self.vae, weights)?))
     }
 
     /// A single block holds its input, its norm, queries, keys, values, what they become beside the feed-forward's

@@ -121,6 +121,7 @@ impl seam::Assembly for Assembly {
             scheduler: Scheduler::published(SolverKind::Euler, 1.0).evenly(),
             sizes: Box::new(Rounded { channels, patch, vae: vae.config.clone() }),
             weights: weights.into(),
+            autoencoder: Resident::default(),
         };
         Ok(Box::new(OpenSora {
             shared,
@@ -129,7 +130,6 @@ impl seam::Assembly for Assembly {
             transformer: transformer.config,
             vae: vae.config,
             transformer_model: Resident::default(),
-            autoencoder: Resident::default(),
         }))
     }
 }

@@ -6,7 +6,7 @@ use candle_core::{DType, Tensor};
 use navicache_control::guidance::Branch;
 use navicache_models::opensora::{Transformer, TransformerConfig, Vae, VaeConfig, VideoSize};
 use navicache_models::text::t5::{self, T5};
-use navicache_models::{Autoencoder, Branches};
+use navicache_models::{Autoencoder, Branches, Weights};
 use navicache_weights::Role;
 use tokenizers::Tokenizer;
 
@@ -44,7 +44,6 @@ pub(super) struct OpenSora {
     pub(super) transformer: TransformerConfig,
     pub(super) vae: VaeConfig,
     pub(super) transformer_model: Resident<Transformer>,
-    pub(super) autoencoder: Resident<dyn Autoencoder>,
 }
 
 impl OpenSora {
@@ -173,14 +172,8 @@ impl Family for OpenSora {
         self.transformer_model.free();
     }
 
-    fn autoencoder(&self) -> Result<Arc<dyn Autoencoder>> {
-        let weights = self.shared.weights(Role::Vae)?;
-        let read = || Ok(Arc::new(Vae::new(&self.vae, self.shared.host.weights_as_stored(weights))?) as _);
-        self.autoencoder.get(read)
-    }
-
-    fn free_autoencoder(&self) {
-        self.autoencoder.free();
+    fn read_autoencoder(&self, weights: Weights) -> Result<Arc<dyn Autoencoder>> {
+        Ok(Arc::new(Vae::new(&self.vae, weights)?))
     }
 
     /// A block holds its input, queries, keys, values and output, and the feed-forward's middle before and after its

@@ -208,6 +208,7 @@ impl seam::Assembly for Assembly {
             scheduler,
             sizes: Box::new(sizes),
             weights: weights.into_iter().chain(others.into_iter().flatten()).collect(),
+            autoencoder: Resident::default(),
         };
         Ok(Box::new(Wan {
             shared,
@@ -220,7 +221,6 @@ impl seam::Assembly for Assembly {
             preprocessor: self.preprocessor.unwrap_or_default(),
             boundary,
             in_memory: InMemory::default(),
-            autoencoder: Resident::default(),
         }))
     }
 }

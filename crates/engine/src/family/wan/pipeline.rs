@@ -8,7 +8,7 @@ use navicache_control::schedule::Step;
 use navicache_models::image::clip;
 use navicache_models::text::t5::{self, T5};
 use navicache_models::wan::{ImageCond, Transformer, TransformerConfig, Vae, VaeConfig};
-use navicache_models::{Autoencoder, Branches, Conditioned};
+use navicache_models::{Autoencoder, Branches, Conditioned, Weights};
 use navicache_weights::Role;
 use tokenizers::Tokenizer;
 
@@ -18,7 +18,6 @@ use super::published::Published;
 use crate::event::{Reporter, Stage};
 use crate::family::seam::{Conditioning, Family, ImageConditioning, Inputs, Shared};
 use crate::field::Field;
-use crate::host::Resident;
 use crate::prompt::{self, tokenize};
 use crate::request::Resolved;
 use crate::{Error, Result};
@@ -40,7 +39,6 @@ pub(super) struct Wan {
     /// Where there are two transformers: the timestep from which on the first computes.
     pub(super) boundary: Option<f64>,
     pub(super) in_memory: InMemory<Transformer>,
-    pub(super) autoencoder: Resident<dyn Autoencoder>,
 }
 
 impl Wan {
@@ -163,14 +161,8 @@ impl Family for Wan {
         self.in_memory.free();
     }
 
-    fn autoencoder(&self) -> Result<Arc<dyn Autoencoder>> {
-        let weights = self.shared.weights(Role::Vae)?;
-        let read = || Ok(Arc::new(Vae::new(&self.vae, self.shared.host.weights_as_stored(weights))?) as _);
-        self.autoencoder.get(read)
-    }
-
-    fn free_autoencoder(&self) {
-        self.autoencoder.free();
+    fn read_autoencoder(&self, weights: Weights) -> Result<Arc<dyn Autoencoder>> {
+        Ok(Arc::new(Vae::new(&self.vae, weights)?))
     }
 
     /// A block holds its input, queries, keys, values, output and the feed-forward's middle at once, in f32.
