@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
-use navicache_models::{Configuration, Error, Result, Source, hunyuan, image, opensora, text, wan};
+use navicache_models::{Configuration, Error, Result, Source, cogvideox, hunyuan, image, opensora, text, wan};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
@@ -80,5 +80,10 @@ fn configurations_of_any_numbers_do_not_panic() {
     tried += try_all::<text::clip::Config>(of(hunyuan_video, "text_encoder_2"));
     let mut sora = read("models/tests/golden/opensora/configs.json");
     tried += try_all::<opensora::TransformerConfig>(sora["transformer"].take());
+    let of_cogvideox = "engine/tests/golden/cogvideox";
+    for part in ["transformer_2b", "transformer_5b", "transformer_5b_i2v", "transformer_15", "transformer_15_i2v"] {
+        tried += try_all::<cogvideox::TransformerConfig>(of(of_cogvideox, part));
+    }
+    tried += try_all::<cogvideox::VaeConfig>(of(of_cogvideox, "vae"));
     assert!(tried > 500, "{tried}");
 }

@@ -95,6 +95,9 @@ const WIDTH_OF_2B: usize = 1920;
 /// Latents each way, and frames, that version 1.5 was made for.
 const SAMPLE_OF_1_5: (usize, usize) = (300, 81);
 
+/// More than any size of a model; products of a few of them fit into a number.
+const SIZE_MAX: usize = 1 << 16;
+
 impl TransformerConfig {
     /// The configuration that weights belong to, by their shapes. What shapes do not say is that of the published
     /// models: the 2B model alone has sines for places.
@@ -202,6 +205,9 @@ impl TransformerConfig {
         if let Some((field, _)) = sizes.into_iter().find(|(_, size)| *size == 0) {
             return refuse(field, "0".to_string(), "more than 0");
         }
+        if let Some((field, size)) = sizes.into_iter().find(|(_, size)| *size > SIZE_MAX) {
+            return refuse(field, size.to_string(), &format!("at most {SIZE_MAX}"));
+        }
         if ![self.out_channels, 2 * self.out_channels].contains(&self.in_channels) {
             let expected = format!("out_channels, {}, or twice as many for a picture", self.out_channels);
             return refuse("in_channels", self.in_channels.to_string(), &expected);
@@ -216,11 +222,15 @@ impl TransformerConfig {
         if self.use_learned_positional_embeddings && self.patch_size_t.is_some() {
             return refuse("patch_size_t", format!("{:?}", self.patch_size_t), "null, with learned places");
         }
-        let scales = self.spatial_interpolation_scale.min(self.temporal_interpolation_scale);
-        if !(scales > 0.0 && self.norm_eps > 0.0) {
-            return refuse("interpolation scales", scales.to_string(), "numbers above 0");
+        let numbers = [
+            ("spatial_interpolation_scale", self.spatial_interpolation_scale),
+            ("temporal_interpolation_scale", self.temporal_interpolation_scale),
+            ("norm_eps", self.norm_eps),
+        ];
+        match numbers.into_iter().find(|(_, number)| number.is_nan() || *number <= 0.0) {
+            Some((field, number)) => refuse(field, number.to_string(), "a number above 0"),
+            None => Ok(()),
         }
-        Ok(())
     }
 }
 

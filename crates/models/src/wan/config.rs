@@ -183,7 +183,7 @@ impl TransformerConfig {
         }
         // A picture's channels stand beside those of the latents: its latents, and four that say what is known.
         let of_latents = self.out_channels == self.in_channels;
-        let of_picture = self.in_channels == 2 * self.out_channels + 4;
+        let of_picture = self.in_channels == self.out_channels.saturating_mul(2).saturating_add(4);
         if self.out_channels > self.in_channels || self.image_dim.is_none() && !of_latents && !of_picture {
             let expected = format!("in_channels, {}: the velocity has the latents' shape", self.in_channels);
             return refuse("out_channels", self.out_channels.to_string(), &expected);
