@@ -42,12 +42,9 @@ impl Draws {
         self.tensor(&mut self.generator(), device)
     }
 
-    /// What a stochastic solver adds at the end of a step. // (1, channels, latent frames, height, width)
-    pub fn of_step(&self, step: usize, device: &Device) -> Result<Tensor> {
-        let mut generator = self.generator();
-        let draws = usize::from(!self.given) + DRAWS_A_STEP * step;
-        (0..draws).for_each(|_| generator.skip(self.shape.iter().product()));
-        self.tensor(&mut generator, device)
+    /// What a stochastic solver adds, from the first step on.
+    pub fn of_steps(&self) -> OfSteps<'_> {
+        OfSteps { draws: self, made: 0, generator: self.generator() }
     }
 
     fn generator(&self) -> Generator {
@@ -72,6 +69,27 @@ impl Draws {
     }
 }
 
+/// What a stochastic solver adds at the ends of steps. Steps that follow one another draw on; an earlier one begins anew.
+pub(crate) struct OfSteps<'a> {
+    draws: &'a Draws,
+    /// Draws of latents that the generator has made.
+    made: usize,
+    generator: Generator,
+}
+
+impl OfSteps<'_> {
+    /// What is added at the end of a step. // (1, channels, latent frames, height, width)
+    pub fn at(&mut self, step: usize, device: &Device) -> Result<Tensor> {
+        let before = usize::from(!self.draws.given) + DRAWS_A_STEP * step;
+        if before < self.made {
+            *self = self.draws.of_steps();
+        }
+        (self.made..before).for_each(|_| self.generator.skip(self.draws.shape.iter().product()));
+        self.made = before + 1;
+        self.draws.tensor(&mut self.generator, device)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -85,10 +103,17 @@ mod tests {
         next(40);
         let values = |t: Tensor| t.transpose(1, 2).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
         assert_eq!(values(draws.start(&Device::Cpu).unwrap()), next(36));
-        assert_eq!(values(draws.of_step(0, &Device::Cpu).unwrap()), next(36));
+        let mut of_steps = draws.of_steps();
+        let first = next(36);
+        assert_eq!(values(of_steps.at(0, &Device::Cpu).unwrap()), first);
         next(36); // drawn in the second step, and not used
-        assert_eq!(values(draws.of_step(1, &Device::Cpu).unwrap()), next(36));
+        let second = next(36);
+        assert_eq!(values(of_steps.at(1, &Device::Cpu).unwrap()), second);
+        // The same again, one that is gone back to, and one that nothing was asked of before.
+        assert_eq!(values(of_steps.at(1, &Device::Cpu).unwrap()), second);
+        assert_eq!(values(of_steps.at(0, &Device::Cpu).unwrap()), first);
+        assert_eq!(values(draws.of_steps().at(1, &Device::Cpu).unwrap()), second);
         let given = Draws { given: true, ..draws.clone() };
-        assert_eq!(values(given.of_step(0, &Device::Cpu).unwrap()), values(draws.start(&Device::Cpu).unwrap()));
+        assert_eq!(values(given.of_steps().at(0, &Device::Cpu).unwrap()), values(draws.start(&Device::Cpu).unwrap()));
     }
 }

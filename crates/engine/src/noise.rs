@@ -26,6 +26,10 @@ impl Generator {
 
     /// Leaves a draw of `n` out.
     pub fn skip(&mut self, n: usize) {
+        if n < GROUP {
+            few(&mut self.0, n);
+            return;
+        }
         let again = if n.is_multiple_of(GROUP) { 0 } else { GROUP };
         for _ in 0..n + again {
             self.0.next();

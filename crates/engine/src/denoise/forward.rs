@@ -14,7 +14,7 @@ use navicache_models::{Branches, Features, ForwardPass, Observed, Signal};
 use super::arithmetic::{self, Value};
 use super::spectrum::wiener;
 use super::trial::trial;
-use crate::draws::Draws;
+use crate::draws::{Draws, OfSteps};
 use crate::{Error, Result};
 
 /// A branch's prediction.
@@ -38,7 +38,7 @@ pub(super) struct Tensors<'a> {
     run: &'a Run,
     /// Of each step: the branches and the weights of their predictions, in the order of the denoiser's conditions.
     branches: &'a [Vec<(Branch, f64)>],
-    draws: &'a Draws,
+    noise: OfSteps<'a>,
     /// The step under way.
     step: usize,
     /// The latents that the model sees.
@@ -107,7 +107,7 @@ impl<'a> Tensors<'a> {
             denoiser,
             run,
             branches,
-            draws,
+            noise: draws.of_steps(),
             step: 0,
             x,
             entry: None,
@@ -411,7 +411,7 @@ impl Linear for Tensors<'_> {
     }
 
     fn noise(&mut self, step: usize) -> Result<Tensor> {
-        self.draws.of_step(step, self.x.device())
+        self.noise.at(step, self.x.device())
     }
 }
 
