@@ -115,6 +115,24 @@ const OF_COGVIDEOX: [(&[&str], Rule); 8] = [
     (&["clip_sample", "clip_sample_range", "sample_max_value", "steps_offset"], Rule::Any),
 ];
 
+/// What the samples of a model are along the way, which decides about the classes that fit it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Path {
+    /// A line from data to noise; the model predicts the velocity.
+    Flow,
+    /// A diffusion; the model predicts v.
+    Diffusion,
+}
+
+impl Class {
+    fn path(&self) -> Path {
+        match self.solver {
+            SolverKind::Ddim | SolverKind::DpmPp2MSde => Path::Diffusion,
+            SolverKind::UniPc | SolverKind::DpmPp2M | SolverKind::Euler => Path::Flow,
+        }
+    }
+}
+
 /// The schedule and solver that a pipeline was published with.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Scheduler {
@@ -155,8 +173,9 @@ impl Scheduler {
         Scheduler { solver, shift, train_timesteps: TRAIN_TIMESTEPS, grid: Grid::OfSolver }
     }
 
-    /// Reads the file; a key that would sample differently from what is done here, or that nobody knows, is refused.
-    pub fn read(folder: &Folder) -> Result<Self> {
+    /// Reads the file; a class of another path, and a key that would sample differently from what is done here or that
+    /// nobody knows, are refused.
+    pub fn read(folder: &Folder, path: Path) -> Result<Self> {
         let text = String::from_utf8_lossy(&folder.bytes(FILE)?).into_owned();
         let unreadable = |e: serde_json::Error| Error::file(folder.path(FILE), e.to_string());
         let keys: Map<String, Value> = serde_json::from_str(&plain_json(&text)).map_err(unreadable)?;
@@ -164,9 +183,10 @@ impl Scheduler {
             Error::file(folder.path(FILE), format!("{key}: expected {expected}, found {found}"))
         };
         let name = keys.get("_class_name").and_then(Value::as_str).unwrap_or("nothing");
-        let class = CLASSES.iter().find(|class| class.name == name).ok_or_else(|| {
-            let known: Vec<&str> = CLASSES.iter().map(|class| class.name).collect();
-            wrong("_class_name", name, &known.join(", "))
+        let known = || CLASSES.iter().filter(|class| class.path() == path);
+        let class = known().find(|class| class.name == name).ok_or_else(|| {
+            let names: Vec<&str> = known().map(|class| class.name).collect();
+            wrong("_class_name", name, &names.join(", "))
         })?;
         for (key, value) in keys.iter().filter(|(key, _)| !key.starts_with('_')) {
             let rule = class.keys.iter().find(|(keys, _)| keys.contains(&key.as_str())).map(|(_, rule)| rule);
@@ -191,22 +211,27 @@ impl Scheduler {
             SolverKind::Ddim | SolverKind::DpmPp2MSde => file.snr_shift_scale.unwrap_or(3.0),
         };
         let train_timesteps = file.num_train_timesteps.unwrap_or(TRAIN_TIMESTEPS);
-        let published = Betas::default();
-        let betas =
-            Betas { start: file.beta_start.unwrap_or(published.start), end: file.beta_end.unwrap_or(published.end) };
-        if !(0.0 < betas.start && betas.start <= betas.end && betas.end < 1.0) {
-            let found = format!("{} and {}", betas.start, betas.end);
-            return Err(wrong("beta_start, beta_end", &found, "numbers between 0 and 1, the smaller one first"));
-        }
         if !(shift > 0.0 && shift.is_finite()) {
             return Err(wrong("shift", &shift.to_string(), "a number above 0"));
         }
-        if !(1..=TIMESTEPS_MAX).contains(&train_timesteps) {
-            return Err(wrong("num_train_timesteps", &train_timesteps.to_string(), &format!("1 to {TIMESTEPS_MAX}")));
+        // A diffusion's first and last noise levels are set apart.
+        let fewest = if path == Path::Diffusion { 2 } else { 1 };
+        if !(fewest..=TIMESTEPS_MAX).contains(&train_timesteps) {
+            let expected = format!("{fewest} to {TIMESTEPS_MAX}");
+            return Err(wrong("num_train_timesteps", &train_timesteps.to_string(), &expected));
         }
-        let grid = match class.solver {
-            SolverKind::Ddim | SolverKind::DpmPp2MSde => Grid::Diffusion(betas),
-            _ => Grid::OfSolver,
+        let grid = match path {
+            Path::Flow => Grid::OfSolver,
+            Path::Diffusion => {
+                let published = Betas::default();
+                let start = file.beta_start.unwrap_or(published.start);
+                let end = file.beta_end.unwrap_or(published.end);
+                if !(0.0 < start && start <= end && end < 1.0) {
+                    let expected = "numbers between 0 and 1, the smaller one first";
+                    return Err(wrong("beta_start, beta_end", &format!("{start} and {end}"), expected));
+                }
+                Grid::Diffusion(Betas { start, end })
+            }
         };
         Ok(Scheduler { solver: class.solver, shift, train_timesteps, grid })
     }
@@ -285,7 +310,23 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         std::fs::create_dir(folder.path().join("scheduler")).unwrap();
         std::fs::write(folder.path().join(FILE), keys).unwrap();
-        Scheduler::read(&Folder::Disk(folder.path().to_path_buf()))
+        let path = if keys.contains("CogVideoX") { Path::Diffusion } else { Path::Flow };
+        Scheduler::read(&Folder::Disk(folder.path().to_path_buf()), path)
+    }
+
+    #[test]
+    fn a_class_of_another_path_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join("scheduler")).unwrap();
+        let folder = Folder::Disk(folder.path().to_path_buf());
+        for (class, path, expected) in [
+            ("CogVideoXDDIMScheduler", Path::Flow, "UniPCMultistepScheduler"),
+            ("FlowMatchEulerDiscreteScheduler", Path::Diffusion, "CogVideoXDPMScheduler"),
+        ] {
+            std::fs::write(folder.path(FILE), format!(r#"{{"_class_name": "{class}"}}"#)).unwrap();
+            let message = Scheduler::read(&folder, path).unwrap_err().to_string();
+            assert!(message.contains(&format!("found {class}")) && message.contains(expected), "{message}");
+        }
     }
 
     /// What the reference samples in the same way is read, and whatever it samples otherwise is read as something else,

@@ -10,7 +10,7 @@ use super::published::{Padded, Published};
 use crate::family::seam::{self, Family, Shared, check_channels};
 use crate::host::{Host, Resident};
 use crate::request::Defaults;
-use crate::scheduler::{Grid, Scheduler};
+use crate::scheduler::{self, Scheduler};
 use crate::{Error, Result};
 use navicache_weights::layout::{DEFAULTS_FILE, INDEX, Parts, Piece, config, folder_of, incomplete, missing};
 use navicache_weights::tokenizer;
@@ -137,12 +137,7 @@ impl seam::Assembly for Assembly {
 
 /// Reads a Diffusers folder, but for the parts that are given apart.
 fn diffusers(folder: &Folder, parts: &Parts) -> Result<Assembly> {
-    let scheduler = Scheduler::read(folder)?;
-    if !matches!(scheduler.grid, Grid::Diffusion(_)) {
-        let place = folder.path("scheduler/scheduler_config.json");
-        let expected = "_class_name: expected CogVideoXDDIMScheduler or CogVideoXDPMScheduler, found that of a flow";
-        return Err(Error::file(place, expected));
-    }
+    let scheduler = Scheduler::read(folder, scheduler::Path::Diffusion)?;
     let class = "_class_name";
     let transformer: TransformerConfig = config(folder, "transformer", class, "CogVideoXTransformer3DModel")?;
     let vae: VaeConfig = config(folder, "vae", class, "AutoencoderKLCogVideoX")?;

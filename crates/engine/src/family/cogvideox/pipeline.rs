@@ -55,7 +55,6 @@ impl Family for CogVideoX {
     }
 
     fn check(&self, request: &Resolved, reporter: &mut Reporter) -> Result<()> {
-        request.refuse_second_guidance()?;
         request.refuse_true_guidance("this model has no other guidance; take `guidance`")?;
         let refuse = |field, found: String, expected: String| Err(Error::Invalid { field, found, expected });
         match (&request.image, self.transformer.takes_picture()) {

@@ -14,7 +14,7 @@ use super::pipeline::{Hunyuan, POSITIONS};
 use crate::family::seam::{self, Family, Shared, check_channels};
 use crate::host::{Host, Resident};
 use crate::request::Defaults;
-use crate::scheduler::Scheduler;
+use crate::scheduler::{self, Scheduler};
 use crate::sizes::Causal;
 use crate::{Error, Result};
 use navicache_weights::layout::{DEFAULTS_FILE, Parts, Piece, config, folder_of, incomplete, missing};
@@ -184,7 +184,7 @@ impl seam::Assembly for Assembly {
 
 /// Reads a Diffusers folder, but for the parts that are given apart.
 fn diffusers(folder: &Folder, parts: &Parts) -> Result<Assembly> {
-    let scheduler = Scheduler::read(folder)?;
+    let scheduler = Scheduler::read(folder, scheduler::Path::Flow)?;
     let class = "_class_name";
     let transformer: TransformerConfig = config(folder, "transformer", class, "HunyuanVideoTransformer3DModel")?;
     let vae: VaeConfig = config(folder, "vae", class, "AutoencoderKLHunyuanVideo")?;

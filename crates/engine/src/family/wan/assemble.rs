@@ -15,7 +15,7 @@ use super::published::Published;
 use crate::family::seam::{self, Family, Shared, check_channels};
 use crate::host::{Host, Resident};
 use crate::request::Defaults;
-use crate::scheduler::Scheduler;
+use crate::scheduler::{self, Scheduler};
 use crate::sizes::Causal;
 use crate::{Error, Result};
 use navicache_weights::layout::{DEFAULTS_FILE, Parts, Piece, config, folder_of, incomplete, missing};
@@ -228,7 +228,7 @@ impl seam::Assembly for Assembly {
 /// Reads a Diffusers folder, but for the parts that are given apart.
 fn diffusers(folder: &Folder, parts: &Parts) -> Result<Assembly> {
     let (published, boundary) = Published::of_index(folder)?;
-    let scheduler = Scheduler::read(folder)?;
+    let scheduler = Scheduler::read(folder, scheduler::Path::Flow)?;
     let transformer: TransformerConfig = config(folder, "transformer", "_class_name", "WanTransformer3DModel")?;
     let has_two = boundary.is_some();
     let second: Option<TransformerConfig> =
@@ -331,6 +331,11 @@ fn check_pair(place: &str, first: &TransformerConfig, second: &TransformerConfig
             "{what} of the transformer for high noise is {one}, that of the one for low noise {other}: they do not belong \
              together"
         );
+        return Err(Error::file(place, reason));
+    }
+    // Both are made by the first's.
+    if first != second {
+        let reason = "the configurations of the two transformers differ: they do not belong together";
         return Err(Error::file(place, reason));
     }
     Ok(())
