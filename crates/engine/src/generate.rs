@@ -249,7 +249,6 @@ pub(crate) fn denoise(
     let request = &saved.as_ref().map_or_else(|| Ok(request.clone()), |saved| saved.complete(request))?;
     let (resolved, picture) = pipeline.understood(request)?;
     family.check(&resolved, reporter)?;
-    family.check_dynamic_guidance(&resolved)?;
     pipeline.check_memory(&resolved)?;
     let rescue_path = match &destination {
         Destination::Frames(rescue) => rescue.as_ref().map(|rescue| &rescue.path),

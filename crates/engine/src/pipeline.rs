@@ -63,7 +63,11 @@ impl LoadOptions {
             ("tokenizer_2", tokenizer_2),
         ];
         let files = files.into_iter().filter_map(|(name, file)| Some(format!("{name} {}", file.as_ref()?.display())));
-        files.chain(self.loras.iter().map(|lora| format!("lora {} x {}", lora.path.display(), lora.weight))).collect()
+        let lora = |Lora { path, weight, expert }: &Lora| {
+            let of = expert.map_or(String::new(), |expert| format!(" for {expert}"));
+            format!("lora {} x {weight}{of}", path.display())
+        };
+        files.chain(self.loras.iter().map(lora)).collect()
     }
 }
 
@@ -163,6 +167,7 @@ impl Pipeline {
         if !family.shared().weights.contains_key(&Role::SecondTransformer) {
             resolved.refuse_second_guidance()?;
         }
+        family.check_dynamic_guidance(&resolved)?;
         Ok((resolved, picture))
     }
 
@@ -277,36 +282,42 @@ impl Pipeline {
 
 /// Adds a LoRA to the transformer; of two, to the one that it is for, or to both. Says what the user should know.
 fn add_to_transformers(Shared { weights, .. }: &mut Shared, lora: &Lora) -> Result<Vec<String>> {
-    let (file, mut said) = (lora.path.display(), Vec::new());
-    let has_two = weights.contains_key(&Role::SecondTransformer);
-    let by_name = Expert::of_path(&lora.path).filter(|_| has_two);
-    let roles = match (lora.expert, by_name) {
-        (Some(expert), _) if !has_two => {
-            let reason = format!("it is for the transformer of {expert}, and this model has one transformer");
-            return Err(Error::file(&lora.path, reason));
-        }
-        (None, None) => vec![Role::Transformer, Role::SecondTransformer],
-        (None, Some(expert)) => {
-            said.push(format!("{file}: added to the transformer of {expert} alone, by its name"));
-            vec![role_of(expert)]
-        }
-        (Some(expert), _) => vec![role_of(expert)],
-    };
+    let (roles, note) = roles_of(lora, weights.contains_key(&Role::SecondTransformer))?;
+    let mut said: Vec<String> = note.into_iter().collect();
     for role in roles {
-        let Some(transformer) = weights.get_mut(&role) else { continue };
-        let left_out = add_lora(transformer, lora)?;
-        if let Some(LeftOut { module, reason }) = left_out.first() {
-            said.push(format!("{file}: left out {} of its modules, as {module}: {reason}", left_out.len()));
-        }
+        let Some(transformer) = weights.get_mut(role) else { continue };
+        said.extend(add_to_transformer(transformer, lora)?);
     }
     Ok(said)
 }
 
-fn role_of(expert: Expert) -> Role {
-    match expert {
-        Expert::HighNoise => Role::Transformer,
-        Expert::LowNoise => Role::SecondTransformer,
+/// The transformers that a LoRA goes into, and what the user should know of that. Of one transformer its name says
+/// nothing.
+pub(crate) fn roles_of(lora: &Lora, has_two: bool) -> Result<(&'static [Role], Option<String>)> {
+    let role_of = |expert| match expert {
+        Expert::HighNoise => &[Role::Transformer],
+        Expert::LowNoise => &[Role::SecondTransformer],
+    };
+    match (lora.expert, Expert::of_path(&lora.path).filter(|_| has_two)) {
+        (Some(expert), _) if !has_two => {
+            let reason = format!("it is for the transformer of {expert}, and this model has one transformer");
+            Err(Error::file(&lora.path, reason))
+        }
+        (Some(expert), _) => Ok((role_of(expert), None)),
+        (None, Some(expert)) => {
+            let note = format!("{}: added to the transformer of {expert} alone, by its name", lora.path.display());
+            Ok((role_of(expert), Some(note)))
+        }
+        (None, None) => Ok((&[Role::Transformer, Role::SecondTransformer], None)),
     }
+}
+
+/// Adds a LoRA to a transformer. Says what was left out of it.
+pub(crate) fn add_to_transformer(transformer: &mut Tensors, lora: &Lora) -> Result<Option<String>> {
+    let left_out = add_lora(transformer, lora)?;
+    Ok(left_out.first().map(|LeftOut { module, reason }| {
+        format!("{}: left out {} of its modules, as {module}: {reason}", lora.path.display(), left_out.len())
+    }))
 }
 
 /// Decides which weights are kept and which are streamed. Those of the VAE are kept: they are small, and used again and

@@ -133,6 +133,26 @@ fn a_lora_is_merged() {
 }
 
 #[test]
+fn a_lora_goes_into_a_whole_model_as_it_does_into_a_run() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    // Of one transformer, a name that speaks of low noise says nothing.
+    let named = at("style_low_noise.safetensors");
+    std::fs::rename(lora(folder.path()), &named).unwrap();
+    let loras = vec![named.display().to_string().parse().unwrap()];
+    made(&Conversion { loras: loras.clone(), ..conversion(REFERENCE.0.path(), &at("whole"), None) });
+    let added = latents(REFERENCE.0.path().to_str().unwrap(), LoadOptions { loras, ..LoadOptions::default() }).unwrap();
+    assert_eq!(latents(at("whole").to_str().unwrap(), LoadOptions::default()).unwrap(), added);
+    assert_ne!(added, REFERENCE.1);
+
+    let loras = vec![format!("{}:1:low", named.display()).parse().unwrap()];
+    let refused = convert(&Conversion { loras, ..conversion(REFERENCE.0.path(), &at("other"), None) }, &mut |_| ());
+    let message = refused.map(|_| ()).unwrap_err().to_string();
+    assert!(message.contains("this model has one transformer"), "{message}");
+    assert!(!at("other").exists());
+}
+
+#[test]
 fn what_cannot_be_converted_is_refused_and_nothing_is_left() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);

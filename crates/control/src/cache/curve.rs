@@ -157,13 +157,13 @@ pub struct About {
     pub family: String,
 }
 
-/// Those that come with the program.
 /// Sixteen hexadecimal digits that differ where texts do (FNV-1a).
 pub(super) fn digest(text: &str) -> String {
     let hash = text.bytes().fold(0xcbf29ce484222325u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100000001b3));
     format!("{hash:016x}")
 }
 
+/// Those that come with the program.
 const SHIPPED: &str = include_str!("calibration/targets.json");
 
 /// The curve of a method that comes with the program, of a family of models; of any other where it has none.

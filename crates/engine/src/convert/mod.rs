@@ -16,11 +16,11 @@ use std::str::FromStr;
 use candle_core::quantized::GgmlDType;
 use navicache_media::WholeFile;
 use navicache_weights::layout::{folder_of, groups};
-use navicache_weights::{Component, Expert, Format, Found, Lora, Residence, add_lora, tokenizer};
+use navicache_weights::{Component, Expert, Format, Found, Lora, Residence, Role, tokenizer};
 use serde::Serialize;
 
 use crate::field::Field;
-use crate::pipeline::located;
+use crate::pipeline::{add_to_transformer, located, roles_of};
 use crate::{Error, Result};
 use packaging::Packaging;
 use plan::Plan;
@@ -110,8 +110,9 @@ pub fn convert(conversion: &Conversion, on_progress: &mut dyn FnMut(Progress)) -
     match (Packaging::of(to), sets.as_slice()) {
         (_, []) => Err(Error::file(from, "expected weights, found no weight file")),
         (Some(packaging), [files]) => {
-            let mut set = one(conversion, files, to, packaging)?;
-            set.refuse_lora_elsewhere(&conversion.loras)?;
+            let found = Found::open(files)?;
+            let loras = all_for(&conversion.loras, &found)?;
+            let mut set = one(conversion, found, &loras, to, packaging)?;
             set.notes.extend(lost_tokenizer(&set)?);
             set.notes.extend(lost_name(&set));
             Ok(vec![set.write(on_progress)?])
@@ -135,9 +136,8 @@ struct Set {
     notes: Vec<String>,
 }
 
-/// Opens a set of weights, and plans what becomes of it.
-fn one(conversion: &Conversion, files: &[PathBuf], to: &Path, packaging: Packaging) -> Result<Set> {
-    let mut found = Found::open(files)?;
+/// Adds what is to be merged into a set of weights, and plans what becomes of it.
+fn one(conversion: &Conversion, mut found: Found, loras: &[&Lora], to: &Path, packaging: Packaging) -> Result<Set> {
     let is_transformer = is_transformer(found.recognised.component);
     if packaging == Packaging::Gguf && !is_transformer {
         let reason =
@@ -145,15 +145,8 @@ fn one(conversion: &Conversion, files: &[PathBuf], to: &Path, packaging: Packagi
         return Err(Error::file(&found.file.path, reason));
     }
     let mut notes = found.tensors.notes().to_vec();
-    if is_transformer {
-        let for_this: Vec<&Lora> = conversion.loras.iter().filter(|lora| is_for(lora, &found)).collect();
-        for lora in for_this {
-            let left_out = add_lora(&mut found.tensors, lora)?;
-            if let Some(first) = left_out.first() {
-                let (file, count) = (lora.path.display(), left_out.len());
-                notes.push(format!("{file}: left out {count} of its modules, as {}: {}", first.module, first.reason));
-            }
-        }
+    for lora in loras {
+        notes.extend(add_to_transformer(&mut found.tensors, lora)?);
     }
     found.tensors.reside(Residence::Streamed);
     let numbers = conversion.numbers.map(|Numbers(format)| format).filter(|_| is_transformer);
@@ -163,33 +156,28 @@ fn one(conversion: &Conversion, files: &[PathBuf], to: &Path, packaging: Packagi
 }
 
 fn is_transformer(component: Component) -> bool {
-    ["transformer", "transformer_2"].contains(&component.role().field())
+    matches!(component.role(), Role::Transformer | Role::SecondTransformer)
 }
 
-/// Whether a LoRA goes into this transformer, where there are two.
-fn is_for(lora: &Lora, found: &Found) -> bool {
-    let is_second = found.recognised.component == Component::WanLowNoise;
-    match lora.expert.or_else(|| Expert::of_path(&lora.path)) {
-        None => true,
-        Some(Expert::LowNoise) => is_second,
-        Some(Expert::HighNoise) => !is_second,
-    }
-}
-
-impl Set {
-    /// Refuses LoRAs where there is nothing that they could be merged into.
-    fn refuse_lora_elsewhere(&self, loras: &[Lora]) -> Result<()> {
-        let component = self.found.recognised.component;
-        match loras.iter().find(|lora| !is_transformer(component) || !is_for(lora, &self.found)) {
-            None => Ok(()),
-            Some(lora) => Err(Error::Invalid {
+/// The LoRAs that go into one file, which may be one of two transformers: what is for the other is refused, as is
+/// everything where there is no transformer.
+fn all_for<'a>(loras: &'a [Lora], found: &Found) -> Result<Vec<&'a Lora>> {
+    let component = found.recognised.component;
+    let may_be_half = component == Component::WanTransformer || component == Component::WanLowNoise;
+    for lora in loras {
+        let is_for = is_transformer(component) && roles_of(lora, may_be_half)?.0.contains(&component.role());
+        if !is_for {
+            return Err(Error::Invalid {
                 field: Field::Lora,
                 found: lora.path.display().to_string(),
                 expected: format!("expected a transformer to merge it into, found {component}"),
-            }),
+            });
         }
     }
+    Ok(loras.iter().collect())
+}
 
+impl Set {
     /// Writes the file and reads it again.
     fn write(self, on_progress: &mut dyn FnMut(Progress)) -> Result<Converted> {
         let Set { found, to, packaging, plan, notes } = self;
@@ -221,15 +209,34 @@ fn whole(
 ) -> Result<Vec<Converted>> {
     let Conversion { to, numbers, .. } = conversion;
     let quantised = matches!(numbers, Some(Numbers(Format::Quantized(_))));
-    let mut planned = Vec::new();
     // All are opened first, so that nothing is written where one cannot be.
-    for files in sets {
+    let found = sets.iter().map(|files| Ok(Found::open(files)?)).collect::<Result<Vec<_>>>()?;
+    let roles: Vec<Role> = found.iter().map(|found| found.recognised.component.role()).collect();
+    if let (Some(lora), false) = (conversion.loras.first(), roles.contains(&Role::Transformer)) {
+        return Err(Error::Invalid {
+            field: Field::Lora,
+            found: lora.path.display().to_string(),
+            expected: format!("expected a transformer to merge it into in {}", from.display()),
+        });
+    }
+    let mut planned = Vec::new();
+    for (files, found) in sets.iter().zip(found) {
         let place = files[0].strip_prefix(from).unwrap_or(&files[0]);
-        let narrows = quantised && is_transformer(Found::open(files)?.recognised.component);
+        let narrows = quantised && is_transformer(found.recognised.component);
         let (packaging, ending) =
             if narrows { (Packaging::Gguf, "gguf") } else { (Packaging::Safetensors, "safetensors") };
         let target = to.join(place.with_file_name(format!("{}.{ending}", stem_of(place))));
-        planned.push(one(conversion, files, &target, packaging)?);
+        let (mut loras, mut notes) = (Vec::new(), Vec::new());
+        for lora in &conversion.loras {
+            let (into, note) = roles_of(lora, roles.contains(&Role::SecondTransformer))?;
+            if into.contains(&found.recognised.component.role()) {
+                loras.push(lora);
+                notes.extend(note);
+            }
+        }
+        let mut set = one(conversion, found, &loras, &target, packaging)?;
+        set.notes.extend(notes);
+        planned.push(set);
     }
     let mut targets = BTreeMap::new();
     for set in &planned {
@@ -237,13 +244,6 @@ fn whole(
             let reason = format!("{} and {} would both become it", other.display(), set.found.file.path.display());
             return Err(Error::file(&set.to, reason));
         }
-    }
-    if !conversion.loras.is_empty() && !planned.iter().any(|set| is_transformer(set.found.recognised.component)) {
-        return Err(Error::Invalid {
-            field: Field::Lora,
-            found: conversion.loras[0].path.display().to_string(),
-            expected: format!("expected a transformer to merge it into in {}", from.display()),
-        });
     }
     let draft = tempfile::Builder::new().prefix(".navicache-").suffix(".part").tempdir_in(folder_of(to));
     let draft = draft.map_err(Error::io(to))?;
