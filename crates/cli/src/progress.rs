@@ -52,6 +52,8 @@ struct Run {
     to_compute: Option<f64>,
     /// Pixels of all frames.
     pixels: f64,
+    /// Seconds that decoding them takes, where the model was run here before.
+    decoding: Option<f64>,
 }
 
 /// Where pictures of what is being made are shown.
@@ -206,16 +208,11 @@ impl Progress {
     }
 
     fn begin(&mut self, resolved: &Resolved) {
-        let steps = resolved.steps as f64;
         let target = resolved.target.clone();
-        let to_compute = target.as_ref().and_then(|target| match &target.asked {
-            Asked::Speedup(factor) => Some(steps / factor),
-            Asked::Work(part) => Some(steps * part),
-            Asked::Steps(budgets) => budgets.last().map(|(_, computed)| *computed),
-            Asked::Time(_) | Asked::Psnr(_) => None,
-        });
+        let to_compute = target.as_ref().and_then(|target| Some(target.budgets(resolved.steps).last()?.1));
         let pixels = (resolved.frames * resolved.width * resolved.height) as f64;
-        self.run = Some(Run { caches: resolved.cache.method().caches(), target, to_compute, pixels });
+        let decoding = self.model.as_deref().and_then(pace::of).map(|seconds| seconds * pixels);
+        self.run = Some(Run { caches: resolved.cache.method().caches(), target, to_compute, pixels, decoding });
         self.line(&described(resolved));
     }
 
@@ -248,8 +245,8 @@ impl Progress {
             return words;
         }
         words.push(format!(" {:>3}%", 100 * done / steps));
-        let (run, model) = (self.run.as_ref(), self.model.as_deref());
-        let decoding = run.and_then(|run| Some(run.pixels * pace::of(model?)?));
+        let run = self.run.as_ref();
+        let decoding = run.and_then(|run| run.decoding);
         let left = self.remaining.steps(steps - done, run.and_then(|run| run.to_compute));
         // A method that has not skipped yet may still do so.
         let at_most = run.is_some_and(|run| run.caches && run.to_compute.is_none()) && strip.steps_reused() == 0;
