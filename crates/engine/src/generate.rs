@@ -406,7 +406,7 @@ pub(crate) fn start(
         segments: pipeline.family().segments(&steps),
         steps,
         branches: branches.iter().map(|branch| branch.0).collect(),
-        units: denoiser.units().iter().map(unit).collect(),
+        units: denoiser.anatomy().units.iter().map(unit).collect(),
     };
     let refused = |reason| CacheError::Options { method: method.name().to_string(), reason };
     let policy = method.try_start(&run).map_err(refused)?;

@@ -253,8 +253,8 @@ impl Pipeline {
     ) -> CacheMemory {
         const F32: usize = 4;
         let shape = self.family.shared().sizes.latents_shape(request.width, request.height, request.frames);
-        let features = self.family.shared().sizes.tokens(&shape) * denoiser.width() * F32;
-        let predictions = match denoiser.observed() {
+        let features = self.family.shared().sizes.tokens(&shape) * denoiser.anatomy().width * F32;
+        let predictions = match denoiser.anatomy().observed {
             Observed::Latents => shape.iter().product::<usize>() * F32,
             Observed::Tokens => features,
         };

@@ -49,13 +49,13 @@ impl Fit {
 /// Runs the first block twice, the first time to have its weights at hand, and times the second.
 pub(crate) fn probe(transformer: &dyn Branches, shape: &[usize; 5], tokens: usize, device: &Device) -> Result<Probe> {
     let latents = latents::from_seed(0, shape, device)?;
-    let units = transformer.units();
+    let units = &transformer.anatomy().units;
     let first_block = units.iter().take_while(|unit| unit.block == 0).count();
     let blocks = units.last().map_or(1, |unit| unit.block + 1) as f64;
     let mut timed = (0.0, 0.0);
     for _ in 0..2 {
         let clock = Instant::now();
-        let mut pass = transformer.begin(0, &latents, 500.0)?;
+        let mut pass = transformer.begin(0, &latents, 500.0, None)?;
         let begun = clock.elapsed().as_secs_f64();
         for unit in 0..first_block {
             pass.run_unit(unit)?;

@@ -6,30 +6,36 @@ use candle_core::Tensor;
 
 use crate::{Denoiser, Features, Observed, Result, Signal, Unit};
 
+/// What of a model is the same whatever it is conditioned on.
+#[derive(Debug, Clone)]
+pub struct Anatomy {
+    /// The units of a forward, in the order they run.
+    pub units: Vec<Unit>,
+    /// Latent frames, rows and columns that make one token.
+    pub patch: [usize; 3],
+    /// Numbers of one token's features.
+    pub width: usize,
+    /// Which tensors step-level cache policies observe.
+    pub observed: Observed,
+}
+
 /// The object-safe face of a [`Denoiser`] with its conditions. Branches are counted from 0, in the order of the
 /// conditions.
 pub trait Branches: Send + Sync {
-    /// The units of a forward, in the order they run.
-    fn units(&self) -> &[Unit];
-    /// Latent frames, rows and columns that make one token.
-    fn patch(&self) -> [usize; 3];
-    /// Numbers of one token's features.
-    fn width(&self) -> usize;
-    /// Which tensors step-level cache policies observe.
-    fn observed(&self) -> Observed;
+    /// What is the same in every forward.
+    fn anatomy(&self) -> &Anatomy;
     /// Begins a branch's forward.
     ///
     /// * `latents` - (1, channels, latent frames, height, width), f32
     /// * `timestep` - the noise level as the model is conditioned on it, 0 to 1000
-    fn begin(&self, branch: usize, latents: &Tensor, timestep: f64) -> Result<Box<dyn ForwardPass + '_>>;
-    /// The same for latents of which some frames, rows and columns are left out: the indices that stay, as u32.
-    fn begin_thinned(
+    /// * `stay` - where some frames, rows and columns of the latents were left out, the indices that stay, as u32
+    fn begin(
         &self,
         branch: usize,
         latents: &Tensor,
         timestep: f64,
-        stay: &[Tensor; 3],
-    ) -> Result<Box<dyn ForwardPass + '_>>;
+        stay: Option<&[Tensor; 3]>,
+    ) -> Result<Box<dyn ForwardPass>>;
 }
 
 /// A forward under way: what [`Denoiser`] does with its state.
@@ -46,22 +52,35 @@ pub trait ForwardPass: Send {
     fn set_features(&mut self, to: Features);
 }
 
-/// The one implementation.
+/// A denoiser with a condition for each branch.
 pub struct Conditioned<D: Denoiser> {
     denoiser: Arc<D>,
     conditions: Vec<D::Cond>,
+    anatomy: Anatomy,
 }
 
 impl<D: Denoiser> Conditioned<D> {
-    /// A denoiser with a condition for each branch.
+    /// Puts them together.
     pub fn new(denoiser: Arc<D>, conditions: Vec<D::Cond>) -> Self {
-        Conditioned { denoiser, conditions }
+        let anatomy = Anatomy {
+            units: denoiser.units().to_vec(),
+            patch: denoiser.patch(),
+            width: denoiser.width(),
+            observed: denoiser.observed(),
+        };
+        Conditioned { denoiser, conditions, anatomy }
     }
 }
 
-impl<D: Denoiser + Send + 'static> Conditioned<D> {
-    /// [`Branches::begin`], or with `stay` [`Branches::begin_thinned`], as a forward that keeps the denoiser itself.
-    pub fn pass(
+impl<D: Denoiser + Send + Sync + 'static> Branches for Conditioned<D>
+where
+    D::Cond: Send,
+{
+    fn anatomy(&self) -> &Anatomy {
+        &self.anatomy
+    }
+
+    fn begin(
         &self,
         branch: usize,
         latents: &Tensor,
@@ -74,41 +93,6 @@ impl<D: Denoiser + Send + 'static> Conditioned<D> {
             Some(stay) => self.denoiser.begin(latents, timestep, &self.denoiser.thinned(condition, stay)?)?,
         };
         Ok(Box::new(Running { denoiser: self.denoiser.clone(), state }))
-    }
-}
-
-impl<D: Denoiser + Send + Sync + 'static> Branches for Conditioned<D>
-where
-    D::Cond: Send,
-{
-    fn units(&self) -> &[Unit] {
-        self.denoiser.units()
-    }
-
-    fn patch(&self) -> [usize; 3] {
-        self.denoiser.patch()
-    }
-
-    fn width(&self) -> usize {
-        self.denoiser.width()
-    }
-
-    fn observed(&self) -> Observed {
-        self.denoiser.observed()
-    }
-
-    fn begin(&self, branch: usize, latents: &Tensor, timestep: f64) -> Result<Box<dyn ForwardPass + '_>> {
-        self.pass(branch, latents, timestep, None)
-    }
-
-    fn begin_thinned(
-        &self,
-        branch: usize,
-        latents: &Tensor,
-        timestep: f64,
-        stay: &[Tensor; 3],
-    ) -> Result<Box<dyn ForwardPass + '_>> {
-        self.pass(branch, latents, timestep, Some(stay))
     }
 }
 

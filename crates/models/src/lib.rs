@@ -20,7 +20,7 @@ pub mod wan;
 mod weights;
 
 pub use autoencoder::{Autoencoder, Chunk, Chunks, DecodePlan, Room};
-pub use branches::{Branches, Conditioned, ForwardPass};
+pub use branches::{Anatomy, Branches, Conditioned, ForwardPass};
 pub use denoiser::{Denoiser, Features, Observed, Part, Signal, Unit};
 pub use error::{Error, Result};
 pub use navicache_kernels::{

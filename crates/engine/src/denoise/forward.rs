@@ -48,7 +48,7 @@ pub(super) struct Tensors<'a> {
     predicted: Vec<Predicted>,
     /// What the solver found out about the step, and the guided velocity.
     solver: Option<OfSolver>,
-    pass: Option<Pass<'a>>,
+    pass: Option<Pass>,
     /// Numbers that must be finite, with their steps; they are read along with the next measurements.
     watched: Vec<(usize, Tensor)>,
 }
@@ -62,8 +62,8 @@ struct OfSolver {
 }
 
 /// A forward under way.
-struct Pass<'a> {
-    state: Box<dyn ForwardPass + 'a>,
+struct Pass {
+    state: Box<dyn ForwardPass>,
     /// Features before the units that a later span's residual begins at.
     starts: BTreeMap<usize, Option<Features>>,
     /// Features after each block, with the block's last unit, where they are asked for.
@@ -137,7 +137,7 @@ impl<'a> Tensors<'a> {
     /// What the solver found out: the guided velocity, the step's sample where it is another than the model saw, and
     /// the error of that. Latents that policies observe are the sample from now on.
     pub fn set_solver(&mut self, velocity: Tensor, sample: Option<Tensor>, error: Option<Tensor>) {
-        if let (Some(sample), Observed::Latents) = (&sample, self.denoiser.observed()) {
+        if let (Some(sample), Observed::Latents) = (&sample, self.denoiser.anatomy().observed) {
             self.entry = Some(sample.clone());
         }
         self.solver = Some(OfSolver { velocity, sample: sample.unwrap_or_else(|| self.x.clone()), error });
@@ -164,8 +164,8 @@ impl<'a> Tensors<'a> {
         if let Some(entry) = &self.entry {
             return Ok(entry.clone());
         }
-        let entry = match self.denoiser.observed() {
-            Observed::Tokens => self.denoiser.begin(0, &self.x, self.timestep())?.features().video,
+        let entry = match self.denoiser.anatomy().observed {
+            Observed::Tokens => self.denoiser.begin(0, &self.x, self.timestep(), None)?.features().video,
             Observed::Latents => self.x.clone(),
         };
         self.entry = Some(entry.clone());
@@ -175,7 +175,7 @@ impl<'a> Tensors<'a> {
     /// The predictions that a place's measurements are of: the branch's own; of a step, the first's, or, where tokens
     /// are observed, those of all branches that were computed.
     fn bodies(&self, place: Place) -> Vec<&Tensor> {
-        let together = place.at.scope == Scope::Step && self.denoiser.observed() == Observed::Tokens;
+        let together = place.at.scope == Scope::Step && self.denoiser.anatomy().observed == Observed::Tokens;
         let is_of = |p: &&Predicted| if together { p.computed } else { p.branch == place.branch };
         self.predicted.iter().filter(is_of).map(|p| &p.body).collect()
     }
@@ -188,8 +188,8 @@ impl<'a> Tensors<'a> {
     }
 
     /// Begins a branch's forward.
-    fn begun(&self, branch: Branch) -> Result<Box<dyn ForwardPass + 'a>> {
-        Ok(self.denoiser.begin(self.index(branch)?, &self.x, self.timestep())?)
+    fn begun(&self, branch: Branch) -> Result<Box<dyn ForwardPass>> {
+        Ok(self.denoiser.begin(self.index(branch)?, &self.x, self.timestep(), None)?)
     }
 
     fn timestep(&self) -> f64 {
@@ -197,8 +197,8 @@ impl<'a> Tensors<'a> {
     }
 
     /// The end of a forward whose blocks are done.
-    fn end(&mut self, branch: Branch, state: Box<dyn ForwardPass + 'a>) -> Result<()> {
-        let tokens = match self.denoiser.observed() {
+    fn end(&mut self, branch: Branch, state: Box<dyn ForwardPass>) -> Result<()> {
+        let tokens = match self.denoiser.anatomy().observed {
             Observed::Latents => None,
             Observed::Tokens => Some(state.features().video),
         };
@@ -383,7 +383,7 @@ impl Forward for Tensors<'_> {
             Kept::Prediction(Form::Residual) => None,
             _ => Some(value.clone()),
         };
-        let (body, output) = match self.denoiser.observed() {
+        let (body, output) = match self.denoiser.anatomy().observed {
             Observed::Latents => {
                 let body = body.map_or_else(|| &self.x + &value, Ok)?;
                 (body.clone(), body)
@@ -428,6 +428,6 @@ fn features(value: Value, start: Features) -> Features {
 /// Tokens along time, height and width.
 fn grid(denoiser: &dyn Branches, latents: &Tensor) -> Result<[usize; 3]> {
     let (_, _, frames, height, width) = latents.dims5()?;
-    let [pf, ph, pw] = denoiser.patch();
+    let [pf, ph, pw] = denoiser.anatomy().patch;
     Ok([frames.div_ceil(pf), height.div_ceil(ph), width.div_ceil(pw)])
 }

@@ -20,7 +20,7 @@ pub(super) fn trial(
     frames: usize,
     size: usize,
 ) -> Result<Value> {
-    let [pf, ph, pw] = denoiser.patch();
+    let [pf, ph, pw] = denoiser.anatomy().patch;
     let mut thin = x.clone();
     let mut pick = |axis: usize, factor: usize, patch: usize| -> Result<Tensor> {
         let n = thin.dim(axis)?;
@@ -30,7 +30,7 @@ pub(super) fn trial(
         Ok(stay)
     };
     let stay = [pick(2, frames, pf)?, pick(3, size, ph)?, pick(4, size, pw)?];
-    let mut pass = denoiser.begin_thinned(branch, &thin, at.timestep.0, &stay)?;
-    (0..denoiser.units().len()).try_for_each(|unit| pass.run_unit(unit))?;
+    let mut pass = denoiser.begin(branch, &thin, at.timestep.0, Some(&stay))?;
+    (0..denoiser.anatomy().units.len()).try_for_each(|unit| pass.run_unit(unit))?;
     Ok(vec![low_pass(&pass.finish()?)?])
 }

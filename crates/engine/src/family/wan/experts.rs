@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use candle_core::Tensor;
 use navicache_models::wan::Transformer;
-use navicache_models::{Branches, Conditioned, ForwardPass, Observed, Unit};
+use navicache_models::{Anatomy, Branches, Conditioned, ForwardPass};
 use navicache_weights::Role;
 
 use crate::Result;
@@ -49,10 +49,7 @@ pub(super) struct Experts<'a> {
     /// The timestep from which on the first computes.
     boundary: f64,
     /// What both have alike.
-    units: Vec<Unit>,
-    patch: [usize; 3],
-    width: usize,
-    observed: Observed,
+    anatomy: Anatomy,
     /// The one that computed last, with what it made of the conditions.
     now: Mutex<Option<(Role, Arc<Conditioned<Transformer>>)>>,
 }
@@ -64,10 +61,7 @@ impl<'a> Experts<'a> {
         Ok(Experts {
             read,
             boundary,
-            units: first.units().to_vec(),
-            patch: first.patch(),
-            width: first.width(),
-            observed: first.observed(),
+            anatomy: first.anatomy().clone(),
             now: Mutex::new(Some((Role::Transformer, first))),
         })
     }
@@ -99,20 +93,8 @@ fn as_model_error(error: crate::Error) -> navicache_models::Error {
 }
 
 impl Branches for Experts<'_> {
-    fn units(&self) -> &[Unit] {
-        &self.units
-    }
-
-    fn patch(&self) -> [usize; 3] {
-        self.patch
-    }
-
-    fn width(&self) -> usize {
-        self.width
-    }
-
-    fn observed(&self) -> Observed {
-        self.observed
+    fn anatomy(&self) -> &Anatomy {
+        &self.anatomy
     }
 
     fn begin(
@@ -120,18 +102,9 @@ impl Branches for Experts<'_> {
         branch: usize,
         latents: &Tensor,
         timestep: f64,
-    ) -> navicache_models::Result<Box<dyn ForwardPass + '_>> {
-        self.at(timestep)?.pass(branch, latents, timestep, None)
-    }
-
-    fn begin_thinned(
-        &self,
-        branch: usize,
-        latents: &Tensor,
-        timestep: f64,
-        stay: &[Tensor; 3],
-    ) -> navicache_models::Result<Box<dyn ForwardPass + '_>> {
-        self.at(timestep)?.pass(branch, latents, timestep, Some(stay))
+        stay: Option<&[Tensor; 3]>,
+    ) -> navicache_models::Result<Box<dyn ForwardPass>> {
+        self.at(timestep)?.begin(branch, latents, timestep, stay)
     }
 }
 
