@@ -30,7 +30,7 @@ mod tensors;
 pub mod tokenizer;
 
 pub use component::{Component, Naming, Role};
-pub use container::{Container, list, list_file};
+pub use container::{Container, ggml_kind, list, list_file, safetensors_dtype};
 pub use cut::explain_cut_files;
 pub use error::{Error, Result};
 pub use expert::Expert;

@@ -1,7 +1,6 @@
 //! The header of a GGUF file (version 3): key-value pairs, then names, shapes, formats and places of tensors.
 
-use candle_core::quantized::GgmlDType;
-use navicache_weights::{Component, Format};
+use navicache_weights::{Component, ggml_kind};
 
 use super::plan::Plan;
 
@@ -40,7 +39,7 @@ pub(super) fn header(component: Component, plan: &[Plan]) -> Vec<u8> {
         let shape = folded_shape(&tensor.shape);
         bytes.extend((shape.len() as u32).to_le_bytes());
         shape.iter().rev().for_each(|&n| bytes.extend((n as u64).to_le_bytes())); // ggml counts from the fastest
-        bytes.extend(kind(tensor.format).to_le_bytes());
+        bytes.extend(ggml_kind(tensor.format).unwrap_or_default().to_le_bytes());
         bytes.extend((at as u64).to_le_bytes());
         at = (at + tensor.bytes).next_multiple_of(ALIGNMENT);
     }
@@ -71,23 +70,4 @@ fn architecture(component: Component) -> &'static str {
 fn text(bytes: &mut Vec<u8>, text: &str) {
     bytes.extend((text.len() as u64).to_le_bytes());
     bytes.extend(text.as_bytes());
-}
-
-/// ggml's number of a format.
-fn kind(format: Format) -> u32 {
-    match format {
-        Format::F16 => 1,
-        Format::Bf16 => 30,
-        Format::Quantized(GgmlDType::Q4_0) => 2,
-        Format::Quantized(GgmlDType::Q4_1) => 3,
-        Format::Quantized(GgmlDType::Q5_0) => 6,
-        Format::Quantized(GgmlDType::Q5_1) => 7,
-        Format::Quantized(GgmlDType::Q8_0) => 8,
-        Format::Quantized(GgmlDType::Q2K) => 10,
-        Format::Quantized(GgmlDType::Q3K) => 11,
-        Format::Quantized(GgmlDType::Q4K) => 12,
-        Format::Quantized(GgmlDType::Q5K) => 13,
-        Format::Quantized(GgmlDType::Q6K) => 14,
-        _ => 0,
-    }
 }

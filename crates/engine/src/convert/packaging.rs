@@ -1,6 +1,9 @@
 //! What a file is written as.
 
+use std::fmt;
 use std::path::Path;
+
+use navicache_weights::{Format, ggml_kind, safetensors_dtype};
 
 /// What a file is written as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,5 +22,22 @@ impl Packaging {
             "gguf" => Some(Packaging::Gguf),
             _ => None,
         }
+    }
+
+    /// Whether numbers of a format can stand in it.
+    pub fn has(self, format: Format) -> bool {
+        match self {
+            Packaging::Safetensors => safetensors_dtype(format).is_some(),
+            Packaging::Gguf => ggml_kind(format).is_some(),
+        }
+    }
+}
+
+impl fmt::Display for Packaging {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(match self {
+            Packaging::Safetensors => "safetensors",
+            Packaging::Gguf => "GGUF",
+        })
     }
 }

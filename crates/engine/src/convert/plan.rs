@@ -51,6 +51,9 @@ pub(super) fn of(
             _ => stored.format,
         };
         let format = writable(wanted, stored, packaging, as_is);
+        if !packaging.has(format) {
+            return Err(format!("{name}: {format} has no place in {packaging} files"));
+        }
         let copied = format == stored.format && as_is;
         let (block, size) = format.block().unwrap_or((1, 1));
         if format != wanted && is_matrix(name, stored) && numbers.is_some() {

@@ -1,6 +1,6 @@
 //! The header of a safetensors file: its length, then JSON of names, formats, shapes and places.
 
-use navicache_weights::Format;
+use navicache_weights::safetensors_dtype;
 use serde_json::{Map, json};
 
 use super::plan::Plan;
@@ -11,7 +11,8 @@ pub(super) fn header(plan: &[Plan]) -> Vec<u8> {
     let mut at = 0;
     for tensor in plan {
         let end = at + tensor.bytes;
-        let entry = json!({"dtype": dtype(tensor.format), "shape": tensor.shape, "data_offsets": [at, end]});
+        let entry =
+            json!({"dtype": safetensors_dtype(tensor.format), "shape": tensor.shape, "data_offsets": [at, end]});
         entries.insert(tensor.to.clone(), entry);
         at = end;
     }
@@ -20,19 +21,4 @@ pub(super) fn header(plan: &[Plan]) -> Vec<u8> {
         text.push(' '); // numbers are aligned
     }
     [&(text.len() as u64).to_le_bytes()[..], text.as_bytes()].concat()
-}
-
-fn dtype(format: Format) -> &'static str {
-    match format {
-        Format::F16 => "F16",
-        Format::Bf16 => "BF16",
-        Format::F8E4m3 => "F8_E4M3",
-        Format::F8E5m2 => "F8_E5M2",
-        Format::I8 => "I8",
-        Format::U8 => "U8",
-        Format::Other("i64") => "I64",
-        Format::Other("i32") => "I32",
-        Format::Other("bool") => "BOOL",
-        _ => "F32",
-    }
 }

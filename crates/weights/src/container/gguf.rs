@@ -91,27 +91,37 @@ fn stored(shape: &[u64], kind: u32, offset: u64, data: usize, alignment: usize, 
     }
 }
 
+/// ggml's numbers of formats.
+const KINDS: [(u32, Format); 14] = [
+    (0, Format::F32),
+    (1, Format::F16),
+    (2, Format::Quantized(GgmlDType::Q4_0)),
+    (3, Format::Quantized(GgmlDType::Q4_1)),
+    (6, Format::Quantized(GgmlDType::Q5_0)),
+    (7, Format::Quantized(GgmlDType::Q5_1)),
+    (8, Format::Quantized(GgmlDType::Q8_0)),
+    (10, Format::Quantized(GgmlDType::Q2K)),
+    (11, Format::Quantized(GgmlDType::Q3K)),
+    (12, Format::Quantized(GgmlDType::Q4K)),
+    (13, Format::Quantized(GgmlDType::Q5K)),
+    (14, Format::Quantized(GgmlDType::Q6K)),
+    (28, Format::F64),
+    (30, Format::Bf16),
+];
+
 fn format(kind: u32) -> Result<Format, String> {
-    Ok(match kind {
-        0 => Format::F32,
-        1 => Format::F16,
-        2 => Format::Quantized(GgmlDType::Q4_0),
-        3 => Format::Quantized(GgmlDType::Q4_1),
-        6 => Format::Quantized(GgmlDType::Q5_0),
-        7 => Format::Quantized(GgmlDType::Q5_1),
-        8 => Format::Quantized(GgmlDType::Q8_0),
-        10 => Format::Quantized(GgmlDType::Q2K),
-        11 => Format::Quantized(GgmlDType::Q3K),
-        12 => Format::Quantized(GgmlDType::Q4K),
-        13 => Format::Quantized(GgmlDType::Q5K),
-        14 => Format::Quantized(GgmlDType::Q6K),
-        28 => Format::F64,
-        30 => Format::Bf16,
-        16..=23 | 29 => {
-            return Err(format!("an IQ format (type {kind}) is not read; take a Q4_K, Q5_K, Q6_K or Q8_0 file"));
+    match (KINDS.iter().find(|(known, _)| *known == kind), kind) {
+        (Some((_, format)), _) => Ok(*format),
+        (None, 16..=23 | 29) => {
+            Err(format!("an IQ format (type {kind}) is not read; take a Q4_K, Q5_K, Q6_K or Q8_0 file"))
         }
-        _ => return Err(format!("number format {kind} is not known; take a Q4_K, Q5_K, Q6_K or Q8_0 file")),
-    })
+        (None, _) => Err(format!("number format {kind} is not known; take a Q4_K, Q5_K, Q6_K or Q8_0 file")),
+    }
+}
+
+/// ggml's number of a format; `None` where it has none.
+pub fn ggml_kind(format: Format) -> Option<u32> {
+    KINDS.iter().find(|(_, known)| *known == format).map(|(kind, _)| *kind)
 }
 
 struct Reader<'a> {

@@ -6,6 +6,9 @@ mod torch;
 
 use std::path::Path;
 
+pub use gguf::ggml_kind;
+pub use safetensors::safetensors_dtype;
+
 use crate::error::{Error, Result};
 use crate::file::{Listing, WeightFile};
 

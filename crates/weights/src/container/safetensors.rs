@@ -36,18 +36,25 @@ pub fn list(bytes: &[u8]) -> Result<Listing, String> {
     })
 }
 
+const DTYPES: [(Dtype, Format); 11] = [
+    (Dtype::F64, Format::F64),
+    (Dtype::F32, Format::F32),
+    (Dtype::F16, Format::F16),
+    (Dtype::BF16, Format::Bf16),
+    (Dtype::F8_E4M3, Format::F8E4m3),
+    (Dtype::F8_E5M2, Format::F8E5m2),
+    (Dtype::U8, Format::U8),
+    (Dtype::I8, Format::I8),
+    (Dtype::I32, Format::Other("i32")),
+    (Dtype::I64, Format::Other("i64")),
+    (Dtype::BOOL, Format::Other("bool")),
+];
+
 fn format(dtype: Dtype) -> Format {
-    match dtype {
-        Dtype::F64 => Format::F64,
-        Dtype::F32 => Format::F32,
-        Dtype::F16 => Format::F16,
-        Dtype::BF16 => Format::Bf16,
-        Dtype::F8_E4M3 => Format::F8E4m3,
-        Dtype::F8_E5M2 => Format::F8E5m2,
-        Dtype::U8 => Format::U8,
-        Dtype::I8 => Format::I8,
-        Dtype::I32 => Format::Other("i32"),
-        Dtype::I64 => Format::Other("i64"),
-        _ => Format::Other("another format"),
-    }
+    DTYPES.iter().find(|(known, _)| *known == dtype).map_or(Format::Other("another format"), |(_, format)| *format)
+}
+
+/// What safetensors calls a format; `None` where it has no name for it.
+pub fn safetensors_dtype(format: Format) -> Option<Dtype> {
+    DTYPES.iter().find(|(_, known)| *known == format).map(|(dtype, _)| *dtype)
 }
