@@ -69,7 +69,8 @@ impl Draws {
     }
 }
 
-/// What a stochastic solver adds at the ends of steps. Steps that follow one another draw on; an earlier one begins anew.
+/// What a stochastic solver adds at the ends of steps. Steps that follow one another draw on; an earlier one begins
+/// anew.
 pub(crate) struct OfSteps<'a> {
     draws: &'a Draws,
     /// Draws of latents that the generator has made.
