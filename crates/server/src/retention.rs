@@ -10,7 +10,7 @@ use crate::store::{StoreError, queries};
 
 /// How often it is looked.
 const EVERY: Duration = Duration::from_secs(60);
-/// Rows stay so long after their job is finished.
+/// Rows stay so long after their job has failed, or its video has expired.
 const ROWS_MS: i64 = 30 * 24 * 60 * 60 * 1000;
 /// Events of a finished job are kept so long for those who come back.
 const EVENTS: Duration = Duration::from_secs(60);

@@ -393,8 +393,8 @@ pub mod queries {
         Ok(found.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect())
     }
 
-    /// Results whose time is over, those that are the oldest beyond so many bytes, and rows that are older than
-    /// `rows_before_ms`.
+    /// Results whose time is over, those that are the oldest beyond so many bytes, and rows without a video whose job
+    /// was finished, and whose video expired, before `rows_before_ms`.
     pub fn expire(writer: &mut Writer, most_bytes: i64, rows_before_ms: i64) -> rusqlite::Result<usize> {
         let (db, now) = (&writer.connection, now_ms());
         let forget = "SET video_sha = NULL, thumb_sha = NULL, sheet_sha = NULL, report_sha = NULL, input_sha = NULL, bytes = NULL";
@@ -406,7 +406,8 @@ pub mod queries {
              finished_ms DESC, id DESC) AS sum FROM jobs WHERE video_sha IS NOT NULL) WHERE sum > ?1)"
         );
         expired += db.execute(&beyond, params![most_bytes, now])?;
-        db.execute("DELETE FROM jobs WHERE finished_ms < ?1", [rows_before_ms])?;
+        let rows = "DELETE FROM jobs WHERE finished_ms < ?1 AND video_sha IS NULL AND coalesce(expires_ms, 0) < ?1";
+        db.execute(rows, [rows_before_ms])?;
         Ok(expired)
     }
 }

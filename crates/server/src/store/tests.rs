@@ -202,8 +202,13 @@ async fn results_expire_and_the_oldest_leave_first() {
     assert!(expired(&ids[0]) && !expired(&ids[1]));
     assert_eq!(expire(100).await, 1, "two of 100 bytes each do not fit");
     assert!(expired(&ids[1]) && !expired(&ids[2]));
-    store.write(|writer| queries::expire(writer, 1000, i64::MAX)).await.unwrap();
-    assert!(store.read(|db| queries::job(db, &ids[0])).unwrap().is_none(), "rows leave too");
+    let rows_before = async |ms| store.write(move |writer| queries::expire(writer, 1000, ms)).await.unwrap();
+    let is_there = |id: &String| store.read(|db| queries::job(db, id)).unwrap().is_some();
+    rows_before(1).await;
+    assert!(ids.iter().all(is_there), "rows stay for a while");
+    rows_before(i64::MAX).await;
+    assert!(!is_there(&ids[0]) && !is_there(&ids[1]), "rows leave too");
+    assert!(is_there(&ids[2]) && !expired(&ids[2]), "a row stays as long as its video is kept");
 }
 
 #[tokio::test]
