@@ -37,7 +37,7 @@ pub async fn sweep(server: &Arc<Server>) -> Result<(), StoreError> {
     let swept = tokio::task::spawn_blocking(move || -> Result<(), StoreError> {
         // Read after what is there is an hour old: what is taken meanwhile is younger.
         let referenced: HashSet<String> = of.store.read(queries::all_referenced)?.into_iter().collect();
-        let words = |e: std::io::Error| StoreError(format!("blobs: {e}"));
+        let words = |e: std::io::Error| StoreError::from(e);
         let bytes = of.blobs.sweep(&referenced, SystemTime::now()).map_err(words)?;
         of.metrics.blob_bytes.set(bytes as i64);
         of.disk_free().map(|free| of.metrics.disk_free.set(free as i64));

@@ -77,12 +77,15 @@ impl ApiError {
 impl From<StoreError> for ApiError {
     fn from(error: StoreError) -> Self {
         eprintln!("navicache: {error}");
-        let full = error.0.contains("full");
-        let (status, code) = match full {
-            true => (StatusCode::SERVICE_UNAVAILABLE, "disk_full"),
-            false => (StatusCode::INTERNAL_SERVER_ERROR, "internal"),
-        };
-        ApiError::new(status, code, "the server could not use its store; its log says why")
+        match error {
+            StoreError::Full(_) => {
+                ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "disk_full", "the server's disk is full")
+            }
+            StoreError::Other(_) => {
+                let message = "the server could not use its store; its log says why";
+                ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", message)
+            }
+        }
     }
 }
 

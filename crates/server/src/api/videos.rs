@@ -200,7 +200,7 @@ async fn keep_picture(server: &Arc<Server>, picture: Option<axum::body::Bytes>) 
     let blobs = server.blobs.clone();
     let kept = tokio::task::spawn_blocking(move || {
         pictures::check(&bytes).map_err(bad_image)?;
-        blobs.put(&bytes).map_err(|e| ApiError::from(crate::store::StoreError(e.to_string())))
+        blobs.put(&bytes).map_err(|e| ApiError::from(crate::store::StoreError::from(e)))
     });
     kept.await.map_err(|_| internal())?.map(Some)
 }

@@ -5,6 +5,7 @@
 mod sql;
 
 use std::fs::File;
+use std::io;
 use std::path::Path;
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex};
@@ -24,8 +25,9 @@ const TOGETHER: usize = 256;
 const READERS: usize = 8;
 
 /// Tells the caller, once its transaction is committed or not.
-type Answer = Box<dyn FnOnce(Result<(), String>) + Send>;
-type Work = Box<dyn FnOnce(&mut Writer) -> Answer + Send>;
+type Answer = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
+/// Told why where there is no transaction to work in.
+type Work = Box<dyn FnOnce(Result<&mut Writer, StoreError>) -> Answer + Send>;
 /// What is told of each commit: how long it took.
 pub type OnCommit = Box<dyn Fn(Duration) + Send>;
 
@@ -43,14 +45,30 @@ struct Readers {
     idle: Mutex<Vec<Connection>>,
 }
 
-/// Why an operation on the store failed.
-#[derive(Debug, thiserror::Error)]
-#[error("the store of jobs: {0}")]
-pub struct StoreError(pub String);
+/// Why an operation on the store, or on the files beside it, failed.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum StoreError {
+    #[error("the disk is full: {0}")]
+    Full(String),
+    #[error("the store of jobs: {0}")]
+    Other(String),
+}
 
 impl From<rusqlite::Error> for StoreError {
     fn from(error: rusqlite::Error) -> Self {
-        StoreError(error.to_string())
+        match error.sqlite_error_code() {
+            Some(rusqlite::ErrorCode::DiskFull) => StoreError::Full(error.to_string()),
+            _ => StoreError::Other(error.to_string()),
+        }
+    }
+}
+
+impl From<io::Error> for StoreError {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => StoreError::Full(error.to_string()),
+            _ => StoreError::Other(error.to_string()),
+        }
     }
 }
 
@@ -76,13 +94,13 @@ impl Store {
     ) -> Result<T, StoreError> {
         let (answer, answered) = oneshot::channel();
         let work: Work = Box::new(move |writer| {
-            let result = in_savepoint(writer, work).map_err(StoreError::from);
+            let result = writer.and_then(|writer| Ok(in_savepoint(writer, work)?));
             Box::new(move |committed| {
-                let result = result.and_then(|value| committed.map(|()| value).map_err(StoreError));
+                let result = result.and_then(|value| committed.map(|()| value));
                 let _ = answer.send(result); // a caller that went away does not want to know
             })
         });
-        let gone = || StoreError("its writer has ended".to_string());
+        let gone = || StoreError::Other("its writer has ended".to_string());
         self.writer.send(work).map_err(|_| gone())?;
         answered.await.map_err(|_| gone())?
     }
@@ -123,15 +141,16 @@ fn lock(data: &Path) -> Result<File> {
 /// The thread that writes: takes what has queued up, commits it together, and tells everybody.
 fn write_all(mut writer: Writer, work: &mpsc::Receiver<Work>, on_commit: &OnCommit) {
     while let Ok(first) = work.recv() {
-        let begun = writer.connection.execute_batch("BEGIN IMMEDIATE").map_err(|e| e.to_string());
+        let mut state = writer.connection.execute_batch("BEGIN IMMEDIATE").map_err(StoreError::from);
         let mut answers = Vec::new();
         let mut next = Some(first);
         while let Some(work_item) = next {
-            answers.push(work_item(&mut writer));
+            answers.push(work_item(state.clone().map(|()| &mut writer)));
+            state = state.and_then(|()| in_transaction(&writer));
             next = if answers.len() < TOGETHER { work.try_recv().ok() } else { None };
         }
         let clock = Instant::now();
-        let committed = begun.and_then(|()| writer.connection.execute_batch("COMMIT").map_err(|e| e.to_string()));
+        let committed = state.and_then(|()| Ok(writer.connection.execute_batch("COMMIT")?));
         on_commit(clock.elapsed());
         if committed.is_err() && !writer.connection.is_autocommit() {
             let _ = writer.connection.execute_batch("ROLLBACK"); // the error is told
@@ -140,12 +159,21 @@ fn write_all(mut writer: Writer, work: &mpsc::Receiver<Work>, on_commit: &OnComm
     }
 }
 
+/// After some errors SQLite ends the whole transaction, and each statement behind it would be committed by itself.
+fn in_transaction(writer: &Writer) -> Result<(), StoreError> {
+    match writer.connection.is_autocommit() {
+        true => Err(StoreError::Other("another write undid the transaction; nothing of it was kept".to_string())),
+        false => Ok(()),
+    }
+}
+
 /// One writer's error does not undo what others wrote in the same transaction.
 fn in_savepoint<T>(writer: &mut Writer, work: impl FnOnce(&mut Writer) -> rusqlite::Result<T>) -> rusqlite::Result<T> {
     writer.connection.execute_batch("SAVEPOINT one")?;
-    let result = work(writer);
-    let end = if result.is_ok() { "RELEASE one" } else { "ROLLBACK TO one; RELEASE one" };
-    writer.connection.execute_batch(end)?;
+    let result = work(writer).and_then(|value| writer.connection.execute_batch("RELEASE one").map(|()| value));
+    if result.is_err() && writer.connection.execute_batch("ROLLBACK TO one; RELEASE one").is_err() {
+        let _ = writer.connection.execute_batch("ROLLBACK"); // the others are told, by `in_transaction`
+    }
     result
 }
 

@@ -240,3 +240,40 @@ async fn one_error_does_not_undo_what_others_write() {
     assert!(bad.unwrap_err().to_string().contains("no such table"));
     assert!(store.read(|db| queries::job(db, &good.id)).unwrap().is_some());
 }
+
+#[tokio::test]
+async fn nothing_is_written_outside_of_a_transaction() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    let is_empty = || store.read(queries::last_id).unwrap().is_none();
+    let create = || store.write(|writer| queries::create(writer, &asked("1"), ROOM));
+
+    // Another program holds the database: no transaction begins.
+    store.write(|writer| writer.connection.execute_batch("PRAGMA busy_timeout = 0")).await.unwrap();
+    let other = Connection::open(folder.path().join("jobs.sqlite")).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let refused = create().await.unwrap_err().to_string();
+    assert!(refused.contains("locked"), "{refused}");
+    other.execute_batch("ROLLBACK").unwrap();
+    assert!(is_empty());
+
+    // It ends in the middle: neither what came before nor what comes behind is kept, and nobody is told otherwise.
+    let (all_wait, hold) = mpsc::channel();
+    let first = store.write(move |writer| {
+        hold.recv().unwrap();
+        queries::create(writer, &asked("1"), ROOM)
+    });
+    let undone = store.write(|writer| writer.connection.execute_batch("ROLLBACK"));
+    let (first, undone, behind, ()) = tokio::join!(first, undone, create(), async move { all_wait.send(()).unwrap() });
+    assert!(first.is_err() && undone.is_err() && behind.is_err());
+    assert!(is_empty());
+    assert!(matches!(create().await, Ok(Created::New(_))), "the next transaction is whole");
+}
+
+#[test]
+fn a_full_disk_is_told_by_its_kind() {
+    let full = rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_FULL), None);
+    assert!(matches!(StoreError::from(full), StoreError::Full(_)));
+    assert!(matches!(StoreError::from(io::Error::from(io::ErrorKind::StorageFull)), StoreError::Full(_)));
+    assert!(matches!(StoreError::from(io::Error::other("a full moon")), StoreError::Other(_)));
+}
