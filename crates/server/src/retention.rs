@@ -1,6 +1,5 @@
 //! What is not kept for ever: results, rows, and what nobody refers to.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -35,13 +34,10 @@ pub async fn sweep(server: &Arc<Server>) -> Result<(), StoreError> {
     server.board.forget(EVENTS);
     let of = server.clone();
     let swept = tokio::task::spawn_blocking(move || -> Result<(), StoreError> {
-        // Read after what is there is an hour old: what is taken meanwhile is younger.
-        let referenced: HashSet<String> = of.store.read(queries::all_referenced)?.into_iter().collect();
-        let words = |e: std::io::Error| StoreError::from(e);
-        let bytes = of.blobs.sweep(&referenced, SystemTime::now()).map_err(words)?;
+        let bytes = of.blobs.sweep(SystemTime::now(), |digests| of.referenced(digests))?;
         of.metrics.blob_bytes.set(bytes as i64);
         of.disk_free().map(|free| of.metrics.disk_free.set(free as i64));
-        let work = std::fs::read_dir(of.options.data.join("work")).map_err(words)?;
+        let work = std::fs::read_dir(of.options.data.join("work"))?;
         for entry in work.flatten() {
             let name = entry.file_name();
             if name.to_str().is_some_and(|id| !of.is_wanted(id)) {

@@ -9,6 +9,7 @@ use base64::Engine;
 use serde_json::json;
 use tokio::time::{sleep, timeout};
 
+use crate::blobs::Pinned;
 use crate::board::{DONE, Running};
 use crate::child::{Heard, Worker};
 use crate::id::now_ms;
@@ -401,17 +402,22 @@ async fn commit(
     device_ms: i64,
 ) -> Result<Result<(), JobError>, StoreError> {
     let (blobs, here) = (server.blobs.clone(), folder.join(job.attempt.to_string()));
-    let adopt = move || -> std::io::Result<Made> {
+    let adopt = move || -> std::io::Result<(Made, Vec<Pinned>)> {
         let (video, bytes) = blobs.adopt(&here.join(files::VIDEO))?;
-        Ok(Made {
-            video: Some(video),
+        let (thumbnail, _) = blobs.adopt(&here.join(files::THUMBNAIL))?;
+        let (spritesheet, _) = blobs.adopt(&here.join(files::SPRITESHEET))?;
+        let (report, _) = blobs.adopt(&here.join(files::REPORT))?;
+        let of = |pinned: &Pinned| Some(pinned.digest().to_string());
+        let made = Made {
+            video: of(&video),
             bytes: Some(bytes as i64),
-            thumbnail: Some(blobs.adopt(&here.join(files::THUMBNAIL))?.0),
-            spritesheet: Some(blobs.adopt(&here.join(files::SPRITESHEET))?.0),
-            report: Some(blobs.adopt(&here.join(files::REPORT))?.0),
-        })
+            thumbnail: of(&thumbnail),
+            spritesheet: of(&spritesheet),
+            report: of(&report),
+        };
+        Ok((made, vec![video, thumbnail, spritesheet, report]))
     };
-    let made = match tokio::task::spawn_blocking(adopt).await {
+    let (made, pinned) = match tokio::task::spawn_blocking(adopt).await {
         Ok(Ok(made)) => made,
         Ok(Err(error)) if error.kind() == std::io::ErrorKind::StorageFull => {
             let message = "the server's disk is full".to_string();
@@ -420,8 +426,6 @@ async fn commit(
         Ok(Err(error)) => return Ok(Err(internal(&format!("{}: {error}", job.id)))),
         Err(error) => return Ok(Err(internal(&format!("{}: {error}", job.id)))),
     };
-    let digests = [&made.video, &made.thumbnail, &made.spritesheet, &made.report];
-    let digests: Vec<String> = digests.into_iter().flatten().cloned().collect();
     let finish = Finish {
         made,
         warnings: server.board.change(|running| running.warnings.clone()).unwrap_or_default(),
@@ -431,6 +435,8 @@ async fn commit(
     };
     let (id, attempt) = (job.id.clone(), job.attempt);
     let is_ours = server.store.write(move |w| queries::complete(w, &id, attempt, &finish, device_ms)).await?;
+    let digests: Vec<String> = pinned.iter().map(|blob| blob.digest().to_string()).collect();
+    drop(pinned); // the row refers to them now, or nobody does
     if is_ours {
         let (metrics, model) = (&server.metrics, Model { model: job.model.clone() });
         metrics.job_seconds.get_or_create(&model).observe(device_ms as f64 / 1000.0);

@@ -139,11 +139,14 @@ impl Server {
         !matches!(job, Ok(None)) && !matches!(job, Ok(Some(job)) if job.status.is_final())
     }
 
-    /// Removes blobs, but for those that a job refers to.
+    /// Removes blobs, but for those that a job refers to or is about to.
     pub fn forget(&self, digests: &[String]) -> Result<(), StoreError> {
-        let kept = self.store.read(|db| queries::referenced(db, digests))?;
-        digests.iter().filter(|digest| !kept.contains(digest)).for_each(|digest| self.blobs.remove(digest));
-        Ok(())
+        self.blobs.remove(digests, |digests| self.referenced(digests))
+    }
+
+    /// Of these digests, those that a job refers to.
+    pub fn referenced(&self, digests: &[String]) -> Result<Vec<String>, StoreError> {
+        self.store.read(|db| queries::referenced(db, digests))
     }
 
     /// Bytes that the disk has left.

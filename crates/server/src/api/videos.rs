@@ -16,14 +16,14 @@ use super::error::ApiError;
 use super::gate::text;
 use crate::ask::{self, Ask};
 use crate::auth::Caller;
-use crate::blobs::sha256;
+use crate::blobs::{Pinned, sha256};
 use crate::form::{self, BESIDE, Content, Form};
 use crate::id::is_name;
 use crate::job::{Job, JobError, Status, code};
 use crate::metrics::Model;
 use crate::pictures;
 use crate::server::Server;
-use crate::store::{Asked, Created, Page, Room, queries};
+use crate::store::{Asked, Created, Page, Room, StoreError, queries};
 
 type Answer = Result<Response, ApiError>;
 
@@ -56,7 +56,7 @@ pub async fn create(
     let (priority, user) = (ask.priority, ask.user.clone());
 
     let input = keep_picture(&server, picture).await?;
-    let request = ask.request(&model.pipeline, input.as_ref().map(|digest| server.blobs.path(digest)));
+    let request = ask.request(&model.pipeline, input.as_ref().map(|input| server.blobs.path(input.digest())));
     let (meant, request) = understood(&server, &model.name, request?, user, &mut warnings).await?;
     let asked = Asked {
         key: caller.name.clone(),
@@ -64,14 +64,14 @@ pub async fn create(
         model: model.name.clone(),
         request,
         meant,
-        input,
+        input: input.as_ref().map(|input| input.digest().to_string()),
         warnings,
         remixed_from: None,
         idem: attempt.key,
         body: prints,
         is_retry: attempt.is_retry,
     };
-    take(&server, asked).await
+    take(&server, asked, input).await
 }
 
 /// `POST /v1/videos/{id}/remix`
@@ -83,10 +83,12 @@ pub async fn remix(
     body: Body,
 ) -> Answer {
     let job = find(&server, &caller, &id)?;
-    if job.is_expired() {
-        // A picture that it started from has left with the video.
+    let gone = || {
         let message = "the video was there, and is not kept any more";
-        return Err(ApiError::new(StatusCode::GONE, "video_expired", message));
+        ApiError::new(StatusCode::GONE, "video_expired", message)
+    };
+    if job.is_expired() {
+        return Err(gone()); // a picture that it started from has left with it
     }
     let content = admit(&server, &caller, &headers)?;
     let form = read(&server, content, body).await?;
@@ -95,7 +97,8 @@ pub async fn remix(
     let mut request: navicache_engine::Request =
         serde_json::from_str(&job.request).map_err(|_| ApiError::missing("video_not_found", "its request is gone"))?;
     request.prompt = prompt;
-    request.image = job.input.as_ref().map(|digest| server.blobs.path(digest));
+    let input = job.input.as_ref().map(|digest| server.blobs.hold(digest).ok_or_else(gone)).transpose()?;
+    request.image = input.as_ref().map(|input| server.blobs.path(input.digest()));
     let mut warnings = Vec::new();
     let (meant, request) = understood(&server, &job.model, request, job.meant.user.clone(), &mut warnings).await?;
     let asked = Asked {
@@ -111,7 +114,7 @@ pub async fn remix(
         body: sha256(format!("{} {}", job.id, fingerprint(&form)).as_bytes()),
         is_retry: attempt.is_retry,
     };
-    take(&server, asked).await
+    take(&server, asked, input).await
 }
 
 /// What can be refused before a byte of the body is read.
@@ -195,12 +198,12 @@ fn fingerprint(form: &Form) -> String {
 }
 
 /// Looks at a picture, and keeps it.
-async fn keep_picture(server: &Arc<Server>, picture: Option<axum::body::Bytes>) -> Result<Option<String>, ApiError> {
+async fn keep_picture(server: &Arc<Server>, picture: Option<axum::body::Bytes>) -> Result<Option<Pinned>, ApiError> {
     let Some(bytes) = picture else { return Ok(None) };
     let blobs = server.blobs.clone();
     let kept = tokio::task::spawn_blocking(move || {
         pictures::check(&bytes).map_err(bad_image)?;
-        blobs.put(&bytes).map_err(|e| ApiError::from(crate::store::StoreError::from(e)))
+        blobs.put(&bytes).map_err(|e| ApiError::from(StoreError::from(e)))
     });
     kept.await.map_err(|_| internal())?.map(Some)
 }
@@ -237,11 +240,14 @@ async fn understood(
 }
 
 /// Writes a job down, and says what came of it.
-async fn take(server: &Arc<Server>, asked: Asked) -> Answer {
+async fn take(server: &Arc<Server>, asked: Asked, input: Option<Pinned>) -> Answer {
     let limits = &server.options.limits;
     let room = Room { all: limits.max_queue, of_key: limits.max_queue_per_key };
     let (key, model, prompt) = (asked.key.clone(), asked.model.clone(), asked.meant.prompt.clone());
-    match server.store.write(move |writer| queries::create(writer, &asked, room)).await? {
+    // The picture is let go of with the answer, which comes after the commit, even where the client has gone.
+    let (created, _input) =
+        server.store.write(move |writer| Ok((queries::create(writer, &asked, room)?, input))).await?;
+    match created {
         Created::New(job) => {
             server.metrics.created.get_or_create(&Model { model }).inc();
             if server.options.log_prompts {

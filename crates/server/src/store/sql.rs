@@ -372,25 +372,11 @@ pub mod queries {
 
     /// Of these digests, those that a job refers to.
     pub fn referenced(db: &Connection, digests: &[String]) -> rusqlite::Result<Vec<String>> {
-        let refers =
-            "SELECT EXISTS (SELECT 1 FROM jobs WHERE ?1 IN (input_sha, video_sha, thumb_sha, sheet_sha, report_sha))";
-        let mut statement = db.prepare_cached(refers)?;
-        let mut found = Vec::new();
-        for digest in digests {
-            if statement.query_row([digest], |row| row.get(0))? {
-                found.push(digest.clone());
-            }
-        }
-        Ok(found)
-    }
-
-    /// Every digest that a job refers to.
-    pub fn all_referenced(db: &Connection) -> rusqlite::Result<Vec<String>> {
         let all = "SELECT input_sha FROM jobs UNION SELECT video_sha FROM jobs UNION SELECT thumb_sha FROM jobs \
             UNION SELECT sheet_sha FROM jobs UNION SELECT report_sha FROM jobs";
-        let mut statement = db.prepare_cached(all)?;
-        let found = statement.query_map([], |row| row.get::<_, Option<String>>(0))?;
-        Ok(found.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect())
+        let referenced = format!("SELECT value FROM json_each(?1) WHERE value IN ({all})");
+        let mut statement = db.prepare_cached(&referenced)?;
+        statement.query_map([json(&digests)], |row| row.get(0))?.collect()
     }
 
     /// Results whose time is over, those that are the oldest beyond so many bytes, and rows without a video whose job
