@@ -3,10 +3,10 @@
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use navicache_engine::control::cache::CacheSpec;
+use navicache_engine::control::cache::{CacheSpec, watch};
 use navicache_engine::control::solver::SolverKind;
 use navicache_engine::control::target::Target;
-use navicache_engine::{Error as EngineError, Field, Pipeline, Request, Size, check};
+use navicache_engine::{AspectRatio, Error as EngineError, Field, Pipeline, Request, Resolution, Size, check};
 
 use crate::api::error::ApiError;
 use crate::form::Form;
@@ -31,18 +31,24 @@ const FIELDS: &[(&str, &[&str])] = &[
     ("prompt", &[]),
     ("model", &[]),
     ("size", &[]),
+    ("resolution", &[]),
+    ("aspect_ratio", &[]),
     ("seconds", &[]),
     ("negative_prompt", &[]),
     ("frames", &["num_frames"]),
     ("fps", &[]),
     ("steps", &["num_inference_steps"]),
     ("guidance", &["guidance_scale"]),
+    ("guidance_2", &["guidance_scale_2"]),
     ("true_guidance", &[]),
+    ("dynamic_guidance", &[]),
     ("shift", &["flow_shift"]),
     ("seed", &[]),
     ("solver", &[]),
     ("cache", &[]),
     ("target", &[]),
+    ("guard", &[]),
+    ("max_sequence_length", &[]),
     ("priority", &[]),
     ("user", &[]),
 ];
@@ -66,16 +72,22 @@ impl Ask {
             prompt: prompt(form)?,
             negative_prompt: fields.text("negative_prompt", PROMPT)?,
             size: fields.parsed::<Size>("size", "expected WIDTHxHEIGHT, as in 832x480")?,
+            resolution: fields.parsed::<Resolution>("resolution", "expected a number of lines, as in 480p")?,
+            aspect_ratio: fields.parsed::<AspectRatio>("aspect_ratio", "expected WIDTH:HEIGHT, as in 16:9")?,
             frames: fields.parsed("frames", "expected a number of frames")?,
             fps: fields.parsed("fps", "expected a whole number")?,
             steps: fields.parsed("steps", "expected a number of steps")?,
             guidance: fields.parsed("guidance", "expected a number")?,
+            guidance_2: fields.parsed("guidance_2", "expected a number")?,
             true_guidance: fields.parsed("true_guidance", "expected a number")?,
+            dynamic_guidance: fields.parsed("dynamic_guidance", "expected true or false")?.unwrap_or_default(),
             shift: fields.parsed("shift", "expected a number")?,
             seed: fields.parsed("seed", "expected a number from 0 to 2^63-1")?,
-            solver: fields.parsed::<SolverKind>("solver", "expected unipc, dpmpp or euler")?,
+            solver: fields.parsed("solver", &format!("expected one of: {}", SolverKind::NAMES.join(", ")))?,
             cache: fields.cache()?,
             target: fields.target()?,
+            guard: fields.parsed::<watch::Mode>("guard", "expected off, warn or act")?,
+            max_sequence_length: fields.parsed("max_sequence_length", "expected a number of text tokens")?,
             ..Request::default()
         };
         if request.seed.is_some_and(|seed| seed > SEED) {
@@ -84,6 +96,9 @@ impl Ask {
         let seconds: Option<f64> = fields.parsed("seconds", "expected a number of seconds")?;
         if seconds.is_some_and(|seconds| !seconds.is_finite() || seconds <= 0.0) {
             return Err(ApiError::field("seconds", "expected a number more than 0"));
+        }
+        if let (Some(_), Some((frames, _))) = (seconds, fields.get("frames")?) {
+            return Err(ApiError::field("seconds", &format!("is said by `{frames}` too; give one of the two")));
         }
         let priority: Option<i64> = fields.parsed("priority", "expected a whole number")?;
         if priority.is_some_and(|priority| !PRIORITIES.contains(&priority)) {
@@ -161,12 +176,29 @@ pub fn prompt(form: &Form) -> Result<String, ApiError> {
     text.ok_or_else(|| ApiError::field("prompt", "is missing: say what the video shows"))
 }
 
+/// Whether a field is known, under one of its names.
+fn is_known(name: &str) -> bool {
+    FIELDS.iter().any(|(known, others)| *known == name || others.contains(&name))
+}
+
+/// A warning for each field that is not known.
 fn unknown(form: &Form) -> Vec<String> {
-    let is_known = |name: &str| FIELDS.iter().any(|(known, others)| *known == name || others.contains(&name));
-    let unknown = form.fields.keys().filter(|name| !is_known(name));
-    unknown
-        .map(|name| format!("`{}` is not known here and was left out", name.chars().take(SHOWN).collect::<String>()))
-        .collect()
+    form.fields.keys().filter(|name| !is_known(name)).map(|name| not_known(name)).collect()
+}
+
+fn not_known(name: &str) -> String {
+    format!("`{}` is not known here and was left out", name.chars().take(SHOWN).collect::<String>())
+}
+
+/// A warning for each field of a remix but its prompt: everything else is as it was.
+pub fn beside_prompt(form: &Form) -> Vec<String> {
+    let picture = form.picture.as_ref().map(|_| "input_reference");
+    let fields = form.fields.keys().map(String::as_str).filter(|name| *name != "prompt").chain(picture);
+    let warning = |name: &str| match is_known(name) || Some(name) == picture {
+        true => format!("`{name}` is as it was in the video that is remixed; what was given was left out"),
+        false => not_known(name),
+    };
+    fields.map(warning).collect()
 }
 
 pub fn unknown_model(models: &Models) -> ApiError {
@@ -206,6 +238,8 @@ pub fn understand(
     let kept = Request {
         image: None,
         size: Some(Size { width: resolved.width, height: resolved.height }),
+        resolution: None,
+        aspect_ratio: None,
         frames: Some(resolved.frames),
         fps: Some(resolved.fps),
         steps: Some(resolved.steps),
@@ -264,6 +298,47 @@ mod tests {
     }
 
     #[test]
+    fn what_the_engine_has_can_be_asked_for() {
+        let ask = Ask::new(&form(&[
+            ("prompt", "x"),
+            ("resolution", "480p"),
+            ("aspect_ratio", "16:9"),
+            ("guidance_scale_2", "3.5"),
+            ("dynamic_guidance", "true"),
+            ("guard", "warn"),
+            ("max_sequence_length", "226"),
+            ("solver", "dpmpp_sde"),
+        ]));
+        let expected = Request {
+            prompt: "x".to_string(),
+            resolution: Some("480p".parse().unwrap()),
+            aspect_ratio: Some("16:9".parse().unwrap()),
+            guidance_2: Some(3.5),
+            dynamic_guidance: true,
+            guard: Some(watch::Mode::Warn),
+            max_sequence_length: Some(226),
+            solver: Some(SolverKind::DpmPp2MSde),
+            ..Request::default()
+        };
+        assert_eq!(ask.unwrap().request, expected);
+        let solver = Ask::new(&form(&[("prompt", "x"), ("solver", "magic")])).unwrap_err().message;
+        assert!(SolverKind::NAMES.iter().all(|name| solver.contains(name)), "{solver}");
+        let both = Ask::new(&form(&[("prompt", "x"), ("seconds", "2"), ("num_frames", "17")])).unwrap_err().message;
+        assert!(both.contains("`seconds`") && both.contains("`num_frames`"), "{both}");
+    }
+
+    #[test]
+    fn a_remix_takes_a_prompt_and_nothing_else() {
+        let mut form = form(&[("prompt", "x"), ("steps", "7"), ("new", "1")]);
+        form.picture = Some("picture".into());
+        let warnings = beside_prompt(&form);
+        assert_eq!(warnings.len(), 3, "{warnings:?}");
+        for name in ["`new` is not known", "`steps` is as it was", "`input_reference` is as it was"] {
+            assert!(warnings.iter().any(|warning| warning.contains(name)), "{warnings:?}");
+        }
+    }
+
+    #[test]
     fn what_is_wrong_is_named() {
         let long = "x".repeat(4097);
         for (fields, param) in [
@@ -281,6 +356,14 @@ mod tests {
             (&[("prompt", "x"), ("cache", " schedule:/etc/passwd")], "cache"),
             (&[("prompt", "x"), ("cache", "nothing-known")], "cache"),
             (&[("prompt", "x"), ("target", "speedup=2,curve=/etc/passwd")], "target"),
+            (&[("prompt", "x"), ("target", "psnr=40,curve=/etc/passwd")], "target"),
+            (&[("prompt", "x"), ("guard", "maybe")], "guard"),
+            (&[("prompt", "x"), ("dynamic_guidance", "7")], "dynamic_guidance"),
+            (&[("prompt", "x"), ("resolution", "large")], "resolution"),
+            (&[("prompt", "x"), ("aspect_ratio", "16")], "aspect_ratio"),
+            (&[("prompt", "x"), ("guidance_2", "much")], "guidance_2"),
+            (&[("prompt", "x"), ("max_sequence_length", "-1")], "max_sequence_length"),
+            (&[("prompt", "x"), ("seconds", "2"), ("frames", "17")], "seconds"),
             (&[("prompt", "x"), ("priority", "1000")], "priority"),
         ] {
             let error = Ask::new(&form(fields)).unwrap_err();

@@ -99,7 +99,7 @@ pub async fn remix(
     request.prompt = prompt;
     let input = job.input.as_ref().map(|digest| server.blobs.hold(digest).ok_or_else(gone)).transpose()?;
     request.image = input.as_ref().map(|input| server.blobs.path(input.digest()));
-    let mut warnings = Vec::new();
+    let mut warnings = ask::beside_prompt(&form);
     let (meant, request) = understood(&server, &job.model, request, job.meant.user.clone(), &mut warnings).await?;
     let asked = Asked {
         key: caller.name.clone(),
