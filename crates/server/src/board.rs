@@ -8,6 +8,7 @@ use std::time::Instant;
 use serde_json::{Value, json};
 use tokio::sync::{Notify, watch};
 
+use crate::id::now_ms;
 use crate::job::{Job, Status};
 
 /// Events of a job that are kept for those who come back.
@@ -82,8 +83,10 @@ struct Feed {
 }
 
 impl Default for Feed {
+    /// Numbers of events begin at the time: they rise over restarts of the server too, so that who comes back with an
+    /// earlier server's number is told how the job stands.
     fn default() -> Self {
-        Feed { kept: VecDeque::new(), last: watch::Sender::new(0), ended: None }
+        Feed { kept: VecDeque::new(), last: watch::Sender::new(now_ms().unsigned_abs()), ended: None }
     }
 }
 
@@ -280,15 +283,21 @@ impl Board {
         feed.last.send_replace(next);
     }
 
-    /// The messages after one, and how to wait for more. `None` where that one is not kept any more.
-    pub fn follow(&self, id: &str, after: u64) -> (Option<Vec<Message>>, watch::Receiver<u64>) {
-        let mut inner = self.lock();
-        let feed = inner.feeds.entry(id.to_string()).or_default();
+    /// The number of a job's last message, as it changes.
+    pub fn follow(&self, id: &str) -> watch::Receiver<u64> {
+        self.lock().feeds.entry(id.to_string()).or_default().last.subscribe()
+    }
+
+    /// The messages after one. `None` where some of them are not kept any more, or where that one was the last there
+    /// will be.
+    pub fn after(&self, id: &str, seen: u64) -> Option<Vec<Message>> {
+        let inner = self.lock();
+        let feed = inner.feeds.get(id)?;
         let last = *feed.last.borrow();
         let oldest = feed.kept.front().map_or(last + 1, |message| message.id);
-        let messages = (after <= last && after + 1 >= oldest)
-            .then(|| feed.kept.iter().filter(|message| message.id > after).cloned().collect());
-        (messages, feed.last.subscribe())
+        let is_over = feed.ended.is_some() && seen == last;
+        (!is_over && seen <= last && seen + 1 >= oldest)
+            .then(|| feed.kept.iter().filter(|message| message.id > seen).cloned().collect())
     }
 
     /// Forgets what nobody follows any more.

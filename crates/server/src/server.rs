@@ -159,3 +159,38 @@ impl Server {
 pub fn is_loopback(host: &str) -> bool {
     host == "localhost" || host.parse().is_ok_and(|address: IpAddr| address.is_loopback())
 }
+
+/// A server without a model, for tests.
+#[cfg(test)]
+pub fn test_server(data: &std::path::Path) -> Server {
+    let options = Options {
+        models: Vec::new(),
+        load: LoadOptions::default(),
+        worker: Vec::new(),
+        host: "127.0.0.1".to_string(),
+        port: 0,
+        names: Vec::new(),
+        data: data.to_path_buf(),
+        access: Access::ThisMachine,
+        tls: None,
+        cors: Vec::new(),
+        limits: Limits {
+            max_queue: 1000,
+            max_queue_per_key: 100,
+            max_steps: 100,
+            max_video: None,
+            max_upload: 1 << 20,
+            max_time: None,
+        },
+        keep: Duration::from_secs(60),
+        keep_bytes: 1 << 30,
+        grace: Duration::from_secs(1),
+        checkpoint_every: Every::Auto,
+        metrics_listen: None,
+        log_prompts: false,
+    };
+    let models = Models::open(&options.models, &options.load).unwrap();
+    let store = Store::open(data, Box::new(|_| ())).unwrap();
+    let blobs = Blobs::open(data.join("blobs")).unwrap();
+    Server::new(options, models, store, blobs, Keyring::open(None).unwrap(), std::sync::Arc::default())
+}

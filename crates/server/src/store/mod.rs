@@ -179,3 +179,5 @@ fn in_savepoint<T>(writer: &mut Writer, work: impl FnOnce(&mut Writer) -> rusqli
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+pub use tests::new as test_job;

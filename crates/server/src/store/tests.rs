@@ -40,7 +40,8 @@ async fn create(store: &Store, asked: Asked, room: Room) -> Created {
     store.write(move |writer| queries::create(writer, &asked, room)).await.unwrap()
 }
 
-async fn new(store: &Store, body: &str) -> Job {
+/// A job that waits.
+pub async fn new(store: &Store, body: &str) -> Job {
     match create(store, asked(body), ROOM).await {
         Created::New(job) => job,
         other => panic!("{other:?}"),
