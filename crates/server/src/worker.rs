@@ -201,15 +201,10 @@ fn summary(video: &Video) -> Done {
         strip: video.report.strip.clone(),
         speedup: units / (totals.units_computed as f64).max(1.0),
         decode_seconds: totals.seconds.decode,
-        guards: video.report.guards.iter().map(|alarm| alarm_name(&alarm.to_string()).to_string()).collect(),
+        guards: video.report.guards.iter().map(|alarm| alarm.guard.name().to_string()).collect(),
         target_miss: miss,
         memory: totals.peak_memory_bytes.unwrap_or_default(),
     }
-}
-
-/// The first word of an alarm, which names the guard.
-fn alarm_name(text: &str) -> &str {
-    text.split([' ', ':']).next().unwrap_or("other")
 }
 
 /// What the server is told of an error, and its client. The message names no file of the server.
