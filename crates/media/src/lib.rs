@@ -22,4 +22,4 @@ pub use clip::{Clip, Frames, Spec};
 pub use error::{Error, Result};
 pub use input::{open_file, read_file, read_text};
 pub use picture::{Filter, Picture};
-pub use whole_file::{WholeFile, folder_of};
+pub use whole_file::{WholeFile, folder_of, sync_folder};

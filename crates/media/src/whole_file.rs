@@ -50,6 +50,15 @@ impl WholeFile {
     /// Opens the temporary file: an unwritable folder is found here, before there is anything to lose. Clears away what
     /// runs that were killed have left in the folder.
     pub fn create(path: &Path) -> Result<Self> {
+        Self::create_for(path, Readers::ByMask)
+    }
+
+    /// The same, for a file that nobody but its owner may read, from its first byte on.
+    pub fn create_private(path: &Path) -> Result<Self> {
+        Self::create_for(path, Readers::Owner)
+    }
+
+    fn create_for(path: &Path, readers: Readers) -> Result<Self> {
         if path.is_dir() {
             return Err(Error::file(path, "expected the name of a file, found a folder"));
         }
@@ -58,7 +67,7 @@ impl WholeFile {
             Draft::Elsewhere(tempfile::tempfile().map_err(Error::io(std::env::temp_dir()))?)
         } else {
             let target = behind_links(path)?;
-            Draft::Beside(draft_file(folder_of(&target)).map_err(Error::io(path))?, target)
+            Draft::Beside(draft_file(folder_of(&target), readers).map_err(Error::io(path))?, target)
         };
         Ok(WholeFile { path: path.to_path_buf(), file: BufWriter::new(draft) })
     }
@@ -140,17 +149,27 @@ fn behind_links(path: &Path) -> Result<PathBuf> {
     Err(Error::file(path, "is a link that leads to itself"))
 }
 
+/// Who may read a new file.
+#[derive(Clone, Copy, PartialEq)]
+enum Readers {
+    /// Everybody, less what the user's mask takes away.
+    ByMask,
+    Owner,
+}
+
 /// A new file under a temporary name. It is locked as long as its writer lives.
-fn draft_file(folder: &Path) -> io::Result<NamedTempFile> {
+fn draft_file(folder: &Path, readers: Readers) -> io::Result<NamedTempFile> {
     sweep(folder);
     loop {
         let mut builder = tempfile::Builder::new();
         builder.prefix(UNDER_WAY.0).suffix(UNDER_WAY.1);
         #[cfg(unix)]
-        {
+        if readers == Readers::ByMask {
             use std::os::unix::fs::PermissionsExt;
-            builder.permissions(fs::Permissions::from_mode(0o666)); // less what the user's mask takes away
+            builder.permissions(fs::Permissions::from_mode(0o666)); // else it is its owner's
         }
+        #[cfg(not(unix))]
+        let _ = readers;
         let file = builder.tempfile_in(folder)?;
         let _ = file.as_file().lock(); // where there are no locks, nothing is swept either
         if file.path().exists() {
@@ -205,7 +224,7 @@ fn finish_file(file: NamedTempFile, target: &Path) -> io::Result<()> {
 }
 
 /// Puts the names in a folder on disk, where the system can.
-pub(crate) fn sync_folder(folder: &Path) -> io::Result<()> {
+pub fn sync_folder(folder: &Path) -> io::Result<()> {
     #[cfg(unix)]
     match File::open(folder)?.sync_all() {
         Err(e) if matches!(e.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported) => {}
@@ -269,6 +288,18 @@ mod tests {
         let mut left = names(folder.path());
         left.sort();
         assert_eq!(left, [".other.part", "a", "b"]);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_private_file_is_its_owners_alone() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("keys");
+        fs::write(&path, "before").unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+        WholeFile::create_private(&path).unwrap().finish_with(b"secret").unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
     }
 
     #[cfg(unix)]

@@ -10,10 +10,10 @@ use std::time::{Duration, Instant, SystemTime};
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use sha2::{Digest, Sha256};
+use navicache_media::{WholeFile, read_text};
 use subtle::ConstantTimeEq;
 
-use crate::blobs::hex;
+use crate::blobs::sha256;
 use crate::id::random_bytes;
 use crate::{Error, Result};
 
@@ -78,7 +78,7 @@ fn is_key_name(name: &str) -> bool {
 /// # Errors
 /// It is not there, or a line is none of a key.
 pub fn read_keys(path: &Path) -> Result<Vec<Key>> {
-    let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
+    let text = read_text(path)?;
     let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty() && !line.starts_with('#'));
     let key = |(index, line): (usize, &str)| {
         Key::parse(line).map_err(|reason| Error::Refused(format!("{}: line {}: {reason}", path.display(), index + 1)))
@@ -100,7 +100,7 @@ pub fn new_key(path: &Path, name: &str, weight: f64, is_admin: bool) -> Result<S
         return Err(Error::Refused(format!("{}: there is a key {name} already; revoke it first", path.display())));
     }
     let secret = format!("{PREFIX}{name}_{}", URL_SAFE_NO_PAD.encode(random_bytes::<32>()));
-    let digest = hex(&Sha256::digest(secret.as_bytes()));
+    let digest = sha256(secret.as_bytes());
     keys.push(Key { name: name.to_string(), digest, weight, is_admin });
     write_keys(path, &keys)?;
     Ok(secret)
@@ -122,14 +122,8 @@ pub fn revoke_key(path: &Path, name: &str) -> Result<()> {
 
 /// Whole or not at all, for its owner alone.
 fn write_keys(path: &Path, keys: &[Key]) -> Result<()> {
-    use std::io::Write;
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    // A temporary file is its owner's alone from the beginning.
-    let mut file = tempfile::NamedTempFile::new_in(folder).map_err(Error::io(path))?;
     let text: String = keys.iter().map(Key::line).collect();
-    file.write_all(text.as_bytes()).and_then(|()| file.as_file().sync_all()).map_err(Error::io(path))?;
-    file.persist(path).map_err(|e| Error::io(path)(e.error))?;
-    crate::blobs::sync(folder).map_err(Error::io(folder))
+    Ok(WholeFile::create_private(path)?.finish_with(text.as_bytes())?)
 }
 
 /// Who a request comes from.
@@ -213,7 +207,7 @@ impl Keyring {
             let end = rest.len().checked_sub(SECRET_LETTERS + 1)?;
             rest.get(..end)
         });
-        let digest = hex(&Sha256::digest(secret.as_bytes()));
+        let digest = sha256(secret.as_bytes());
         let mut held = self.held();
         self.look_again(&mut held);
         let key = name.and_then(|name| held.keys.get(name));

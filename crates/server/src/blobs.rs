@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime};
 
+use navicache_media::sync_folder;
 use sha2::{Digest, Sha256};
 use tempfile::NamedTempFile;
 
@@ -84,7 +85,7 @@ impl Blobs {
         let pinned = self.pin(sha256(bytes));
         let place = self.place(&pinned.digest)?;
         file.persist(&place).map_err(|e| e.error)?;
-        sync(place.parent().unwrap_or(&self.folder))?;
+        sync_folder(place.parent().unwrap_or(&self.folder))?;
         Ok(pinned)
     }
 
@@ -105,7 +106,7 @@ impl Blobs {
         let pinned = self.pin(hex(&digest.finalize()));
         let place = self.place(&pinned.digest)?;
         fs::rename(path, &place)?;
-        sync(place.parent().unwrap_or(&self.folder))?;
+        sync_folder(place.parent().unwrap_or(&self.folder))?;
         Ok((pinned, length))
     }
 
@@ -114,7 +115,7 @@ impl Blobs {
         let folder = self.folder.join(&digest[..2]);
         if !folder.is_dir() {
             fs::create_dir_all(&folder)?;
-            sync(&self.folder)?;
+            sync_folder(&self.folder)?;
         }
         Ok(folder.join(digest))
     }
@@ -191,15 +192,6 @@ fn open_file(path: &Path) -> io::Result<File> {
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::custom_flags(&mut options, libc::O_NOFOLLOW);
     options.open(path)
-}
-
-/// Puts the names in a folder on disk.
-pub fn sync(folder: &Path) -> io::Result<()> {
-    #[cfg(unix)]
-    File::open(folder)?.sync_all()?;
-    #[cfg(not(unix))]
-    let _ = folder;
-    Ok(())
 }
 
 /// Bytes in hexadecimal.

@@ -12,6 +12,9 @@ pub enum Error {
     /// A model cannot be opened.
     #[error(transparent)]
     Engine(#[from] navicache_engine::Error),
+    /// A file could not be read or written whole.
+    #[error(transparent)]
+    Media(#[from] navicache_media::Error),
     /// A file or folder could not be used.
     #[error("{}: {source}", path.display())]
     Io {
