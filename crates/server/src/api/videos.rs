@@ -22,7 +22,7 @@ use crate::id::is_name;
 use crate::job::{Job, JobError, Status, code};
 use crate::metrics::Model;
 use crate::pictures;
-use crate::server::Server;
+use crate::server::{Limits, Server};
 use crate::store::{Asked, Created, Page, Room, StoreError, queries};
 
 type Answer = Result<Response, ApiError>;
@@ -144,18 +144,30 @@ fn admit(server: &Server, caller: &Caller, headers: &HeaderMap) -> Result<Conten
         return Err(unavailable("disk_full", "the server's disk is nearly full; it takes no more jobs"));
     }
     let (places, _) = server.board.queue();
-    if places.len() >= server.options.limits.max_queue {
-        return Err(refuse(queue_full(server, places.len(), caller)));
+    let room = room(&server.options.limits, &caller.name);
+    if places.len() >= room.all {
+        return Err(refuse(queue_full(server, (places.len(), 0), room)));
     }
     Ok(content)
 }
 
-fn queue_full(server: &Server, waiting: usize, caller: &Caller) -> ApiError {
+/// How many jobs may wait. Where there are no keys, none has a share of its own.
+fn room(limits: &Limits, key: &str) -> Room {
+    let of_key = if key.is_empty() { limits.max_queue } else { limits.max_queue_per_key };
+    Room { all: limits.max_queue, of_key }
+}
+
+/// `waiting` are all jobs that do, and those of the key.
+fn queue_full(server: &Server, waiting: (usize, usize), room: Room) -> ApiError {
+    let (all, of_key) = waiting;
     let (_, running) = server.board.queue();
     let until_next = running.and_then(|running| running.eta).unwrap_or(10.0).clamp(1.0, 600.0);
-    let who = if caller.name.is_empty() { "" } else { " for this key" };
-    let most = server.options.limits.max_queue;
-    let message = format!("the queue is full{who}: {waiting} jobs wait, {most} may in all; try again later");
+    let message = match all >= room.all {
+        true => format!("the queue is full: {all} jobs wait, {} may; try again later", room.all),
+        false => {
+            format!("the queue is full for this key: {of_key} jobs of it wait, {} may; try again later", room.of_key)
+        }
+    };
     ApiError::new(StatusCode::TOO_MANY_REQUESTS, "queue_full", message).after(until_next.ceil() as u64)
 }
 
@@ -241,9 +253,8 @@ async fn understood(
 
 /// Writes a job down, and says what came of it.
 async fn take(server: &Arc<Server>, asked: Asked, input: Option<Pinned>) -> Answer {
-    let limits = &server.options.limits;
-    let room = Room { all: limits.max_queue, of_key: limits.max_queue_per_key };
-    let (key, model, prompt) = (asked.key.clone(), asked.model.clone(), asked.meant.prompt.clone());
+    let room = room(&server.options.limits, &asked.key);
+    let (model, prompt) = (asked.model.clone(), asked.meant.prompt.clone());
     // The picture is let go of with the answer, which comes after the commit, even where the client has gone.
     let (created, _input) =
         server.store.write(move |writer| Ok((queries::create(writer, &asked, room)?, input))).await?;
@@ -267,8 +278,7 @@ async fn take(server: &Arc<Server>, asked: Asked, input: Option<Pinned>) -> Answ
         }
         Created::Full(all, of_key) => {
             server.metrics.refuse("queue_full");
-            let waiting = if all >= room.all { all } else { of_key };
-            Err(queue_full(server, waiting, &Caller { name: key, is_admin: false }))
+            Err(queue_full(server, (all, of_key), room))
         }
     }
 }
@@ -398,4 +408,26 @@ pub async fn cancel(
 /// Routes of OpenAI's that are not built.
 pub async fn not_supported() -> ApiError {
     ApiError::missing("not_supported", "this server makes videos from text, from a picture, and by remix")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::server::test_server;
+
+    #[tokio::test]
+    async fn a_share_of_the_queue_is_a_keys() {
+        let folder = tempfile::tempdir().unwrap();
+        let server = test_server(folder.path());
+        let limits = &server.options.limits;
+        assert_eq!((room(limits, "").of_key, room(limits, "ann").of_key), (1000, 100));
+        for (waiting, key, expected) in [
+            ((1000, 1000), "", "the queue is full: 1000 jobs wait, 1000 may;"),
+            ((1000, 7), "ann", "the queue is full: 1000 jobs wait, 1000 may;"),
+            ((300, 100), "ann", "the queue is full for this key: 100 jobs of it wait, 100 may;"),
+        ] {
+            let error = queue_full(&server, waiting, room(limits, key));
+            assert!(error.message.starts_with(expected), "{}", error.message);
+        }
+    }
 }
