@@ -62,7 +62,7 @@ pub struct Running {
     pub warnings: Vec<String>,
     pub eta: Option<f64>,
     pub progress: u8,
-    /// Steps that are timed here, and their seconds.
+    /// Steps of this attempt, and the seconds of those that count.
     timed: (usize, f64),
     decoded: f64,
     previews: BTreeMap<usize, Arc<[u8]>>,
@@ -93,19 +93,17 @@ impl Default for Feed {
 impl Running {
     /// A job that begins. What an earlier attempt did counts.
     pub fn new(job: &Job) -> Self {
-        let steps = job.meant.steps;
-        let done = 90 * job.checkpoint_step.max(0) as usize / steps.max(1);
         Running {
             id: job.id.clone(),
             is_cancelled: false,
             phase: "loading",
             step: job.checkpoint_step.max(0) as usize,
-            steps,
+            steps: job.meant.steps,
             strip: job.strip.clone(),
             resumed_at: None,
             warnings: job.warnings.clone(),
             eta: None,
-            progress: done.min(99) as u8,
+            progress: job.floor(),
             timed: (0, 0.0),
             decoded: 0.0,
             previews: BTreeMap::new(),
@@ -117,12 +115,9 @@ impl Running {
         self.strip += ran;
         self.strip.push('|');
         (self.step, self.steps) = (index + 1, steps);
-        // The first step of an attempt warms up.
-        if self.timed.0 > 0 || self.resumed_at.is_none() && index > 0 {
-            self.timed = (self.timed.0 + 1, self.timed.1 + seconds);
-        } else {
-            self.timed = (1, seconds);
-        }
+        // The first step of an attempt warms up: it counts only until there is another.
+        let (seen, sum) = self.timed;
+        self.timed = (seen + 1, if seen < 2 { seconds } else { sum + seconds });
         self.expect();
     }
 
@@ -134,8 +129,8 @@ impl Running {
 
     /// Seconds done over seconds in all; it never falls.
     fn expect(&mut self) {
-        let (count, seconds) = self.timed;
-        let step = seconds / count.max(1) as f64;
+        let (seen, seconds) = self.timed;
+        let step = seconds / seen.saturating_sub(1).max(1) as f64;
         let denoise = step * self.steps as f64;
         let decode = denoise * DECODE_SHARE / (1.0 - DECODE_SHARE);
         let left = step * (self.steps - self.step.min(self.steps)) as f64 + decode * (1.0 - self.decoded);
@@ -321,10 +316,9 @@ fn video(job: &Job, running: Option<&Running>, place: Option<&Place>) -> Value {
         Status::InProgress => running.map_or("loading", |running| running.phase),
         Status::Completed | Status::Failed => "done",
     };
-    let floor = 90 * job.checkpoint_step.max(0) as usize / meant.steps.max(1);
     let progress = match job.status {
         Status::Completed => 100,
-        _ => running.map_or(floor.min(99), |running| usize::from(running.progress)),
+        _ => running.map_or(job.floor(), |running| running.progress),
     };
     let step = match job.status {
         Status::Completed => meant.steps,
@@ -370,4 +364,27 @@ fn video(job: &Job, running: Option<&Running>, place: Option<&Place>) -> Value {
             "sha256": job.made.video,
         },
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{Store, test_job};
+
+    #[tokio::test]
+    async fn the_step_that_warms_up_counts_only_until_there_is_another() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path(), Box::new(|_| ())).unwrap();
+        let job = Job { checkpoint_step: 50, ..test_job(&store, "1").await };
+        let mut running = Running::new(&Job { meant: crate::job::Meant { steps: 100, ..job.meant.clone() }, ..job });
+        assert_eq!(running.progress, 45);
+        let mut etas = Vec::new();
+        for (index, seconds) in [(50, 9.0), (51, 0.9), (52, 1.9)] {
+            running.stepped(index, 100, seconds, "S");
+            etas.push(running.eta.unwrap());
+        }
+        // Decoding is expected to take a ninth of all steps: 100, 10 and 15.6 seconds.
+        assert_eq!(etas, [541.0, 53.2, 81.4]);
+        assert!((45..=52).contains(&running.progress), "it never falls: {}", running.progress);
+    }
 }

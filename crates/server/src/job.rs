@@ -147,4 +147,10 @@ impl Job {
     pub fn is_expired(&self) -> bool {
         self.status == Status::Completed && self.made.video.is_none()
     }
+
+    /// What its checkpoint is of all its work, in per cent: decoding is still to come.
+    pub fn floor(&self) -> u8 {
+        let percent = 90 * self.checkpoint_step.max(0) as usize / self.meant.steps.max(1);
+        percent.min(99) as u8
+    }
 }
