@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use navicache_engine::{DeviceChoice, DtypeChoice, Every, LoadOptions, Size, use_threads};
-use navicache_server::{Access, Limits, Options, WorkerOptions, new_key, read_keys, revoke_key};
+use navicache_server::{Access, Limits, Options, WorkerOptions, key_weight, new_key, read_keys, revoke_key};
 
 use crate::error::Result;
 use crate::terminal::print;
@@ -172,7 +172,7 @@ pub enum Key {
         #[arg(long)]
         admin: bool,
         /// Its share of the device, against the others'
-        #[arg(long, value_name = "N", default_value_t = 1.0, value_parser = weight)]
+        #[arg(long, value_name = "N", default_value_t = 1.0, value_parser = key_weight)]
         weight: f64,
     },
     /// List the keys
@@ -189,11 +189,6 @@ pub enum Key {
         #[arg(long, value_name = "FILE")]
         keys: PathBuf,
     },
-}
-
-fn weight(text: &str) -> Result<f64, String> {
-    let number = text.parse().ok().filter(|weight: &f64| weight.is_finite() && *weight > 0.0);
-    number.ok_or_else(|| "expected a number more than 0".to_string())
 }
 
 /// The process that makes a server's videos.

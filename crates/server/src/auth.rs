@@ -58,14 +58,22 @@ impl Key {
             match word.split_once('=') {
                 None if word == "admin" => key.is_admin = true,
                 Some(("weight", weight)) => {
-                    let weight = weight.parse().ok().filter(|weight: &f64| weight.is_finite() && *weight > 0.0);
-                    key.weight = weight.ok_or("expected weight=NUMBER, more than 0")?;
+                    key.weight = key_weight(weight).map_err(|_| "expected weight=NUMBER, more than 0")?;
                 }
                 _ => return Err("expected weight=NUMBER or admin"),
             }
         }
         Ok(key)
     }
+}
+
+/// The weight of a key.
+///
+/// # Errors
+/// What is expected, where the text is none.
+pub fn key_weight(text: &str) -> Result<f64, &'static str> {
+    let number = text.parse().ok().filter(|weight: &f64| weight.is_finite() && *weight > 0.0);
+    number.ok_or("expected a number more than 0")
 }
 
 fn is_key_name(name: &str) -> bool {

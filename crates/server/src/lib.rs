@@ -45,7 +45,7 @@ use crate::models::Models;
 use crate::server::{Server, is_loopback};
 use crate::store::{Store, queries};
 
-pub use auth::{Key, new_key, read_keys, revoke_key};
+pub use auth::{Key, key_weight, new_key, read_keys, revoke_key};
 pub use error::{Error, Result};
 pub use server::{Access, Limits, Options};
 pub use worker::{WorkerOptions, work};
