@@ -12,6 +12,7 @@ use crate::wire::{Order, Said};
 /// A worker that runs.
 pub struct Worker {
     process: Child,
+    was_ended: bool,
     input: ChildStdin,
     output: Lines<BufReader<ChildStdout>>,
 }
@@ -36,7 +37,7 @@ impl Worker {
         let missing = || io::Error::other("a process without its pipes");
         let input = process.stdin.take().ok_or_else(missing)?;
         let output = BufReader::new(process.stdout.take().ok_or_else(missing)?).lines();
-        Ok(Worker { process, input, output })
+        Ok(Worker { process, was_ended: false, input, output })
     }
 
     /// Says something. An error means that it is gone, which [`Worker::hear`] tells too.
@@ -68,8 +69,14 @@ impl Worker {
         !matches!(self.process.try_wait(), Ok(None))
     }
 
+    /// Whether it was ended from here, by [`Worker::end`].
+    pub fn was_ended(&self) -> bool {
+        self.was_ended
+    }
+
     /// Ends it now.
     pub async fn end(&mut self) {
+        self.was_ended = true;
         let _ = self.process.kill().await; // it may have ended by itself
     }
 

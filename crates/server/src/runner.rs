@@ -191,7 +191,7 @@ async fn attempt(server: &Server, mut worker: Worker, job: Job) -> Option<Worker
         return Some(worker);
     }
     server.board.set_worker(None);
-    restarted(server, "died");
+    restarted(server, if worker.was_ended() { "grace" } else { "died" });
     None
 }
 
@@ -242,7 +242,6 @@ async fn drive(server: &Server, worker: &mut Worker, job: &Job, make: Make) -> E
         };
         if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
             worker.end().await;
-            server.metrics.worker_restarts.get_or_create(&Reason { reason: "grace".to_string() }).inc();
             return ended();
         }
         let heard = tokio::select! {
@@ -253,7 +252,7 @@ async fn drive(server: &Server, worker: &mut Worker, job: &Job, make: Make) -> E
         };
         match heard {
             Ok(Heard::Said(Said::Done(done))) => return End::Done(done),
-            Ok(Heard::Said(Said::Stopped { .. })) => return ended(),
+            Ok(Heard::Said(Said::Stopped)) => return ended(),
             Ok(Heard::Said(Said::Failed { code, message, detail })) => {
                 eprintln!("navicache: {}: {detail}", job.id);
                 return End::Failed(JobError { code, message });
@@ -353,7 +352,7 @@ async fn pass_on(server: &Server, job: &Job, said: Said) {
                 board.tell(&job.id, "preview", &preview);
             }
         }
-        Said::Ready | Said::Done(_) | Said::Stopped { .. } | Said::Failed { .. } => {}
+        Said::Ready | Said::Done(_) | Said::Stopped | Said::Failed { .. } => {}
     }
 }
 

@@ -81,9 +81,7 @@ pub enum Said {
     /// The results are in the folder.
     Done(Box<Done>),
     /// It stopped, because it was asked to.
-    Stopped {
-        step: usize,
-    },
+    Stopped,
     /// `detail` is for the server's own log.
     Failed {
         code: String,

@@ -125,7 +125,7 @@ fn generated(pipeline: &Pipeline, make: &Make, stop: &Stop) -> Result<Video, Eng
     let checkpoint = Checkpoint { path, every: make.every, stop_after: None, keep: true };
     let preview = Some(PREVIEW_SECONDS);
     let request = Request { checkpoint: Some(checkpoint), resume, preview, ..make.request.clone() };
-    let mut teller = Teller { make, stop, heard: None, step_ended: Instant::now() };
+    let mut teller = Teller { make, stop, has_begun: false, step_ended: Instant::now() };
     generate_to(pipeline, &request, &make.folder.join(files::VIDEO), &mut |event| teller.tell(event))
 }
 
@@ -133,8 +133,8 @@ fn generated(pipeline: &Pipeline, make: &Make, stop: &Stop) -> Result<Video, Eng
 struct Teller<'a> {
     make: &'a Make,
     stop: &'a Stop,
-    /// Steps that are told; `None` before the first.
-    heard: Option<usize>,
+    /// Whether a step was told.
+    has_begun: bool,
     step_ended: Instant,
 }
 
@@ -144,7 +144,7 @@ impl Teller<'_> {
             Event::Stage(stage) => say(&Said::Stage { stage: stage.name().to_string() }),
             Event::Warning(text) => say(&Said::Warning { text: text.to_string() }),
             Event::Step { index, steps, seconds, strip } => {
-                if self.heard.is_none() && index > 0 {
+                if !self.has_begun && index > 0 {
                     let before = control::strip::Strip::default();
                     let before = strip.steps()[..index].iter().fold(before, |mut strip, step| {
                         strip.push(step.clone());
@@ -152,7 +152,7 @@ impl Teller<'_> {
                     });
                     say(&Said::Resumed { step: index, strip: before.to_string() });
                 }
-                self.heard = Some(index);
+                self.has_begun = true;
                 self.step_ended = Instant::now();
                 let ran = strip.steps().last().into_iter().flatten().map(|ran| ran.symbol()).collect();
                 say(&Said::Step { index, steps, seconds, ran });
@@ -209,11 +209,8 @@ fn summary(video: &Video) -> Done {
 
 /// What the server is told of an error, and its client. The message names no file of the server.
 fn told(error: &EngineError) -> Said {
-    if let EngineError::Cancelled { step, .. } | EngineError::Stopped { step, .. } = error {
-        return Said::Stopped { step: *step };
-    }
-    if let EngineError::DecodingCancelled = error {
-        return Said::Stopped { step: usize::MAX };
+    if let EngineError::Cancelled { .. } | EngineError::Stopped { .. } | EngineError::DecodingCancelled = error {
+        return Said::Stopped;
     }
     let detail = error.to_string();
     let is_full = match error {
