@@ -17,7 +17,7 @@ const NAME: usize = 64;
 /// Longest text of a field.
 const TEXT: u64 = 64 << 10;
 /// What a body may have beside the picture.
-pub const BESIDE: u64 = 64 << 10;
+const BESIDE: u64 = 64 << 10;
 /// How deep JSON may be.
 const DEPTH: usize = 16;
 /// The field of the picture.
@@ -50,21 +50,26 @@ impl Content {
     }
 }
 
+/// Most bytes of a body whose picture has at most so many: in base64 it is a third larger.
+pub fn most_of_body(picture: u64) -> u64 {
+    picture.div_ceil(3).saturating_mul(4).saturating_add(BESIDE)
+}
+
 /// Reads a body. `most`: bytes of the picture.
 pub async fn read(content: Content, body: Body, most: u64) -> Result<Form, ApiError> {
     match content {
         Content::Multipart(boundary) => read_multipart(boundary, body, most).await,
         Content::Json => {
-            // A picture in base64 is a third larger.
-            let limit = (most / 3 * 4 + BESIDE) as usize;
-            let bytes = axum::body::to_bytes(body, limit).await.map_err(|_| ApiError::too_large(limit as u64))?;
+            let limit = most_of_body(most);
+            let bytes = axum::body::to_bytes(body, usize::try_from(limit).unwrap_or(usize::MAX)).await;
+            let bytes = bytes.map_err(|_| ApiError::too_large(limit))?;
             read_json(&bytes, most)
         }
     }
 }
 
 async fn read_multipart(boundary: String, body: Body, most: u64) -> Result<Form, ApiError> {
-    let limits = SizeLimit::new().whole_stream(most + BESIDE).per_field(TEXT).for_field(PICTURE, most);
+    let limits = SizeLimit::new().whole_stream(most.saturating_add(BESIDE)).per_field(TEXT).for_field(PICTURE, most);
     let constraints = Constraints::new().size_limit(limits);
     let mut parts = Multipart::with_constraints(body.into_data_stream(), boundary, constraints);
     let mut form = Form::default();
@@ -259,6 +264,15 @@ mod tests {
             );
         }
         assert_eq!(read_json(b"{\"prompt\": \"\xff\"}", MOST).unwrap_err().code, "bad_json");
+    }
+
+    #[test]
+    fn a_body_has_room_for_its_picture() {
+        let encoded = |bytes: usize| base64::engine::general_purpose::STANDARD.encode(vec![0; bytes]).len() as u64;
+        for bytes in [0, 1, 2, 3, 1000] {
+            assert_eq!(most_of_body(bytes), encoded(bytes as usize) + BESIDE);
+        }
+        assert_eq!(most_of_body(u64::MAX), u64::MAX);
     }
 
     #[test]

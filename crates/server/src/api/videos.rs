@@ -17,7 +17,7 @@ use super::gate::text;
 use crate::ask::{self, Ask};
 use crate::auth::Caller;
 use crate::blobs::{Pinned, sha256};
-use crate::form::{self, BESIDE, Content, Form};
+use crate::form::{self, Content, Form, most_of_body};
 use crate::id::is_name;
 use crate::job::{Job, JobError, Status, code};
 use crate::metrics::Model;
@@ -132,7 +132,7 @@ fn admit(server: &Server, caller: &Caller, headers: &HeaderMap) -> Result<Conten
     let content =
         content.ok_or_else(|| unsupported("expected multipart/form-data with a boundary, or application/json"))?;
     let length = text(headers, header::CONTENT_LENGTH).and_then(|length| length.parse::<u64>().ok());
-    let most = server.options.limits.max_upload / 3 * 4 + BESIDE;
+    let most = most_of_body(server.options.limits.max_upload);
     if length.is_some_and(|length| length > most) {
         return Err(refuse(ApiError::too_large(most)));
     }
