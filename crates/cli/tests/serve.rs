@@ -513,6 +513,12 @@ fn other_origins_and_other_names_are_refused() {
             );
         }
     }
+    for path in ["/", "/page.css", "/page.js", "/favicon.svg"] {
+        let tag = server.get(path).header("etag").unwrap().to_string();
+        let again = |tags: &str| server.ask("GET", path, &[("If-None-Match", tags)], b"");
+        assert_eq!((again(&tag).status, again(&tag).body.len()), (304, 0), "{path}");
+        assert_eq!((again(&format!("\"x\", W/{tag}")).status, again("\"x\"").status), (304, 200), "{path}");
+    }
     assert!(server.get("/").header("content-security-policy").unwrap().contains("frame-ancestors 'none'"));
     let metrics = String::from_utf8(server.get("/metrics").body).unwrap();
     for name in

@@ -12,7 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncSeekExt};
 use tokio_util::io::ReaderStream;
 
 use super::error::ApiError;
-use super::gate::text;
+use super::gate::{has_already, text};
 use super::videos::find;
 use crate::auth::Caller;
 use crate::job::{Job, Status};
@@ -46,7 +46,7 @@ pub async fn content(
         (header::CACHE_CONTROL, "private, max-age=31536000, immutable".to_string()),
         (header::CONTENT_DISPOSITION, format!("inline; filename=\"{id}{ending}\"")),
     ];
-    if text(&headers, header::IF_NONE_MATCH).is_some_and(|tags| tags.split(',').any(|known| known.trim() == tag)) {
+    if has_already(&headers, &tag) {
         return Ok((StatusCode::NOT_MODIFIED, common).into_response());
     }
     let is_same = text(&headers, header::IF_RANGE).is_none_or(|known| known == tag);

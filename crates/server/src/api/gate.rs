@@ -136,6 +136,12 @@ fn refused(denied: &Denied) -> Response {
     }
 }
 
+/// Whether a client says that it has what a tag stands for (RFC 9110, 13.1.2).
+pub fn has_already(headers: &HeaderMap, tag: &str) -> bool {
+    let is_it = |known: &str| known == "*" || known.strip_prefix("W/").unwrap_or(known) == tag;
+    text(headers, header::IF_NONE_MATCH).is_some_and(|tags| tags.split(',').any(|known| is_it(known.trim())))
+}
+
 /// A header as text.
 pub fn text(headers: &HeaderMap, name: impl header::AsHeaderName) -> Option<&str> {
     headers.get(name)?.to_str().ok()

@@ -3,11 +3,12 @@
 use std::sync::{Arc, LazyLock};
 
 use axum::Router;
-use axum::http::header;
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use navicache_page::{BASICS, PALETTE, PARTS, PLOT};
 
+use super::gate::has_already;
 use crate::server::Server;
 
 const HTML: &str = include_str!("../page.html");
@@ -23,10 +24,13 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; c
 /// The routes of the page.
 pub fn router() -> Router<Arc<Server>> {
     Router::new()
-        .route("/", get(async || file(HTML, "text/html; charset=utf-8", &HTML_TAG)))
-        .route("/page.css", get(async || file(&CSS, "text/css; charset=utf-8", &CSS_TAG)))
-        .route("/page.js", get(async || file(&JS, "text/javascript; charset=utf-8", &JS_TAG)))
-        .route("/favicon.svg", get(async || file(ICON, "image/svg+xml", &ICON_TAG)))
+        .route("/", get(async |headers: HeaderMap| file(&headers, HTML, "text/html; charset=utf-8", &HTML_TAG)))
+        .route("/page.css", get(async |headers: HeaderMap| file(&headers, &CSS, "text/css; charset=utf-8", &CSS_TAG)))
+        .route(
+            "/page.js",
+            get(async |headers: HeaderMap| file(&headers, &JS, "text/javascript; charset=utf-8", &JS_TAG)),
+        )
+        .route("/favicon.svg", get(async |headers: HeaderMap| file(&headers, ICON, "image/svg+xml", &ICON_TAG)))
 }
 
 static HTML_TAG: LazyLock<String> = LazyLock::new(|| tag(HTML));
@@ -38,12 +42,15 @@ fn tag(text: &str) -> String {
     format!("\"{}\"", &crate::blobs::sha256(text.as_bytes())[..16])
 }
 
-fn file(text: &'static str, kind: &'static str, tag: &str) -> Response {
+fn file(headers: &HeaderMap, text: &'static str, kind: &'static str, tag: &str) -> Response {
     let head = [
         (header::CONTENT_TYPE, kind),
         (header::CONTENT_SECURITY_POLICY, POLICY),
         (header::CACHE_CONTROL, "no-cache"),
         (header::ETAG, tag),
     ];
-    (head, text).into_response()
+    match has_already(headers, tag) {
+        true => (StatusCode::NOT_MODIFIED, head).into_response(),
+        false => (head, text).into_response(),
+    }
 }

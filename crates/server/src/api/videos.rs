@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use super::error::ApiError;
-use super::gate::text;
+use super::gate::{has_already, text};
 use crate::ask::{self, Ask};
 use crate::auth::Caller;
 use crate::blobs::{Pinned, sha256};
@@ -303,7 +303,7 @@ pub async fn retrieve(
     let job = find(&server, &caller, &id)?;
     let body = server.board.video(&job).to_string();
     let tag = format!("\"{}\"", &sha256(body.as_bytes())[..32]);
-    if text(&headers, header::IF_NONE_MATCH).is_some_and(|tags| tags.split(',').any(|known| known.trim() == tag)) {
+    if has_already(&headers, &tag) {
         return Ok((StatusCode::NOT_MODIFIED, [(header::ETAG, tag)]).into_response());
     }
     let head = [(header::CONTENT_TYPE, "application/json".to_string()), (header::ETAG, tag)];
