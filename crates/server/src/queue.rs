@@ -1,8 +1,8 @@
 //! Which job comes next: a pure function of what waits, who used the device, and the time.
 //!
 //! Highest priority first; then the key with the fewest device-seconds of the last hour over its weight; of keys that
-//! are within a twentieth, one whose model is loaded; within a key the oldest. Nobody waits more than ten minutes for a
-//! loaded model.
+//! are within a twentieth, one whose model is loaded, and else the one that used least; within a key the oldest. Nobody
+//! waits more than ten minutes for a loaded model.
 
 use std::collections::HashMap;
 
@@ -62,9 +62,14 @@ pub fn order(waiting: &[Waiting], past: &Past) -> Vec<usize> {
             let job = &waiting[*index];
             let waits_too_long = past.now_ms - job.created_ms > PATIENCE_MS;
             let is_loaded = loaded.as_ref() == Some(&job.model);
-            (!waits_too_long, !waits_too_long && !is_loaded, job.created_ms, &job.id)
+            (!waits_too_long, !waits_too_long && !is_loaded)
         };
-        let Some(next) = heads().filter(is_near).min_by(|a, b| rank(a).cmp(&rank(b))) else { break };
+        let age = |index: &usize| (waiting[*index].created_ms, &waiting[*index].id);
+        let is_before = |a: &usize, b: &usize| {
+            let by_share = || share(&waiting[*a].key).total_cmp(&share(&waiting[*b].key));
+            rank(a).cmp(&rank(b)).then_with(by_share).then_with(|| age(a).cmp(&age(b)))
+        };
+        let Some(next) = heads().filter(is_near).min_by(is_before) else { break };
         let job = &waiting[next];
         *used.entry(job.key.clone()).or_default() += job.seconds;
         loaded = Some(job.model.clone());

@@ -235,10 +235,11 @@ async fn a_store_has_one_server_and_no_later_program() {
 async fn one_error_does_not_undo_what_others_write() {
     let folder = tempfile::tempdir().unwrap();
     let store = open(folder.path());
-    let bad = store.write(|writer| writer.connection.execute("INSERT INTO nothing VALUES (1)", []));
+    let bad = store.write(|writer| writer.connection.execute("INSERT INTO no_table VALUES (1)", []));
     let good = new(&store, "1");
     let (bad, good) = tokio::join!(bad, good);
-    assert!(bad.unwrap_err().to_string().contains("no such table"));
+    let bad = bad.unwrap_err().to_string();
+    assert!(bad.contains("no such table"), "{bad}");
     assert!(store.read(|db| queries::job(db, &good.id)).unwrap().is_some());
 }
 
