@@ -87,6 +87,7 @@ impl Generate {
             cache: self.cache.clone(),
             target: self.target.clone(),
             guard: self.guard,
+            scale: self.scale,
             save_latents: self.save_latents.clone(),
             tile: self.tile,
             checkpoint: self.checkpoints.checkpoint(),

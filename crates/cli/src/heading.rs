@@ -8,7 +8,7 @@ const FIRST: &[&str] = &["output", "model", "cache", "target", "size", "frames",
 
 /// The others. The order of the groups is that in which the options are declared.
 const GROUPS: &[(&str, &[&str])] = &[
-    ("Video", &["negative_prompt", "image", "resolution", "aspect_ratio", "fps", "prompts", "seeds"]),
+    ("Video", &["negative_prompt", "image", "resolution", "aspect_ratio", "fps", "scale", "scale", "prompts", "seeds"]),
     (
         "Sampling",
         &[

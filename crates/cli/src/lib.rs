@@ -180,8 +180,8 @@ fn make(options: &Generate) -> Result<()> {
     if let Some(latents) = &options.resume_decode {
         let clip = decode_latents(&pipeline, latents, options.tile, options.sampling.settings.frames, &mut on_event)?;
         let fps = options.sampling.settings.fps.unwrap_or(pipeline.defaults().fps);
-        clip.save(&options.output, fps)?;
-        progress.close_clip(&options.output, &clip);
+        clip.save(&options.output, fps, pipeline.scale(options.scale))?;
+        progress.close_clip(&options.output, &clip, pipeline.scale(options.scale));
         events::say(|| json!({"event": "done", "path": options.output}));
         return Ok(());
     }

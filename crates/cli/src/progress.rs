@@ -16,6 +16,7 @@ use navicache_engine::control::target::{Asked, Target};
 use navicache_engine::report::{PromiseReport, TargetReport};
 use navicache_engine::{Clip, Event, Report, Resolved, Stage, Video};
 use navicache_media::Picture;
+use navicache_media::video::Scale;
 
 /// Steps between two lines where lines cannot be drawn over, as a part of the whole.
 const LINES: usize = 5;
@@ -159,10 +160,11 @@ impl Progress {
     }
 
     /// The last line: what was made, and what caching did for it.
-    pub fn close(&mut self, output: &Path, video: &Video) {
+    pub fn close(&mut self, path: &Path, video: &Video) {
         let (report, spec) = (&video.report, &video.spec);
-        let output = self.paint("1", &output.display().to_string());
+        let output = self.paint("1", &path.display().to_string());
         let size = format!("{} of {}x{}", counted(spec.frames, "frame"), spec.width, spec.height);
+        let size = size + &enlarged(video.scale, path);
         self.line(&format!("{output}: {size} in {}. {}", duration(report.totals.seconds.total), worked(report)));
         if let Some(target) = &report.target {
             let TargetReport { asked, computed, speedup, promise, curve, .. } = target;
@@ -178,10 +180,11 @@ impl Progress {
     }
 
     /// The last line after decoding latents.
-    pub fn close_clip(&mut self, output: &Path, clip: &Clip) {
+    pub fn close_clip(&mut self, path: &Path, clip: &Clip, scale: Scale) {
         let frames = clip.frames.len() / (clip.width * clip.height * 3).max(1);
-        let output = self.paint("1", &output.display().to_string());
-        self.line(&format!("{output}: {frames} frames of {}x{}.", clip.width, clip.height));
+        let output = self.paint("1", &path.display().to_string());
+        let enlarged = enlarged(scale, path);
+        self.line(&format!("{output}: {} of {}x{}{enlarged}.", counted(frames, "frame"), clip.width, clip.height));
     }
 
     /// Says where the latents of a video are that could not be decoded or written.
@@ -443,6 +446,14 @@ fn clock(duration: Duration) -> String {
     let seconds = duration.as_secs();
     let (hours, minutes, seconds) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
     if hours > 0 { format!("{hours}:{minutes:02}:{seconds:02}") } else { format!("{minutes}:{seconds:02}") }
+}
+
+/// What is said of a file whose pixels are larger than what was made.
+fn enlarged(scale: Scale, path: &Path) -> String {
+    match scale.factor(path) {
+        Ok(factor @ 2..) => format!(", enlarged {factor} times"),
+        _ => String::new(),
+    }
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ pub enum Field {
     AspectRatio,
     Frames,
     Fps,
+    Scale,
     Steps,
     Solver,
     Shift,

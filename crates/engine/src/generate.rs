@@ -10,7 +10,8 @@ use navicache_control::cache::watch::Mode;
 use navicache_control::cache::{self, CacheConfig, CacheError, CacheMemory, Guarded, Method, Run};
 use navicache_control::guidance::Branch;
 use navicache_control::schedule::Step;
-use navicache_media::{Clip, Frames, Spec, WholeFile, video};
+use navicache_media::video::{self, Scale};
+use navicache_media::{Clip, Frames, Spec, WholeFile};
 use navicache_models::{Branches, Part, Unit};
 use navicache_replay::trace::Stack;
 
@@ -36,6 +37,8 @@ pub struct Video {
     pub frames: Vec<u8>,
     /// Its size, rate and number of frames.
     pub spec: Spec,
+    /// How large it is in a file.
+    pub scale: Scale,
     /// The final latents, before the VAE's own mean and deviation. // (1, channels, latent frames, height, width)
     pub latents: Tensor,
     /// What was done.
@@ -53,7 +56,7 @@ impl Video {
         let clock = Instant::now();
         let Spec { width, height, fps, .. } = self.spec;
         let clip = Clip { width, height, fps: None, frames: std::mem::take(&mut self.frames) };
-        let saved = clip.save(path, fps);
+        let saved = clip.save(path, fps, self.scale);
         self.frames = clip.frames;
         saved?;
         let (seconds, took) = (&mut self.report.totals.seconds, clock.elapsed().as_secs_f64());
@@ -69,7 +72,7 @@ pub fn generate(
     request: &Request,
     on_event: &mut dyn FnMut(Event) -> ControlFlow<()>,
 ) -> Result<Video> {
-    run(pipeline, request, None, None, on_event)
+    run(pipeline, request, None, Output::default(), on_event)
 }
 
 /// Makes a video and writes it to a file. Until it is written, its final latents are kept beside it, so that nothing is
@@ -82,7 +85,8 @@ pub fn generate_to(
 ) -> Result<Video> {
     video::check_destination(path)?;
     let mut rescue = Rescue::beside(path, request);
-    let made = run(pipeline, request, None, rescue.as_mut(), on_event).and_then(|mut video| {
+    let output = Output { file: Some(path), rescue: rescue.as_mut() };
+    let made = run(pipeline, request, None, output, on_event).and_then(|mut video| {
         video.save(path)?;
         Ok(video)
     });
@@ -126,20 +130,20 @@ pub fn generate_with(
     method: &dyn Method,
     on_event: &mut dyn FnMut(Event) -> ControlFlow<()>,
 ) -> Result<Video> {
-    run(pipeline, request, Some(method), None, on_event)
+    run(pipeline, request, Some(method), Output::default(), on_event)
 }
 
 fn run(
     pipeline: &Pipeline,
     request: &Request,
     method: Option<&dyn Method>,
-    rescue: Option<&mut Rescue>,
+    output: Output,
     on_event: &mut dyn FnMut(Event) -> ControlFlow<()>,
 ) -> Result<Video> {
     let begun = Instant::now();
     let mut reporter = Reporter { on_event, warnings: Vec::new(), cancelled: false };
     let Denoised { resolved, run, sampled, memory, cache, target, mut seconds } =
-        denoise(pipeline, request, method, Destination::Frames(rescue), &mut reporter)?;
+        denoise(pipeline, request, method, Destination::Frames(output), &mut reporter)?;
     let frames = resolved.frames;
 
     // Decode, after everything that `denoise` does
@@ -173,7 +177,8 @@ fn run(
     // What is decoded may be a little smaller than what was asked for, where latents are rounded down.
     let (width, height, _) = pipeline.family().shared().sizes.video_shape(&latents::shape_of(&sampled.latents)?);
     let spec = Spec { width, height, fps: resolved.fps, frames };
-    Ok(Video { frames: pixels, spec, latents: sampled.latents, report })
+    let scale = pipeline.scale(request.scale);
+    Ok(Video { frames: pixels, spec, scale, latents: sampled.latents, report })
 }
 
 /// What a request means, and what the user should know of it. Refuses what [`generate`] would refuse before it reads a
@@ -208,10 +213,18 @@ pub fn warm_up(
     denoise(pipeline, &request, None, Destination::Latents, &mut reporter).map(drop)
 }
 
+/// Where a video goes, if it is written.
+#[derive(Default)]
+pub(crate) struct Output<'a> {
+    file: Option<&'a Path>,
+    /// Where its latents are kept until then.
+    rescue: Option<&'a mut Rescue>,
+}
+
 /// What the latents are for.
 pub(crate) enum Destination<'a> {
-    /// To be decoded; until then they are kept here.
-    Frames(Option<&'a mut Rescue>),
+    /// To be decoded.
+    Frames(Output<'a>),
     /// To be looked at on the way.
     Latents,
 }
@@ -251,13 +264,16 @@ pub(crate) fn denoise(
     family.check(&resolved, reporter)?;
     pipeline.check_memory(&resolved)?;
     let rescue_path = match &destination {
-        Destination::Frames(rescue) => rescue.as_ref().map(|rescue| &rescue.path),
+        Destination::Frames(output) => output.rescue.as_ref().map(|rescue| &rescue.path),
         Destination::Latents => None,
     };
     for path in resolved.save_latents.iter().chain(rescue_path) {
         WholeFile::create(path)?; // unwritable? now is the time to know
     }
-    let Resolved { width, height, frames, steps, .. } = resolved;
+    let Resolved { width, height, frames, fps, steps, .. } = resolved;
+    if let Destination::Frames(Output { file: Some(path), .. }) = &destination {
+        video::check_fits(path, &Spec { width, height, fps, frames }, pipeline.scale(request.scale))?;
+    }
     let method = method.unwrap_or(resolved.cache.method());
     let steered = target::steered(method, request, &resolved, &pipeline.defaults().presets)?;
     let method: &dyn Method = steered.as_ref().map_or(method, |steered| steered);
@@ -360,7 +376,7 @@ pub(crate) fn denoise(
     if let Some(path) = &resolved.save_latents {
         latents::save(path, &sampled.latents, frames)?;
     }
-    if let Destination::Frames(Some(rescue)) = destination {
+    if let Destination::Frames(Output { rescue: Some(rescue), .. }) = destination {
         latents::save(&rescue.path, &sampled.latents, frames)?;
         rescue.is_written = true;
     }

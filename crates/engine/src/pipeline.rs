@@ -19,6 +19,7 @@ use crate::size::{AspectRatio, Size};
 use crate::{Error, Result, demo, latents, machine};
 use candle_core::Device;
 use navicache_media::Picture;
+use navicache_media::video::Scale;
 use navicache_weights::catalog;
 use navicache_weights::hub_cache::HubCache;
 use navicache_weights::layout::{Base, Files, Parts};
@@ -130,6 +131,11 @@ impl Pipeline {
     /// What a request leaves open.
     pub fn defaults(&self) -> &Defaults {
         &self.family.shared().defaults
+    }
+
+    /// How large videos are in files: as asked for, or as the model has it for files that people look at.
+    pub fn scale(&self, asked: Option<usize>) -> Scale {
+        asked.map_or(Scale::Watched(self.defaults().scale.unwrap_or(1)), Scale::Asked)
     }
 
     /// What a request means for this pipeline: every field decided and checked.

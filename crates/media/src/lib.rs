@@ -5,7 +5,7 @@
 //!
 //! # fn main() -> navicache_media::Result<()> {
 //! let clip = video::read("in.y4m".as_ref())?;
-//! clip.save("out.mp4".as_ref(), 16)?;
+//! clip.save("out.mp4".as_ref(), 16, Scale::NONE)?;
 //! # Ok(())
 //! # }
 //! ```

@@ -124,7 +124,8 @@ fn generated(pipeline: &Pipeline, make: &Make, stop: &Stop) -> Result<Video, Eng
     let resume = path.exists().then(|| Resume { path: path.clone(), allow_other_build: false });
     let checkpoint = Checkpoint { path, every: make.every, stop_after: None, keep: true };
     let preview = Some(PREVIEW_SECONDS);
-    let request = Request { checkpoint: Some(checkpoint), resume, preview, ..make.request.clone() };
+    // A client is given the size that it asked for.
+    let request = Request { checkpoint: Some(checkpoint), resume, preview, scale: Some(1), ..make.request.clone() };
     let mut teller = Teller { make, stop, has_begun: false, step_ended: Instant::now() };
     generate_to(pipeline, &request, &make.folder.join(files::VIDEO), &mut |event| teller.tell(event))
 }

@@ -5,6 +5,15 @@ use std::path::Path;
 use super::stream::Stream;
 use crate::{Result, Spec, WholeFile};
 
+/// What files of a format are for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// People look at them.
+    Watching,
+    /// Programs read them: pixels are what the model made.
+    Data,
+}
+
 /// Opens a file for reading.
 pub(super) type Open = fn(&Path) -> Result<Box<dyn Source>>;
 
@@ -14,8 +23,12 @@ pub struct Format {
     pub ending: Option<&'static str>,
     /// What it is, in a few words.
     pub about: &'static str,
+    /// What its files are for.
+    pub purpose: Purpose,
     /// Finds out whether a file could be written.
     pub(super) check: fn(&Path) -> Result<()>,
+    /// Refuses sizes and rates that the format cannot hold.
+    pub(super) fits: fn(&Path, &Spec) -> Result<()>,
     pub(super) create: fn(&Path, &Spec) -> Result<Box<dyn Sink>>,
     /// Opens a file to be read; or why none is read.
     pub(super) open: Result<Open, &'static str>,
@@ -46,6 +59,11 @@ pub trait Source: Send {
 
 /// What helps where a video is of a kind that is not read.
 pub(super) const CONVERT: &str = "make PNG files of it: mkdir frames; ffmpeg -i FILE frames/%d.png";
+
+/// For formats that hold any size.
+pub(super) fn any_fits(_: &Path, _: &Spec) -> Result<()> {
+    Ok(())
+}
 
 /// Whether a file could be written.
 pub(super) fn check_file(path: &Path) -> Result<()> {

@@ -4,13 +4,15 @@ use std::path::{Path, PathBuf};
 
 use gif::{Encoder, EncodingError, Frame, Repeat};
 
-use super::format::{Format, Sink, check_file};
+use super::format::{Format, Purpose, Sink, check_file};
 use crate::{Error, Result, Spec, WholeFile};
 
 pub(super) static FORMAT: Format = Format {
     ending: Some("gif"),
     about: "animated GIF: 256 colours a frame",
+    purpose: Purpose::Watching,
     check: check_file,
+    fits,
     create: |path, spec| Ok(Box::new(Gif::create(path, spec)?)),
     open: Err("a GIF has too few colours to be measured"),
 };
@@ -27,10 +29,8 @@ pub(super) struct Gif {
 
 impl Gif {
     pub fn create(path: &Path, spec: &Spec) -> Result<Self> {
-        let (Ok(width), Ok(height)) = (u16::try_from(spec.width), u16::try_from(spec.height)) else {
-            let reason = format!("{}x{} is more than a GIF can be, 65535x65535", spec.width, spec.height);
-            return Err(Error::file(path, reason));
-        };
+        fits(path, spec)?;
+        let (width, height) = (spec.width as u16, spec.height as u16);
         let wrong = error(path);
         let mut encoder = Encoder::new(WholeFile::create(path)?, width, height, &[]).map_err(&wrong)?;
         encoder.set_repeat(Repeat::Infinite).map_err(&wrong)?;
@@ -42,6 +42,15 @@ impl Gif {
         let until = |frame: usize| (frame as f64 * 100.0 / self.spec.fps as f64).round();
         (until(self.next + 1) - until(self.next)) as u16
     }
+}
+
+fn fits(path: &Path, spec: &Spec) -> Result<()> {
+    let largest = usize::from(u16::MAX);
+    if spec.width.max(spec.height) <= largest {
+        return Ok(());
+    }
+    let reason = format!("{}x{} is more than a GIF can be, {largest}x{largest}", spec.width, spec.height);
+    Err(Error::file(path, reason))
 }
 
 fn error(path: &Path) -> impl Fn(EncodingError) -> Error {

@@ -8,6 +8,7 @@ mod mp4_index;
 mod mp4_reader;
 mod png;
 mod safetensors;
+mod scale;
 mod stream;
 mod y4m;
 mod yuv;
@@ -18,6 +19,7 @@ use format::{Sink, Source};
 
 pub use format::Format;
 pub use png::holds_png;
+pub use scale::{SCALE_MAX, Scale};
 pub use stream::{Colours, Matrix, Orientation, Range, Stream};
 
 use crate::{Clip, Error, Result, Spec};
@@ -80,11 +82,11 @@ impl Reader {
 
 impl Clip {
     /// Writes it in the format that the file name's ending says.
-    pub fn save(&self, path: &Path, fps: u32) -> Result<()> {
+    pub fn save(&self, path: &Path, fps: u32, scale: Scale) -> Result<()> {
         let Clip { width, height, frames, .. } = self;
         let frame = width * height * 3;
         let spec = Spec { width: *width, height: *height, fps, frames: frames.len() / frame.max(1) };
-        let mut writer = Writer::create(path, &spec)?;
+        let mut writer = Writer::create(path, &spec, scale)?;
         frames.chunks_exact(frame.max(1)).try_for_each(|rgb| writer.push(rgb))?;
         writer.finish()
     }
@@ -114,19 +116,27 @@ pub fn check_destination(path: &Path) -> Result<()> {
     (Format::from_path(path)?.check)(path)
 }
 
+/// Finds out now whether a file of that format could hold a video.
+pub fn check_fits(path: &Path, spec: &Spec, scale: Scale) -> Result<()> {
+    let enlarged = scale::enlarged_spec(spec, scale.factor(path)?);
+    (Format::from_path(path)?.fits)(path, &enlarged)
+}
+
 /// A video file under way. Dropped before [`Writer::finish`], it leaves nothing behind.
 pub struct Writer {
     path: PathBuf,
     spec: Spec,
+    factor: usize,
     pushed: usize,
     sink: Box<dyn Sink>,
 }
 
 impl Writer {
-    /// Opens a file of the format that its name asks for.
-    pub fn create(path: &Path, spec: &Spec) -> Result<Self> {
-        let sink = (Format::from_path(path)?.create)(path, spec)?;
-        Ok(Writer { path: path.to_path_buf(), spec: *spec, pushed: 0, sink })
+    /// Opens a file of the format that its name asks for. `spec` is of the frames that are pushed.
+    pub fn create(path: &Path, spec: &Spec, scale: Scale) -> Result<Self> {
+        let factor = scale.factor(path)?;
+        let sink = (Format::from_path(path)?.create)(path, &scale::enlarged_spec(spec, factor))?;
+        Ok(Writer { path: path.to_path_buf(), spec: *spec, factor, pushed: 0, sink })
     }
 
     /// Appends a frame: 8-bit RGB, (height, width, 3).
@@ -142,7 +152,10 @@ impl Writer {
             return Err(Error::file(&self.path, reason));
         }
         self.pushed += 1;
-        self.sink.push(rgb)
+        match self.factor {
+            1 => self.sink.push(rgb),
+            factor => self.sink.push(&scale::enlarged(rgb, &self.spec, factor)),
+        }
     }
 
     /// Completes the file.
@@ -171,7 +184,7 @@ mod tests {
     }
 
     fn write(path: &Path) -> Result<()> {
-        let mut writer = Writer::create(path, &SPEC)?;
+        let mut writer = Writer::create(path, &SPEC, Scale::NONE)?;
         for index in 0..SPEC.frames {
             writer.push(&frame(&SPEC, index))?;
         }
@@ -202,7 +215,7 @@ mod tests {
             let folder = tempfile::tempdir().unwrap();
             let path = folder.path().join(name);
             check_destination(&path).unwrap();
-            let mut half = Writer::create(&path, &SPEC).unwrap();
+            let mut half = Writer::create(&path, &SPEC, Scale::NONE).unwrap();
             half.push(&frame(&SPEC, 0)).unwrap();
             assert!(half.finish().unwrap_err().to_string().contains("expected 3 frames, found 1"));
             assert_eq!(entries(folder.path()), 0, "{name} cut short");
@@ -210,7 +223,7 @@ mod tests {
                 write(&path).unwrap();
                 assert_eq!(entries(folder.path()), 1, "{name}, the second time over the first");
             }
-            assert!(Writer::create(&path, &SPEC).unwrap().push(&[0; 5]).is_err());
+            assert!(Writer::create(&path, &SPEC, Scale::NONE).unwrap().push(&[0; 5]).is_err());
             assert!(check_destination(&folder.path().join("no/such").join(name)).is_err());
         }
     }
@@ -236,11 +249,36 @@ mod tests {
     }
 
     #[test]
+    fn files_to_be_watched_are_enlarged() {
+        let folder = tempfile::tempdir().unwrap();
+        let clip = Clip { width: 32, height: 16, fps: None, frames: frame(&SPEC, 0) };
+        for (name, scale, width) in [
+            ("a.mp4", Scale::Watched(4), 128),
+            ("a.y4m", Scale::Watched(4), 32),
+            ("frames", Scale::Watched(4), 32),
+            ("b.safetensors", Scale::Asked(2), 64),
+            ("b.mp4", Scale::NONE, 32),
+        ] {
+            let path = folder.path().join(name);
+            clip.save(&path, 8, scale).unwrap();
+            let found = read(&path).unwrap();
+            assert_eq!((found.width, found.height), (width, width / 2), "{name}");
+        }
+        let twice = read(&folder.path().join("b.safetensors")).unwrap();
+        let (dark, bright) = (&twice.frames[..3], &twice.frames[3 * (16 * 64 + 16)..][..3]);
+        assert_eq!((dark, bright), (&[0, 40, 0][..], &[220, 40, 30][..]), "the corner, and the middle of the disc");
+        for wrong in [0, SCALE_MAX + 1] {
+            let message = clip.save(&folder.path().join("c.mp4"), 8, Scale::Asked(wrong)).unwrap_err().to_string();
+            assert!(message.contains("expected 1 to 32"), "{message}");
+        }
+    }
+
+    #[test]
     fn mp4_decodes_to_nearly_the_same_picture() {
         let spec = Spec { width: 64, height: 48, fps: 16, frames: 9 };
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.mp4");
-        let mut writer = Writer::create(&path, &spec).unwrap();
+        let mut writer = Writer::create(&path, &spec, Scale::NONE).unwrap();
         for index in 0..spec.frames {
             writer.push(&frame(&spec, index)).unwrap();
         }

@@ -15,7 +15,7 @@ use shiguredo_mp4::boxes::{Avc1Box, AvccBox, SampleEntry, UnknownBox, VisualSamp
 use shiguredo_mp4::mux::{Mp4FileMuxer, Mp4FileMuxerOptions, Sample, estimate_maximum_moov_box_size};
 use shiguredo_mp4::{BoxSize, BoxType, TrackKind, Uint};
 
-use super::format::{Format, Sink, check_file};
+use super::format::{Format, Purpose, Sink, check_file};
 use super::mp4_reader;
 use super::stream::{Colours, Matrix, Range};
 use super::yuv::{Planes, halved};
@@ -24,7 +24,9 @@ use crate::{Error, Result, Spec, WholeFile};
 pub(super) static FORMAT: Format = Format {
     ending: Some("mp4"),
     about: "H.264 in MP4: plays everywhere",
+    purpose: Purpose::Watching,
     check: check_file,
+    fits,
     create: |path, spec| Ok(Box::new(Mp4::create(path, spec)?)),
     open: Ok(mp4_reader::open),
 };
@@ -50,15 +52,8 @@ pub(super) struct Mp4 {
 
 impl Mp4 {
     pub fn create(path: &Path, spec: &Spec) -> Result<Self> {
-        let Spec { width, height, fps, frames } = *spec;
-        let fits = width.max(height) <= LARGEST.0 && width.min(height) <= LARGEST.1;
-        if !fits || width % 2 != 0 || height % 2 != 0 || fps == 0 {
-            let reason = format!(
-                "{width}x{height} at {fps} frames a second: H.264 here takes even sizes up to {}x{}; .y4m and .png take any",
-                LARGEST.0, LARGEST.1
-            );
-            return Err(Error::file(path, reason));
-        }
+        let Spec { fps, frames, .. } = *spec;
+        fits(path, spec)?;
         let config = EncoderConfig::new()
             .rate_control_mode(RateControlMode::Off)
             .qp(QP)
@@ -79,6 +74,19 @@ impl Mp4 {
         let position = muxer.initial_boxes_bytes().len() as u64;
         Ok(Mp4 { path: path.to_path_buf(), file, spec: *spec, encoder, muxer, position, described: false })
     }
+}
+
+fn fits(path: &Path, spec: &Spec) -> Result<()> {
+    let Spec { width, height, fps, .. } = *spec;
+    let is_small_enough = width.max(height) <= LARGEST.0 && width.min(height) <= LARGEST.1;
+    if is_small_enough && width % 2 == 0 && height % 2 == 0 && fps != 0 {
+        return Ok(());
+    }
+    let reason = format!(
+        "{width}x{height} at {fps} frames a second: H.264 here takes even sizes up to {}x{}; .y4m and .png take any",
+        LARGEST.0, LARGEST.1
+    );
+    Err(Error::file(path, reason))
 }
 
 fn failed(path: &Path, e: impl std::fmt::Display) -> Error {

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 
-use super::format::{Format, Sink, Source};
+use super::format::{Format, Purpose, Sink, Source, any_fits};
 use super::stream::Stream;
 use crate::whole_file::{draft_folder, sync_folder};
 use crate::{Error, Result, Spec, folder_of, open_file};
@@ -15,7 +15,9 @@ use crate::{Error, Result, Spec, folder_of, open_file};
 pub(super) static FORMAT: Format = Format {
     ending: None,
     about: "a folder of PNG files: lossless",
+    purpose: Purpose::Data,
     check,
+    fits: any_fits,
     create: |path, spec| Ok(Box::new(PngFolder::create(path, spec)?)),
     open: Ok(open),
 };

@@ -7,14 +7,16 @@ use std::path::{Path, PathBuf};
 use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorView};
 
-use super::format::{Format, Sink, Source, check_file};
+use super::format::{Format, Purpose, Sink, Source, any_fits, check_file};
 use super::stream::Stream;
 use crate::{Error, Result, Spec, WholeFile, open_file};
 
 pub(super) static FORMAT: Format = Format {
     ending: Some("safetensors"),
     about: "tensor `frames`, u8, (frames, height, width, 3): lossless, for programs",
+    purpose: Purpose::Data,
     check: check_file,
+    fits: any_fits,
     create: |path, spec| Ok(Box::new(Frames::create(path, spec)?)),
     open: Ok(open),
 };

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 
-use super::format::{Format, Sink, Source, check_file};
+use super::format::{Format, Purpose, Sink, Source, any_fits, check_file};
 use super::stream::{Colours, Matrix, Range, Stream};
 use super::yuv::{Picture, Plane, Planes, Rounding, ToRgb};
 use crate::{Error, Result, Spec, WholeFile, open_file};
@@ -13,7 +13,9 @@ use crate::{Error, Result, Spec, WholeFile, open_file};
 pub(super) static FORMAT: Format = Format {
     ending: Some("y4m"),
     about: "uncompressed YUV 4:4:4, for encoders and metrics",
+    purpose: Purpose::Data,
     check: check_file,
+    fits: any_fits,
     create: |path, spec| Ok(Box::new(Y4m::create(path, spec)?)),
     open: Ok(open),
 };

@@ -7,7 +7,8 @@ use navicache_engine::control::cache::CacheSpec;
 use navicache_engine::replay::trace::Stack;
 use navicache_engine::report::{BranchReport, Report, StepReport, described};
 use navicache_engine::{Pipeline, Request, Video, cache_argument, generate_with, warm_up};
-use navicache_media::{Clip, Spec, video};
+use navicache_media::video::{self, Scale};
+use navicache_media::{Clip, Spec};
 use navicache_metrics::{Lpips, Meter};
 use serde_json::{Value, json};
 
@@ -263,6 +264,7 @@ impl Job<'_> {
             on_event(Event::Inner(event))
         })?;
         self.record.make_folder()?;
+        video.scale = Scale::NONE; // the page enlarges
         video.save(&self.record.video())?;
 
         let (reference, compared) = if self.method == REFERENCE {
@@ -291,7 +293,7 @@ impl Job<'_> {
 fn lossless(video: &mut Video, record: &Record) -> Result<Clip> {
     let Spec { width, height, fps, .. } = video.spec;
     let clip = Clip { width, height, fps: None, frames: std::mem::take(&mut video.frames) };
-    clip.save(&record.frames(), fps)?;
+    clip.save(&record.frames(), fps, Scale::NONE)?;
     Ok(clip)
 }
 

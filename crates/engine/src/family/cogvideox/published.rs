@@ -78,6 +78,7 @@ impl Published {
             height,
             frames: transformer.sample_frames,
             fps,
+            scale: None,
             steps: 50,
             guidance: 6.0,
             guidance_2: None,

@@ -56,6 +56,7 @@ fn published() -> Defaults {
         height: 720,
         frames: 129,
         fps: 24,
+        scale: None,
         steps: 50,
         guidance: 6.0,
         guidance_2: None,

@@ -37,6 +37,7 @@ fn published(max_sequence_length: usize) -> Result<Defaults> {
         height,
         frames: 51,
         fps: 24,
+        scale: None,
         steps: 30,
         guidance: 7.0,
         guidance_2: None,

@@ -82,6 +82,7 @@ impl Published {
             height,
             frames,
             fps,
+            scale: None,
             steps,
             guidance,
             guidance_2,
