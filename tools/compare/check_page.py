@@ -120,8 +120,45 @@ def check(page, path: Path, name: str, shots: Path | None) -> None:
     if shots:
         shots.mkdir(parents=True, exist_ok=True)
         page.locator("[aria-labelledby=h-stage]").screenshot(path=shots / f"{name}-difference.png")
+
+    # Flicker shows one and then the other, each as the wipe does; zoomed, a part of it, which keys move.
+    page.check("input[name=view][value=flicker]")
+    if not linked:
+        seen = []
+        for _ in range(40):
+            seen.append(pixels())
+            page.wait_for_timeout(60)
+        assert uncached in seen and (cached in seen), "flicker shows only one of the two"
     page.check("input[name=view][value=wipe]")
+    wipe(100)
+    page.select_option("#zoom", "4")
+    page.wait_for_timeout(100)
+    zoomed = pixels()
+    assert linked or zoomed != uncached, "the zoom changes nothing"
+    page.focus("#frame")
+    page.keyboard.press("ArrowLeft")
+    assert page.evaluate("shown.x") < 0.5 and page.evaluate("player.frame") == frames // 2, "keys move the part that is shown"
+    if shots:
+        page.locator("[aria-labelledby=h-stage]").screenshot(path=shots / f"{name}-zoom.png")
+    page.select_option("#zoom", "1")
     wipe(50)
+
+    # What can be taken away.
+    for button in ["table.csv", "table.tex", "frontier.svg", "frontier.png", "strips.svg", "strips.png"]:
+        with page.expect_download() as started:
+            page.get_by_role("button", name=button, exact=True).click()
+        file = Path(started.value.path())
+        size = file.stat().st_size
+        assert started.value.suggested_filename == button and size > 200, f"{button}: {size} bytes"
+        assert not button.endswith("png") or file.read_bytes().startswith(b"\x89PNG"), button
+        if shots and name == "light":
+            shutil.copy(file, shots / button)
+    if not linked:
+        with page.expect_download() as started:
+            page.get_by_role("button", name="This frame of all methods, PNG").click()
+        assert Path(started.value.path()).read_bytes().startswith(b"\x89PNG")
+        if shots and name == "light":
+            shutil.copy(started.value.path(), shots / "frame.png")
 
     # Sorting, and the choices that the address keeps.
     page.get_by_role("button", name="PSNR", exact=True).click()

@@ -1,16 +1,19 @@
 //! `navicache compare`: methods side by side.
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use navicache_engine::control::cache::CacheSpec;
 use navicache_metrics::{Lpips, Metric};
 use serde_json::json;
 
-use navicache_study::compare::{self, Event, Page, Plan, Results, Run, Summary, Videos};
+use navicache_study::compare::{self, Call, Event, Page, Plan, Results, Run, Summary, Videos};
 
 use crate::args::Compare;
 use crate::error::Result;
 use crate::events;
 use crate::progress::Progress;
 use crate::terminal::{go_on_unless, print, stop_on_ctrl_c};
+use crate::version;
 
 pub fn compare(options: &Compare) -> Result<()> {
     let mut progress = Progress::new(options.settings.quiet);
@@ -55,6 +58,7 @@ fn run(options: &Compare, progress: &mut Progress) -> Result<Results> {
         methods,
         seeds: options.seeds.clone(),
         request: options.settings.request(),
+        call: Some(call()),
         lpips: (!options.lpips_weights.is_empty()).then(|| Lpips::open(&options.lpips_weights)).transpose()?,
     };
     let interrupted = stop_on_ctrl_c();
@@ -85,6 +89,22 @@ fn run(options: &Compare, progress: &mut Progress) -> Result<Results> {
         progress.line("The videos that are done are kept; the same command goes on.");
     }
     Ok(made?)
+}
+
+/// How this program was called. What a shell would take apart is quoted.
+fn call() -> Call {
+    let is_plain = |text: &str| text.chars().all(|c| c.is_ascii_alphanumeric() || "-_./:,=@+".contains(c));
+    let quoted = |text: String| match is_plain(&text) && !text.is_empty() {
+        true => text,
+        false => format!("'{}'", text.replace('\'', "'\\''")),
+    };
+    let arguments = std::env::args_os().skip(1).map(|argument| quoted(argument.to_string_lossy().into_owned()));
+    Call {
+        command: std::iter::once("navicache".to_string()).chain(arguments).collect::<Vec<_>>().join(" "),
+        program: format!("navicache {}, commit {}", env!("CARGO_PKG_VERSION"), version::COMMIT),
+        system: format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
+        began: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |passed| passed.as_secs()),
+    }
 }
 
 fn described(run: &Run) -> String {

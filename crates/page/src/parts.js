@@ -47,24 +47,31 @@ function drawStrip({ strip, name, units = 0, ran = null, where = (step, branch) 
   return svg;
 }
 
-/** Draws two videos or pictures over each other. `view` is `wipe`, with the edge at `wipe` percent; or `difference`, so many times
- * as bright as `gain` says. */
-function blend(canvas, a, b, { view, wipe, gain }) {
+/** Draws two videos or pictures over each other. `view` is `wipe`, with the edge at `wipe` percent; `difference`, so many times
+ * as bright as `gain` says; or `flicker`, where one of them is seen: the `second` or the first. Of both, the part around `x`, `y`
+ * (shares of the picture) that is `zoom` times smaller. */
+function blend(canvas, a, b, { view, wipe, gain, second = false, zoom = 1, x = 0.5, y = 0.5 }) {
   const { width, height } = canvas;
   const pen = canvas.getContext('2d');
+  const put = (picture) => {
+    const [wide, high] = [picture.videoWidth || picture.width, picture.videoHeight || picture.height];
+    pen.drawImage(picture, wide * (x - 0.5 / zoom), high * (y - 0.5 / zoom), wide / zoom, high / zoom, 0, 0, width, height);
+  };
   pen.globalCompositeOperation = 'source-over';
-  pen.drawImage(a, 0, 0, width, height);
+  pen.imageSmoothingEnabled = zoom === 1;
+  put(view === 'flicker' && second ? b : a);
+  if (view === 'flicker') return;
   if (view === 'wipe') {
     const edge = (width * wipe) / 100;
     pen.save();
     pen.beginPath();
     pen.rect(edge, 0, width - edge, height);
     pen.clip();
-    pen.drawImage(b, 0, 0, width, height);
+    put(b);
     pen.restore();
   } else {
     pen.globalCompositeOperation = 'difference';
-    pen.drawImage(b, 0, 0, width, height);
+    put(b);
     pen.globalCompositeOperation = 'lighter'; // added to itself: twice as bright, without reading pixels
     for (let times = gain; times > 1; times /= 2) pen.drawImage(canvas, 0, 0);
   }

@@ -49,7 +49,7 @@ fn main() -> Result<(), Failure> {
     let (prompts, seeds) = if held_out { (HELD_OUT, HELD_OUT_SEEDS) } else { (PROMPTS, SEEDS) };
     let seeds = seeds.into_iter().take(videos.div_ceil(prompts.len())).collect();
     let prompts: Vec<String> = prompts.map(String::from).into_iter().take(videos).collect();
-    let plan = Plan { prompts, methods, seeds, request, lpips: None };
+    let plan = Plan { prompts, methods, seeds, request, lpips: None, call: None };
     let results = compare::run(&pipeline, &plan, &folder, &mut |event| {
         if let Event::Run { index, runs, method, .. } = event {
             eprintln!("{}/{runs} {method}", index + 1);

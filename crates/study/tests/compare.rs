@@ -20,7 +20,7 @@ fn pipeline() -> &'static Pipeline {
 fn plan(prompts: &[&str], methods: &[&str]) -> Plan {
     let request = Request { size: Some((32, 32).into()), frames: Some(5), steps: Some(10), ..Request::default() };
     let texts = |list: &[&str]| list.iter().map(|text| text.to_string()).collect();
-    Plan { prompts: texts(prompts), methods: texts(methods), seeds: vec![3], request, lpips: None }
+    Plan { prompts: texts(prompts), methods: texts(methods), seeds: vec![3], request, lpips: None, call: None }
 }
 
 /// Runs a plan, stopped after so many videos; says which methods ran.
@@ -91,6 +91,12 @@ fn what_ran_is_measured_and_shown() {
         assert!(no_address(&svg));
     }
     assert!(no_address(&text));
+    let table = |name: &str| std::fs::read_to_string(folder.path().join(name)).unwrap();
+    let (csv, latex) = (table("table.csv"), table("table.tex"));
+    assert_eq!((csv.lines().count(), csv.lines().next().unwrap().split(',').count()), (4, 12), "{csv}");
+    assert!(csv.contains(&format!("\n\"{EAGER}\",1,")), "{csv}");
+    assert!(latex.contains(r"\texttt{navicache,threshold=0.5,align\_steps=3} & 1 & "), "{latex}");
+    assert_eq!(latex.matches(r"\\").count(), 4, "the head and three methods: {latex}");
 
     let linked = write(&results, Videos::Linked).unwrap();
     assert!(linked.bytes < page.bytes);

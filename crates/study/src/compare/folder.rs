@@ -32,6 +32,19 @@ pub(super) struct Folder {
     _lock: Option<File>,
 }
 
+/// How a part of a folder was made, for those who want to repeat it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Call {
+    /// The command line.
+    pub command: String,
+    /// Version and commit of the program.
+    pub program: String,
+    /// Operating system and architecture.
+    pub system: String,
+    /// When it began, in seconds since 1970.
+    pub began: u64,
+}
+
 /// What the folder is to hold.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Saved {
@@ -41,23 +54,45 @@ pub(super) struct Saved {
     pub prompts: Vec<String>,
     pub methods: Vec<String>,
     pub seeds: Vec<u64>,
+    /// The commands that it was made by, where they are known.
+    #[serde(default)]
+    pub calls: Vec<Call>,
+}
+
+/// What is asked of a folder.
+pub(super) struct Asked<'a> {
+    pub prompts: &'a [String],
+    pub methods: &'a [String],
+    pub seeds: &'a [u64],
+    pub call: Option<&'a Call>,
 }
 
 impl Folder {
     /// Opens a folder, made if it is not there, and adds what is new to its plan.
-    pub fn open(root: &Path, prompts: &[String], methods: &[String], seeds: &[u64], settings: Value) -> Result<Self> {
+    pub fn open(root: &Path, asked: Asked, settings: Value) -> Result<Self> {
         std::fs::create_dir_all(root).map_err(Error::io(root))?;
         let lock = locked(root)?;
         let before = if root.join(PLAN).exists() { Some(Folder::read(root)?.plan) } else { None };
         if let Some(before) = &before {
             check_same("", &root.join(PLAN), &before.settings, &settings)?;
         }
-        let empty =
-            || Saved { version: VERSION, settings, prompts: Vec::new(), methods: Vec::new(), seeds: Vec::new() };
+        let empty = || Saved {
+            version: VERSION,
+            settings,
+            prompts: Vec::new(),
+            methods: Vec::new(),
+            seeds: Vec::new(),
+            calls: Vec::new(),
+        };
         let mut plan = before.clone().unwrap_or_else(empty);
-        add(&mut plan.prompts, prompts);
-        add(&mut plan.methods, methods);
-        add(&mut plan.seeds, seeds);
+        add(&mut plan.prompts, asked.prompts);
+        add(&mut plan.methods, asked.methods);
+        add(&mut plan.seeds, asked.seeds);
+        // A command that is given again goes on with the same work.
+        let is_there =
+            |call: &Call| plan.calls.iter().any(|other| *other == Call { began: other.began, ..call.clone() });
+        let new = asked.call.filter(|call| !is_there(call)).cloned();
+        plan.calls.extend(new);
         if before.as_ref() != Some(&plan) {
             let text = serde_json::to_value(&plan).unwrap_or_default();
             WholeFile::create(&root.join(PLAN))?.finish_with(format!("{text:#}\n").as_bytes())?;
@@ -250,13 +285,31 @@ mod tests {
     #[cfg(unix)]
     fn a_folder_has_one_writer() {
         let folder = tempfile::tempdir().unwrap();
-        let open = || Folder::open(folder.path(), &["a".to_string()], &[], &[0], json!({}));
+        let prompts = ["a".to_string()];
+        let asked = || Asked { prompts: &prompts, methods: &[], seeds: &[0], call: None };
+        let open = || Folder::open(folder.path(), asked(), json!({}));
         let first = open().unwrap();
         let message = open().err().unwrap().to_string();
         assert!(message.contains("another `navicache compare` writes"), "{message}");
         assert!(Folder::read(folder.path()).is_ok(), "it can be read meanwhile");
         drop(first);
         assert!(open().is_ok());
+    }
+
+    #[test]
+    fn a_command_is_told_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let call = |command: &str, began| Call {
+            command: command.to_string(),
+            program: "1".to_string(),
+            system: "linux".to_string(),
+            began,
+        };
+        for call in [call("a", 1), call("a", 2), call("b", 3)] {
+            let asked = Asked { prompts: &[], methods: &[], seeds: &[], call: Some(&call) };
+            Folder::open(folder.path(), asked, json!({})).unwrap();
+        }
+        assert_eq!(Folder::read(folder.path()).unwrap().plan.calls, [call("a", 1), call("b", 3)]);
     }
 
     #[test]

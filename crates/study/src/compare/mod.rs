@@ -11,8 +11,9 @@ mod plot;
 mod promise;
 mod results;
 mod run;
+mod table;
 
-pub use folder::REFERENCE;
+pub use folder::{Call, REFERENCE};
 pub use page::{Page, Videos, write};
 pub use promise::promise;
 pub use results::{Measured, Results, Run, Summary};

@@ -6,7 +6,7 @@ const { fps, frames, methods, metrics, runs, steps } = data;
 const others = metrics.filter(({ key }) => key !== 'psnr');
 
 /** A choice of what is shown; the address keeps it. */
-const shown = { prompt: 0, seed: data.seeds[0], against: methods.length > 1 ? 1 : 0, view: 'wipe', wipe: 50, gain: 4, sort: 'speedup' };
+const shown = { prompt: 0, seed: data.seeds[0], against: methods.length > 1 ? 1 : 0, view: 'wipe', wipe: 50, gain: 4, zoom: 1, x: 0.5, y: 0.5, sort: 'speedup' };
 
 // ---- building blocks
 
@@ -143,8 +143,29 @@ function draw() {
   const pick = (method) => player.cells.find((cell) => cell.run.method === method);
   const [a, b] = [pick(0), pick(shown.against)];
   if (!a || !b || a.at !== b.at || a.video.readyState < 2 || b.video.readyState < 2) return;
-  blend(canvas, a.video, b.video, shown);
+  blend(canvas, a.video, b.video, { ...shown, second: flicker.second });
   canvas.dataset.frame = a.at;
+}
+
+/** Shows one video and then the other, twice a second: what differs jumps. */
+const flicker = { second: false, timer: 0 };
+
+function keepFlickering() {
+  clearInterval(flicker.timer);
+  flicker.second = false;
+  if (shown.view !== 'flicker') return;
+  flicker.timer = setInterval(() => {
+    flicker.second = !flicker.second;
+    $('which').textContent = flicker.second ? methods[shown.against].name : 'uncached';
+    draw();
+  }, 500);
+}
+
+/** Moves the part that is shown, in shares of the picture. */
+function move(x, y) {
+  const half = 0.5 / shown.zoom;
+  const within = (value) => Math.min(1 - half, Math.max(half, value));
+  choose({ x: within(shown.x + x), y: within(shown.y + y) });
 }
 
 function stage() {
@@ -152,15 +173,20 @@ function stage() {
   const wipe = shown.view === 'wipe';
   $('wipe-label').hidden = !wipe;
   $('edge').hidden = !wipe;
-  $('gain-label').hidden = wipe;
+  $('gain-label').hidden = shown.view !== 'difference';
   $('edge').style.left = `${shown.wipe}%`;
   $('wipe').value = shown.wipe;
   $('wipe').setAttribute('aria-valuetext', `${shown.wipe} % uncached`);
   $('gain').value = shown.gain;
-  $('explain').textContent = wipe
-    ? `Left of the line: uncached. Right of it: ${name}. Drag the picture or the slider.`
-    : 'Black is equal. The difference is that of the files that play here, so it has the traces of their compression too.';
-  $('canvas').setAttribute('aria-label', `${wipe ? 'Wipe between' : 'Difference of'} the uncached video and ${name}`);
+  $('explain').replaceChildren(...{
+    wipe: [`Left of the line: uncached. Right of it: ${name}. Drag the picture or the slider.`],
+    difference: ['Black is equal. The difference is that of the files that play here, so it has the traces of their compression too.'],
+    flicker: ['One and then the other, in the same place; now: ', element('strong', { id: 'which' }, 'uncached'), '. What differs jumps.'],
+  }[shown.view], shown.zoom > 1 ? ` ${wipe ? 'Drag with Shift' : 'Drag'} to move the part that is shown.` : '');
+  $('zoom').value = shown.zoom;
+  const what = { wipe: 'Wipe between', difference: 'Difference of', flicker: 'Flicker between' }[shown.view];
+  $('canvas').setAttribute('aria-label', `${what} the uncached video and ${name}`);
+  keepFlickering();
   const run = current().find((run) => run.method === shown.against);
   const facts = run ? [
     ['speed-up', number(run.speedup, 2, '×')], ['work', percent(work(run))],
@@ -182,12 +208,14 @@ const columns = [
   { key: 'work', head: 'work', text: (m) => percent(m.work) },
   { key: 'computed', head: 'forwards', of: (m) => m.forwards[0], text: ({ forwards: [all, part, none] }) => `${all}${part ? ` + ${part}` : ''} of ${all + part + none}` },
   { key: 'psnr', head: 'PSNR', text: (m) => number(m.psnr, 2) },
+  { key: 'psnr_deviation', head: '±', text: (m) => number(m.psnr_deviation, 2) },
   { key: 'psnr_worst', head: 'worst', text: (m) => number(m.psnr_worst, 2) },
   { key: 'psnr_of_video', head: 'whole', text: (m) => number(m.psnr_of_video, 2) },
   ...others.filter(({ key }) => methods.some((m) => m[key] != null)).map(({ key, name, digits }) => ({ key, head: name, text: (m) => number(m[key], digits) })),
   { key: 'motion_kept', head: 'motion', text: (m) => number(m.motion_kept, 3) },
+  { key: 'store_bytes', head: 'kept, MB', text: (m) => number(m.store_bytes / 1e6, 1) },
   ...['text', 'denoise', 'decode', 'total'].map((stage) => ({ key: stage, head: `${stage}, s`, of: (m) => m.seconds[stage], text: (m) => number(m.seconds[stage], 2) })),
-].filter(({ key }) => key !== 'runs' || methods.some((m) => m.runs !== methods[0].runs));
+].filter(({ key }) => key !== 'psnr_deviation' || methods.some((m) => m.psnr_deviation != null)).filter(({ key }) => key !== 'runs' || methods.some((m) => m.runs !== methods[0].runs));
 
 function table() {
   const down = !shown.sort.startsWith('-');
@@ -327,7 +355,61 @@ function curve(title, digits, series) {
 function settings() {
   const list = (title, values) => element('div', { className: 'card' }, element('h3', {}, title), element('dl', { className: 'facts' },
     ...Object.entries(values).flatMap(([key, value]) => [element('dt', {}, key.replaceAll('_', ' ')), element('dd', {}, Array.isArray(value) ? value.join(', ') : value === '' ? '–' : String(value))])));
-  $('settings').replaceChildren(list('Settings', data.settings), list('Machine', data.machine));
+  const made = data.calls.map(({ command, program, system, began }) =>
+    list('Made by', { command, began: new Date(1000 * began).toISOString().replace('T', ' ').replace('.000Z', ' UTC'), program, system }));
+  $('settings').replaceChildren(...made, list('Settings', data.settings), list('Machine', data.machine));
+}
+
+// ---- files to take away
+
+function save(name, blob) {
+  const link = element('a', { href: URL.createObjectURL(blob), download: name });
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 10000);
+}
+
+const png = (canvas, name) => canvas.toBlob((blob) => save(name, blob), 'image/png');
+
+/** A plot as pixels: twice its size, for print. */
+async function rastered(name) {
+  const picture = new Image();
+  const [, width, height] = data.exports[name].match(/viewBox='0 0 ([\d.]+) ([\d.]+)'/);
+  const sized = data.exports[name].replace('<svg ', `<svg width='${2 * width}' height='${2 * height}' `);
+  picture.src = `data:image/svg+xml;charset=utf-8,${encodeURIComponent(sized)}`;
+  await picture.decode();
+  const canvas = element('canvas', { width: 2 * width, height: 2 * height });
+  canvas.getContext('2d').drawImage(picture, 0, 0);
+  png(canvas, name.replace('.svg', '.png'));
+}
+
+/** The frame that is shown, of all methods, in a row with their names. */
+function savedFrames() {
+  const enlarged = Math.max(1, Math.round(256 / data.width));
+  const [width, height, gap, line] = [data.width * enlarged, data.height * enlarged, 12, 26];
+  const canvas = element('canvas', { width: player.cells.length * (width + gap) - gap, height: height + line });
+  const pen = canvas.getContext('2d');
+  Object.assign(pen, { fillStyle: '#fff', font: '14px system-ui, sans-serif', imageSmoothingEnabled: data.width > 128 });
+  pen.fillRect(0, 0, canvas.width, canvas.height);
+  pen.fillStyle = '#16191f';
+  player.cells.forEach(({ run, video }, i) => {
+    pen.drawImage(video, i * (width + gap), 0, width, height);
+    pen.fillText(methods[run.method].name, i * (width + gap), height + 18, width);
+  });
+  png(canvas, `frame-${player.frame + 1}.png`);
+}
+
+function downloads() {
+  const types = { csv: 'text/csv', tex: 'application/x-tex', svg: 'image/svg+xml' };
+  for (const place of document.querySelectorAll('[data-files]')) {
+    place.append('Download: ', ...place.dataset.files.split(' ').flatMap((name) => {
+      const ending = name.split('.').pop();
+      const whole = element('button', { type: 'button', onclick: () => save(name, new Blob([data.exports[name]], { type: types[ending] })) }, name);
+      const pixels = element('button', { type: 'button', onclick: () => rastered(name) }, name.replace('.svg', '.png'));
+      return ending === 'svg' ? [whole, ' ', pixels, ' '] : [whole, ' '];
+    }));
+  }
+  $('save-frames').addEventListener('click', savedFrames);
+  $('save-frames').hidden = !data.embedded; // of files beside the page the browser tells no pixels
 }
 
 // ---- choices
@@ -358,7 +440,7 @@ function restore() {
   if (data.seeds.map(String).includes(asked.get('seed'))) shown.seed = data.seeds.find((seed) => String(seed) === asked.get('seed'));
   const against = methods.findIndex((m) => m.name === asked.get('method'));
   if (against >= 0) shown.against = against;
-  if (['wipe', 'difference'].includes(asked.get('view'))) shown.view = asked.get('view');
+  if (['wipe', 'difference', 'flicker'].includes(asked.get('view'))) shown.view = asked.get('view');
   if (columns.some(({ key }) => key === asked.get('sort')?.replace(/^-/, ''))) shown.sort = asked.get('sort');
 }
 
@@ -388,13 +470,25 @@ function begin() {
   }
   $('wipe').addEventListener('input', () => choose({ wipe: Number($('wipe').value) }));
   $('gain').addEventListener('change', () => choose({ gain: Number($('gain').value) }));
+  $('zoom').addEventListener('change', () => { shown.zoom = Number($('zoom').value); move(0, 0); });
   const drag = (event) => {
-    if (event.buttons !== 1 || shown.view !== 'wipe') return;
+    if (event.buttons !== 1) return;
     const box = $('frame').getBoundingClientRect();
+    if (shown.view !== 'wipe' || (event.shiftKey && shown.zoom > 1)) {
+      if (event.type === 'pointermove') move(-event.movementX / box.width / shown.zoom, -event.movementY / box.height / shown.zoom);
+      return;
+    }
     choose({ wipe: Math.round(100 * Math.min(1, Math.max(0, (event.clientX - box.left) / box.width))) });
   };
   $('frame').addEventListener('pointerdown', drag);
   $('frame').addEventListener('pointermove', drag);
+  $('frame').addEventListener('keydown', (event) => {
+    const to = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key];
+    if (!to || shown.zoom === 1) return;
+    event.preventDefault();
+    event.stopPropagation();
+    move(...to.map((step) => step / 8 / shown.zoom));
+  });
 
   $('scrub').max = frames - 1;
   $('scrub').addEventListener('input', () => { const frame = Number($('scrub').value); pause(); go(frame); });
@@ -421,6 +515,7 @@ function begin() {
   strips();
   curves();
   settings();
+  downloads();
   control();
   if (!matchMedia('(prefers-reduced-motion: reduce)').matches) play();
 }

@@ -10,8 +10,9 @@ use navicache_page::{BASICS, PALETTE, PARTS, PLOT};
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
-use super::plot;
+use super::plot::{self, Width};
 use super::results::Results;
+use super::table;
 use crate::error::{Error, Result};
 use navicache_engine::WholeFile;
 
@@ -46,14 +47,16 @@ pub struct Page {
     pub videos: Videos,
 }
 
-/// Writes `results.json`, the plots and the page into the folder of the results; says where the page is.
+/// Writes `results.json`, the table, the plots and the page into the folder of the results; says where the page is.
 pub fn write(results: &Results, videos: Videos) -> Result<Page> {
     let folder = results.folder();
     let put = |name: &str, text: &str| WholeFile::create(&folder.join(name))?.finish_with(text.as_bytes());
     let json = serde_json::to_value(results).unwrap_or_default();
     put("results.json", &format!("{json:#}\n"))?;
-    put("frontier.svg", &plot::whole(&plot::frontier(results, plot::WIDE)))?;
+    put("frontier.svg", &plot::whole(&plot::frontier(results, Width::Wide)))?;
     put("strips.svg", &plot::whole(&plot::strips(results)))?;
+    put("table.csv", &table::csv(results))?;
+    put("table.tex", &table::latex(results))?;
     page(results, folder, videos)
 }
 
@@ -90,15 +93,14 @@ fn render(results: &Results, media: Map<String, Value>, videos: Videos) -> Strin
     );
     let prompt = results.prompts.first().map_or("", String::as_str);
     let title = format!("navicache compare: {prompt}");
-    let frontier = |size| plot::frontier(results, size);
     // `<` could end the script that holds the data.
     let data = data(results, media, videos).to_string().replace('<', "\\u003c");
     fill(TEMPLATE, &|name| match name {
         "policy" => encode_policy(&policy),
         "title" => encode_safe(&title).into_owned(),
         "style" => style.clone(),
-        "frontier" => frontier(plot::WIDE),
-        "frontier-narrow" => frontier(plot::NARROW),
+        "frontier" => plot::frontier(results, Width::Wide),
+        "frontier-narrow" => plot::frontier(results, Width::Narrow),
         "data" => data.clone(),
         "script" => script.clone(),
         _ => String::new(),
@@ -175,10 +177,16 @@ fn data(results: &Results, media: Map<String, Value>, videos: Videos) -> Value {
         .iter()
         .map(|metric| json!({"key": metric.key, "name": metric.name, "unit": metric.unit, "digits": metric.digits}))
         .collect();
+    // A plot in a file of its own has its style with it; there it is light, as paper is.
+    let exports = json!({
+        "table.csv": table::csv(results), "table.tex": table::latex(results),
+        "frontier.svg": plot::whole(&plot::frontier(results, Width::Wide)), "strips.svg": plot::whole(&plot::strips(results)),
+    });
     json!({
         "metrics": metrics, "prompts": results.prompts, "seeds": results.seeds, "methods": methods, "warnings": results.warnings, "runs": runs, "steps": steps,
         "width": request["width"], "height": request["height"], "frames": request["frames"], "fps": request["fps"],
         "settings": settings, "machine": first["machine"], "embedded": videos == Videos::Embedded, "media": media,
+        "calls": results.calls, "exports": exports,
     })
 }
 

@@ -19,17 +19,27 @@ pub(super) fn whole(drawing: &str) -> String {
     }
 }
 
-/// Size of a wide drawing.
-pub(super) const WIDE: (f64, f64) = (960.0, 400.0);
-/// The same for phones: text keeps its size there.
-pub(super) const NARROW: (f64, f64) = (360.0, 360.0);
+/// How wide a drawing is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Width {
+    /// Names stand beside their dots.
+    Wide,
+    /// For phones, where text keeps its size: dots have numbers, which are explained below.
+    Narrow,
+}
 
-/// Speed-up against PSNR: a dot a method, a faint one for each of its runs.
-pub(super) fn frontier(results: &Results, size: (f64, f64)) -> String {
+/// Speed-up against PSNR: a dot a method, a faint one for each of its runs, a bar from the worst to the best of them.
+/// The methods that no other beats in both are joined by a dashed line (the Pareto front).
+pub(super) fn frontier(results: &Results, width: Width) -> String {
+    const LEGEND_LINE: f64 = 20.0;
     const LEFT: f64 = 40.0;
     const RIGHT: f64 = 24.0;
     const TOP: f64 = 34.0;
     const BOTTOM: f64 = 46.0;
+    let size = match width {
+        Width::Wide => (960.0, 400.0),
+        Width::Narrow => (360.0, 360.0),
+    };
     let place = |run: &Run| Some((results.speedup(run)?, run.psnr()?));
     let runs: Vec<(f64, f64)> = results.runs.iter().filter_map(place).collect();
     let means: Vec<(usize, &str, f64, f64)> = results
@@ -44,9 +54,13 @@ pub(super) fn frontier(results: &Results, size: (f64, f64)) -> String {
     let x = |v: f64| LEFT + x_axis.part(v) * (size.0 - LEFT - RIGHT);
     let y = |v: f64| size.1 - BOTTOM - y_axis.part(v) * (size.1 - TOP - BOTTOM);
 
+    // Names of the methods by their numbers, below a narrow drawing.
+    let is_numbered = width == Width::Narrow;
+    let legend = if is_numbered { means.len() as f64 * LEGEND_LINE + 8.0 } else { 0.0 };
+
     let words: Vec<String> =
         means.iter().map(|(_, method, speedup, psnr)| format!("{method}: {speedup:.2} times, {psnr:.1} dB")).collect();
-    let mut svg = Svg::new(size, &format!("Speed-up against PSNR. {}", words.join("; ")));
+    let mut svg = Svg::new((size.0, size.1 + legend), &format!("Speed-up against PSNR. {}", words.join("; ")));
     for v in x_axis.ticks() {
         svg.put(format!(
             "<line class='grid' x1='{0:.1}' x2='{0:.1}' y1='{1:.1}' y2='{2:.1}'/>",
@@ -85,8 +99,29 @@ pub(super) fn frontier(results: &Results, size: (f64, f64)) -> String {
     for (i, method, ..) in &means {
         for (vx, vy) in results.of_method(method).filter_map(place).filter(|_| !curves) {
             let fill = hue(*i, method);
-            svg.put(format!("<circle cx='{:.1}' cy='{:.1}' r='3' fill='{fill}' opacity='.35'/>", x(vx), y(vy)));
+            svg.put(format!(
+                "<circle cx='{:.1}' cy='{:.1}' r='3' fill='{fill}' opacity='.35'><title>{}: {vx:.2} times, {vy:.1} dB</title></circle>",
+                x(vx),
+                y(vy),
+                escaped(method)
+            ));
         }
+        let spread = || results.of_method(method).filter_map(|run| run.psnr()).map(&y);
+        let (top, bottom) = (spread().fold(f64::INFINITY, f64::min), spread().fold(0.0, f64::max));
+        if !curves && bottom > top {
+            let (px, fill) = (x(means[means.iter().position(|mean| mean.0 == *i).unwrap_or(0)].2), hue(*i, method));
+            svg.put(format!("<path d='M{px:.1} {top:.1}V{bottom:.1}' stroke='{fill}' stroke-width='2' opacity='.5'/>"));
+        }
+    }
+    let front: Vec<String> = front(means.iter().map(|mean| (mean.2, mean.3)).collect())
+        .into_iter()
+        .map(|(vx, vy)| format!("{:.1},{:.1}", x(vx), y(vy)))
+        .collect();
+    if front.len() > 1 {
+        svg.put(format!(
+            "<polyline points='{}' class='front' fill='none' stroke-dasharray='5 4'><title>no other method is both faster and closer</title></polyline>",
+            front.join(" ")
+        ));
     }
     // Names stand beside their dots, on the side with more room, moved apart where they would overlap.
     let mut names: Vec<(f64, f64, usize, &str)> =
@@ -109,12 +144,26 @@ pub(super) fn frontier(results: &Results, size: (f64, f64)) -> String {
         let (side, anchor) = if px > size.0 * 0.6 { (-1.0, "end") } else { (1.0, "start") };
         let (near, far, text) = (px + side * 6.0, px + side * 13.0, px + side * 16.0);
         svg.put(format!("<path d='M{near:.1} {py:.1}L{far:.1} {line:.1}' stroke='{}' fill='none'/>", hue(i, method)));
-        let label = escaped(if curves { method_of(method) } else { method });
+        let number = (i + 1).to_string();
+        let label = if is_numbered {
+            &number
+        } else if curves {
+            method_of(method)
+        } else {
+            method
+        };
+        let label = escaped(label);
         svg.put(format!("<text x='{text:.1}' y='{:.1}' text-anchor='{anchor}'>{label}</text>", line + 4.0));
     }
     for (px, py, i, method) in &names {
         let radius = if curves { 3 } else { 6 };
         svg.put(format!("<circle cx='{px:.1}' cy='{py:.1}' r='{radius}' fill='{}'/>", hue(*i, method)));
+    }
+    for (row, (i, method, ..)) in means.iter().enumerate().filter(|_| is_numbered) {
+        let line = size.1 + (row as f64 + 0.7) * LEGEND_LINE;
+        svg.put(format!("<circle cx='12' cy='{:.1}' r='5' fill='{}'/>", line - 4.0, hue(*i, method)));
+        let name = shortened(method, 40);
+        svg.put(format!("<text x='24' y='{line:.1}'>{} {}</text>", i + 1, escaped(&name)));
     }
     svg.end()
 }
@@ -159,6 +208,19 @@ pub(super) fn strips(results: &Results) -> String {
         left += 90.0;
     }
     svg.end()
+}
+
+/// Of points, those that no other is right of and above, from left to right.
+fn front(mut points: Vec<(f64, f64)>) -> Vec<(f64, f64)> {
+    points.sort_by(|a, b| b.0.total_cmp(&a.0).then(b.1.total_cmp(&a.1)));
+    let mut highest = f64::NEG_INFINITY;
+    points.retain(|point| {
+        let is_higher = point.1 > highest;
+        highest = highest.max(point.1);
+        is_higher
+    });
+    points.reverse();
+    points
 }
 
 /// A method without its settings.
@@ -238,6 +300,13 @@ impl Axis {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_front_is_what_nothing_beats() {
+        let points = vec![(2.0, 40.0), (1.5, 50.0), (1.4, 45.0), (3.0, 30.0), (2.0, 39.0)];
+        assert_eq!(front(points), [(1.5, 50.0), (2.0, 40.0), (3.0, 30.0)]);
+        assert!(front(Vec::new()).is_empty());
+    }
 
     #[test]
     fn axes_have_round_numbers() {

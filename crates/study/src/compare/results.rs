@@ -8,7 +8,7 @@ use navicache_metrics::{METRICS, Metric, PSNR};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::folder::{self, Folder, REFERENCE, Record};
+use super::folder::{self, Call, Folder, REFERENCE, Record};
 use crate::error::{Error, Result};
 
 /// Everything a folder holds.
@@ -25,6 +25,8 @@ pub struct Results {
     pub methods: Vec<Summary>,
     /// What the reader should know of the numbers.
     pub warnings: Vec<String>,
+    /// The commands that made it, where they are known.
+    pub calls: Vec<Call>,
     /// Every run that is done.
     pub runs: Vec<Run>,
 }
@@ -98,6 +100,8 @@ pub struct Summary {
     pub psnr: Option<f64>,
     /// The same of the worst video.
     pub psnr_worst: Option<f64>,
+    /// Standard deviation of the videos' PSNR, dB; of two videos or more.
+    pub psnr_deviation: Option<f64>,
     /// dB; one error over the video (EasyCache).
     pub psnr_of_video: Option<f64>,
     /// The other metrics by their keys, where they were measured.
@@ -105,6 +109,8 @@ pub struct Summary {
     pub metrics: BTreeMap<&'static str, Option<f64>>,
     /// Motion over that of the uncached video.
     pub motion_kept: Option<f64>,
+    /// Most bytes that the method kept between steps.
+    pub store_bytes: u64,
 }
 
 impl Results {
@@ -142,6 +148,7 @@ impl Results {
                 .collect(),
             seeds: plan.seeds.iter().filter(|seed| runs.iter().any(|run| run.seed == **seed)).copied().collect(),
             warnings: disturbed(&methods, &runs),
+            calls: plan.calls.clone(),
             methods,
             runs,
         })
@@ -237,9 +244,11 @@ impl Summary {
             },
             psnr: mean(&|c| Some(c.psnr.mean)),
             psnr_worst: compared(&|c| Some(c.psnr.mean)).into_iter().min_by(f64::total_cmp),
+            psnr_deviation: deviation(&compared(&|c| Some(c.psnr.mean))),
             psnr_of_video: mean(&|c| Some(c.psnr_of_video)),
             metrics: Summary::other_metrics().map(|metric| (metric.key, mean(&|c| c.mean(metric)))).collect(),
             motion_kept: mean(&|c| c.motion_kept),
+            store_bytes: totals().map(|totals| totals.store_bytes).max().unwrap_or(0),
         })
     }
 }
@@ -287,4 +296,22 @@ fn speedup(runs: &[&Run], all: &[Run]) -> Option<f64> {
 
 fn mean(values: &[f64]) -> Option<f64> {
     (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
+}
+
+/// That of a sample: over one less than there are.
+fn deviation(values: &[f64]) -> Option<f64> {
+    let mean = mean(values).filter(|_| values.len() > 1)?;
+    let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
+    Some((squares / (values.len() - 1) as f64).sqrt())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spread_is_that_of_a_sample() {
+        assert_eq!(deviation(&[40.0, 42.0, 44.0]), Some(2.0));
+        assert_eq!((deviation(&[40.0]), deviation(&[])), (None, None));
+    }
 }

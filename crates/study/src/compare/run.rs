@@ -12,7 +12,7 @@ use navicache_media::{Clip, Spec};
 use navicache_metrics::{Lpips, Meter};
 use serde_json::{Value, json};
 
-use super::folder::{Folder, REFERENCE, Record};
+use super::folder::{Asked, Call, Folder, REFERENCE, Record};
 use super::results::{Results, Run};
 use crate::error::{Error, Result};
 
@@ -34,6 +34,8 @@ pub struct Plan {
     pub request: Request,
     /// Learned perceptual distance, where there are weights for it.
     pub lpips: Option<Lpips>,
+    /// What is told of how it was made.
+    pub call: Option<Call>,
 }
 
 /// What happens meanwhile, in order. Answer [`ControlFlow::Break`] to stop; what is done is kept.
@@ -77,6 +79,7 @@ pub fn run(
 ) -> Result<Results> {
     // 1. What is meant: whatever is wrong shows now
     let meter = Meter { lpips: plan.lpips.clone(), ..Meter::default() };
+    let call = plan.call.clone();
     let plan = Checked::new(pipeline, plan)?;
     let mut asked = Vec::new();
     for pair in plan.pairs() {
@@ -89,7 +92,8 @@ pub fn run(
 
     // 2. What is there, made with the same settings
     let settings = asked.first().map(|(.., expected)| in_common(expected)).unwrap_or_default();
-    let folder = Folder::open(folder, &plan.prompts, &plan.methods, &plan.seeds, settings)?;
+    let Checked { prompts, methods, seeds, .. } = &plan;
+    let folder = Folder::open(folder, Asked { prompts, methods, seeds, call: call.as_ref() }, settings)?;
     let runs_asked = asked.len();
     let mut jobs: Vec<Job> = Vec::new();
     for (pair, method, request, expected) in asked {
