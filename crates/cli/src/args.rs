@@ -22,7 +22,7 @@ use crate::{examples, version};
 
 /// Generates video with diffusion transformers, and computes only the steps that matter.
 ///
-///     navicache generate "a red circle bouncing on a navy background" -o out.mp4
+///     navicache generate "an orange ring growing on a brown background" -o out.mp4
 ///
 /// runs the model that is built in; no download is needed. `navicache models` lists published ones, `navicache pull`
 /// downloads one, and --model takes its name, or any folder or file of weights.

@@ -2,7 +2,7 @@
 
 pub const PROGRAM: &str = "\
 Examples:
-  navicache generate \"a red circle bouncing on a navy background\"
+  navicache generate \"an orange ring growing on a brown background\"
   navicache doctor
   navicache pull wan2.1-t2v-1.3b
 
@@ -11,7 +11,7 @@ Options can also be set by NAVICACHE_* variables and a configuration file: navic
 
 pub const GENERATE: &str = "\
 Examples:
-  navicache generate \"a red circle bouncing on a navy background\" -o out.mp4
+  navicache generate \"an orange ring growing on a brown background\" -o out.mp4
   navicache generate \"a blue star growing on a black background\" --target speedup=2
   navicache generate \"two cats boxing\" --model wan2.1-t2v-1.3b --size 480x272
   navicache generate \"the cat jumps\" --model wan2.1-i2v-14b-480p --image cat.jpg";
@@ -28,7 +28,7 @@ Examples:
 
 pub const COMPARE: &str = "\
 Examples:
-  navicache compare \"a red circle bouncing on a navy background\" --methods none,navicache:fast,stride --seeds 0,1
+  navicache compare \"an orange ring growing on a brown background\" --methods none,navicache:fast,stride --seeds 0,1
   navicache compare --from compare --plot";
 
 pub const VBENCH: &str = "\
