@@ -61,7 +61,7 @@ fn a_video_with_its_report() {
     assert!(reused > 0, "{strip}");
 
     let last = stderr(&output).lines().last().unwrap().to_string();
-    assert!(last.starts_with("a.mp4: 5 frames of 32x32 in "), "{last}");
+    assert!(last.starts_with("a.mp4: 5 frames of 32x32, enlarged 4 times in "), "{last}");
     let ran = strip.split_terminator('|').filter(|step| step.contains('S')).count();
     assert!(last.contains(&format!(" {ran} of 12 steps were computed, ")), "{last}");
     assert!(!stderr(&output).contains('\x1b'), "no colours where there is no terminal");
@@ -143,6 +143,8 @@ fn requests_that_cannot_be_met() {
         (&["--size", "70x64"], &["--size width 70", "64 and 80"]),
         (&["--size", "0x0"], &["--size width 0"]),
         (&["--size", "1000000x1000000"], &["--size"]),
+        (&["--scale", "0"], &["--scale 0", "expected 1 to 32"]),
+        (&["--size", "256x256", "--scale", "32"], &["out.mp4: 8192x8192", "up to 3840x2160"]),
         (&["--steps", "0"], &["--steps 0"]),
         (&["--guidance", "nan"], &["--guidance"]),
         (&["--shift", "-1"], &["--shift"]),
@@ -296,7 +298,7 @@ fn a_folder_is_the_same_as_the_embedded_model() {
 fn metrics_of_two_videos() {
     let folder = tempfile::tempdir().unwrap();
     for (seed, name) in [("1", "a.safetensors"), ("1", "a.mp4"), ("2", "b.safetensors")] {
-        assert!(navicache(folder.path(), &short(&["--seed", seed, "-q", "-o", name])).status.success());
+        assert!(navicache(folder.path(), &short(&["--seed", seed, "-q", "--scale", "1", "-o", name])).status.success());
     }
     let measure = |other: &str| {
         let output = navicache(folder.path(), &["metrics", "a.safetensors", other, "--json"]);
@@ -457,7 +459,7 @@ fn methods_side_by_side() {
     assert!(ok, "{said}");
     assert_eq!(
         files(&folder.path().join("out")),
-        ["frontier.svg", "index.html", "plan.json", "results.json", "strips.svg", "videos"]
+        ["frontier.svg", "index.html", "plan.json", "results.json", "strips.svg", "table.csv", "table.tex", "videos"]
     );
     assert!(said.contains("out: 2 videos") && said.contains("1/2 none, seed 7, a red circle: "), "{said}");
     assert!(said.lines().last().unwrap().contains("everything is inside"), "{said}");

@@ -22,12 +22,14 @@ pub enum Error {
     #[error("tensor operation failed: {0}")]
     Tensor(#[from] candle_core::Error),
     /// Videos that cannot be compared.
-    #[error("videos to compare {found}: expected {expected} like the reference")]
+    #[error("videos to compare {found}: expected {expected} like the reference{hint}")]
     Shape {
         /// Number and size of the video's frames.
         found: String,
         /// Of the reference's.
         expected: String,
+        /// What may help.
+        hint: &'static str,
     },
     /// A video without frames.
     #[error("expected frames, found none")]

@@ -126,8 +126,25 @@ impl<'a> Pairs<'a> {
 
     fn differ(&mut self) -> Result<Error> {
         let expected = shape(self.reference, self.given[0])?;
-        Ok(Error::Shape { found: shape(self.video, self.given[1])?, expected })
+        Ok(Error::Shape {
+            hint: if is_multiple(self.reference.size(), self.video.size()) { ENLARGED } else { "" },
+            found: shape(self.video, self.given[1])?,
+            expected,
+        })
     }
+}
+
+/// What is said where one video may be an enlarged one.
+const ENLARGED: &str =
+    "; videos that `generate` writes to be watched may be enlarged; `scale` 1 leaves them as they are";
+
+/// Whether one size is so many whole times the other.
+fn is_multiple(a: (usize, usize), b: (usize, usize)) -> bool {
+    let times = |large: (usize, usize), small: (usize, usize)| {
+        let factor = large.0 / small.0.max(1);
+        factor > 1 && large == (factor * small.0, factor * small.1)
+    };
+    times(a, b) || times(b, a)
 }
 
 /// At most so many frames.
