@@ -3,9 +3,10 @@
 use crate::trace::{ALL_BLOCKS, FIRST_BLOCK, MIDDLE_BLOCK, Trace};
 use navicache_control::cache::references::{Place, Refs};
 use navicache_control::cache::walk::{Begun, Forward, Session};
+use navicache_control::cache::watch::{Alarm, Mode};
 use navicache_control::cache::{
-    Approx, Approximated, BranchRecord, Form, Kept, Measure, Method, Quantity, Run, Scope, Span, Spans, StepRecord,
-    Subject, WalkError,
+    Approx, Approximated, BranchRecord, Form, Guarded, Kept, Measure, Method, Quantity, Run, Scope, Span, Spans,
+    StepRecord, Subject, WalkError,
 };
 use navicache_control::guidance::Branch;
 use navicache_control::interpolate::lagrange;
@@ -41,6 +42,11 @@ impl Played {
         self.steps[step].branches.iter().all(|branch| branch.ran() == Ran::Computed)
     }
 
+    /// The alarms that guards would have raised, where these only warn.
+    pub fn alarms(&self) -> impl Iterator<Item = &Alarm> {
+        self.steps.iter().flat_map(|step| &step.alarms)
+    }
+
     /// What ran.
     pub fn strip(&self) -> Strip {
         let mut strip = Strip::default();
@@ -60,7 +66,11 @@ impl Played {
 
 /// Plays a whole run.
 pub fn play(run: &Run, method: &dyn Method, measures: &mut dyn Measures) -> Result<Played, WalkError> {
-    let mut session = Session::new(run.clone(), method.start(run));
+    play_policy(run, method.start(run), measures)
+}
+
+fn play_policy(run: &Run, policy: Guarded, measures: &mut dyn Measures) -> Result<Played, WalkError> {
+    let mut session = Session::new(run.clone(), policy);
     let mut numbers = Numbers { measures };
     for step in 0..run.steps.len() {
         if session.begin_step(step, &mut numbers)? == Begun::Branches {
@@ -145,13 +155,14 @@ pub struct Replayed {
 }
 
 /// Plays a method against a trace. Inputs are those of the uncached run, so the error of one reused step does not move
-/// the next.
+/// the next. Guards look on and change nothing.
 pub fn replay(trace: &Trace, method: &dyn Method) -> Result<Replayed, String> {
     let run = trace.run();
     let cut = method.try_start(&run)?.asks().spans.as_ref().map(|spans| spans.cut.clone()).unwrap_or_default();
     let middle = run.blocks(0..run.block_count() / 2).end;
     let mut measures = FromTrace { trace, cut, middle, units: run.units.len(), computed: Vec::new() };
-    let played = play(&run, method, &mut measures).map_err(|e| e.to_string())?;
+    let policy = method.start(&run).watched(Mode::Warn, method);
+    let played = play_policy(&run, policy, &mut measures).map_err(|e| e.to_string())?;
     let mut error = Some(0.0);
     for step in 0..run.steps.len() {
         let after = run.steps.get(step + 1).map_or(0.0, |step| step.sigma.0);
@@ -283,6 +294,7 @@ mod tests {
     use crate::trace::{Header, LAGS, Stack, TraceStep, VERSION, named};
     use navicache_control::cache::CacheSpec;
     use navicache_control::cache::Part;
+    use navicache_control::cache::watch::{Action, Rule};
 
     /// A trace whose subjects are numbers that follow a function of the step.
     fn trace(steps: usize, f: impl Fn(usize) -> f64) -> Trace {
@@ -356,6 +368,16 @@ mod tests {
         let error = under(Branch::Cond);
         assert!(error.is_some_and(|error| error > 0.0), "{error:?}");
         assert_eq!(error, under(Branch::Uncond));
+    }
+
+    #[test]
+    fn guards_look_on_and_change_nothing() {
+        let trace = trace(50, |i| 1.0 + 0.01 * i as f64);
+        let wild = replayed(&trace, "easycache,threshold=1000,warmup_steps=2").played;
+        let alarms: Vec<(Rule, usize, Action)> = wild.alarms().map(|a| (a.guard, a.step, a.action)).collect();
+        assert_eq!(alarms[0], (Rule::LongRun, 15, Action::Warned), "{alarms:?}");
+        assert_eq!(wild.strip().count(Ran::Computed), 2 * 3, "the first two and the last step");
+        assert_eq!(replayed(&trace, "easycache,threshold=0.01").played.alarms().count(), 0);
     }
 
     #[test]

@@ -7,6 +7,7 @@ use crate::player::replay;
 use crate::trace::Trace;
 use navicache_control::cache::curve::{self, Curve};
 use navicache_control::cache::steering::FIRST_STEPS;
+use navicache_control::cache::watch::Alarm;
 use navicache_control::cache::{CacheConfig, CacheError, CacheSpec, presets};
 use navicache_control::strip::Ran;
 
@@ -30,6 +31,8 @@ pub struct Prediction {
     pub computed: f64,
     /// Predicted error, mean over the traces; `None` where the traces do not tell.
     pub error: Option<f64>,
+    /// The alarms that guards would have raised on each trace.
+    pub alarms: Vec<Vec<Alarm>>,
     /// Forwards (a branch of a step) on the first trace: computed in whole, in part, and not at all.
     pub forwards: [usize; 3],
     /// What would run on the first trace.
@@ -55,6 +58,7 @@ impl Prediction {
             "forwards_mixed": mixed,
             "forwards_reused": reused,
             "predicted_error": self.error,
+            "alarms": self.alarms,
             "strip": self.strip,
         })
     }
@@ -74,6 +78,7 @@ pub fn predict(traces: &[Trace], spec: &CacheSpec, family: &str) -> Result<Predi
         cache,
         computed: replayed.iter().map(|r| r.played.computed_part()).sum::<f64>() / count,
         error: errors.map(|errors| errors.iter().sum::<f64>() / count),
+        alarms: replayed.iter().map(|r| r.played.alarms().copied().collect()).collect(),
         forwards: [Ran::Computed, Ran::Mixed, Ran::Reused].map(|ran| strip.count(ran)),
         strip: strip.to_string(),
     })
@@ -335,6 +340,7 @@ mod tests {
             cache: cache.clone(),
             computed,
             error,
+            alarms: Vec::new(),
             forwards: [0; 3],
             strip: String::new(),
         };

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use navicache_engine::noise;
+use navicache_engine::{Request, Size, noise};
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 use tempfile::TempDir;
@@ -137,6 +137,37 @@ pub fn cogvideox(model: &str, solver: &str) -> TempDir {
         }
     }
     folder
+}
+
+/// A tiny random pipeline of every kind there is, with what is asked of it beside a request.
+pub fn every_kind(request: &Request) -> Vec<(&'static str, TempDir, Request)> {
+    let small = |(width, height), frames| Request {
+        size: Some(Size { width, height }),
+        frames: Some(frames),
+        max_sequence_length: Some(512),
+        ..request.clone()
+    };
+    // From a picture: features beside the text, or latents that are known.
+    let pictured = |name, folder: TempDir, request: Request| {
+        let image = Some(folder.path().join("picture.png"));
+        (name, folder, Request { image, ..request })
+    };
+    let of_its_own = |request: Request| Request { max_sequence_length: None, ..request };
+    let i2v = with_parts("WanImageToVideoPipeline", false, &[("transformer", "transformer_i2v")]);
+    let ti2v = with_parts("WanPipeline", true, &[("vae", "vae22")]);
+    // The template alone is longer than what a prompt has room for: the tiny tokenizer knows letters only.
+    let hunyuan = Request { max_sequence_length: Some(600), ..small((48, 32), 9) };
+    vec![
+        ("hunyuan", pipeline_of(&golden().join("../hunyuan")), hunyuan),
+        ("opensora", opensora(), of_its_own(small((44, 36), 17))),
+        ("cogvideox", cogvideox("2b", "ddim"), of_its_own(small((48, 32), 9))),
+        // Noise is added at every step.
+        pictured("cogvideox i2v", cogvideox("5b_i2v", "dpm"), of_its_own(small((48, 32), 9))),
+        pictured("wan i2v", i2v, small((48, 32), 9)),
+        pictured("wan ti2v", ti2v, small((64, 32), 9)),
+        // Another transformer takes over on the way.
+        ("wan a14b", experts("WanPipeline"), small((48, 32), 9)),
+    ]
 }
 
 /// Writes f32 tensors: name, shape, values.
