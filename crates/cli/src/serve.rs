@@ -135,6 +135,15 @@ pub struct Device {
 }
 
 impl Device {
+    /// Where the worker will work, as far as it is known without CUDA.
+    fn of_worker(&self) -> DeviceChoice {
+        #[cfg(not(feature = "cuda"))]
+        if self.device == DeviceChoice::Auto && crate::handover::usable().is_err() {
+            return DeviceChoice::Cpu;
+        }
+        self.device
+    }
+
     fn load(&self) -> LoadOptions {
         LoadOptions { device: self.device, dtype: self.dtype, memory: self.memory, ..LoadOptions::default() }
     }
@@ -217,7 +226,7 @@ pub fn serve(options: &Serve) -> Result<()> {
     worker.extend(options.device.arguments());
     let settings = Options {
         models: options.model.clone(),
-        load: options.device.load(),
+        load: LoadOptions { device: options.device.of_worker(), ..options.device.load() },
         worker,
         host: options.host.clone(),
         port: options.port,

@@ -208,14 +208,21 @@ pub fn unknown_model(models: &Models) -> ApiError {
     error
 }
 
-/// What a request means, and the same request as JSON with all that a second run has to have. Refuses what this server
-/// does not make.
+/// What a request means.
+pub struct Understood {
+    pub meant: Meant,
+    /// The same request as JSON, with all that a second run of it has to have.
+    pub request: String,
+    pub warnings: Vec<String>,
+}
+
+/// What a request means. Refuses what this server does not make.
 pub fn understand(
     server: &Server,
     model: &str,
     request: Request,
     user: Option<String>,
-) -> Result<(Meant, String, Vec<String>), ApiError> {
+) -> Result<Understood, ApiError> {
     let model = server.models.named(model).ok_or_else(|| unknown_model(&server.models))?;
     let (resolved, warnings) = check(&model.pipeline, &request).map_err(|error| refused(&error))?;
     let limits = &server.options.limits;
@@ -245,8 +252,8 @@ pub fn understand(
         steps: Some(resolved.steps),
         ..request
     };
-    let text = serde_json::to_string(&kept).map_err(|e| ApiError::bad("invalid_value", e.to_string()))?;
-    Ok((meant, text, warnings))
+    let request = serde_json::to_string(&kept).map_err(|e| ApiError::bad("invalid_value", e.to_string()))?;
+    Ok(Understood { meant, request, warnings })
 }
 
 fn too_large(field: &str, reason: &str) -> ApiError {

@@ -12,6 +12,7 @@ use navicache_media::sync_folder;
 use sha2::{Digest, Sha256};
 use tempfile::NamedTempFile;
 
+use crate::fail_point::fail_point;
 use crate::{Error, Result};
 
 /// A blob that no job refers to stays so long: its job may be about to.
@@ -103,10 +104,14 @@ impl Blobs {
             length += count as u64;
         }
         file.sync_all()?;
+        fail_point("blob synced");
         let pinned = self.pin(hex(&digest.finalize()));
         let place = self.place(&pinned.digest)?;
+        fail_point("blob has a folder");
         fs::rename(path, &place)?;
+        fail_point("blob renamed");
         sync_folder(place.parent().unwrap_or(&self.folder))?;
+        fail_point("blob kept");
         Ok((pinned, length))
     }
 

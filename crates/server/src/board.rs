@@ -9,12 +9,14 @@ use serde_json::{Value, json};
 use tokio::sync::{Notify, watch};
 
 use crate::id::now_ms;
-use crate::job::{Job, Status};
+use crate::job::{Job, Meant, Status};
 
 /// Events of a job that are kept for those who come back.
 const KEPT: usize = 512;
 /// Previews of a job that are kept.
 const PREVIEWS: usize = 64;
+/// Methods whose savings are remembered.
+const METHODS: usize = 100;
 /// Of all time, what decoding is expected to take until it was seen.
 const DECODE_SHARE: f64 = 0.1;
 
@@ -33,10 +35,14 @@ pub struct Board {
 #[derive(Default)]
 struct Inner {
     places: HashMap<String, Place>,
+    /// Seconds until all of them are done.
+    ahead: Option<f64>,
     running: Option<Running>,
     feeds: HashMap<String, Feed>,
-    /// Seconds for a unit of work, by model.
+    /// Seconds for a unit of computed work, by model.
     rates: HashMap<String, f64>,
+    /// All work over what was computed, by model and method: the last ones that were seen.
+    speedups: HashMap<(String, String), f64>,
     loaded: Option<String>,
     worker_pid: Option<u32>,
 }
@@ -176,7 +182,7 @@ impl Board {
             places.insert(id, Place { position: index + 1, seconds_ahead: ahead.map(f64::round) });
             ahead = ahead.zip(seconds).map(|(ahead, seconds)| ahead + seconds);
         }
-        inner.places = places;
+        (inner.places, inner.ahead) = (places, ahead);
     }
 
     /// A job waits behind all others, until the order is made again.
@@ -195,6 +201,16 @@ impl Board {
     pub fn queue(&self) -> (HashMap<String, Place>, Option<Running>) {
         let inner = self.lock();
         (inner.places.clone(), inner.running.clone())
+    }
+
+    /// Seconds until a job that comes now begins, as far as they are known.
+    pub fn seconds_ahead(&self) -> Option<f64> {
+        let inner = self.lock();
+        match (inner.ahead, &inner.running) {
+            (ahead, _) if !inner.places.is_empty() => ahead,
+            (_, None) => Some(0.0),
+            (_, Some(running)) => running.eta,
+        }
     }
 
     pub fn begin(&self, running: Running) {
@@ -232,19 +248,24 @@ impl Board {
         }
     }
 
-    /// What a model's work takes.
-    pub fn learn_rate(&self, model: &str, work: f64, seconds: f64) {
-        let rate = seconds / work.max(1.0);
-        self.lock()
-            .rates
-            .entry(model.to_string())
-            .and_modify(|known| *known = 0.7 * *known + 0.3 * rate)
-            .or_insert(rate);
+    /// A video was made in one go: what a model's work takes, and how much of it a method computes.
+    pub fn learn(&self, model: &str, meant: &Meant, seconds: f64, speedup: f64) {
+        let rate = seconds * speedup.max(1.0) / meant.work().max(1.0);
+        let mut inner = self.lock();
+        let known = inner.rates.get(model).copied();
+        inner.rates.insert(model.to_string(), known.map_or(rate, |known| 0.7 * known + 0.3 * rate));
+        if inner.speedups.len() >= METHODS {
+            inner.speedups.clear(); // their texts are the clients'
+        }
+        inner.speedups.insert((model.to_string(), meant.method()), speedup.max(1.0));
     }
 
-    /// Seconds that a job is expected to take, if one of its model was seen.
-    pub fn expected_seconds(&self, job: &Job) -> Option<f64> {
-        self.lock().rates.get(&job.model).map(|rate| rate * job.meant.work())
+    /// Seconds that a video is expected to take, if one of its model was made. A method that was not seen yet is
+    /// expected to save nothing.
+    pub fn expected_seconds(&self, model: &str, meant: &Meant) -> Option<f64> {
+        let inner = self.lock();
+        let speedup = inner.speedups.get(&(model.to_string(), meant.method())).copied().unwrap_or(1.0);
+        inner.rates.get(model).map(|rate| rate * meant.work() / speedup)
     }
 
     pub fn set_loaded(&self, model: Option<String>) {

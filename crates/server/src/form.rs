@@ -9,6 +9,7 @@ use multer::{Constraints, Multipart, SizeLimit};
 use serde_json::Value;
 
 use crate::api::error::ApiError;
+use crate::bodies::{BESIDE, most_of_body};
 
 /// Most parts of a body.
 const PARTS: usize = 32;
@@ -16,8 +17,6 @@ const PARTS: usize = 32;
 const NAME: usize = 64;
 /// Longest text of a field.
 const TEXT: u64 = 64 << 10;
-/// What a body may have beside the picture.
-const BESIDE: u64 = 64 << 10;
 /// How deep JSON may be.
 const DEPTH: usize = 16;
 /// The field of the picture.
@@ -48,11 +47,6 @@ impl Content {
         let media = content_type.split(';').next().unwrap_or_default().trim();
         media.eq_ignore_ascii_case("application/json").then_some(Content::Json)
     }
-}
-
-/// Most bytes of a body whose picture has at most so many: in base64 it is a third larger.
-pub fn most_of_body(picture: u64) -> u64 {
-    picture.div_ceil(3).saturating_mul(4).saturating_add(BESIDE)
 }
 
 /// Reads a body. `most`: bytes of the picture.

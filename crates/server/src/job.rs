@@ -55,6 +55,17 @@ pub mod code {
     pub const INTERNAL: &str = "internal";
 }
 
+/// What a sudden end of an attempt weighs against its job. A later checkpoint clears it.
+pub mod strike {
+    /// The worker died, and the server lived on.
+    pub const WORKER: i64 = 10;
+    /// The whole server was killed, or the machine went down. It is hardly the job's doing; but a job that takes the
+    /// server with it each time must not do so for ever.
+    pub const SERVER: i64 = 1;
+    /// The job has failed: after three workers, or thirty servers.
+    pub const OUT: i64 = 30;
+}
+
 /// What a job makes, as it was understood when it was taken.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Meant {
@@ -93,6 +104,11 @@ impl Meant {
         hundredths.to_string()
     }
 
+    /// The cache method and its target, as text.
+    pub fn method(&self) -> String {
+        format!("{} {}", self.cache, self.target.as_deref().unwrap_or_default())
+    }
+
     /// What its time is proportional to, about: pixels of all frames in all steps.
     pub fn work(&self) -> f64 {
         [self.width, self.height, self.frames, self.steps].iter().map(|n| *n as f64).product()
@@ -121,7 +137,7 @@ pub struct Job {
     pub status: Status,
     /// How often it was started.
     pub attempt: i64,
-    /// Workers that died of it since its last checkpoint.
+    /// What the sudden ends of its attempts weigh, since its last checkpoint: see [`strike`].
     pub crashes: i64,
     pub priority: i64,
     pub model: String,

@@ -14,8 +14,11 @@ mod ask;
 mod auth;
 mod blobs;
 mod board;
+mod bodies;
 mod child;
 mod error;
+mod fail_point;
+mod files;
 mod form;
 mod id;
 mod job;
@@ -26,6 +29,7 @@ mod pictures;
 mod queue;
 mod retention;
 mod runner;
+mod seats;
 mod server;
 mod store;
 mod wire;
@@ -49,6 +53,9 @@ pub use auth::{Key, key_weight, new_key, read_keys, revoke_key};
 pub use error::{Error, Result};
 pub use server::{Access, Limits, Options};
 pub use worker::{WorkerOptions, work};
+
+/// So many of the last videos say how long the next one takes.
+const SEEN: usize = 20;
 
 /// Serves until SIGTERM or Ctrl-C. `on_ready` is told the address once requests are answered.
 ///
@@ -96,7 +103,10 @@ async fn serve_all(options: Options, on_ready: impl FnOnce(&str)) -> Result<()> 
         Some(address) => Some(TcpListener::bind(address).await.map_err(Error::io(address.to_string()))?),
         None => None,
     };
-    let server = Arc::new(Server::new(options, models, store, blobs, keys, metrics));
+    let server = Arc::new(Server::new(options, models, store, blobs, keys, metrics, files::connections()));
+    for (model, meant, device_ms, speedup) in server.store.read(|db| queries::made_last(db, SEEN)).map_err(refused)? {
+        server.board.learn(&model, &meant, device_ms as f64 / 1000.0, speedup);
+    }
     runner::place(&server).map_err(refused)?;
     if waiting_again > 0 {
         eprintln!("navicache: {waiting_again} video(s) were under way when the server ended; they go on");

@@ -10,7 +10,11 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::Router;
+use axum::body::{Body, Bytes, HttpBody};
+use hyper::Request;
+use hyper::body::{Frame, Incoming, SizeHint};
 use hyper::server::conn::http1;
+use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -23,12 +27,14 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use crate::api::Peer;
 use crate::metrics::Kind;
+use crate::seats::{AtWork, Seat, Seats};
 use crate::server::Server;
 use crate::{Error, Result};
 
-/// Connections in all, and from one address.
-const ALL: usize = 1024;
+/// Connections from one address.
 const OF_ADDRESS: usize = 64;
+/// How long a connection that is given up may take to leave.
+const LEAVING: Duration = Duration::from_millis(500);
 /// How long the headers of a request may take, from the first moment or the end of the request before.
 const HEADERS: Duration = Duration::from_secs(10);
 /// How long a reader may take nothing.
@@ -81,7 +87,8 @@ fn acceptor((certificate, key): &(PathBuf, PathBuf)) -> Result<TlsAcceptor> {
 /// Takes connections until the server stops, then waits a little for those that are under way.
 pub async fn serve(server: Arc<Server>, listener: TcpListener, router: Router, tls: Option<Arc<Tls>>) {
     let counts: Arc<Mutex<HashMap<IpAddr, usize>>> = Arc::default();
-    let open = Arc::new(tokio::sync::Semaphore::new(ALL));
+    let (most, seats) = (server.connections, Seats::default());
+    let open = Arc::new(tokio::sync::Semaphore::new(most));
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -94,40 +101,68 @@ pub async fn serve(server: Arc<Server>, listener: TcpListener, router: Router, t
                 continue;
             }
         };
-        let (Ok(permit), Some(place)) = (open.clone().try_acquire_owned(), Place::take(&counts, peer.ip())) else {
+        let permit = match open.available_permits() == 0 && seats.give_up_one() {
+            true => {
+                server.metrics.refuse("silent");
+                timeout(LEAVING, open.clone().acquire_owned()).await.ok().and_then(Result::ok)
+            }
+            false => open.clone().try_acquire_owned().ok(),
+        };
+        let (Some(permit), Some(place)) = (permit, Place::take(&counts, peer.ip())) else {
             server.metrics.refuse("connections");
             continue; // it is closed without a word
         };
-        let (server, router, tls) = (server.clone(), router.clone(), tls.clone());
+        let (server, router, tls, seat) = (server.clone(), router.clone(), tls.clone(), seats.take());
         tokio::spawn(async move {
             let held = (permit, place);
             let gauge = server.metrics.connections.get_or_create(&Kind { kind: "http".to_string() }).clone();
             gauge.inc();
-            connection(&server, stream, peer, router, tls).await;
+            tokio::select! {
+                () = connection(&server, stream, peer, router, tls, &seat.0) => {}
+                () = seat.0.is_given_up() => {}
+            }
             gauge.dec();
-            drop(held);
+            drop((seat, held));
         });
     }
     drop(listener);
-    let all = open.acquire_many(ALL as u32);
+    let all = open.acquire_many(most as u32);
     let _ = timeout(FAREWELL, all).await; // who is slower is cut
 }
 
-async fn connection(server: &Server, stream: TcpStream, peer: SocketAddr, router: Router, tls: Option<Arc<Tls>>) {
+async fn connection(
+    server: &Server,
+    stream: TcpStream,
+    peer: SocketAddr,
+    router: Router,
+    tls: Option<Arc<Tls>>,
+    seat: &Arc<Seat>,
+) {
     let _ = stream.set_nodelay(true);
     match tls {
-        None => speak(server, stream, peer, router).await,
+        None => speak(server, stream, peer, router, seat).await,
         Some(tls) => {
             if let Ok(Ok(stream)) = timeout(HEADERS, tls.acceptor().accept(stream)).await {
-                speak(server, stream, peer, router).await;
+                speak(server, stream, peer, router, seat).await;
             }
         }
     }
 }
 
-async fn speak(server: &Server, stream: impl AsyncRead + AsyncWrite + Unpin, peer: SocketAddr, router: Router) {
-    let router = router.layer(axum::Extension(Peer(peer)));
-    let service = TowerToHyperService::new(router);
+async fn speak(
+    server: &Server,
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    peer: SocketAddr,
+    router: Router,
+    seat: &Arc<Seat>,
+) {
+    let router = router.layer(axum::Extension(Peer { address: peer, seat: seat.clone() }));
+    let router = TowerToHyperService::new(router);
+    let service = service_fn(|request: Request<Incoming>| {
+        let at_work = seat.at_work();
+        let answer = router.call(request);
+        async move { answer.await.map(|response| response.map(|body| Answered { body, _at_work: at_work })) }
+    });
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEADERS).max_buf_size(64 << 10);
     let mut connection = std::pin::pin!(http.serve_connection(TokioIo::new(Impatient::new(stream)), service));
@@ -136,6 +171,29 @@ async fn speak(server: &Server, stream: impl AsyncRead + AsyncWrite + Unpin, pee
         () = server.stopped() => connection.as_mut().graceful_shutdown(),
     }
     let _ = connection.await; // its errors are the client's
+}
+
+/// The body of an answer. The connection is at work until it is sent.
+struct Answered {
+    body: Body,
+    _at_work: AtWork,
+}
+
+impl HttpBody for Answered {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
 }
 
 /// A connection's place among those of its address.

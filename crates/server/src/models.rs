@@ -15,16 +15,27 @@ pub struct Model {
     pub pipeline: Pipeline,
 }
 
+/// By how much memory requests are judged, where it is not what is free here: this machine's says nothing of a GPU's,
+/// and there the worker judges.
+fn memory_of(worker: DeviceChoice) -> Option<u64> {
+    const ANY: u64 = 1 << 50;
+    match worker {
+        DeviceChoice::Cpu => None,
+        DeviceChoice::Auto | DeviceChoice::Cuda(_) | DeviceChoice::Metal => Some(ANY),
+    }
+}
+
 /// The models of a server; the first is the default.
 pub struct Models(Vec<Model>);
 
 impl Models {
-    /// Opens all of them.
+    /// Opens all of them, for a worker on the device of `options`.
     ///
     /// # Errors
     /// One of them is not there, or not whole.
     pub fn open(places: &[String], options: &LoadOptions) -> Result<Self> {
-        let options = LoadOptions { device: DeviceChoice::Cpu, ..options.clone() };
+        let memory = options.memory.or_else(|| memory_of(options.device));
+        let options = LoadOptions { device: DeviceChoice::Cpu, memory, ..options.clone() };
         let open = |place: &String| {
             let pipeline = Pipeline::open(place, &options)?;
             let file = Path::new(place).file_name().map(|name| name.to_string_lossy().into_owned());
@@ -52,5 +63,25 @@ impl Models {
             }
             Some(name) => Some((self.named(name)?, None)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use navicache_engine::{Request, check};
+
+    use super::*;
+
+    #[test]
+    fn a_request_is_judged_by_memory_that_its_worker_has() {
+        let reason = |device, memory| {
+            let options = LoadOptions { device, memory, ..LoadOptions::default() };
+            let models = Models::open(&["demo".to_string()], &options).unwrap();
+            check(&models.all()[0].pipeline, &Request::new("x")).err().map(|error| error.to_string())
+        };
+        assert!(reason(DeviceChoice::Cpu, Some(1024)).unwrap().contains("1.0 KiB are free"));
+        assert!(reason(DeviceChoice::Cuda(0), Some(1024)).unwrap().contains("1.0 KiB are free"));
+        assert_eq!((reason(DeviceChoice::Cpu, None), reason(DeviceChoice::Cuda(0), None)), (None, None));
+        assert!(memory_of(DeviceChoice::Cuda(0)) > Some(1 << 40), "this machine's is not the GPU's");
     }
 }

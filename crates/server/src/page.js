@@ -5,6 +5,10 @@
 const SHOWN = 24;
 /** Milliseconds until a server that does not answer is asked again. */
 const AGAIN = 2000;
+/** Milliseconds without a change until an estimate is asked for. */
+const SETTLED = 500;
+/** Frames that closeness is looked at in, at most. */
+const FRAMES = 32;
 /** What the slider stands for: text, and the field `target`. */
 const SPEEDS = [["the model's own", ''], ['1.5 times', 'speedup=1.5'], ['twice', 'speedup=2'], ['2.5 times', 'speedup=2.5'], ['3 times', 'speedup=3'], ['4 times', 'speedup=4']];
 
@@ -137,6 +141,25 @@ async function send(event) {
   }
 }
 
+/** Says what the video will take, once the form is left alone for a moment. */
+let settling = 0;
+function estimate() {
+  clearTimeout(settling);
+  settling = setTimeout(async () => {
+    const asked = settling;
+    const body = form();
+    if (!body.get('prompt').trim()) body.set('prompt', $('prompt').placeholder);
+    const text = await json('/v1/estimate', { method: 'POST', body }).then(taken, (error) => error.message);
+    if (asked === settling) $('estimate').textContent = text;
+  }, SETTLED);
+}
+
+function taken({ device_seconds: seconds, seconds_ahead: ahead, queue_length: waiting, size, frames, steps }) {
+  const time = seconds == null ? 'how long is known after the first video of this model' : `${about(seconds)} to make`;
+  const before = waiting ? `, ${waiting} before it${ahead ? ` (${about(ahead)})` : ''}` : '';
+  return `${size}, ${frames} frames, ${steps} steps: ${time}${before}.`;
+}
+
 function wrong(text) {
   $('wrong').textContent = text;
   $('wrong').hidden = false;
@@ -160,6 +183,7 @@ function picture(file) {
   state.picture = file ?? null;
   $('picture-name').textContent = file ? file.name || 'a picture' : 'or drop or paste one';
   $('picture-off').hidden = !file;
+  estimate();
 }
 
 // ---- what is being made
@@ -178,7 +202,9 @@ function follow(video) {
 }
 
 async function over(id) {
-  state.following.get(id)?.card.node.remove();
+  const node = state.following.get(id)?.card.node;
+  if (node?.contains(document.activeElement)) $('h-now').focus(); // else the keyboard is back at the top
+  node?.remove();
   state.following.delete(id);
   $('idle').hidden = state.following.size > 0;
   await gallery();
@@ -225,9 +251,11 @@ function job(video) {
   const where = element('span');
   const left = element('span', { className: 'soft' });
   const notes = element('div');
+  // Not disabled meanwhile: that would take the focus away.
   const stop = element('button', { type: 'button', onclick: async () => {
-    stop.disabled = true;
-    await ask(`/v1/videos/${video.id}/cancel`, { method: 'POST' }).catch((error) => { stop.disabled = false; card.note(error.message); });
+    if (stop.ariaDisabled) return;
+    stop.ariaDisabled = 'true';
+    await ask(`/v1/videos/${video.id}/cancel`, { method: 'POST' }).catch((error) => { stop.ariaDisabled = null; card.note(error.message); });
   } }, 'Stop');
   const small = Number(video.size.split('x')[0]) <= 128;
   const node = element('li', { className: `card job${small ? ' small' : ''}` }, screen, element('div', {},
@@ -287,7 +315,10 @@ async function gallery() {
   for (const video of list.data) if (['queued', 'in_progress'].includes(video.status)) follow(video);
   const ended = list.data.filter(({ status }) => ['completed', 'failed'].includes(status));
   const before = new Map([...$('gallery').children].map((node) => [node.dataset.id, node]));
-  $('gallery').replaceChildren(...ended.map((video) => before.get(video.id) ?? card(video)));
+  const nodes = ended.map((video) => before.get(video.id) ?? card(video));
+  for (const node of before.values()) if (!nodes.includes(node)) node.remove();
+  // A node that stays is not moved: that would take the focus away.
+  nodes.forEach((node, i) => { if ($('gallery').children[i] !== node) $('gallery').insertBefore(node, $('gallery').children[i] ?? null); });
   $('empty').hidden = ended.length > 0;
   $('older').hidden = !list.has_more;
   $('older').onclick = () => { state.pages.push(list.last_id); gallery(); };
@@ -332,8 +363,10 @@ function card(video) {
   const button = (text, onclick) => element('button', { type: 'button', onclick }, text);
   const again = button('Again', () => fill(video));
   const remove = button('Delete', async () => {
-    remove.disabled = true;
+    if (remove.ariaDisabled) return;
+    remove.ariaDisabled = 'true';
     await ask(`/v1/videos/${id}`, { method: 'DELETE' }).catch(() => {});
+    (node.nextElementSibling?.querySelector('button:not(:disabled)') ?? $('h-gallery')).focus();
     await gallery();
   });
   const buttons = [again, remove];
@@ -365,6 +398,7 @@ function fill({ prompt, model: name, size, seconds, navicache: made }) {
   $('speed').value = Math.max(0, known);
   $('cache').value = made.target ? '' : made.cache ?? '';
   speed();
+  estimate();
   $('prompt').focus();
   $('h-make').scrollIntoView();
 }
@@ -384,13 +418,49 @@ async function choose(video) {
   $('beside').hidden = false;
   $('beside-facts').replaceChildren(...state.chosen.map((chosen, i) => element('div', {},
     element('h3', {}, `${i ? 'Right' : 'Left'}: ${chosen.navicache.target ?? chosen.navicache.cache ?? 'uncached'}`),
-    element('p', { className: 'soft' }, `${chosen.prompt} · ${facts(chosen)}${chosen.navicache.speedup ? ` · ${number(chosen.navicache.speedup, 2, '×')} less work` : ''}`),
+    element('p', { className: 'soft' }, `${chosen.prompt} · ${facts(chosen)}${chosen.navicache.speedup > 1 ? ` · ${number(chosen.navicache.speedup, 2, '×')} less work` : ''}`),
     drawStrip({ strip: chosen.navicache.strip ?? '', name: i ? 'Right' : 'Left' }))));
   pair.videos[0].addEventListener('seeked', look);
   pair.videos.forEach((player) => player.addEventListener('loadeddata', look));
   view({});
+  closeness(sources);
   $('h-beside').scrollIntoView();
+  $('h-beside').focus();
   if (!matchMedia('(prefers-reduced-motion: reduce)').matches) run(true);
+}
+
+/** Says how close the second is to the first, over frames at even distances, as they are shown here: both files are lossy. */
+async function closeness(sources) {
+  const chosen = [...state.chosen];
+  const [one, two] = chosen;
+  const said = (text) => { if (chosen.every((video, i) => video === state.chosen[i])) $('closeness').textContent = text; };
+  if (one.size !== two.size || one.navicache.frames !== two.navicache.frames) return said('Of another size or length: no PSNR.');
+  said('Comparing frames\u2026');
+  const { frames, fps } = one.navicache;
+  const [width, height] = one.size.split('x').map(Number);
+  const players = sources.map((src) => element('video', { src, muted: true, preload: 'auto' }));
+  const pen = element('canvas', { width, height }).getContext('2d', { willReadFrequently: true });
+  const pixels = async (player, time) => {
+    await new Promise((resolve, reject) => {
+      Object.assign(player, { onseeked: resolve, onerror: () => reject(new Error('The videos cannot be read here: no PSNR.')) });
+      player.currentTime = time;
+    });
+    pen.drawImage(player, 0, 0, width, height);
+    return pen.getImageData(0, 0, width, height).data;
+  };
+  try {
+    const looked = Math.min(frames, FRAMES);
+    let sum = 0;
+    for (let i = 0; i < looked; i += 1) {
+      const time = (Math.floor((i * frames) / looked) + 0.5) / fps;
+      const [a, b] = [await pixels(players[0], time), await pixels(players[1], time)];
+      for (let k = 0; k < a.length; k += 1) sum += (a[k] - b[k]) ** 2; // the fourth, opacity, is equal
+    }
+    const mean = sum / (looked * width * height * 3);
+    said(mean === 0 ? 'Every frame is the same.' : `PSNR ${number(10 * Math.log10(255 ** 2 / mean), 1)}\u00a0dB, over ${looked} frames as shown.`);
+  } catch (error) {
+    said(error.message);
+  }
 }
 
 function view(changes) {
@@ -438,6 +508,7 @@ async function queue() {
 async function begin() {
   $('make').addEventListener('submit', send);
   $('prompt').addEventListener('keydown', (event) => { if (event.key === 'Enter' && (event.ctrlKey || event.metaKey)) $('make').requestSubmit(); });
+  $('make').addEventListener('input', estimate);
   $('speed').addEventListener('input', speed);
   $('model').addEventListener('change', model);
   $('die').addEventListener('click', () => { $('seed').value = Math.floor(Math.random() * 2 ** 32); });
@@ -461,6 +532,7 @@ async function begin() {
   state.models = (await json('/v1/models')).data;
   $('model').replaceChildren(...state.models.map(({ id }) => element('option', { value: id }, id)));
   model();
+  estimate();
   await gallery();
   for (;;) {
     await queue();

@@ -12,16 +12,18 @@ use tokio::time::{sleep, timeout};
 use crate::blobs::Pinned;
 use crate::board::{DONE, Running};
 use crate::child::{Heard, Worker};
+use crate::fail_point::fail_point;
 use crate::id::now_ms;
-use crate::job::{Job, JobError, Made, code};
+use crate::job::{Job, JobError, Made, code, strike};
 use crate::metrics::{Guard, Key, Model, Outcome, Ran, Reason};
 use crate::queue::{self, Past, Waiting};
 use crate::server::Server;
 use crate::store::{Finish, StoreError, queries};
 use crate::wire::{Done, Make, Order, Said, files};
 
-/// Workers that died of a job without a later checkpoint, after which the job has failed.
-const CRASHES: i64 = 3;
+/// Who ends the whole server, or the machine, may take the worker first. So long the server waits for its own end
+/// before it holds a dead worker against the job.
+const WITNESS: Duration = Duration::from_secs(1);
 /// A worker is replaced after so many jobs.
 const JOBS_PER_WORKER: usize = 500;
 /// How long a worker may take to start.
@@ -153,13 +155,17 @@ pub fn place(server: &Server) -> Result<Vec<String>, StoreError> {
         priority: job.priority,
         created_ms: job.created_ms,
         model: job.model.clone(),
-        seconds: server.board.expected_seconds(job).unwrap_or(1.0),
+        seconds: expected(server, job).unwrap_or(1.0),
     };
     let order = queue::order(&jobs.iter().map(waiting).collect::<Vec<_>>(), &past);
     let jobs: Vec<&Job> = order.into_iter().map(|index| &jobs[index]).collect();
-    server.board.place(jobs.iter().map(|job| (job.id.clone(), server.board.expected_seconds(job))).collect());
+    server.board.place(jobs.iter().map(|job| (job.id.clone(), expected(server, job))).collect());
     server.metrics.queue_length.set(jobs.len() as i64);
     Ok(jobs.into_iter().map(|job| job.id.clone()).collect())
+}
+
+fn expected(server: &Server, job: &Job) -> Option<f64> {
+    server.board.expected_seconds(&job.model, &job.meant)
 }
 
 /// Makes one job, once. Hands back the worker, if it is still one.
@@ -176,14 +182,18 @@ async fn attempt(server: &Server, mut worker: Worker, job: Job) -> Option<Worker
     let clock = Instant::now();
     let end = match prepared(server, &job, &folder) {
         Ok(make) => drive(server, &mut worker, &job, make).await,
-        Err(error) => End::Failed(internal(&format!("{}: {error}", job.id))),
+        Err(error) => End::Failed(of_io(&job.id, error)),
     };
     let device_ms = clock.elapsed().as_millis() as i64;
     let is_alive = !matches!(end, End::Died(_)) && !worker.has_ended();
-    if let Err(error) = settle(server, &job, &folder, end, device_ms).await {
-        eprintln!("navicache: {}: {error}", job.id); // it is under way in the store; a start of the server repeats it
+    let mut settled = settle(server, &job, &folder, end, device_ms).await;
+    // In the store it is under way, and nobody works on it: that must not stay so, whatever the store says now.
+    while let Err(error) = &settled
+        && !server.is_stopping()
+    {
+        eprintln!("navicache: {}: {error}", job.id);
         sleep(PAUSE).await;
-        requeue(server, &job, false, device_ms).await;
+        settled = requeue(server, &job, 0, device_ms).await;
     }
     server.board.end();
     tell(server, &job);
@@ -199,6 +209,7 @@ async fn attempt(server: &Server, mut worker: Worker, job: Job) -> Option<Worker
 fn prepared(server: &Server, job: &Job, folder: &Path) -> std::io::Result<Make> {
     let here = folder.join(job.attempt.to_string());
     std::fs::create_dir_all(&here)?;
+    fail_point("attempt has a folder");
     let mut request: navicache_engine::Request = serde_json::from_str(&job.request)?;
     request.image = job.input.as_ref().map(|digest| server.blobs.path(digest));
     let model = server.models.named(&job.model);
@@ -366,30 +377,31 @@ async fn settle(server: &Server, job: &Job, folder: &Path, end: End, device_ms: 
         },
         End::Failed(error) => fail(server, job, folder, error, device_ms).await?,
         End::Stopped => {
-            requeue(server, job, false, device_ms).await;
+            requeue(server, job, 0, device_ms).await?;
             if !server.is_wanted(&job.id) {
                 remove(folder);
             }
         }
-        End::Died(how) => {
-            let job_now = server.store.read(|db| queries::job(db, &job.id))?;
-            let crashes = job_now.map_or(0, |job| job.crashes) + 1;
-            eprintln!(
-                "navicache: {}: the worker died ({how}), for the {crashes}. time since its last checkpoint",
-                job.id
-            );
-            if crashes >= CRASHES {
-                let error = JobError {
-                    code: code::WORKER_CRASHED.to_string(),
-                    message: format!("the worker died {crashes} times of it; it may need more memory than there is"),
-                };
-                fail(server, job, folder, error, device_ms).await?;
-            } else {
-                requeue(server, job, true, device_ms).await;
-            }
-        }
+        End::Died(how) => died(server, job, folder, &how, device_ms).await?,
     }
     Ok(())
+}
+
+/// The worker died. That is held against the job, unless the server goes down too.
+async fn died(server: &Server, job: &Job, folder: &Path, how: &str, device_ms: i64) -> Result<(), StoreError> {
+    if timeout(WITNESS, server.stopped()).await.is_ok() {
+        eprintln!("navicache: {}: the worker went down with the server ({how})", job.id);
+        return requeue(server, job, 0, device_ms).await;
+    }
+    let job_now = server.store.read(|db| queries::job(db, &job.id))?;
+    let weight = job_now.map_or(0, |job| job.crashes) + strike::WORKER;
+    eprintln!("navicache: {}: the worker died ({how}); {weight} of {} against the job", job.id, strike::OUT);
+    if weight < strike::OUT {
+        return requeue(server, job, strike::WORKER, device_ms).await;
+    }
+    let message = "its workers died without getting to a later checkpoint; it may need more memory than there is";
+    let error = JobError { code: code::WORKER_CRASHED.to_string(), message: message.to_string() };
+    fail(server, job, folder, error, device_ms).await
 }
 
 /// Takes the results over and makes them the job's. The inner error is the job's own.
@@ -418,11 +430,7 @@ async fn commit(
     };
     let (made, pinned) = match tokio::task::spawn_blocking(adopt).await {
         Ok(Ok(made)) => made,
-        Ok(Err(error)) if error.kind() == std::io::ErrorKind::StorageFull => {
-            let message = "the server's disk is full".to_string();
-            return Ok(Err(JobError { code: code::DISK_FULL.to_string(), message }));
-        }
-        Ok(Err(error)) => return Ok(Err(internal(&format!("{}: {error}", job.id)))),
+        Ok(Err(error)) => return Ok(Err(of_io(&job.id, error))),
         Err(error) => return Ok(Err(internal(&format!("{}: {error}", job.id)))),
     };
     let finish = Finish {
@@ -450,7 +458,7 @@ async fn commit(
         }
         finished(server, job, "completed");
         if server.board.change(|running| running.resumed_at.is_none()) == Some(true) {
-            server.board.learn_rate(&job.model, job.meant.work(), device_ms as f64 / 1000.0);
+            server.board.learn(&job.model, &job.meant, device_ms as f64 / 1000.0, done.speedup);
         }
     } else {
         server.forget(&digests)?; // nobody wants it any more
@@ -470,16 +478,14 @@ async fn fail(server: &Server, job: &Job, folder: &Path, error: JobError, device
     Ok(())
 }
 
-async fn requeue(server: &Server, job: &Job, crashed: bool, device_ms: i64) {
+async fn requeue(server: &Server, job: &Job, weight: i64, device_ms: i64) -> Result<(), StoreError> {
     let warnings = server.board.change(|running| running.warnings.clone()).unwrap_or_default();
     let (id, attempt) = (job.id.clone(), job.attempt);
     let back = move |w: &mut crate::store::Writer| {
-        let is_back = queries::requeue(w, &id, attempt, crashed, &warnings, device_ms)?;
+        let is_back = queries::requeue(w, &id, attempt, weight, &warnings, device_ms)?;
         if is_back { Ok(()) } else { queries::charge(w, &id, device_ms) }
     };
-    if let Err(error) = server.store.write(back).await {
-        eprintln!("navicache: {}: {error}", job.id); // the next start of the server puts it back
-    }
+    server.store.write(back).await
 }
 
 fn finished(server: &Server, job: &Job, outcome: &str) {
@@ -495,6 +501,16 @@ impl Server {
     }
 }
 
+/// What its files said against a job.
+fn of_io(id: &str, error: std::io::Error) -> JobError {
+    match StoreError::from(error) {
+        StoreError::Full(_) => {
+            JobError { code: code::DISK_FULL.to_string(), message: "the server's disk is full".to_string() }
+        }
+        error => internal(&format!("{id}: {error}")),
+    }
+}
+
 fn internal(detail: &str) -> JobError {
     eprintln!("navicache: {detail}");
     let message = "the server could not make this video; its log says why".to_string();
@@ -503,7 +519,9 @@ fn internal(detail: &str) -> JobError {
 
 /// What is left of a job that is settled. The sweep takes what stays.
 fn remove(folder: &Path) {
+    fail_point("attempt settled");
     let _ = std::fs::remove_dir_all(folder);
+    fail_point("attempt removed");
 }
 
 /// Says how a job stands.

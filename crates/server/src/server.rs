@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use crate::auth::Keyring;
 use crate::blobs::Blobs;
 use crate::board::Board;
+use crate::bodies::{Bodies, most_of_body};
 use crate::metrics::Metrics;
 use crate::models::Models;
 use crate::store::{Store, StoreError, queries};
@@ -20,7 +21,7 @@ use crate::store::{Store, StoreError, queries};
 pub struct Options {
     /// Models by name or path; the first is the default.
     pub models: Vec<String>,
-    /// How the server understands them.
+    /// How the server understands them, and where its worker works.
     pub load: LoadOptions,
     /// The program of the worker, and its arguments.
     pub worker: Vec<OsString>,
@@ -82,6 +83,10 @@ pub struct Limits {
     pub max_time: Option<Duration>,
 }
 
+/// Bytes of bodies that are held at once; one that is as large as may be always fits. What is made of them while they
+/// are read takes up to three times as much.
+const BODIES: u64 = 128 << 20;
+
 /// A server.
 pub struct Server {
     pub options: Options,
@@ -93,6 +98,10 @@ pub struct Server {
     pub metrics: std::sync::Arc<Metrics>,
     /// One picture at a time is unpacked.
     pub pictures: tokio::sync::Semaphore,
+    /// Room for what is sent.
+    pub bodies: Bodies,
+    /// Most connections.
+    pub connections: usize,
     stopping: watch::Sender<bool>,
 }
 
@@ -104,11 +113,14 @@ impl Server {
         blobs: Blobs,
         keys: Keyring,
         metrics: std::sync::Arc<Metrics>,
+        connections: usize,
     ) -> Self {
         let stopping = watch::Sender::new(false);
         metrics.queue_capacity.set(options.limits.max_queue as i64);
         let pictures = tokio::sync::Semaphore::new(1);
-        Server { options, models, store, blobs, keys, board: Board::default(), metrics, pictures, stopping }
+        let bodies = Bodies::new(BODIES.max(most_of_body(options.limits.max_upload)));
+        let board = Board::default();
+        Server { options, models, store, blobs, keys, board, metrics, pictures, bodies, connections, stopping }
     }
 
     /// Where attempts of a job work.
@@ -192,5 +204,5 @@ pub fn test_server(data: &std::path::Path) -> Server {
     let models = Models::open(&options.models, &options.load).unwrap();
     let store = Store::open(data, Box::new(|_| ())).unwrap();
     let blobs = Blobs::open(data.join("blobs")).unwrap();
-    Server::new(options, models, store, blobs, Keyring::open(None).unwrap(), std::sync::Arc::default())
+    Server::new(options, models, store, blobs, Keyring::open(None).unwrap(), std::sync::Arc::default(), 8)
 }

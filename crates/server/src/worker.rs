@@ -15,6 +15,7 @@ use navicache_engine::{
     Checkpoint, Error as EngineError, Event, Kind, LoadOptions, Pipeline, Request, Resume, Video, control, generate_to,
 };
 
+use crate::fail_point::fail_point;
 use crate::job::code;
 use crate::pictures;
 use crate::wire::{Done, Make, Order, Said, files};
@@ -108,7 +109,9 @@ fn make_one(
         }
         made => made?,
     };
+    fail_point("video written");
     write_beside(&mut video, make)?;
+    fail_point("all written");
     Ok(summary(&video))
 }
 
@@ -155,6 +158,7 @@ impl Teller<'_> {
                 }
                 self.has_begun = true;
                 self.step_ended = Instant::now();
+                fail_point("step done");
                 let ran = strip.steps().last().into_iter().flatten().map(|ran| ran.symbol()).collect();
                 say(&Said::Step { index, steps, seconds, ran });
             }
@@ -166,6 +170,7 @@ impl Teller<'_> {
                 }
             }
             Event::Checkpoint { path, step, .. } => {
+                fail_point("checkpoint written");
                 let bytes = std::fs::metadata(path).map_or(0, |about| about.len());
                 say(&Said::Checkpoint { step, seconds: self.step_ended.elapsed().as_secs_f64(), bytes });
             }

@@ -15,11 +15,15 @@ use crate::auth::Denied;
 use crate::blobs::hex;
 use crate::id::random_bytes;
 use crate::metrics::{Http, Route};
+use crate::seats::Seat;
 use crate::server::Server;
 
-/// Where a connection comes from.
-#[derive(Debug, Clone, Copy)]
-pub struct Peer(pub SocketAddr);
+/// A request's connection.
+#[derive(Clone)]
+pub struct Peer {
+    pub address: SocketAddr,
+    pub seat: Arc<Seat>,
+}
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const ID_MOST: usize = 64;
@@ -106,7 +110,7 @@ fn is_our_name(server: &Server, host: &str) -> bool {
 
 /// Finds out who asks; the routes behind get a [`Caller`](crate::auth::Caller).
 pub async fn keys(State(server): State<Arc<Server>>, mut request: Request, next: Next) -> Response {
-    let address = request.extensions().get::<Peer>().map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |peer| peer.0.ip());
+    let address = request.extensions().get::<Peer>().map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |peer| peer.address.ip());
     let caller = server.keys.caller(text(request.headers(), header::AUTHORIZATION), address);
     match caller {
         Ok(caller) => {

@@ -3,6 +3,7 @@
 mod about;
 mod content;
 pub mod error;
+mod estimate;
 mod events;
 mod gate;
 mod page;
@@ -32,6 +33,7 @@ pub fn router(server: Arc<Server>) -> Router {
         .route("/v1/videos/extensions", post(videos::not_supported))
         .route("/v1/videos/characters", get(videos::not_supported).post(videos::not_supported))
         .route("/v1/videos/characters/{id}", get(videos::not_supported))
+        .route("/v1/estimate", post(estimate::estimate))
         .route("/v1/models", get(about::models))
         .route("/v1/models/{id}", get(about::model))
         .route("/v1/queue", get(about::queue))

@@ -13,11 +13,12 @@ use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use super::error::ApiError;
-use super::gate::{has_already, text};
-use crate::ask::{self, Ask};
+use super::gate::{Peer, has_already, text};
+use crate::ask::{self, Ask, Understood};
 use crate::auth::Caller;
 use crate::blobs::{Pinned, sha256};
-use crate::form::{self, Content, Form, most_of_body};
+use crate::bodies::{Held, most_of_body};
+use crate::form::{self, Content, Form};
 use crate::id::is_name;
 use crate::job::{Job, JobError, Status, code};
 use crate::metrics::Model;
@@ -39,12 +40,32 @@ const IDEMPOTENCY_KEY: usize = 255;
 pub async fn create(
     State(server): State<Arc<Server>>,
     Extension(caller): Extension<Caller>,
+    Extension(peer): Extension<Peer>,
     headers: HeaderMap,
     body: Body,
 ) -> Answer {
-    let content = admit(&server, &caller, &headers)?;
-    let form = read(&server, content, body).await?;
-    let attempt = Try::of(&headers)?;
+    let wish = wish(&server, &caller, &peer, &headers, body).await?;
+    take(&server, wish.asked, wish.input).await
+}
+
+/// A request for a video as it was understood, before it is a job.
+pub struct Wish {
+    pub asked: Asked,
+    /// Its picture.
+    pub input: Option<Pinned>,
+}
+
+/// Reads a request for a video.
+pub async fn wish(
+    server: &Arc<Server>,
+    caller: &Caller,
+    peer: &Peer,
+    headers: &HeaderMap,
+    body: Body,
+) -> Result<Wish, ApiError> {
+    let content = admit(server, caller, headers)?;
+    let (form, _room) = read(server, peer, content, headers, body).await?;
+    let attempt = Try::of(headers)?;
     let prints = fingerprint(&form);
     let ask = Ask::new(&form)?;
     if ask.priority != 0 && !caller.is_admin {
@@ -52,32 +73,52 @@ pub async fn create(
     }
     let picture = form.picture;
     let (model, note) = server.models.asked(ask.model.as_deref()).ok_or_else(|| ask::unknown_model(&server.models))?;
-    let mut warnings: Vec<String> = ask.warnings.iter().cloned().chain(note).collect();
+    let warnings: Vec<String> = ask.warnings.iter().cloned().chain(note).collect();
     let (priority, user) = (ask.priority, ask.user.clone());
 
-    let input = keep_picture(&server, picture).await?;
-    let request = ask.request(&model.pipeline, input.as_ref().map(|input| server.blobs.path(input.digest())));
-    let (meant, request) = understood(&server, &model.name, request?, user, &mut warnings).await?;
+    let input = keep_picture(server, picture).await?;
+    let path = input.as_ref().map(|input| server.blobs.path(input.digest()));
+    let understood = match ask.request(&model.pipeline, path) {
+        Ok(request) => understood(server, &model.name, request, user).await,
+        Err(error) => Err(error),
+    };
+    let understood = match understood {
+        Ok(understood) => understood,
+        Err(error) => {
+            let_go(server, input);
+            return Err(error);
+        }
+    };
     let asked = Asked {
         key: caller.name.clone(),
         priority,
         model: model.name.clone(),
-        request,
-        meant,
+        request: understood.request,
+        meant: understood.meant,
         input: input.as_ref().map(|input| input.digest().to_string()),
-        warnings,
+        warnings: warnings.into_iter().chain(understood.warnings).collect(),
         remixed_from: None,
         idem: attempt.key,
         body: prints,
         is_retry: attempt.is_retry,
     };
-    take(&server, asked, input).await
+    Ok(Wish { asked, input })
+}
+
+/// The picture of a request that became no job is not kept.
+pub fn let_go(server: &Server, input: Option<Pinned>) {
+    let digest = input.as_ref().map(|input| input.digest().to_string());
+    drop(input);
+    if let Some(Err(error)) = digest.map(|digest| server.forget(&[digest])) {
+        eprintln!("navicache: {error}"); // the sweep comes after it
+    }
 }
 
 /// `POST /v1/videos/{id}/remix`
 pub async fn remix(
     State(server): State<Arc<Server>>,
     Extension(caller): Extension<Caller>,
+    Extension(peer): Extension<Peer>,
     Path(id): Path<String>,
     headers: HeaderMap,
     body: Body,
@@ -91,7 +132,7 @@ pub async fn remix(
         return Err(gone()); // a picture that it started from has left with it
     }
     let content = admit(&server, &caller, &headers)?;
-    let form = read(&server, content, body).await?;
+    let (form, _room) = read(&server, &peer, content, &headers, body).await?;
     let attempt = Try::of(&headers)?;
     let prompt = ask::prompt(&form)?;
     let mut request: navicache_engine::Request =
@@ -100,13 +141,14 @@ pub async fn remix(
     let input = job.input.as_ref().map(|digest| server.blobs.hold(digest).ok_or_else(gone)).transpose()?;
     request.image = input.as_ref().map(|input| server.blobs.path(input.digest()));
     let mut warnings = ask::beside_prompt(&form);
-    let (meant, request) = understood(&server, &job.model, request, job.meant.user.clone(), &mut warnings).await?;
+    let understood = understood(&server, &job.model, request, job.meant.user.clone()).await?;
+    warnings.extend(understood.warnings);
     let asked = Asked {
         key: caller.name.clone(),
         priority: 0,
         model: job.model.clone(),
-        request,
-        meant,
+        request: understood.request,
+        meant: understood.meant,
         input: job.input.clone(),
         warnings,
         remixed_from: Some(job.id.clone()),
@@ -131,9 +173,8 @@ fn admit(server: &Server, caller: &Caller, headers: &HeaderMap) -> Result<Conten
     let content = text(headers, header::CONTENT_TYPE).and_then(Content::of);
     let content =
         content.ok_or_else(|| unsupported("expected multipart/form-data with a boundary, or application/json"))?;
-    let length = text(headers, header::CONTENT_LENGTH).and_then(|length| length.parse::<u64>().ok());
     let most = most_of_body(server.options.limits.max_upload);
-    if length.is_some_and(|length| length > most) {
+    if length(headers).is_some_and(|length| length > most) {
         return Err(refuse(ApiError::too_large(most)));
     }
     let unavailable = |code, message| refuse(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, code, message).after(5));
@@ -171,12 +212,37 @@ fn queue_full(server: &Server, waiting: (usize, usize), room: Room) -> ApiError 
     ApiError::new(StatusCode::TOO_MANY_REQUESTS, "queue_full", message).after(until_next.ceil() as u64)
 }
 
-async fn read(server: &Server, content: Content, body: Body) -> Result<Form, ApiError> {
+/// A body as fields. Its room is held as long as what comes beside them.
+async fn read(
+    server: &Server,
+    peer: &Peer,
+    content: Content,
+    headers: &HeaderMap,
+    body: Body,
+) -> Result<(Form, Arc<Held>), ApiError> {
     let most = server.options.limits.max_upload;
-    let time = BODY_TIME + Duration::from_secs(most / BODY_RATE);
+    let length = length(headers).unwrap_or(most_of_body(most));
+    let time = BODY_TIME + Duration::from_secs(length / BODY_RATE);
+    let (body, room) = server.bodies.counted(body);
+    let reads = peer.seat.reads_body();
+    let form = timeout(time, form::read(content, body, most)).await;
+    drop(reads);
     let late = || ApiError::new(StatusCode::REQUEST_TIMEOUT, "timeout", "the body did not arrive in time");
-    let form = timeout(time, form::read(content, body, most)).await.map_err(|_| late())?;
-    form.inspect_err(|error| server.metrics.refuse(error.code))
+    let busy = || {
+        let message = "others send too much at the same time; try again";
+        ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "busy", message).after(5)
+    };
+    let form = match form {
+        Err(_) => Err(late()),
+        Ok(Err(_)) if room.was_refused() => Err(busy()),
+        Ok(form) => form,
+    };
+    Ok((form.inspect_err(|error| server.metrics.refuse(error.code))?, room))
+}
+
+/// What a request says of the length of its body.
+fn length(headers: &HeaderMap) -> Option<u64> {
+    text(headers, header::CONTENT_LENGTH)?.parse().ok()
 }
 
 /// Which attempt of a client's it is.
@@ -230,25 +296,21 @@ fn internal() -> ApiError {
     ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "the server made a mistake; its log says which")
 }
 
-/// What a request means to the engine, and the request with all that a second run of it has to have.
+/// What a request means to the engine.
 async fn understood(
     server: &Arc<Server>,
     model: &str,
     request: navicache_engine::Request,
     user: Option<String>,
-    warnings: &mut Vec<String>,
-) -> Result<(crate::job::Meant, String), ApiError> {
-    let (server, model) = (server.clone(), model.to_string());
+) -> Result<Understood, ApiError> {
+    let (of, model) = (server.clone(), model.to_string());
     // A picture is unpacked here: one at a time, and not where requests are answered.
     let _one = match request.image {
         Some(_) => Some(server.pictures.acquire().await.map_err(|_| internal())?),
         None => None,
     };
-    let of = server.clone();
     let checked = tokio::task::spawn_blocking(move || ask::understand(&of, &model, request, user));
-    let (meant, request, said) = checked.await.map_err(|_| internal())??;
-    warnings.extend(said);
-    Ok((meant, request))
+    checked.await.map_err(|_| internal())?
 }
 
 /// Writes a job down, and says what came of it.
@@ -256,7 +318,7 @@ async fn take(server: &Arc<Server>, asked: Asked, input: Option<Pinned>) -> Answ
     let room = room(&server.options.limits, &asked.key);
     let (model, prompt) = (asked.model.clone(), asked.meant.prompt.clone());
     // The picture is let go of with the answer, which comes after the commit, even where the client has gone.
-    let (created, _input) =
+    let (created, input) =
         server.store.write(move |writer| Ok((queries::create(writer, &asked, room)?, input))).await?;
     match created {
         Created::New(job) => {
@@ -273,10 +335,12 @@ async fn take(server: &Arc<Server>, asked: Asked, input: Option<Pinned>) -> Answ
             Ok(response)
         }
         Created::Conflict => {
+            let_go(server, input);
             let message = "this Idempotency-Key stands for another request";
             Err(ApiError::new(StatusCode::CONFLICT, "idempotency_conflict", message).for_good())
         }
         Created::Full(all, of_key) => {
+            let_go(server, input);
             server.metrics.refuse("queue_full");
             Err(queue_full(server, (all, of_key), room))
         }

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use rusqlite::{Connection, OpenFlags};
 use tokio::sync::oneshot;
 
+use crate::fail_point::fail_point;
 use crate::id::Names;
 use crate::{Error, Result};
 
@@ -149,9 +150,11 @@ fn write_all(mut writer: Writer, work: &mpsc::Receiver<Work>, on_commit: &OnComm
             state = state.and_then(|()| in_transaction(&writer));
             next = if answers.len() < TOGETHER { work.try_recv().ok() } else { None };
         }
+        fail_point("commit begins");
         let clock = Instant::now();
         let committed = state.and_then(|()| Ok(writer.connection.execute_batch("COMMIT")?));
         on_commit(clock.elapsed());
+        fail_point("committed");
         if committed.is_err() && !writer.connection.is_autocommit() {
             let _ = writer.connection.execute_batch("ROLLBACK"); // the error is told
         }

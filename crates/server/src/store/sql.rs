@@ -144,9 +144,9 @@ pub struct Page {
 /// Questions and changes, each a statement or a few.
 pub mod queries {
     use crate::id::now_ms;
-    use crate::job::{Job, JobError};
+    use crate::job::{Job, JobError, Meant, code, strike};
     use crate::store::sql::{
-        Asked, COLUMNS, Created, Finish, IDEMPOTENT_MS, Page, RETRIED_MS, Room, Writer, json, read_job,
+        Asked, COLUMNS, Created, Finish, IDEMPOTENT_MS, Page, RETRIED_MS, Room, Writer, json, parsed, read_job,
     };
     use rusqlite::types::Value;
     use rusqlite::{Connection, OptionalExtension, Row, params, params_from_iter};
@@ -263,9 +263,29 @@ pub mod queries {
         db.prepare_cached(sums)?.query_map([since_ms], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
     }
 
-    /// The server starts: what was under way waits again.
+    /// Of the last videos that were made in one go, the oldest first: model, what was made, device-milliseconds, and
+    /// all work over what was computed.
+    pub fn made_last(db: &Connection, most: usize) -> rusqlite::Result<Vec<(String, Meant, i64, f64)>> {
+        let last = "SELECT model, meant, device_ms, speedup FROM (SELECT model, meant, device_ms, speedup, finished_ms \
+            FROM jobs WHERE status = 'completed' AND attempt = 1 AND speedup > 0 ORDER BY finished_ms DESC LIMIT ?1) \
+            ORDER BY finished_ms";
+        let read = |row: &Row| -> rusqlite::Result<(String, Meant, i64, f64)> {
+            Ok((row.get(0)?, parsed(1, &row.get::<_, String>(1)?)?, row.get(2)?, row.get(3)?))
+        };
+        db.prepare_cached(last)?.query_map([most as i64], read)?.collect()
+    }
+
+    /// The server starts: what was under way waits again, but for jobs under which it ended too often. Says how many
+    /// wait again.
     pub fn requeue_all(writer: &mut Writer) -> rusqlite::Result<usize> {
-        writer.connection.execute("UPDATE jobs SET status = 'queued' WHERE status = 'in_progress'", [])
+        let db = &writer.connection;
+        let message = "the server ended each time while it was made, without getting to a later checkpoint".to_string();
+        let error = JobError { code: code::WORKER_CRASHED.to_string(), message };
+        let out = "UPDATE jobs SET status = 'failed', finished_ms = ?1, error = ?2 \
+            WHERE status = 'in_progress' AND crashes + ?3 >= ?4";
+        db.execute(out, params![now_ms(), json(&error), strike::SERVER, strike::OUT])?;
+        let again = "UPDATE jobs SET status = 'queued', crashes = crashes + ?1 WHERE status = 'in_progress'";
+        db.execute(again, [strike::SERVER])
     }
 
     /// Starts a job; `None` where it does not wait any more.
@@ -278,22 +298,21 @@ pub mod queries {
         }
     }
 
-    /// An attempt ended before the job did: it waits again. A worker that died (`crashed`) is counted.
+    /// An attempt ended before the job did: it waits again. `weight` is what that counts against it.
     pub fn requeue(
         writer: &mut Writer,
         id: &str,
         attempt: i64,
-        crashed: bool,
+        weight: i64,
         warnings: &[String],
         device_ms: i64,
     ) -> rusqlite::Result<bool> {
         let back = "UPDATE jobs SET status = 'queued', crashes = crashes + ?3, warnings = ?4, \
             device_ms = device_ms + ?5 WHERE id = ?1 AND attempt = ?2 AND status = 'in_progress'";
-        let crashes = i64::from(crashed);
         let changed = writer.connection.prepare_cached(back)?.execute(params![
             id,
             attempt,
-            crashes,
+            weight,
             json(&warnings),
             device_ms
         ])?;

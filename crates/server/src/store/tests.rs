@@ -1,7 +1,7 @@
 //! The store alone, without HTTP.
 
 use super::*;
-use crate::job::{Job, JobError, Made, Meant, Status};
+use crate::job::{Job, JobError, Made, Meant, Status, strike};
 
 fn meant() -> Meant {
     Meant {
@@ -101,14 +101,62 @@ async fn crashes_are_counted_from_the_last_checkpoint() {
             .write(move |writer| {
                 let job = queries::claim(writer, &of)?.unwrap();
                 queries::checkpointed(writer, &of, job.attempt, step)?;
-                queries::requeue(writer, &of, job.attempt, true, &[], 0)?;
+                queries::requeue(writer, &of, job.attempt, strike::WORKER, &[], 0)?;
                 queries::job(&writer.connection, &of)
             })
             .await
             .unwrap();
         crashes.push(job.unwrap().crashes);
     }
-    assert_eq!(crashes, [1, 2, 1, 2, 1]);
+    assert_eq!(crashes, [1, 2, 1, 2, 1].map(|times| times * strike::WORKER));
+}
+
+#[tokio::test]
+async fn a_killed_server_is_hardly_the_jobs_doing_but_not_for_ever() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    let (id, waiting) = (new(&store, "1").await.id, new(&store, "2").await.id);
+    let killed = async || {
+        let of = id.clone();
+        let claimed = store.write(move |writer| queries::claim(writer, &of)).await.unwrap().is_some();
+        let again = store.write(queries::requeue_all).await.unwrap();
+        (claimed, again)
+    };
+    for _ in 1..strike::OUT {
+        assert_eq!(killed().await, (true, 1));
+    }
+    assert_eq!(killed().await, (true, 0));
+    let job = store.read(|db| queries::job(db, &id)).unwrap().unwrap();
+    assert_eq!((job.status, job.error.unwrap().code.as_str()), (Status::Failed, "worker_crashed"));
+    let other = store.read(|db| queries::job(db, &waiting)).unwrap().unwrap();
+    assert_eq!((other.status, other.crashes), (Status::Queued, 0), "it was not under way");
+}
+
+#[tokio::test]
+async fn what_was_made_says_how_long_the_next_takes() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    for device_ms in [1000, 3000] {
+        let of = new(&store, "1").await.id;
+        store
+            .write(move |writer| {
+                queries::claim(writer, &of)?;
+                queries::complete(writer, &of, 1, &finish(), device_ms)
+            })
+            .await
+            .unwrap();
+    }
+    let made = store.read(|db| queries::made_last(db, 20)).unwrap();
+    assert_eq!(made.iter().map(|(_, _, ms, speedup)| (*ms, *speedup)).collect::<Vec<_>>(), [(1000, 2.0), (3000, 2.0)]);
+    let board = crate::board::Board::default();
+    assert_eq!(board.expected_seconds("demo", &meant()), None);
+    for (model, meant, ms, speedup) in &made {
+        board.learn(model, meant, *ms as f64 / 1000.0, *speedup);
+    }
+    let seconds = |meant: &Meant| board.expected_seconds("demo", meant).unwrap();
+    assert!((seconds(&meant()) - 1.6).abs() < 1e-9, "the later one counts less until there are more");
+    let unseen = Meant { cache: "stride".to_string(), steps: 8, ..meant() };
+    assert!((seconds(&unseen) - 4.0 * 1.6).abs() < 1e-9, "twice the steps, and nothing that is known to be saved");
 }
 
 #[tokio::test]
