@@ -9,13 +9,15 @@ import time
 
 
 class Server:
-    def __init__(self, program, data, *options, port=0):
+    def __init__(self, program, data, *options, port=0, through=(), **settings):
+        """`through`: a command that runs the program. `settings`: of the process."""
         self.program, self.data, self.options, self.port = program, data, options, port
+        self.through, self.settings = list(through), settings
         self.process = None
 
     def start(self):
-        command = [self.program, "serve", "--data", self.data, "--port", str(self.port), *self.options]
-        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        command = [*self.through, self.program, "serve", "--data", self.data, "--port", str(self.port), *self.options]
+        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, **self.settings)
         log = []
         for line in self.process.stderr:
             log.append(line)

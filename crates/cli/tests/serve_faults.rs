@@ -108,7 +108,7 @@ fn a_crash_between_two_durable_writes_loses_and_doubles_nothing() {
 
 /// `cargo test -p navicache --test serve_faults -- --ignored --nocapture`
 #[test]
-#[ignore = "47 crashes take minutes"]
+#[ignore = "42 crashes take minutes"]
 fn a_crash_at_every_place_every_time_loses_and_doubles_nothing() {
     let expected = undisturbed();
     let all = PLACES.iter().flat_map(|(place, times)| (1..=*times).map(move |times| (*place, times)));
