@@ -3,11 +3,11 @@
 use std::path::PathBuf;
 
 use navicache_engine::control::solver::SolverKind;
-use navicache_engine::{AspectRatio, Request, Resolution, Size};
+use navicache_engine::{AspectRatio, Rate, Request, Resolution, Size};
 
 use crate::listed;
 use crate::loading::Loading;
-use crate::values::{bytes, fps, seed};
+use crate::values::{bytes, seed};
 
 /// What differs between the videos of a call.
 #[derive(clap::Args)]
@@ -66,9 +66,9 @@ pub struct Settings {
     #[arg(long, value_name = "N")]
     pub frames: Option<usize>,
 
-    /// Frames per second of the video file
-    #[arg(long, value_name = "N", value_parser = fps)]
-    pub fps: Option<u32>,
+    /// Frames per second of the video file, as in 24, 23.976 or 24000/1001
+    #[arg(long, value_name = "N")]
+    pub fps: Option<Rate>,
 
     /// Denoising steps [default: the model's own]
     #[arg(long, value_name = "N")]

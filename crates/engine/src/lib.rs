@@ -67,7 +67,7 @@ pub use generate::{Video, check, generate, generate_to, generate_with, warm_up};
 pub use host::share_of_memory;
 pub use machine::{available_memory_bytes as machine_memory, cpu_name as machine_name, threads, use_threads};
 pub use navicache_control as control;
-pub use navicache_media::{Clip, Frames, Spec, WholeFile, video};
+pub use navicache_media::{Clip, Frames, Rate, Spec, WholeFile, video};
 pub use navicache_models as models;
 pub use navicache_replay as replay;
 pub use navicache_weights::layout::Files;

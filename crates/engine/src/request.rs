@@ -10,6 +10,7 @@ use navicache_control::cache::{self, Best, CacheConfig, CacheSpec, watch};
 use navicache_control::guidance::Branch;
 use navicache_control::solver::SolverKind;
 use navicache_control::target::Target;
+use navicache_media::Rate;
 use navicache_media::video::SCALE_MAX;
 use serde::{Deserialize, Serialize};
 
@@ -40,7 +41,7 @@ pub struct Request {
     /// Number of frames.
     pub frames: Option<usize>,
     /// Frames a second, of the file that is written.
-    pub fps: Option<u32>,
+    pub fps: Option<Rate>,
     /// How many times as wide and high the file is as what was made; `None`: the model's own where people look at the
     /// file (MP4, GIF), 1 where programs read it.
     pub scale: Option<usize>,
@@ -135,7 +136,7 @@ pub struct Defaults {
     /// Number of frames.
     pub frames: usize,
     /// Frames a second.
-    pub fps: u32,
+    pub fps: Rate,
     /// How many times as wide and high a file to be watched is, where videos are small.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scale: Option<usize>,
@@ -212,7 +213,7 @@ pub struct Resolved {
     /// Number of frames.
     pub frames: usize,
     /// Frames a second.
-    pub fps: u32,
+    pub fps: Rate,
     /// Number of steps.
     pub steps: usize,
     /// The solver.
@@ -291,7 +292,6 @@ impl Request {
         let steps = self.steps.unwrap_or(defaults.steps);
         check_range(Field::Steps, steps, 1, STEPS_MAX)?;
         let fps = self.fps.unwrap_or(defaults.fps);
-        check_range(Field::Fps, fps as usize, 1, 1000)?;
         self.scale.map_or(Ok(()), |factor| check_range(Field::Scale, factor, 1, SCALE_MAX))?;
         let max_sequence_length = self.max_sequence_length.unwrap_or(defaults.max_sequence_length);
         check_range(Field::MaxSequenceLength, max_sequence_length, 1, SEQUENCE_MAX)?;
@@ -431,7 +431,7 @@ mod tests {
             width: 64,
             height: 64,
             frames: 17,
-            fps: 8,
+            fps: Rate::whole(8),
             scale: None,
             steps: 50,
             guidance: 4.0,

@@ -1,6 +1,6 @@
 //! A clip in memory.
 
-use crate::{Error, Result};
+use crate::{Error, Rate, Result};
 
 /// What a video file has to know before its first frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -10,7 +10,7 @@ pub struct Spec {
     /// Height in pixels.
     pub height: usize,
     /// Frames a second.
-    pub fps: u32,
+    pub fps: Rate,
     /// Number of frames.
     pub frames: usize,
 }

@@ -15,6 +15,7 @@ mod clip;
 mod error;
 mod input;
 mod picture;
+mod rate;
 pub mod video;
 mod whole_file;
 
@@ -22,4 +23,5 @@ pub use clip::{Clip, Frames, Spec};
 pub use error::{Error, Result};
 pub use input::{open_file, read_file, read_text};
 pub use picture::{Filter, Picture};
+pub use rate::Rate;
 pub use whole_file::{WholeFile, folder_of, sync_folder};

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use navicache_media::video::{self, Reader};
-use navicache_media::{Clip, Result};
+use navicache_media::{Clip, Rate, Result};
 
 /// Furthest that a value may be from ffmpeg's, in grey levels.
 const LEVELS: u8 = 2;
@@ -187,7 +187,7 @@ fn what_is_written_has_the_same_colours_for_every_reader() {
     let clip = Clip { width: 32, height: 32, fps: None, frames: colour.repeat(32 * 32 * 2) };
     for (name, matrix) in [("a.mp4", video::Matrix::Bt709), ("a.y4m", video::Matrix::Bt601)] {
         let path = folder.path().join(name);
-        clip.save(&path, 8, video::Scale::NONE).unwrap();
+        clip.save(&path, Rate::whole(8), video::Scale::NONE).unwrap();
         assert_eq!(Reader::open(&path).unwrap().stream().colours.matrix, matrix, "{name}");
         let found = read(&path).unwrap();
         let close = found.frames.chunks_exact(3).all(|pixel| pixel.iter().zip(colour).all(|(a, b)| a.abs_diff(b) <= 4));

@@ -173,8 +173,8 @@ impl Video {
     }
 
     /// Frames, height, width and frames a second.
-    fn spec(&self, py: Python<'_>) -> PyResult<(usize, usize, usize, u32)> {
-        self.with(py, |video| Ok((video.spec.frames, video.spec.height, video.spec.width, video.spec.fps)))
+    fn spec(&self, py: Python<'_>) -> PyResult<(usize, usize, usize, f64)> {
+        self.with(py, |video| Ok((video.spec.frames, video.spec.height, video.spec.width, video.spec.fps.number())))
     }
 
     /// The final latents: numbers of 4 bytes, lowest first, and their shape.

@@ -75,7 +75,7 @@ impl Ask {
             resolution: fields.parsed::<Resolution>("resolution", "expected a number of lines, as in 480p")?,
             aspect_ratio: fields.parsed::<AspectRatio>("aspect_ratio", "expected WIDTH:HEIGHT, as in 16:9")?,
             frames: fields.parsed("frames", "expected a number of frames")?,
-            fps: fields.parsed("fps", "expected a whole number")?,
+            fps: fields.parsed("fps", "expected 1 to 1000 frames a second, as in 24 or 23.976")?,
             steps: fields.parsed("steps", "expected a number of steps")?,
             guidance: fields.parsed("guidance", "expected a number")?,
             guidance_2: fields.parsed("guidance_2", "expected a number")?,
@@ -118,7 +118,7 @@ impl Ask {
     pub fn request(self, pipeline: &Pipeline, image: Option<PathBuf>) -> Result<Request, ApiError> {
         let seed = self.request.seed.unwrap_or_else(|| u64::from(u32::from_le_bytes(random_bytes())));
         let fps = self.request.fps.unwrap_or(pipeline.defaults().fps);
-        let of_seconds = |seconds: f64| pipeline.nearest_frames((seconds * f64::from(fps)).round().min(1e9) as usize);
+        let of_seconds = |seconds: f64| pipeline.nearest_frames((seconds * fps.number()).round().min(1e9) as usize);
         let frames = self.request.frames.or(self.seconds.map(of_seconds));
         Ok(Request { seed: Some(seed), frames, image, ..self.request })
     }

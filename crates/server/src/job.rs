@@ -1,6 +1,6 @@
 //! A job, as the store has it.
 
-use navicache_engine::Resolved;
+use navicache_engine::{Rate, Resolved};
 use serde::{Deserialize, Serialize};
 
 /// What became of a job.
@@ -73,7 +73,7 @@ pub struct Meant {
     pub width: usize,
     pub height: usize,
     pub frames: usize,
-    pub fps: u32,
+    pub fps: Rate,
     pub steps: usize,
     pub seed: u64,
     /// The text of the cache method.
@@ -100,7 +100,7 @@ impl Meant {
 
     /// Seconds of the video, with at most two decimals.
     pub fn seconds(&self) -> String {
-        let hundredths = (100.0 * self.frames as f64 / f64::from(self.fps)).round() / 100.0;
+        let hundredths = (100.0 * self.frames as f64 / self.fps.number()).round() / 100.0;
         hundredths.to_string()
     }
 

@@ -39,7 +39,7 @@ impl Gif {
 
     /// Hundredths of a second, rounded so that the video as a whole keeps its length.
     fn delay(&self) -> u16 {
-        let until = |frame: usize| (frame as f64 * 100.0 / self.spec.fps as f64).round();
+        let until = |frame: usize| (frame as f64 * 100.0 / self.spec.fps.number()).round();
         (until(self.next + 1) - until(self.next)) as u16
     }
 }

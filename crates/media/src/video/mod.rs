@@ -22,7 +22,7 @@ pub use png::holds_png;
 pub use scale::{SCALE_MAX, Scale};
 pub use stream::{Colours, Matrix, Orientation, Range, Stream};
 
-use crate::{Clip, Error, Result, Spec};
+use crate::{Clip, Error, Rate, Result, Spec};
 
 /// Every format that is known. The first is what is written where nothing else is asked for.
 pub static FORMATS: &[&Format] = &[&mp4::FORMAT, &gif::FORMAT, &y4m::FORMAT, &safetensors::FORMAT, &png::FORMAT];
@@ -82,7 +82,7 @@ impl Reader {
 
 impl Clip {
     /// Writes it in the format that the file name's ending says.
-    pub fn save(&self, path: &Path, fps: u32, scale: Scale) -> Result<()> {
+    pub fn save(&self, path: &Path, fps: Rate, scale: Scale) -> Result<()> {
         let Clip { width, height, frames, .. } = self;
         let frame = width * height * 3;
         let spec = Spec { width: *width, height: *height, fps, frames: frames.len() / frame.max(1) };
@@ -172,7 +172,7 @@ impl Writer {
 mod tests {
     use super::*;
 
-    const SPEC: Spec = Spec { width: 32, height: 16, fps: 8, frames: 3 };
+    const SPEC: Spec = Spec { width: 32, height: 16, fps: Rate::whole(8), frames: 3 };
 
     /// A disc that moves over a gradient.
     pub(super) fn frame(spec: &Spec, index: usize) -> Vec<u8> {
@@ -260,7 +260,7 @@ mod tests {
             ("b.mp4", Scale::NONE, 32),
         ] {
             let path = folder.path().join(name);
-            clip.save(&path, 8, scale).unwrap();
+            clip.save(&path, Rate::whole(8), scale).unwrap();
             let found = read(&path).unwrap();
             assert_eq!((found.width, found.height), (width, width / 2), "{name}");
         }
@@ -268,14 +268,32 @@ mod tests {
         let (dark, bright) = (&twice.frames[..3], &twice.frames[3 * (16 * 64 + 16)..][..3]);
         assert_eq!((dark, bright), (&[0, 40, 0][..], &[220, 40, 30][..]), "the corner, and the middle of the disc");
         for wrong in [0, SCALE_MAX + 1] {
-            let message = clip.save(&folder.path().join("c.mp4"), 8, Scale::Asked(wrong)).unwrap_err().to_string();
+            let message =
+                clip.save(&folder.path().join("c.mp4"), Rate::whole(8), Scale::Asked(wrong)).unwrap_err().to_string();
             assert!(message.contains("expected 1 to 32"), "{message}");
         }
     }
 
     #[test]
+    fn fractions_of_frames_a_second_are_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        for (text, expected) in [("23.976", 24000.0 / 1001.0), ("29.97", 30000.0 / 1001.0), ("12.5", 12.5)] {
+            let spec = Spec { fps: text.parse().unwrap(), ..SPEC };
+            for name in ["a.mp4", "a.y4m"] {
+                let path = folder.path().join(name);
+                let mut writer = Writer::create(&path, &spec, Scale::NONE).unwrap();
+                (0..spec.frames).for_each(|index| writer.push(&frame(&spec, index)).unwrap());
+                writer.finish().unwrap();
+                let found = Reader::open(&path).unwrap().stream().fps.unwrap();
+                assert!((found - expected).abs() < 1e-9, "{name} {text}: {found}");
+            }
+        }
+        assert!(std::fs::read(folder.path().join("a.y4m")).unwrap().starts_with(b"YUV4MPEG2 W32 H16 F25:2 Ip"));
+    }
+
+    #[test]
     fn mp4_decodes_to_nearly_the_same_picture() {
-        let spec = Spec { width: 64, height: 48, fps: 16, frames: 9 };
+        let spec = Spec { width: 64, height: 48, fps: Rate::whole(16), frames: 9 };
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.mp4");
         let mut writer = Writer::create(&path, &spec, Scale::NONE).unwrap();

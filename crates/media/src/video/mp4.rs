@@ -57,8 +57,8 @@ impl Mp4 {
         let config = EncoderConfig::new()
             .rate_control_mode(RateControlMode::Off)
             .qp(QP)
-            .max_frame_rate(FrameRate::from_hz(fps as f32))
-            .intra_frame_period(IntraFramePeriod::from_num_frames(2 * fps))
+            .max_frame_rate(FrameRate::from_hz(fps.number() as f32))
+            .intra_frame_period(IntraFramePeriod::from_num_frames((2.0 * fps.number()) as u32))
             .complexity(Complexity::High)
             .skip_frames(false)
             .num_threads(1) // the same bytes whatever the machine
@@ -79,7 +79,7 @@ impl Mp4 {
 fn fits(path: &Path, spec: &Spec) -> Result<()> {
     let Spec { width, height, fps, .. } = *spec;
     let is_small_enough = width.max(height) <= LARGEST.0 && width.min(height) <= LARGEST.1;
-    if is_small_enough && width % 2 == 0 && height % 2 == 0 && fps != 0 {
+    if is_small_enough && width % 2 == 0 && height % 2 == 0 {
         return Ok(());
     }
     let reason = format!(
@@ -112,8 +112,8 @@ impl Sink for Mp4 {
             track_kind: TrackKind::Video,
             sample_entry: describe.then(|| coded.description(width, height)),
             keyframe,
-            timescale: NonZeroU32::new(fps).unwrap_or(NonZeroU32::MIN),
-            duration: 1,
+            timescale: NonZeroU32::new(fps.frames()).unwrap_or(NonZeroU32::MIN),
+            duration: fps.seconds(),
             composition_time_offset: None,
             data_offset: self.position,
             data_size: coded.sample.len(),

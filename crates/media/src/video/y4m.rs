@@ -32,7 +32,8 @@ impl Y4m {
     pub fn create(path: &Path, spec: &Spec) -> Result<Self> {
         let mut file = WholeFile::create(path)?;
         let Spec { width, height, fps, .. } = spec;
-        writeln!(file, "YUV4MPEG2 W{width} H{height} F{fps}:1 Ip A1:1 C444 XCOLORRANGE=LIMITED")
+        let (frames, seconds) = (fps.frames(), fps.seconds());
+        writeln!(file, "YUV4MPEG2 W{width} H{height} F{frames}:{seconds} Ip A1:1 C444 XCOLORRANGE=LIMITED")
             .map_err(Error::io(path))?;
         Ok(Y4m { path: path.to_path_buf(), file })
     }

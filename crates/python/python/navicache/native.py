@@ -169,7 +169,7 @@ class Video:
         return np.frombuffer(numbers, "<f4").reshape(shape)
 
     @property
-    def fps(self) -> int:
+    def fps(self) -> float:
         """Frames a second, of files that are written."""
         return self._video.spec()[3]
 
@@ -184,7 +184,7 @@ class Video:
 
     def __repr__(self) -> str:
         frames, height, width, fps = self._video.spec()
-        return f"<navicache.Video: {frames} frames of {width}x{height}, {fps} a second>"
+        return f"<navicache.Video: {frames} frames of {width}x{height}, {fps:g} a second>"
 
 
 def metrics(

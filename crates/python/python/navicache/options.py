@@ -39,7 +39,7 @@ class Options(TypedDict, total=False):
     resolution: str | None
     aspect_ratio: str | None
     frames: int | None
-    fps: int | None
+    fps: float | None
     steps: int | None
     solver: str | None
     shift: float | None

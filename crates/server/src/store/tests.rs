@@ -9,7 +9,7 @@ fn meant() -> Meant {
         width: 64,
         height: 64,
         frames: 17,
-        fps: 8,
+        fps: navicache_engine::Rate::whole(8),
         steps: 4,
         seed: 7,
         cache: "none".to_string(),

@@ -1,6 +1,7 @@
 //! The published models: which one some weights are, its defaults and its sizes.
 
 use navicache_control::solver::SolverKind;
+use navicache_media::Rate;
 use navicache_models::cogvideox::{TransformerConfig, VaeConfig};
 
 use crate::limits::{Frames, Limits};
@@ -77,7 +78,7 @@ impl Published {
             width,
             height,
             frames: transformer.sample_frames,
-            fps,
+            fps: Rate::whole(fps),
             scale: None,
             steps: 50,
             guidance: 6.0,

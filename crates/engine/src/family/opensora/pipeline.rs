@@ -49,7 +49,7 @@ pub(super) struct OpenSora {
 impl OpenSora {
     /// What the transformer is conditioned on beside the text.
     fn video_size(&self, request: &Resolved) -> VideoSize {
-        let fps = if request.frames == 1 { STILL_FPS } else { request.fps as f64 };
+        let fps = if request.frames == 1 { STILL_FPS } else { request.fps.number() };
         VideoSize { height: request.height, width: request.width, fps }
     }
 }

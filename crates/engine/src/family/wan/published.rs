@@ -1,6 +1,7 @@
 //! Which of the published pipelines a set of weights is, and what their cards and reference pipelines say of them.
 
 use navicache_control::solver::SolverKind;
+use navicache_media::Rate;
 use navicache_models::wan::{TransformerConfig, VaeConfig};
 
 use crate::request::Defaults;
@@ -81,7 +82,7 @@ impl Published {
             width,
             height,
             frames,
-            fps,
+            fps: Rate::whole(fps),
             scale: None,
             steps,
             guidance,
