@@ -30,7 +30,7 @@ NUMBERS = ["", "-1", "x", "1e999", "nan", "-inf", "99999999999999999999999", "0x
 WRONG = {
     "--steps": NUMBERS + ["0", "1001", "2.5"],
     "--frames": NUMBERS + ["0", "2", "3", "1000001", "4294967296"],
-    "--fps": NUMBERS + ["0", "1001", "23.976"],
+    "--fps": NUMBERS + ["0", "1001", "0.5", "24/0", "24fps"],
     "--size": NUMBERS + ["0x0", "64", "64x", "x64", "65x64", "64x64x64", "-64x64", "16777216x16777216", "1e2x64"],
     "--resolution": NUMBERS + ["480q", "0p", "99999999p"],
     "--aspect-ratio": ["", "1:0", "0:1", "x:y", "nan:1", "-1:2", "1:2:3", "inf:1"],
@@ -64,6 +64,26 @@ FILES = [
     "--latents", "--resume", "--resume-decode", "--prompts",
 ]
 OUTPUTS = ["--output", "--report", "--save-latents", "--checkpoint"]
+# Options of `serve` and values that none of them takes.
+SERVE = {
+    "--port": NUMBERS + ["65536"],
+    "--host": ["", "no.such.host.invalid", "256.1.1.1", "0.0.0.0"],
+    "--max-queue": NUMBERS,
+    "--max-steps": NUMBERS + ["0"],
+    "--max-video": ["", "x", "64x64", "0x0x0", "64x64x-1"],
+    "--max-upload": ["", "x", "-1"],
+    "--keep": ["", "x", "-1d", "1.5h"],
+    "--keep-bytes": ["", "x", "-1GB"],
+    "--grace": ["", "x", "-1s"],
+    "--checkpoint-every": ["", "0", "x", "-1"],
+    "--metrics-listen": ["", "x", "127.0.0.1", "127.0.0.1:99999"],
+    "--cors": ["", "*", "http://a b"],
+    "--device": ["", "tpu"],
+    "--dtype": ["", "f8"],
+    "--threads": NUMBERS + ["0"],
+    "--memory": ["", "x", "-1GiB"],
+}
+SERVE_FILES = ["--model", "--keys", "--data", "--tls-cert", "--tls-key"]
 # What each of the other commands reads.
 READERS = [
     ["inspect"], ["estimate", "--model"], ["replay"], ["tune"], ["metrics", "{same}"], ["decode"], ["compare", "--from"],
@@ -139,6 +159,23 @@ def calls(folder, count, seed):
             places = any("{}" in part for part in filled)
             made.append([part.replace("{}", path) for part in filled] if places else [*filled, path])
     made.remove(["inspect", folder])  # which says what a folder lacks
+    serve = ["serve", "--port", "0", "--data", folder + "-data"]
+    made += [[*serve, f"{option}={value}"] for option, values in SERVE.items() for value in values]
+    readable = [path for path in inputs if path not in (folder, "")]
+    # A server whose keys are none lets nobody in, until one is made.
+    made += [[*serve, f"{option}={path}"] for option in SERVE_FILES if option != "--data" for path in readable if (option, path[-17:]) != ("--keys", "empty.safetensors")]
+    made += [["serve", "--port", "0", f"--data={path}"] for path in inputs if "nonexistent" not in path and path not in (folder, "", "~/x.mp4", "http://example.org/x.mp4")]
+    made += [["serve", "key", "list", f"--keys={path}"] for path in inputs if "empty" not in path]  # no keys
+    made += [["serve", "key", "revoke", "nobody", f"--keys={path}"] for path in inputs]
+    made += [["serve", "key", "new", "me", f"--keys={path}"] for path in [folder, "", "/dev/full", "/proc/keys", os.path.join(folder, "noise.gguf")]]
+    weights = os.path.join(folder, "noise.safetensors")
+    made += [["convert", path, "-o", os.path.join(folder, "OUT.safetensors")] for path in inputs]
+    made += [["convert", "demo", "-o", path] for path in ["", "/nonexistent/x", "/dev/null", "/dev/full", "/proc/x", weights]]
+    made += [["convert", "demo", "-o", os.path.join(folder, "OUT"), f"--type={value}"] for value in ["", "q9", "int4", "F99"]]
+    made += [["convert", "demo", "-o", os.path.join(folder, "OUT"), f"--lora={path}"] for path in inputs]
+    made += [["models", "rm", name] for name in ["", "no such model", "../..", "a/b/c", "/", "wan2.1-t2v-1.3b", "-"]]
+    made += [["models", "rm"], ["config", "no-such-command"], ["config", "generate", "x"], ["doctor", "x"], ["doctor", "--jsn"]]
+    made += [["serve", "key"], ["serve", "key", "new"], ["serve", "x"], ["convert"], ["convert", "demo"], ["man", "/dev/null"]]
     made += [
         [], ["generat"], ["generate"], ["generate", "a", "b"], ["generate", "--sise", "1"],
         ["generate", "a ring", "--resolution", "480p", "--size", "64x64", "--frames", "x"], ["pull"], ["pull", "no such model"],

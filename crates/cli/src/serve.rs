@@ -12,7 +12,7 @@ use navicache_server::{Access, Limits, Options, WorkerOptions, key_weight, new_k
 
 use crate::error::Result;
 use crate::terminal::print;
-use crate::values::{bytes, duration, video};
+use crate::values::{bytes, duration, origin, steps, video};
 
 /// The routes are OpenAI's: its clients work with http://127.0.0.1:8080/v1 as their base URL. Jobs and videos are kept
 /// in --data, so that nothing is lost when the server is stopped or killed; docs/serve.md shows all of it.
@@ -59,7 +59,7 @@ pub struct Serve {
     pub tls_key: Option<PathBuf>,
 
     /// Let pages of this origin use the server, as in https://example.org; may be given again
-    #[arg(long, value_name = "ORIGIN")]
+    #[arg(long, value_name = "ORIGIN", value_parser = origin)]
     pub cors: Vec<String>,
 
     /// Most jobs that wait
@@ -71,7 +71,7 @@ pub struct Serve {
     pub max_queue_per_key: usize,
 
     /// Most steps of a video
-    #[arg(long, value_name = "N", default_value_t = 100)]
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = steps)]
     pub max_steps: usize,
 
     /// Largest video, as in 832x480x81: a longer one may be smaller

@@ -12,9 +12,21 @@ pub fn lags(text: &str) -> Result<usize, String> {
     number.ok_or_else(|| format!("expected 1 to {LAGS_MAX}"))
 }
 
-pub fn fps(text: &str) -> Result<u32, String> {
-    let number = text.parse().ok().filter(|fps| (1..=1000).contains(fps));
-    number.ok_or_else(|| "expected a whole number of 1 to 1000, as in 24".to_string())
+/// An origin as browsers send it: pages of any other are refused, so that one of another form would allow none.
+#[cfg(feature = "server")]
+pub fn origin(text: &str) -> Result<String, String> {
+    let host = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
+    let is_host = |host: &str| !host.is_empty() && !host.contains(|c: char| c == '/' || c.is_whitespace() || c == '*');
+    match host {
+        Some(host) if is_host(host) => Ok(text.to_string()),
+        _ => Err("expected one origin, without a path, as in https://example.org".to_string()),
+    }
+}
+
+/// A server that takes no steps makes nothing.
+#[cfg(feature = "server")]
+pub fn steps(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|steps| *steps > 0).ok_or_else(|| "expected 1 or more".to_string())
 }
 
 pub fn file(text: &str) -> Result<PathBuf, String> {
@@ -72,7 +84,10 @@ pub fn duration(text: &str) -> Result<std::time::Duration, String> {
 /// Size and frames of a video: `832x480x81`.
 #[cfg(feature = "server")]
 pub fn video(text: &str) -> Result<(navicache_engine::Size, usize), String> {
-    let parts = text.rsplit_once('x').and_then(|(size, frames)| Some((size.parse().ok()?, frames.parse().ok()?)));
+    let parts = text.rsplit_once('x').and_then(|(size, frames)| {
+        let size: navicache_engine::Size = size.parse().ok()?;
+        Some((size, frames.parse().ok()?)).filter(|(size, frames)| size.width > 0 && size.height > 0 && *frames > 0)
+    });
     parts.ok_or_else(|| "expected WIDTHxHEIGHTxFRAMES, as in 832x480x81".to_string())
 }
 
@@ -119,13 +134,15 @@ mod tests {
             video("832x480x81").map(|(size, frames)| (size.to_string(), frames)),
             Ok(("832x480".to_string(), 81))
         );
-        assert!(video("832x480").is_err());
+        assert_eq!(origin("http://localhost:3000"), Ok("http://localhost:3000".to_string()));
+        assert!(["", "*", "example.org", "https://", "https://a/b"].iter().all(|wrong| origin(wrong).is_err()));
+        assert_eq!(steps("100"), Ok(100));
+        assert!(steps("0").unwrap_err().contains("1 or more"));
+        assert!(video("832x480").is_err() && video("0x480x81").is_err() && video("832x480x0").is_err());
     }
 
     #[test]
     fn what_is_refused_says_what_would_work() {
-        assert_eq!(fps("24"), Ok(24));
-        assert!(fps("23.976").unwrap_err().contains("whole number"));
         assert!(file("-").unwrap_err().contains("out.mp4"));
     }
 
