@@ -2,8 +2,9 @@
 #![no_main]
 
 use candle_core::{DType, Device, Tensor};
-use navicache_models::{Configuration, Error, Result, Source, hunyuan, image, opensora, text, wan};
+use navicache_models::{Configuration, Error, Result, Source, cogvideox, hunyuan, image, keys, opensora, text, wan};
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 struct Nothing;
 
@@ -21,21 +22,25 @@ impl Source for Nothing {
     }
 }
 
-fn read<C: DeserializeOwned + Configuration>(bytes: &[u8]) {
-    if let Ok(config) = serde_json::from_slice::<C>(bytes) {
-        let _ = config.agree(&Nothing);
+fn read<C: DeserializeOwned + Configuration>(json: &Value) {
+    if let Ok(described) = keys::read::<C>(json.clone()) {
+        let _ = described.config.agree(&Nothing);
     }
 }
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
-    read::<wan::TransformerConfig>(bytes);
-    read::<wan::VaeConfig>(bytes);
-    read::<hunyuan::TransformerConfig>(bytes);
-    read::<hunyuan::VaeConfig>(bytes);
-    read::<opensora::TransformerConfig>(bytes);
-    read::<opensora::VaeConfig>(bytes);
-    read::<text::t5::Config>(bytes);
-    read::<text::llama::Config>(bytes);
-    read::<text::clip::Config>(bytes);
-    read::<image::clip::Config>(bytes);
+    let Ok(json) = serde_json::from_slice::<Value>(bytes) else { return };
+    read::<wan::AuthorsConfig>(&json);
+    read::<cogvideox::TransformerConfig>(&json);
+    read::<cogvideox::VaeConfig>(&json);
+    read::<wan::TransformerConfig>(&json);
+    read::<wan::VaeConfig>(&json);
+    read::<hunyuan::TransformerConfig>(&json);
+    read::<hunyuan::VaeConfig>(&json);
+    read::<opensora::TransformerConfig>(&json);
+    read::<opensora::VaeConfig>(&json);
+    read::<text::t5::Config>(&json);
+    read::<text::llama::Config>(&json);
+    read::<text::clip::Config>(&json);
+    read::<image::clip::Config>(&json);
 });

@@ -128,7 +128,7 @@ pub fn inspect(options: &Inspect) -> Result<()> {
 }
 
 fn described(inspected: &Inspected, tensors: bool) -> String {
-    let Inspected { path, layout, weights, missing, problem } = inspected;
+    let Inspected { path, layout, weights, missing, problem, warnings } = inspected;
     let mut lines = vec![format!("{}: {layout}", path.display())];
     for weights in weights {
         let first = weights.files.first().map_or(Path::new(""), |file| file.strip_prefix(path).unwrap_or(file));
@@ -155,6 +155,7 @@ fn described(inspected: &Inspected, tensors: bool) -> String {
         }
     }
     lines.push(String::new());
+    lines.extend(warnings.iter().map(|warning| format!("Warning: {warning}")));
     match problem {
         Some(problem) => lines.push(format!("Cannot be run: {problem}")),
         None if missing.is_empty() => {

@@ -25,6 +25,9 @@ pub struct Inspected {
     /// Why it cannot be read as a pipeline, where that is not for something missing.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub problem: Option<String>,
+    /// What the user should know of what was found.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
 }
 
 /// A set of weights.
@@ -89,12 +92,12 @@ pub fn inspect(model: &str) -> Result<Inspected> {
         Base::Loose(_) if path.is_dir() => "folder",
         Base::Loose(_) => "file",
     };
-    let (missing, problem) =
+    let (missing, warnings, problem) =
         match Parts::gather(Some(base), &Files::default()).map_err(Error::from).and_then(family::read) {
-            Ok(pieces) => (pieces.missing(), None),
-            Err(error) => (Vec::new(), Some(error.to_string())),
+            Ok(pieces) => (pieces.missing(), pieces.warnings(), None),
+            Err(error) => (Vec::new(), Vec::new(), Some(error.to_string())),
         };
-    Ok(Inspected { path, layout, weights, missing, problem })
+    Ok(Inspected { path, layout, weights, missing, problem, warnings })
 }
 
 /// `alone`: the one file that was asked for; what is wrong with it is the answer.

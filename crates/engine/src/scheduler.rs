@@ -3,6 +3,7 @@
 use navicache_control::diffusion::Diffusion;
 use navicache_control::schedule::{Schedule, flow_even};
 use navicache_control::solver::SolverKind;
+use navicache_models::keys::{self, Keys, Rule};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
@@ -26,24 +27,11 @@ struct File {
     beta_end: Option<f64>,
 }
 
-/// What may stand for a key of the file.
-enum Rule {
-    /// It is used here.
-    Read,
-    /// It makes no difference under the values that the other keys have to have.
-    Any,
-    /// One of these, as JSON; anything else would sample something else. The first is what the class takes where the
-    /// key is absent, unless that is refused too.
-    Only(&'static [&'static str]),
-    /// This alone: the class takes something else where the key is absent.
-    Stated(&'static str),
-}
-
 /// A class of Diffusers: its solver, and what its keys may say.
 struct Class {
     name: &'static str,
     solver: SolverKind,
-    keys: &'static [(&'static [&'static str], Rule)],
+    keys: Keys,
 }
 
 /// What keys do follows from `tools/golden/scheduler_keys.py`, which tries them all.
@@ -99,12 +87,12 @@ const CLASSES: [Class; 5] = [
             (&["base_shift", "max_shift", "base_image_seq_len", "max_image_seq_len", "time_shift_type"], Rule::Any),
         ],
     },
-    Class { name: "CogVideoXDDIMScheduler", solver: SolverKind::Ddim, keys: &OF_COGVIDEOX },
-    Class { name: "CogVideoXDPMScheduler", solver: SolverKind::DpmPp2MSde, keys: &OF_COGVIDEOX },
+    Class { name: "CogVideoXDDIMScheduler", solver: SolverKind::Ddim, keys: OF_COGVIDEOX },
+    Class { name: "CogVideoXDPMScheduler", solver: SolverKind::DpmPp2MSde, keys: OF_COGVIDEOX },
 ];
 
 /// Keys of both classes of CogVideoX.
-const OF_COGVIDEOX: [(&[&str], Rule); 8] = [
+const OF_COGVIDEOX: Keys = &[
     (&["num_train_timesteps", "snr_shift_scale", "beta_start", "beta_end"], Rule::Read),
     (&["prediction_type"], Rule::Stated("\"v_prediction\"")),
     (&["timestep_spacing"], Rule::Stated("\"trailing\"")),
@@ -178,33 +166,21 @@ impl Scheduler {
     pub fn read(folder: &Folder, path: Path) -> Result<Self> {
         let text = String::from_utf8_lossy(&folder.bytes(FILE)?).into_owned();
         let unreadable = |e: serde_json::Error| Error::file(folder.path(FILE), e.to_string());
-        let keys: Map<String, Value> = serde_json::from_str(&plain_json(&text)).map_err(unreadable)?;
+        let fields: Map<String, Value> = serde_json::from_str(&plain_json(&text)).map_err(unreadable)?;
         let wrong = |key: &str, found: &str, expected: &str| {
             Error::file(folder.path(FILE), format!("{key}: expected {expected}, found {found}"))
         };
-        let name = keys.get("_class_name").and_then(Value::as_str).unwrap_or("nothing");
+        let name = fields.get("_class_name").and_then(Value::as_str).unwrap_or("nothing");
         let known = || CLASSES.iter().filter(|class| class.path() == path);
         let class = known().find(|class| class.name == name).ok_or_else(|| {
             let names: Vec<&str> = known().map(|class| class.name).collect();
             wrong("_class_name", name, &names.join(", "))
         })?;
-        for (key, value) in keys.iter().filter(|(key, _)| !key.starts_with('_')) {
-            let rule = class.keys.iter().find(|(keys, _)| keys.contains(&key.as_str())).map(|(_, rule)| rule);
-            match rule {
-                None => return Err(wrong(key, &value.to_string(), &format!("a key of {name}"))),
-                Some(Rule::Only(values)) if !values.iter().any(|text| is(value, text)) => {
-                    return Err(wrong(key, &value.to_string(), &values.join(" or ")));
-                }
-                Some(Rule::Stated(only)) if !is(value, only) => return Err(wrong(key, &value.to_string(), only)),
-                _ => {}
-            }
+        let unknown = keys::check(&fields, &[class.keys]).map_err(|e| Error::file(folder.path(FILE), e.to_string()))?;
+        if let Some(key) = unknown.first() {
+            return Err(wrong(key, &fields[key].to_string(), &format!("a key of {name}")));
         }
-        for (names, rule) in class.keys {
-            if let (Rule::Stated(only), Some(absent)) = (rule, names.iter().find(|name| !keys.contains_key(**name))) {
-                return Err(wrong(absent, "nothing", only));
-            }
-        }
-        let file: File = serde_json::from_value(Value::Object(keys)).map_err(unreadable)?;
+        let file: File = serde_json::from_value(Value::Object(fields)).map_err(unreadable)?;
         let shift = match class.solver {
             SolverKind::UniPc | SolverKind::DpmPp2M => file.flow_shift.unwrap_or(1.0),
             SolverKind::Euler => file.shift.unwrap_or(1.0),
@@ -265,12 +241,6 @@ impl Scheduler {
             _ => solver.schedule(steps, shift, self.train_timesteps)?,
         })
     }
-}
-
-/// Whether a value is what some JSON says; 2 and 2.0 are the same.
-fn is(value: &Value, text: &str) -> bool {
-    let expected: Value = serde_json::from_str(text).unwrap_or_default();
-    *value == expected || value.as_f64().is_some_and(|number| expected.as_f64() == Some(number))
 }
 
 /// Python writes `-Infinity` and the like, which is no JSON: as text instead.

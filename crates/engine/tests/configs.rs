@@ -3,10 +3,11 @@
 mod packed;
 mod tiny;
 
+use std::ops::ControlFlow;
 use std::path::Path;
 
 use navicache_engine::inspect::inspect;
-use navicache_engine::{Files, LoadOptions, Pipeline};
+use navicache_engine::{Files, LoadOptions, Pipeline, Request, generate};
 use serde_json::{Value, json};
 
 const PREPROCESSOR: &str = "image_processor/preprocessor_config.json";
@@ -84,5 +85,93 @@ fn what_never_ends_is_not_waited_for() {
     ] {
         let message = refused(folder.path(), files);
         assert!(message.contains("zero.safetensors: expected a regular file"), "{message}");
+    }
+}
+
+/// A folder with the transformer alone, and a `config.json` beside it: what the report of a video says of that, or why
+/// it is refused.
+fn beside(config: &[u8]) -> Result<Vec<String>, String> {
+    let (base, apart) = (packed::copy(), tempfile::tempdir().unwrap());
+    let file = apart.path().join("model.safetensors");
+    std::fs::copy(base.path().join("transformer/diffusion_pytorch_model.safetensors"), &file).unwrap();
+    std::fs::write(apart.path().join("config.json"), config).unwrap();
+    let files = Files { transformer: Some(file), ..Files::default() };
+    let options = LoadOptions { files, ..LoadOptions::default() };
+    let pipeline = Pipeline::open(base.path().to_str().unwrap(), &options).map_err(|e| e.to_string())?;
+    let request = Request { steps: Some(1), ..packed::request() };
+    let video = generate(&pipeline, &request, &mut |_| ControlFlow::Continue(())).map_err(|e| e.to_string())?;
+    Ok(video.report.warnings)
+}
+
+#[test]
+fn a_configuration_beside_a_file_is_used_or_named() {
+    let of_it = std::fs::read(packed::golden().join("transformer/config.json")).unwrap();
+    let changed = |key: &str, value: Value| {
+        let mut config: Value = serde_json::from_slice(&of_it).unwrap();
+        config[key] = value;
+        config.to_string()
+    };
+    let warned = |config: &str| beside(config.as_bytes()).unwrap_or_else(|e| panic!("{config}: {e}"));
+    let about_it = |config: &str| {
+        let warnings = warned(config).into_iter().filter(|warning| warning.contains("config.json"));
+        warnings.collect::<Vec<_>>().join("\n")
+    };
+    assert_eq!(about_it(&changed("eps", json!(1e-6))), "");
+    assert_eq!(about_it("{}"), "", "who counts downloads by it says nothing in it");
+    for (config, part) in [
+        (changed("_class_name", json!("HunyuanVideoTransformer3DModel")), "for it describes HunyuanVideoTransformer3D"),
+        (
+            changed("_class_name", json!("AutoencoderKLWan")),
+            "for it describes AutoencoderKLWan, and beside it is a Wan",
+        ),
+        (json!({"model_type": "llama"}).to_string(), "for it describes llama"),
+        (json!({"anything": 1}).to_string(), "for it describes something that it does not name"),
+        (changed("num_attention_heads", json!(7)), "for it is of another size than"),
+        (changed("use_extra_norm", json!(true)), "not known here, and not used: use_extra_norm"),
+    ] {
+        let warnings = about_it(&config);
+        assert!(warnings.contains(part), "{config}: {warnings}");
+    }
+    for (config, part) in [
+        ("{\"_class_name\": ".to_string(), "config.json: EOF while parsing"),
+        (changed("num_layers", json!(1)), "num_layers is 1, expected 2, as in the weights"),
+        (changed("qk_norm", json!("layer_norm")), "qk_norm is"),
+        (
+            json!({"_class_name": "WanModel", "model_type": "s2v", "dim": 256, "num_heads": 2, "num_layers": 2,
+                "in_dim": 36, "out_dim": 16, "ffn_dim": 512, "freq_dim": 256})
+            .to_string(),
+            "model_type is s2v, expected t2v, i2v or ti2v",
+        ),
+    ] {
+        let error = beside(config.as_bytes()).expect_err(&config);
+        assert!(error.contains(part), "{config}: {error}");
+    }
+}
+
+#[test]
+fn what_a_family_has_no_place_for_is_refused() {
+    let folder = packed::copy();
+    let tokenizer = Some(folder.path().join("tokenizer/tokenizer.json"));
+    let message = refused(folder.path(), Files { tokenizer_2: tokenizer, ..Files::default() });
+    assert!(message.contains("tokenizer_2") && message.contains("Wan has one text encoder"), "{message}");
+    let hunyuan = tiny::pipeline_of(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/hunyuan"));
+    let second = Some(hunyuan.path().join("transformer"));
+    let message = refused(hunyuan.path(), Files { transformer_2: second, ..Files::default() });
+    assert!(message.ends_with("`transformer_2`: HunyuanVideo has no such part"), "{message}");
+}
+
+#[test]
+fn keys_that_nobody_knows_are_warned_of() {
+    let folder = packed::copy();
+    for part in ["transformer", "vae", "text_encoder", "image_encoder"] {
+        let path = folder.path().join(part).join("config.json");
+        let mut config: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+        config["twist"] = json!(0.5);
+        std::fs::write(&path, config.to_string()).unwrap();
+    }
+    let warnings = inspect(folder.path().to_str().unwrap()).unwrap().warnings;
+    for part in ["transformer", "vae", "text_encoder", "image_encoder"] {
+        let expected = format!("{part}/config.json: not known here, and not used: twist");
+        assert!(warnings.iter().any(|warning| warning.ends_with(&expected)), "{part}: {warnings:?}");
     }
 }

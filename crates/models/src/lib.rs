@@ -12,6 +12,7 @@ mod denoiser;
 mod error;
 pub mod hunyuan;
 pub mod image;
+pub mod keys;
 pub mod nn;
 pub mod opensora;
 pub mod text;
@@ -23,8 +24,9 @@ pub use autoencoder::{Autoencoder, Chunk, Chunks, DecodePlan, Room};
 pub use branches::{Anatomy, Branches, Conditioned, ForwardPass};
 pub use denoiser::{Denoiser, Features, Observed, Part, Signal, Unit};
 pub use error::{Error, Result};
+pub use keys::Configuration;
 pub use navicache_kernels::{
     Choice, HugePages, LEVEL_VARIABLE, Level, Precision, Rows, choice, named_level, peak_flops, remember_in,
     seconds_on, widen,
 };
-pub use weights::{Configuration, Matrix, Packed, Source, Weights};
+pub use weights::{Matrix, Packed, Source, Weights};

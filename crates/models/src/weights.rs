@@ -92,13 +92,6 @@ pub trait Source {
     fn place(&self, name: &str) -> String;
 }
 
-/// What a model is beyond its weights.
-pub trait Configuration {
-    /// Refuses what cannot be run, and weights that have more than the configuration speaks of: what is beyond would
-    /// not be read.
-    fn agree(&self, source: &dyn Source) -> Result<()>;
-}
-
 /// Refuses a field of a configuration that speaks of less than weights have. Of more, the first weight that is missing
 /// says so.
 pub(crate) fn covers<T>(place: &'static str, field: &'static str, said: T, found: T) -> Result<()>
@@ -109,6 +102,15 @@ where
         return Ok(());
     }
     Err(Error::Config { place, field, found: format!("{said:?}"), expected: format!("{found:?}, as in the weights") })
+}
+
+/// The widths of a VAE's levels, from full resolution down, and how many residual blocks its encoder's levels have, of
+/// the weights of a decoder as HunyuanVideo and CogVideoX have it.
+pub(crate) fn decoder_levels(source: &dyn Source) -> Result<(Vec<usize>, usize)> {
+    let block = |level: usize, i: usize| format!("decoder.up_blocks.{level}.resnets.{i}.conv1.conv.weight");
+    let levels = count(source, |level| block(level, 0));
+    let widths = (0..levels).rev().map(|level| Ok(dims::<5>(source, &block(level, 0))?[0])).collect::<Result<_>>()?;
+    Ok((widths, count(source, |i| block(0, i)).saturating_sub(1)))
 }
 
 /// The shape of a tensor that says something about a model, for weights that come without a configuration.

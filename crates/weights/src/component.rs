@@ -70,6 +70,8 @@ pub(crate) struct About {
     pub role: Role,
     /// What it is called in messages.
     pub name: &'static str,
+    /// What its `config.json` calls it.
+    pub described: &'static [&'static str],
     /// Tensors that only this component has, in a naming.
     pub signatures: &'static [(Naming, &'static str)],
 }
@@ -80,6 +82,7 @@ pub(crate) static COMPONENTS: [About; 14] = [
         component: Component::WanTransformer,
         role: Role::Transformer,
         name: "a Wan transformer",
+        described: &["WanTransformer3DModel", "WanModel"],
         signatures: &[
             (Naming::Diffusers, "condition_embedder.time_proj.weight"),
             (Naming::Diffusers, "blocks.0.attn1.to_q.weight"),
@@ -92,12 +95,14 @@ pub(crate) static COMPONENTS: [About; 14] = [
         component: Component::WanLowNoise,
         role: Role::SecondTransformer,
         name: "a Wan transformer for low noise",
+        described: &["WanTransformer3DModel", "WanModel"],
         signatures: &[],
     },
     About {
         component: Component::Umt5,
         role: Role::TextEncoder,
         name: "a UMT5 text encoder",
+        described: &["umt5"],
         signatures: &[
             (Naming::Diffusers, "encoder.block.0.layer.0.SelfAttention.q.weight"),
             (Naming::Authors, "blocks.0.pos_embedding.embedding.weight"),
@@ -105,11 +110,18 @@ pub(crate) static COMPONENTS: [About; 14] = [
         ],
     },
     // Its tensors have UMT5's names; position biases tell them apart.
-    About { component: Component::T5, role: Role::TextEncoder, name: "a T5 text encoder", signatures: &[] },
+    About {
+        component: Component::T5,
+        role: Role::TextEncoder,
+        name: "a T5 text encoder",
+        described: &["t5"],
+        signatures: &[],
+    },
     About {
         component: Component::WanVae,
         role: Role::Vae,
         name: "a Wan VAE",
+        described: &["AutoencoderKLWan"],
         signatures: &[
             (Naming::Diffusers, "decoder.mid_block.resnets.0.norm1.gamma"),
             (Naming::Authors, "decoder.middle.0.residual.0.gamma"),
@@ -120,6 +132,7 @@ pub(crate) static COMPONENTS: [About; 14] = [
         component: Component::ClipText,
         role: Role::SecondTextEncoder,
         name: "a CLIP text encoder",
+        described: &["clip_text_model", "clip"],
         signatures: &[
             (Naming::Diffusers, "text_model.embeddings.token_embedding.weight"),
             (Naming::Diffusers, "embeddings.token_embedding.weight"),
@@ -129,6 +142,7 @@ pub(crate) static COMPONENTS: [About; 14] = [
         component: Component::ClipVision,
         role: Role::ImageEncoder,
         name: "a CLIP image encoder",
+        described: &["clip_vision_model"],
         signatures: &[
             (Naming::Diffusers, "vision_model.embeddings.class_embedding"),
             (Naming::Diffusers, "embeddings.class_embedding"),
@@ -139,6 +153,7 @@ pub(crate) static COMPONENTS: [About; 14] = [
         component: Component::HunyuanTransformer,
         role: Role::Transformer,
         name: "a HunyuanVideo transformer",
+        described: &["HunyuanVideoTransformer3DModel"],
         signatures: &[
             (Naming::Diffusers, "context_embedder.token_refiner.refiner_blocks.0.norm1.weight"),
             (Naming::Authors, "txt_in.individual_token_refiner.blocks.0.norm1.weight"),
@@ -148,6 +163,7 @@ pub(crate) static COMPONENTS: [About; 14] = [
         component: Component::CogVideoXTransformer,
         role: Role::Transformer,
         name: "a CogVideoX transformer",
+        described: &["CogVideoXTransformer3DModel"],
         signatures: &[
             (Naming::Diffusers, "patch_embed.text_proj.weight"),
             (Naming::Authors, "mixins.patch_embed.text_proj.weight"),
@@ -158,6 +174,7 @@ pub(crate) static COMPONENTS: [About; 14] = [
         component: Component::CogVideoXVae,
         role: Role::Vae,
         name: "a CogVideoX VAE",
+        described: &["AutoencoderKLCogVideoX"],
         signatures: &[
             (Naming::Diffusers, "decoder.mid_block.resnets.0.norm1.conv_y.conv.weight"),
             (Naming::Authors, "decoder.mid.block_1.norm1.conv_y.conv.weight"),
@@ -167,12 +184,14 @@ pub(crate) static COMPONENTS: [About; 14] = [
         component: Component::HunyuanVae,
         role: Role::Vae,
         name: "a HunyuanVideo VAE",
+        described: &["AutoencoderKLHunyuanVideo", "AutoencoderKLCausal3D"],
         signatures: &[(Naming::Diffusers, "decoder.mid_block.resnets.0.conv1.conv.weight")],
     },
     About {
         component: Component::Llama,
         role: Role::TextEncoder,
         name: "a LLaMA text encoder",
+        described: &["llama"],
         signatures: &[
             (Naming::Diffusers, "layers.0.self_attn.q_proj.weight"),
             (Naming::LlamaCpp, "blk.0.attn_q.weight"),
@@ -182,12 +201,14 @@ pub(crate) static COMPONENTS: [About; 14] = [
         component: Component::OpenSoraTransformer,
         role: Role::Transformer,
         name: "an Open-Sora transformer",
+        described: &["STDiT3"],
         signatures: &[(Naming::Authors, "spatial_blocks.0.attn.qkv.weight")],
     },
     About {
         component: Component::OpenSoraVae,
         role: Role::Vae,
         name: "an Open-Sora VAE",
+        described: &["VideoAutoencoderPipeline"],
         signatures: &[(Naming::Authors, "temporal_vae.decoder.conv1.conv.weight")],
     },
 ];
@@ -195,6 +216,11 @@ pub(crate) static COMPONENTS: [About; 14] = [
 impl Component {
     fn about(self) -> Option<&'static About> {
         COMPONENTS.iter().find(|about| about.component == self)
+    }
+
+    /// What its `config.json` calls it: `_class_name` of Diffusers and of authors, `model_type` of transformers.
+    pub fn described(self) -> &'static [&'static str] {
+        self.about().map_or(&[], |about| about.described)
     }
 
     /// What it does.

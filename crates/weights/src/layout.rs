@@ -5,7 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use navicache_models::Configuration;
+use navicache_models::keys::{self, Described};
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 use tokenizers::Tokenizer;
 
 use crate::component::{Component, Role};
@@ -79,6 +81,8 @@ pub struct Parts {
     pub unknown: Vec<String>,
     /// Tokenizers that were given apart: of the text encoder, and of the second one.
     pub tokenizers: [Option<Tokenizer>; 2],
+    /// What the user should know of what was found.
+    pub notes: Vec<String>,
 }
 
 impl Parts {
@@ -99,6 +103,13 @@ impl Parts {
         }
         for (place, path) in parts.tokenizers.iter_mut().zip([&files.tokenizer, &files.tokenizer_2]) {
             *place = path.as_ref().map(|path| tokenizer::from_file(path)).transpose()?;
+        }
+        let mut beside: BTreeMap<&Path, Vec<Component>> = BTreeMap::new();
+        for found in parts.found.values() {
+            beside.entry(folder_of(&found.file.path)).or_default().push(found.recognised.component);
+        }
+        for (folder, components) in beside {
+            parts.notes.extend(stranger(folder, &components)?);
         }
         Ok(parts)
     }
@@ -167,14 +178,60 @@ impl Parts {
         let read = tokenizer::from_bytes(&folder.bytes(file)?);
         read.map(Some).map_err(|reason| Error::file(folder.path(file), reason))
     }
+}
 
-    /// The `config.json` beside the weights for a role, if there is one.
-    pub fn config_beside<T: DeserializeOwned>(&self, role: Role) -> Result<Option<T>> {
-        const FILE: &str = "config.json";
-        let Some(found) = self.found.get(&role) else { return Ok(None) };
-        let folder = Folder::Disk(folder_of(&found.file.path).to_path_buf());
-        folder.contains(FILE).then(|| folder.json(FILE)).transpose()
+/// A file that says what shapes of weights do not.
+const CONFIG: &str = "config.json";
+
+/// The `config.json` beside weights, where it calls what it describes by this name and fits them. What it says that was
+/// not used is added to the notes.
+pub fn config_beside<C: Configuration + DeserializeOwned>(
+    found: &Found,
+    name: &str,
+    notes: &mut Vec<String>,
+) -> Result<Option<C>> {
+    let folder = Folder::Disk(folder_of(&found.file.path).to_path_buf());
+    if !folder.contains(CONFIG) {
+        return Ok(None);
     }
+    let mut json: Value = folder.json(CONFIG)?;
+    if json[C::NAMED_BY].as_str() != Some(name) {
+        return Ok(None); // of another part, or named in the notes of `Parts::gather`
+    }
+    // Both halves of a whole CLIP.
+    if name == "clip" {
+        json = json["text_config"].take();
+    }
+    let path = folder.path(CONFIG);
+    let config: C = described(&path, json, notes)?;
+    if !config.fits(&found.tensors) {
+        notes.push(format!(
+            "{}: not used, for it is of another size than {}",
+            path.display(),
+            found.file.path.display()
+        ));
+        return Ok(None);
+    }
+    config.agree(&found.tensors).map_err(|e| Error::file(path, e.to_string()))?;
+    Ok(Some(config))
+}
+
+/// What a `config.json` beside some weights describes, where that is none of them.
+fn stranger(folder: &Path, components: &[Component]) -> Result<Option<String>> {
+    let folder = Folder::Disk(folder.to_path_buf());
+    if !folder.contains(CONFIG) {
+        return Ok(None);
+    }
+    let json: Value = folder.json(CONFIG)?;
+    let names = ["_class_name", "model_type"].map(|key| json[key].as_str());
+    let is_ours = |name: &str| components.iter().any(|component| component.described().contains(&name));
+    if names.into_iter().flatten().any(is_ours) || json.as_object().is_some_and(|fields| fields.is_empty()) {
+        return Ok(None);
+    }
+    let name = names.into_iter().flatten().next().unwrap_or("something that it does not name");
+    let parts: Vec<String> = components.iter().map(|component| component.to_string()).collect();
+    let path = folder.path(CONFIG);
+    Ok(Some(format!("{}: not used, for it describes {name}, and beside it is {}", path.display(), parts.join(", "))))
 }
 
 /// The folder that holds a path.
@@ -226,18 +283,28 @@ pub const INDEX: &str = "model_index.json";
 /// Optional file of a pipeline's own defaults, beside `model_index.json`.
 pub const DEFAULTS_FILE: &str = "navicache.json";
 
-/// A JSON file that says in `key` what it describes. That comes first: fields of another model's make no sense.
-fn identified(folder: &Folder, file: &str, key: &str, expected: &str) -> Result<serde_json::Value> {
-    let json: serde_json::Value = folder.json(file)?;
-    match json[key].as_str().unwrap_or("nothing") {
-        found if found == expected => Ok(json),
-        found => Err(Error::file(folder.path(file), format!("{key}: expected {expected}, found {found}"))),
+/// A component's `config.json`, which has to call what it describes by this name. What it says that is not known here
+/// is added to the notes.
+pub fn config<C: Configuration + DeserializeOwned>(
+    folder: &Folder,
+    component: &str,
+    name: &str,
+    notes: &mut Vec<String>,
+) -> Result<C> {
+    let file = format!("{component}/{CONFIG}");
+    let (json, path): (Value, PathBuf) = (folder.json(&file)?, folder.path(&file));
+    // That comes first: fields of another model's make no sense.
+    match json[C::NAMED_BY].as_str().unwrap_or("nothing") {
+        found if found == name => described(&path, json, notes),
+        found => Err(Error::file(path, format!("{}: expected {name}, found {found}", C::NAMED_BY))),
     }
 }
 
-/// A component's `config.json`.
-pub fn config<T: DeserializeOwned>(folder: &Folder, component: &str, key: &str, expected: &str) -> Result<T> {
-    let file = format!("{component}/config.json");
-    let json = identified(folder, &file, key, expected)?;
-    serde_json::from_value(json).map_err(|e| Error::file(folder.path(&file), e.to_string()))
+/// What a file says. Keys that nobody knows here are added to the notes.
+fn described<C: Configuration + DeserializeOwned>(path: &Path, json: Value, notes: &mut Vec<String>) -> Result<C> {
+    let Described { config, unknown } = keys::read(json).map_err(|reason| Error::file(path, reason))?;
+    if !unknown.is_empty() {
+        notes.push(format!("{}: not known here, and not used: {}", path.display(), unknown.join(", ")));
+    }
+    Ok(config)
 }

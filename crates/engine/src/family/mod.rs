@@ -8,6 +8,7 @@ mod opensora;
 mod seam;
 mod wan;
 
+use crate::field::Field;
 use crate::{Error, Result};
 use navicache_weights::layout::{INDEX, Parts};
 use navicache_weights::{Folder, Role};
@@ -36,9 +37,15 @@ pub(crate) fn read(parts: Parts) -> Result<Box<dyn Assembly>> {
                 format!("`{}`: expected {expected}, found {component}", role.field())
             }
             Some(expected) => format!("expected {expected}, found {component}: they do not belong together"),
+            None if parts.given.contains(role) => format!("`{}`: {} has no such part", role.field(), about.name),
             None => format!("{component} is no part of {}", about.name),
         };
         return Err(Error::file(&found.file.path, reason));
+    }
+    let has_second = about.components.iter().any(|component| component.role() == Role::SecondTextEncoder);
+    if parts.tokenizers[1].is_some() && !has_second {
+        let expected = format!("nothing: {} has one text encoder", about.name);
+        return Err(Error::Invalid { field: Field::Tokenizer2, found: "is given".to_string(), expected });
     }
     (about.read)(parts)
 }

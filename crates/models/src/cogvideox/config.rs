@@ -3,7 +3,8 @@
 
 use serde::Deserialize;
 
-use crate::weights::{Configuration, count, covers, dims};
+use crate::keys::{Configuration, Keys, OF_DIFFUSERS, Rule};
+use crate::weights::{count, covers, decoder_levels, dims};
 use crate::{Error, Result, Source};
 
 /// `transformer/config.json`.
@@ -234,7 +235,27 @@ impl TransformerConfig {
     }
 }
 
+/// Keys of `CogVideoXTransformer3DModel`.
+const TRANSFORMER_KEYS: Keys = &[
+    (&["num_attention_heads", "attention_head_dim", "in_channels", "out_channels", "flip_sin_to_cos"], Rule::Read),
+    (&["freq_shift", "time_embed_dim", "ofs_embed_dim", "text_embed_dim", "num_layers", "attention_bias"], Rule::Read),
+    (&["sample_width", "sample_height", "sample_frames", "patch_size", "patch_size_t"], Rule::Read),
+    (&["temporal_compression_ratio", "max_text_seq_length", "activation_fn", "timestep_activation_fn"], Rule::Read),
+    (&["norm_elementwise_affine", "norm_eps", "spatial_interpolation_scale"], Rule::Read),
+    (&["temporal_interpolation_scale", "use_rotary_positional_embeddings"], Rule::Read),
+    (&["use_learned_positional_embeddings"], Rule::Read),
+    (&["patch_bias"], Rule::Any), // weights say it
+    (&["dropout"], Rule::Any),    // of training
+];
+
 impl Configuration for TransformerConfig {
+    const NAMED_BY: &'static str = "_class_name";
+    const KEYS: &'static [Keys] = &[TRANSFORMER_KEYS, OF_DIFFUSERS];
+
+    fn fits(&self, source: &dyn Source) -> bool {
+        Self::from_weights(source).is_ok_and(|found| found.dim() == self.dim() && found.patch() == self.patch())
+    }
+
     fn agree(&self, source: &dyn Source) -> Result<()> {
         self.check()?;
         let (place, found) = ("transformer/config.json", Self::from_weights(source)?);
@@ -295,19 +316,10 @@ impl VaeConfig {
     /// The configuration that weights belong to, by their shapes. `scaling_factor`, of which no shape speaks, is that
     /// of the 2B model.
     pub fn from_weights(source: &dyn Source) -> Result<Self> {
-        let first = |level: usize| format!("decoder.up_blocks.{level}.resnets.0.conv1.conv.weight");
-        let levels = count(source, first);
-        let widths = (0..levels).map(|level| Ok(dims::<5>(source, &first(level))?[0])).rev();
+        let (block_out_channels, layers_per_block) = decoder_levels(source)?;
         let [_, latent_channels, ..] = dims::<5>(source, "decoder.conv_in.conv.weight")?;
         let [out_channels, ..] = dims::<5>(source, "decoder.conv_out.conv.weight")?;
-        Ok(VaeConfig {
-            latent_channels,
-            out_channels,
-            block_out_channels: widths.collect::<Result<_>>()?,
-            layers_per_block: count(source, |i| format!("decoder.up_blocks.0.resnets.{i}.conv1.conv.weight"))
-                .saturating_sub(1),
-            ..VaeConfig::default()
-        })
+        Ok(VaeConfig { latent_channels, out_channels, block_out_channels, layers_per_block, ..VaeConfig::default() })
     }
 
     /// Pixels to a latent, along height and width.
@@ -372,7 +384,26 @@ impl VaeConfig {
     }
 }
 
+/// Keys of `AutoencoderKLCogVideoX`.
+const VAE_KEYS: Keys = &[
+    (&["latent_channels", "out_channels", "block_out_channels", "layers_per_block", "norm_num_groups"], Rule::Read),
+    (&["norm_eps", "act_fn", "scaling_factor", "invert_scale_latents", "temporal_compression_ratio"], Rule::Read),
+    (&["use_quant_conv", "use_post_quant_conv"], Rule::Read),
+    (&["in_channels"], Rule::Only(&["3"])),
+    (&["down_block_types"], Rule::Each(&["CogVideoXDownBlock3D"])),
+    (&["up_block_types"], Rule::Each(&["CogVideoXUpBlock3D"])),
+    (&["shift_factor", "latents_mean", "latents_std"], Rule::Only(&["null"])),
+    (&["sample_height", "sample_width", "force_upcast"], Rule::Any), // of tiles, and of training
+];
+
 impl Configuration for VaeConfig {
+    const NAMED_BY: &'static str = "_class_name";
+    const KEYS: &'static [Keys] = &[VAE_KEYS, OF_DIFFUSERS];
+
+    fn fits(&self, source: &dyn Source) -> bool {
+        Self::from_weights(source).is_ok_and(|found| found.block_out_channels == self.block_out_channels)
+    }
+
     fn agree(&self, source: &dyn Source) -> Result<()> {
         self.check()?;
         let (place, found) = ("vae/config.json", Self::from_weights(source)?);

@@ -3,7 +3,8 @@
 
 use serde::Deserialize;
 
-use crate::weights::{Configuration, count, covers, dims};
+use crate::keys::{Configuration, Keys, OF_DIFFUSERS, Rule};
+use crate::weights::{count, covers, decoder_levels, dims};
 use crate::{Error, Result, Source};
 
 /// `transformer/config.json`.
@@ -157,7 +158,22 @@ impl TransformerConfig {
     }
 }
 
+/// Keys of `HunyuanVideoTransformer3DModel`.
+const TRANSFORMER_KEYS: Keys = &[
+    (&["in_channels", "out_channels", "num_attention_heads", "attention_head_dim", "num_layers"], Rule::Read),
+    (&["num_single_layers", "num_refiner_layers", "mlp_ratio", "patch_size", "patch_size_t", "qk_norm"], Rule::Read),
+    (&["guidance_embeds", "text_embed_dim", "pooled_projection_dim", "rope_theta", "rope_axes_dim"], Rule::Read),
+    (&["image_condition_type"], Rule::Read),
+];
+
 impl Configuration for TransformerConfig {
+    const NAMED_BY: &'static str = "_class_name";
+    const KEYS: &'static [Keys] = &[TRANSFORMER_KEYS, OF_DIFFUSERS];
+
+    fn fits(&self, source: &dyn Source) -> bool {
+        dims::<5>(source, "x_embedder.proj.weight").is_ok_and(|[dim, ..]| dim == self.dim())
+    }
+
     fn agree(&self, source: &dyn Source) -> Result<()> {
         self.check()?;
         let (place, found) = ("transformer/config.json", Self::from_weights(source)?);
@@ -211,17 +227,14 @@ impl Default for VaeConfig {
 impl VaeConfig {
     /// The configuration that weights belong to, by their shapes; the factor of the latents is the published one.
     pub fn from_weights(source: &dyn Source) -> Result<Self> {
-        let first = |level: usize| format!("decoder.up_blocks.{level}.resnets.0.conv1.conv.weight");
-        let levels = count(source, first);
-        let widths = (0..levels).map(|level| Ok(dims::<5>(source, &first(level))?[0])).rev();
+        let (block_out_channels, layers_per_block) = decoder_levels(source)?;
         let [latent_channels, ..] = dims::<5>(source, "post_quant_conv.weight")?;
         let [out_channels, ..] = dims::<5>(source, "decoder.conv_out.conv.weight")?;
         Ok(VaeConfig {
             latent_channels,
             out_channels,
-            block_out_channels: widths.collect::<Result<_>>()?,
-            layers_per_block: count(source, |i| format!("decoder.up_blocks.0.resnets.{i}.conv1.conv.weight"))
-                .saturating_sub(1),
+            block_out_channels,
+            layers_per_block,
             mid_block_add_attention: source.shape("decoder.mid_block.attentions.0.to_q.weight").is_some(),
             ..VaeConfig::default()
         })
@@ -279,7 +292,28 @@ impl VaeConfig {
     }
 }
 
+/// Keys of `AutoencoderKLHunyuanVideo`, and of the authors' `AutoencoderKLCausal3D`.
+const VAE_KEYS: Keys = &[
+    (&["latent_channels", "out_channels", "block_out_channels", "layers_per_block", "norm_num_groups"], Rule::Read),
+    (&["scaling_factor", "spatial_compression_ratio", "temporal_compression_ratio"], Rule::Read),
+    (&["mid_block_add_attention"], Rule::Read),
+    (&["in_channels"], Rule::Only(&["3"])),
+    (&["act_fn"], Rule::Only(&["\"silu\""])),
+    (&["down_block_types"], Rule::Each(&["HunyuanVideoDownBlock3D", "DownEncoderBlockCausal3D"])),
+    (&["up_block_types"], Rule::Each(&["HunyuanVideoUpBlock3D", "UpDecoderBlockCausal3D"])),
+    (&["time_compression_ratio"], Rule::Only(&["4"])),
+    (&["mid_block_causal_attn"], Rule::Only(&["true"])),
+    (&["sample_size", "sample_tsize", "force_upcast"], Rule::Any), // of tiles, and of training
+];
+
 impl Configuration for VaeConfig {
+    const NAMED_BY: &'static str = "_class_name";
+    const KEYS: &'static [Keys] = &[VAE_KEYS, OF_DIFFUSERS];
+
+    fn fits(&self, source: &dyn Source) -> bool {
+        Self::from_weights(source).is_ok_and(|found| found.block_out_channels == self.block_out_channels)
+    }
+
     fn agree(&self, source: &dyn Source) -> Result<()> {
         self.check()?;
         let (place, found) = ("vae/config.json", Self::from_weights(source)?);

@@ -7,8 +7,9 @@ use candle_core::Tensor;
 use navicache_kernels::residual;
 use serde::Deserialize;
 
+use crate::keys::{Configuration, Keys, OF_TRANSFORMERS, Rule};
 use crate::nn::{LayerNorm, Linear, attention, split_heads};
-use crate::weights::{Configuration, count, covers, dims};
+use crate::weights::{count, covers, dims};
 use crate::{Error, Precision, Result, Source, Weights};
 
 /// `image_encoder/config.json`. A field that is missing has the value of the class.
@@ -104,7 +105,22 @@ impl Config {
     }
 }
 
+/// Keys of `CLIPVisionConfig`.
+const KEYS: Keys = &[
+    (&["hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "image_size"], Rule::Read),
+    (&["patch_size", "layer_norm_eps", "hidden_act"], Rule::Read),
+    (&["num_channels"], Rule::Only(&["3"])),
+    (&["projection_dim"], Rule::Any), // of what is not read: the features are taken before it
+];
+
 impl Configuration for Config {
+    const NAMED_BY: &'static str = "model_type";
+    const KEYS: &'static [Keys] = &[KEYS, OF_TRANSFORMERS];
+
+    fn fits(&self, source: &dyn Source) -> bool {
+        Self::from_weights(source, None).is_ok_and(|found| found.hidden_size == self.hidden_size)
+    }
+
     fn agree(&self, source: &dyn Source) -> Result<()> {
         self.check()?;
         covers(

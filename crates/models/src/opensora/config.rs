@@ -1,9 +1,10 @@
 //! Configurations, as the published `config.json` files have them. A field that is missing has the published model's
-//! value; fields that matter for training or speed alone are not read.
+//! value.
 
 use serde::Deserialize;
 
-use crate::weights::{Configuration, count, covers, dims};
+use crate::keys::{Configuration, Keys, OF_TRANSFORMERS, Rule};
+use crate::weights::{count, covers, dims};
 use crate::{Error, Result, Source};
 
 /// `config.json` of the transformer.
@@ -358,14 +359,70 @@ impl TimeVaeConfig {
     }
 }
 
+/// Keys of `STDiT3Config`.
+const TRANSFORMER_KEYS: Keys = &[
+    (&["model_type", "depth", "hidden_size", "num_heads", "patch_size", "in_channels", "caption_channels"], Rule::Read),
+    (&["model_max_length", "mlp_ratio", "qk_norm", "pred_sigma", "input_sq_size", "skip_y_embedder"], Rule::Read),
+    (&["class_dropout_prob", "drop_path", "freeze_y_embedder", "only_train_temporal"], Rule::Any), // of training
+    (&["enable_flash_attn", "enable_layernorm_kernel", "enable_sequence_parallelism"], Rule::Any), // of speed
+    (&["input_size"], Rule::Any), // what it was trained on last
+];
+
 impl Configuration for TransformerConfig {
+    const NAMED_BY: &'static str = "model_type";
+    const KEYS: &'static [Keys] = &[TRANSFORMER_KEYS, OF_TRANSFORMERS];
+
+    fn fits(&self, source: &dyn Source) -> bool {
+        dims::<5>(source, "x_embedder.proj.weight").is_ok_and(|[dim, ..]| dim == self.hidden_size)
+    }
+
     fn agree(&self, source: &dyn Source) -> Result<()> {
         self.check()?;
         covers("config.json of the transformer", "depth", self.depth, Self::from_weights(source)?.depth)
     }
 }
 
+/// Keys of `VideoAutoencoderPipelineConfig`.
+const VAE_KEYS: Keys = &[
+    (&["model_type", "micro_frame_size", "cal_loss"], Rule::Read),
+    (&["scale", "shift"], Rule::Any),  // weights have them
+    (&["freeze_vae_2d"], Rule::Any),   // of training
+    (&["from_pretrained"], Rule::Any), // where weights came from before these
+    (
+        &["vae_2d"],
+        Rule::Object(&[
+            (&["type"], Rule::Read),
+            (&["from_pretrained", "subfolder", "cache_dir", "local_files_only"], Rule::Any), // the same
+            (&["micro_batch_size"], Rule::Any), // frames at a time, each on its own
+            (&["scaling_factor", "split"], Rule::Any),
+        ]),
+    ),
+    (
+        &["vae_temporal"],
+        Rule::Object(&[
+            (&["type", "in_out_channels", "latent_embed_dim", "embed_dim", "filters", "num_res_blocks"], Rule::Read),
+            (&["channel_multipliers", "temporal_downsample", "num_groups", "activation_fn"], Rule::Read),
+            (&["from_pretrained"], Rule::Any),
+        ]),
+    ),
+    (
+        &["vae_2d_config"],
+        Rule::Object(&[
+            (&["latent_channels", "out_channels", "block_out_channels", "layers_per_block"], Rule::Read),
+            (&["norm_num_groups", "act_fn"], Rule::Read),
+        ]),
+    ),
+];
+
 impl Configuration for VaeConfig {
+    const NAMED_BY: &'static str = "model_type";
+    const KEYS: &'static [Keys] = &[VAE_KEYS, OF_TRANSFORMERS];
+
+    /// No shape tells one from another.
+    fn fits(&self, _: &dyn Source) -> bool {
+        true
+    }
+
     fn agree(&self, _: &dyn Source) -> Result<()> {
         self.check()
     }

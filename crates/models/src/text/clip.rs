@@ -7,16 +7,18 @@ use serde::Deserialize;
 
 use super::check_ids;
 use crate::image::clip::{Activation, Layer, LayerShape};
+use crate::keys::{Configuration, Keys, OF_TRANSFORMERS, Rule};
 use crate::nn::{LayerNorm, causal_mask};
-use crate::weights::{Configuration, count, covers, dims};
+use crate::weights::{count, covers, dims};
 use crate::{Error, Matrix, Result, Source, Weights};
 
 const PLACE: &str = "text_encoder_2/config.json";
 /// Channels of a head of CLIP-L, where no configuration says them.
 const HEAD_DIM: usize = 64;
 
-/// The fields of `config.json` that the encoder needs.
+/// The fields of `config.json` that the encoder needs. One that is missing has the value of the class.
 #[derive(Debug, Clone, Deserialize)]
+#[serde(default)]
 pub struct Config {
     /// Rows of the embedding.
     pub vocab_size: usize,
@@ -33,7 +35,28 @@ pub struct Config {
     /// Of the norms.
     pub layer_norm_eps: f64,
     hidden_act: Activation,
+    /// The token whose features are the vector; `None`: the last.
+    eos_token_id: Option<u32>,
 }
+
+impl Default for Config {
+    fn default() -> Self {
+        Config {
+            vocab_size: 49408,
+            hidden_size: 512,
+            intermediate_size: 2048,
+            num_hidden_layers: 12,
+            num_attention_heads: 8,
+            max_position_embeddings: 77,
+            layer_norm_eps: 1e-5,
+            hidden_act: Activation::QuickGelu,
+            eos_token_id: Some(49407),
+        }
+    }
+}
+
+/// In old files, whatever token has the largest number: the end of a text in CLIP's vocabulary.
+const LARGEST: u32 = 2;
 
 impl Config {
     /// The configuration that weights belong to, by their shapes; what shapes do not say is CLIP-L's, or that of `like`
@@ -54,6 +77,7 @@ impl Config {
             max_position_embeddings,
             layer_norm_eps: like.map_or(1e-5, |like| like.layer_norm_eps),
             hidden_act: like.map_or(Activation::QuickGelu, |like| like.hidden_act),
+            eos_token_id: like.and_then(|like| like.eos_token_id),
         })
     }
 
@@ -70,7 +94,21 @@ impl Config {
     }
 }
 
+/// Keys of `CLIPTextConfig`.
+const KEYS: Keys = &[
+    (&["vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"], Rule::Read),
+    (&["max_position_embeddings", "layer_norm_eps", "hidden_act", "eos_token_id"], Rule::Read),
+    (&["projection_dim"], Rule::Any), // of what is not read: the vector is taken before it
+];
+
 impl Configuration for Config {
+    const NAMED_BY: &'static str = "model_type";
+    const KEYS: &'static [Keys] = &[KEYS, OF_TRANSFORMERS];
+
+    fn fits(&self, source: &dyn Source) -> bool {
+        Self::from_weights(source, None).is_ok_and(|found| found.hidden_size == self.hidden_size)
+    }
+
     fn agree(&self, source: &dyn Source) -> Result<()> {
         self.check()?;
         covers(
@@ -118,7 +156,18 @@ impl ClipText {
         })
     }
 
-    /// The vector of a text: the last token's features. What would stand behind it as padding it does not see.
+    /// Where a text ends; a text without its end counts as ended by its first token, as in the reference.
+    fn end(&self, ids: &[u32]) -> usize {
+        let of = |end: u32| ids.iter().position(|&id| id == end).unwrap_or(0);
+        match self.config.eos_token_id {
+            None => ids.len() - 1,
+            Some(LARGEST) => of(ids.iter().max().copied().unwrap_or(0)),
+            Some(end) => of(end),
+        }
+    }
+
+    /// The vector of a text: the features of the token that ends it. What would stand behind it as padding it does not
+    /// see.
     ///
     /// * `ids` - from the token that begins a text to the one that ends it
     ///
@@ -138,6 +187,6 @@ impl ClipText {
         for layer in &self.layers {
             x = layer.forward(&x, Some(&mask))?;
         }
-        self.final_layer_norm.forward(&x.narrow(0, n - 1, 1)?)
+        self.final_layer_norm.forward(&x.narrow(0, self.end(ids), 1)?)
     }
 }

@@ -8,8 +8,9 @@ use navicache_kernels::{residual, silu};
 use serde::Deserialize;
 
 use super::check_ids;
+use crate::keys::{Configuration, Keys, OF_TRANSFORMERS, Rule};
 use crate::nn::{Linear, RmsNorm, attention, causal_mask, split_heads};
-use crate::weights::{Configuration, count, covers, dims};
+use crate::weights::{count, covers, dims};
 use crate::{Error, Matrix, Precision, Result, Source, Weights};
 
 const PLACE: &str = "text_encoder/config.json";
@@ -107,7 +108,7 @@ impl Config {
         if let Some(parameters) = &self.rope_parameters
             && parameters.rope_type != "default"
         {
-            return refuse("rope_type", parameters.rope_type.clone(), "default");
+            return refuse("rope_parameters.rope_type", parameters.rope_type.clone(), "default");
         }
         if self.num_attention_heads == 0 || self.num_hidden_layers == 0 {
             let found = format!("{}, {}", self.num_attention_heads, self.num_hidden_layers);
@@ -127,7 +128,31 @@ impl Config {
     }
 }
 
+/// Keys of `LlamaConfig`.
+const KEYS: Keys = &[
+    (&["vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"], Rule::Read),
+    (&["num_key_value_heads", "head_dim", "rms_norm_eps", "rope_theta", "hidden_act"], Rule::Read),
+    (
+        &["rope_parameters"],
+        Rule::Object(&[
+            (&["rope_theta", "rope_type"], Rule::Read),
+            (&["partial_rotary_factor"], Rule::Any), // of other types
+        ]),
+    ),
+    (&["rope_scaling"], Rule::Only(&["null", r#"{"rope_type": "default"}"#, r#"{"type": "default"}"#])),
+    (&["attention_bias", "mlp_bias"], Rule::Only(&["false"])),
+    (&["max_position_embeddings"], Rule::Any), // a text is shorter
+    (&["pretraining_tp"], Rule::Any),          // sums in another order
+];
+
 impl Configuration for Config {
+    const NAMED_BY: &'static str = "model_type";
+    const KEYS: &'static [Keys] = &[KEYS, OF_TRANSFORMERS];
+
+    fn fits(&self, source: &dyn Source) -> bool {
+        Self::from_weights(source, None, self.pairs).is_ok_and(|found| found.hidden_size == self.hidden_size)
+    }
+
     fn agree(&self, source: &dyn Source) -> Result<()> {
         self.check()?;
         covers(

@@ -8,8 +8,9 @@ use navicache_kernels::residual;
 use serde::Deserialize;
 
 use super::check_ids;
+use crate::keys::{Configuration, Keys, OF_TRANSFORMERS, Rule};
 use crate::nn::{Linear, RmsNorm, attention, split_heads};
-use crate::weights::{Configuration, count, covers, dims};
+use crate::weights::{count, covers, dims};
 use crate::{Error, Matrix, Precision, Result, Source, Weights};
 
 const PLACE: &str = "text_encoder/config.json";
@@ -113,7 +114,26 @@ impl Config {
     }
 }
 
+/// Keys of `T5Config` and `UMT5Config`.
+const KEYS: Keys = &[
+    (&["model_type", "feed_forward_proj", "vocab_size", "d_model", "d_kv", "d_ff", "num_layers"], Rule::Read),
+    (&["num_heads", "relative_attention_num_buckets", "relative_attention_max_distance"], Rule::Read),
+    (&["layer_norm_epsilon"], Rule::Read),
+    (&["dense_act_fn"], Rule::Only(&["\"gelu_new\""])),
+    (&["is_gated_act"], Rule::Only(&["true"])),
+    (&["num_decoder_layers", "scale_decoder_outputs"], Rule::Any), // there is no decoder
+    (&["dropout_rate", "classifier_dropout"], Rule::Any),          // of training
+    (&["n_positions", "scalable_attention"], Rule::Any),           // of older files; transformers reads neither
+];
+
 impl Configuration for Config {
+    const NAMED_BY: &'static str = "model_type";
+    const KEYS: &'static [Keys] = &[KEYS, OF_TRANSFORMERS];
+
+    fn fits(&self, source: &dyn Source) -> bool {
+        Self::from_weights(source).is_ok_and(|found| found.d_model == self.d_model)
+    }
+
     fn agree(&self, source: &dyn Source) -> Result<()> {
         self.check()?;
         covers(PLACE, "num_layers", self.num_layers, Self::from_weights(source)?.num_layers)

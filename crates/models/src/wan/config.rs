@@ -3,7 +3,8 @@
 
 use serde::Deserialize;
 
-use crate::weights::{Configuration, count, covers, dims};
+use crate::keys::{Configuration, Keys, OF_DIFFUSERS, Rule};
+use crate::weights::{count, covers, dims};
 use crate::{Error, Result, Source};
 
 /// `transformer/config.json`.
@@ -192,13 +193,100 @@ impl TransformerConfig {
     }
 }
 
+/// Keys of `WanTransformer3DModel`.
+const TRANSFORMER_KEYS: Keys = &[
+    (
+        &["patch_size", "num_attention_heads", "attention_head_dim", "in_channels", "out_channels", "text_dim"],
+        Rule::Read,
+    ),
+    (&["freq_dim", "ffn_dim", "num_layers", "cross_attn_norm", "qk_norm", "eps", "image_dim"], Rule::Read),
+    (&["added_kv_proj_dim", "rope_max_seq_len", "pos_embed_seq_len"], Rule::Read),
+];
+
 impl Configuration for TransformerConfig {
+    const NAMED_BY: &'static str = "_class_name";
+    const KEYS: &'static [Keys] = &[TRANSFORMER_KEYS, OF_DIFFUSERS];
+
+    fn fits(&self, source: &dyn Source) -> bool {
+        dims::<5>(source, "patch_embedding.weight").is_ok_and(|[dim, ..]| dim == self.dim())
+    }
+
     fn agree(&self, source: &dyn Source) -> Result<()> {
         self.check()?;
         let (place, found) = ("transformer/config.json", Self::from_weights(source, Some(self))?);
         covers(place, "num_layers", self.num_layers, found.num_layers)?;
         covers(place, "cross_attn_norm", self.cross_attn_norm, found.cross_attn_norm)?;
         covers(place, "image_dim", self.image_dim.is_some(), found.image_dim.is_some())
+    }
+}
+
+/// `config.json` of the authors' repositories, of the class `WanModel`.
+#[derive(Debug, Clone, Deserialize)]
+pub struct AuthorsConfig {
+    model_type: String,
+    dim: usize,
+    num_heads: usize,
+    num_layers: Option<usize>,
+    in_dim: Option<usize>,
+    out_dim: Option<usize>,
+    ffn_dim: Option<usize>,
+    freq_dim: Option<usize>,
+    #[serde(default = "published_eps")]
+    eps: f64,
+}
+
+fn published_eps() -> f64 {
+    1e-6
+}
+
+/// Keys of `WanModel`.
+const AUTHORS_KEYS: Keys = &[
+    (&["model_type", "dim", "num_heads", "num_layers", "in_dim", "out_dim", "ffn_dim", "freq_dim", "eps"], Rule::Read),
+    (&["text_len"], Rule::Only(&["512"])),
+    (&["text_dim"], Rule::Any), // weights say it
+    (&["patch_size"], Rule::Only(&["[1, 2, 2]"])),
+    (&["window_size"], Rule::Only(&["[-1, -1]"])),
+    (&["qk_norm", "cross_attn_norm"], Rule::Only(&["true"])),
+];
+
+impl AuthorsConfig {
+    /// The same in the words of Diffusers, as far as weights do not say it.
+    pub fn like(&self) -> TransformerConfig {
+        TransformerConfig::with_heads(self.dim, self.num_heads, self.eps)
+    }
+}
+
+impl Configuration for AuthorsConfig {
+    const NAMED_BY: &'static str = "_class_name";
+    const KEYS: &'static [Keys] = &[AUTHORS_KEYS, OF_DIFFUSERS];
+
+    fn fits(&self, source: &dyn Source) -> bool {
+        dims::<5>(source, "patch_embedding.weight").is_ok_and(|[dim, ..]| dim == self.dim)
+    }
+
+    fn agree(&self, source: &dyn Source) -> Result<()> {
+        let place = "config.json of WanModel";
+        let refuse = |field, found: String, expected: String| Err(Error::Config { place, field, found, expected });
+        if !["t2v", "i2v", "ti2v"].contains(&self.model_type.as_str()) {
+            let expected = "t2v, i2v or ti2v; others are not supported yet".to_string();
+            return refuse("model_type", self.model_type.clone(), expected);
+        }
+        if self.num_heads == 0 || !self.dim.is_multiple_of(self.num_heads) {
+            return refuse("num_heads", self.num_heads.to_string(), format!("a divisor of dim, {}", self.dim));
+        }
+        let found = TransformerConfig::from_weights(source, Some(&self.like()))?;
+        let pairs = [
+            ("num_layers", self.num_layers, found.num_layers),
+            ("in_dim", self.in_dim, found.in_channels),
+            ("out_dim", self.out_dim, found.out_channels),
+            ("ffn_dim", self.ffn_dim, found.ffn_dim),
+            ("freq_dim", self.freq_dim, found.freq_dim),
+        ];
+        let mut said = pairs.into_iter().filter_map(|(field, said, found)| Some((field, said?, found)));
+        match said.find(|(_, said, found)| said != found) {
+            Some((field, said, found)) => refuse(field, said.to_string(), format!("{found}, as in the weights")),
+            None => Ok(()),
+        }
     }
 }
 
@@ -226,7 +314,11 @@ pub struct VaeConfig {
     pub is_residual: bool,
     /// Channels that the decoder ends with: RGB of every pixel of a patch.
     pub out_channels: usize,
+    /// The same, that the encoder begins with.
+    in_channels: usize,
     patch_size: Option<usize>,
+    scale_factor_temporal: Option<usize>,
+    scale_factor_spatial: Option<usize>,
 }
 
 impl Default for VaeConfig {
@@ -248,7 +340,10 @@ impl Default for VaeConfig {
             ],
             is_residual: false,
             out_channels: 3,
+            in_channels: 3,
             patch_size: None,
+            scale_factor_temporal: None,
+            scale_factor_spatial: None,
         }
     }
 }
@@ -311,6 +406,9 @@ impl VaeConfig {
             latents_std,
             is_residual,
             out_channels,
+            in_channels: out_channels,
+            scale_factor_temporal: None,
+            scale_factor_spatial: None,
             patch_size: (out_channels > 3).then(|| (out_channels / 3).isqrt()),
         })
     }
@@ -382,6 +480,10 @@ impl VaeConfig {
             );
             return refuse("out_channels", self.out_channels.to_string(), &expected);
         }
+        if self.in_channels != self.out_channels {
+            let expected = format!("out_channels, {}", self.out_channels);
+            return refuse("in_channels", self.in_channels.to_string(), &expected);
+        }
         if self.dim_mult.contains(&0) || self.base_dim == 0 || self.z_dim == 0 {
             return refuse("dim_mult, base_dim, z_dim", "0".to_string(), "more than 0");
         }
@@ -390,6 +492,15 @@ impl VaeConfig {
             let expected =
                 format!("one factor more than temperal_downsample has entries, {levels}, of which at most 8");
             return refuse("dim_mult", format!("{:?}", self.dim_mult), &expected);
+        }
+        for (field, said, follows) in [
+            ("scale_factor_temporal", self.scale_factor_temporal, self.scale_factor_temporal()),
+            ("scale_factor_spatial", self.scale_factor_spatial, self.scale_factor_spatial()),
+        ] {
+            if let Some(said) = said.filter(|said| *said != follows) {
+                let expected = format!("{follows}, which follows from temperal_downsample and patch_size");
+                return refuse(field, said.to_string(), &expected);
+            }
         }
         for (field, values) in [("latents_mean", &self.latents_mean), ("latents_std", &self.latents_std)] {
             if values.len() != self.z_dim || !values.iter().all(|v| v.is_finite()) {
@@ -400,7 +511,24 @@ impl VaeConfig {
     }
 }
 
+/// Keys of `AutoencoderKLWan`.
+const VAE_KEYS: Keys = &[
+    (&["base_dim", "decoder_base_dim", "z_dim", "dim_mult", "num_res_blocks", "temperal_downsample"], Rule::Read),
+    (&["latents_mean", "latents_std", "is_residual", "out_channels", "patch_size"], Rule::Read),
+    (&["in_channels", "scale_factor_temporal", "scale_factor_spatial"], Rule::Read),
+    (&["attn_scales"], Rule::Only(&["[]"])),
+    (&["clip_output"], Rule::Only(&["true"])),
+    (&["dropout"], Rule::Any), // of training
+];
+
 impl Configuration for VaeConfig {
+    const NAMED_BY: &'static str = "_class_name";
+    const KEYS: &'static [Keys] = &[VAE_KEYS, OF_DIFFUSERS];
+
+    fn fits(&self, source: &dyn Source) -> bool {
+        dims::<5>(source, "post_quant_conv.weight").is_ok_and(|[z_dim, ..]| z_dim == self.z_dim)
+    }
+
     fn agree(&self, source: &dyn Source) -> Result<()> {
         self.check()?;
         let place = "vae/config.json";

@@ -7,6 +7,6 @@ mod config;
 mod transformer;
 mod vae;
 
-pub use config::{TransformerConfig, VaeConfig};
+pub use config::{AuthorsConfig, TransformerConfig, VaeConfig};
 pub use transformer::{Cond, ImageCond, State, Transformer};
 pub use vae::{Decoding, Encoding, LowerEncoding, UpperEncoding, Vae, VaeEncoder};

@@ -12,9 +12,11 @@ use crate::host::{Host, Resident};
 use crate::request::Defaults;
 use crate::scheduler::{self, Scheduler};
 use crate::{Error, Result};
-use navicache_weights::layout::{DEFAULTS_FILE, INDEX, Parts, Piece, config, folder_of, incomplete, missing};
+use navicache_weights::layout::{
+    DEFAULTS_FILE, INDEX, Parts, Piece, config, config_beside, folder_of, incomplete, missing,
+};
 use navicache_weights::tokenizer;
-use navicache_weights::{Component, Folder, Found, Role};
+use navicache_weights::{Component, Folder, Role};
 
 /// What was found of a pipeline.
 #[derive(Default)]
@@ -31,6 +33,8 @@ struct Assembly {
     like: Like,
     /// Files that hold no part of a pipeline, and why.
     unknown: Vec<String>,
+    /// What the user should know of what was found.
+    notes: Vec<String>,
 }
 
 #[derive(Default)]
@@ -45,48 +49,35 @@ pub(super) fn read(mut parts: Parts) -> Result<Box<dyn seam::Assembly>> {
         Some(folder) => diffusers(folder, &parts)?,
         None => loose(&parts)?,
     };
-    for found in std::mem::take(&mut parts.found).into_values() {
-        assembly.take(found)?;
+    assembly.notes.append(&mut parts.notes);
+    let (notes, like) = (&mut assembly.notes, &assembly.like);
+    // A configuration that is there counts where it fits; that beside the weights first.
+    if let Some(found) = parts.found.remove(&Role::Transformer) {
+        let beside: Option<TransformerConfig> = config_beside(&found, "CogVideoXTransformer3DModel", notes)?;
+        let like = beside.or(like.transformer.clone().filter(|like| like.fits(&found.tensors)));
+        let config = like.map_or_else(|| TransformerConfig::from_weights(&found.tensors), Ok)?;
+        config.agree(&found.tensors)?;
+        assembly.transformer = Some(Piece { config, tensors: found.tensors });
+    }
+    if let Some(found) = parts.found.remove(&Role::TextEncoder) {
+        assembly.tokenizer = assembly.tokenizer.or(tokenizer::from_weights(&found)?);
+        let beside: Option<t5::Config> = config_beside(&found, "t5", notes)?;
+        let config = beside.map_or_else(|| t5::Config::from_weights(&found.tensors), Ok)?;
+        config.agree(&found.tensors)?;
+        assembly.text_encoder = Some(Piece { config, tensors: found.tensors });
+    }
+    if let Some(found) = parts.found.remove(&Role::Vae) {
+        let beside: Option<VaeConfig> = config_beside(&found, "AutoencoderKLCogVideoX", notes)?;
+        let like = beside.or(like.vae.clone().filter(|like| like.fits(&found.tensors)));
+        assembly.is_scaled = like.is_some();
+        let config = like.map_or_else(|| VaeConfig::from_weights(&found.tensors), Ok)?;
+        config.agree(&found.tensors)?;
+        assembly.vae = Some(Piece { config, tensors: found.tensors });
     }
     let [tokenizer, _] = parts.tokenizers;
     assembly.tokenizer = tokenizer.or(assembly.tokenizer);
     assembly.unknown = parts.unknown;
     Ok(Box::new(assembly))
-}
-
-impl Assembly {
-    /// Adds a component that was recognised. A configuration that is there counts where it fits.
-    fn take(&mut self, found: Found) -> Result<()> {
-        let Found { recognised, tensors, file, .. } = &found;
-        match recognised.component {
-            Component::CogVideoXTransformer => {
-                let shapes = TransformerConfig::from_weights(tensors)?;
-                let fits = |like: &TransformerConfig| like.dim() == shapes.dim() && like.patch() == shapes.patch();
-                let config = self.like.transformer.take().filter(fits).unwrap_or(shapes);
-                config.agree(tensors)?;
-                self.transformer = Some(Piece { config, tensors: found.tensors });
-            }
-            Component::T5 => {
-                if let Some(tokenizer) = tokenizer::from_weights(&found)? {
-                    self.tokenizer.get_or_insert(tokenizer);
-                }
-                let config = t5::Config::from_weights(tensors)?;
-                config.agree(tensors)?;
-                self.text_encoder = Some(Piece { config, tensors: found.tensors });
-            }
-            Component::CogVideoXVae => {
-                let shapes = VaeConfig::from_weights(tensors)?;
-                let fits = |like: &VaeConfig| like.block_out_channels == shapes.block_out_channels;
-                let like = self.like.vae.take().filter(fits);
-                self.is_scaled = like.is_some();
-                let config = like.unwrap_or(shapes);
-                config.agree(tensors)?;
-                self.vae = Some(Piece { config, tensors: found.tensors });
-            }
-            other => return Err(Error::file(&file.path, format!("{other} is no part of CogVideoX"))),
-        }
-        Ok(())
-    }
 }
 
 impl seam::Assembly for Assembly {
@@ -97,6 +88,10 @@ impl seam::Assembly for Assembly {
             (self.tokenizer.is_none(), "a tokenizer (`tokenizer` FILE: tokenizer.json or spiece.model)"),
             (self.vae.is_none(), "a VAE (`vae` FILE)"),
         ])
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        self.notes.clone()
     }
 
     fn complete(self: Box<Self>, place: &str, host: Host) -> Result<Box<dyn Family>> {
@@ -138,15 +133,15 @@ impl seam::Assembly for Assembly {
 /// Reads a Diffusers folder, but for the parts that are given apart.
 fn diffusers(folder: &Folder, parts: &Parts) -> Result<Assembly> {
     let scheduler = Scheduler::read(folder, scheduler::Path::Diffusion)?;
-    let class = "_class_name";
-    let transformer: TransformerConfig = config(folder, "transformer", class, "CogVideoXTransformer3DModel")?;
-    let vae: VaeConfig = config(folder, "vae", class, "AutoencoderKLCogVideoX")?;
-    let text_encoder: t5::Config = config(folder, "text_encoder", "model_type", "t5")?;
+    let mut notes = Vec::new();
+    let transformer: TransformerConfig = config(folder, "transformer", "CogVideoXTransformer3DModel", &mut notes)?;
+    let vae: VaeConfig = config(folder, "vae", "AutoencoderKLCogVideoX", &mut notes)?;
+    let text_encoder: t5::Config = config(folder, "text_encoder", "t5", &mut notes)?;
     let index: serde_json::Value = folder.json(INDEX)?;
-    let said = index[class].as_str() == Some("CogVideoXImageToVideoPipeline");
+    let said = index["_class_name"].as_str() == Some("CogVideoXImageToVideoPipeline");
     if said != transformer.takes_picture() {
         let reason = format!(
-            "{class}: the transformer takes {} channels and makes {}, which is a model {}",
+            "_class_name: the transformer takes {} channels and makes {}, which is a model {}",
             transformer.in_channels,
             transformer.out_channels,
             if transformer.takes_picture() { "of pictures" } else { "of text alone" }
@@ -164,14 +159,13 @@ fn diffusers(folder: &Folder, parts: &Parts) -> Result<Assembly> {
         is_scaled: true,
         like: Like { transformer: Some(transformer), vae: Some(vae) },
         unknown: Vec::new(),
+        notes,
     })
 }
 
-/// What stands beside loose weights: configurations of their own, and the tokenizer.
+/// What stands beside loose weights: the tokenizer.
 fn loose(parts: &Parts) -> Result<Assembly> {
     let mut assembly = Assembly::default();
-    assembly.like.transformer = parts.config_beside(Role::Transformer).ok().flatten();
-    assembly.like.vae = parts.config_beside(Role::Vae).ok().flatten();
     let beside = parts.found.get(&Role::TextEncoder).map(|found| folder_of(&found.file.path).to_path_buf());
     let apart = parts.searched.iter().flat_map(|path| ["tokenizer", ""].map(|name| path.join(name)));
     let files = beside.into_iter().chain(apart);

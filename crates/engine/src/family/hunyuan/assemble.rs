@@ -3,11 +3,11 @@
 use std::path::{Path, PathBuf};
 
 use navicache_control::solver::SolverKind;
+use navicache_media::Rate;
 use navicache_models::Configuration;
 use navicache_models::hunyuan::{TransformerConfig, VaeConfig};
 use navicache_models::text::clip;
 use navicache_models::text::llama::{self, Pairs};
-use serde::de::DeserializeOwned;
 use tokenizers::Tokenizer;
 
 use super::pipeline::{Hunyuan, POSITIONS};
@@ -17,9 +17,9 @@ use crate::request::Defaults;
 use crate::scheduler::{self, Scheduler};
 use crate::sizes::Causal;
 use crate::{Error, Result};
-use navicache_weights::layout::{DEFAULTS_FILE, Parts, Piece, config, folder_of, incomplete, missing};
+use navicache_weights::layout::{DEFAULTS_FILE, Parts, Piece, config, config_beside, folder_of, incomplete, missing};
 use navicache_weights::tokenizer;
-use navicache_weights::{Component, Folder, Found, Naming, Role};
+use navicache_weights::{Component, Folder, Naming, Role};
 
 /// Shift of the noise schedule that the model was published with.
 const SHIFT: f64 = 7.0;
@@ -39,6 +39,8 @@ struct Assembly {
     like: Like,
     /// Files that hold no part of a pipeline, and why.
     unknown: Vec<String>,
+    /// What the user should know of what was found.
+    notes: Vec<String>,
 }
 
 #[derive(Default)]
@@ -55,7 +57,7 @@ fn published() -> Defaults {
         width: 1280,
         height: 720,
         frames: 129,
-        fps: 24,
+        fps: Rate::whole(24),
         scale: None,
         steps: 50,
         guidance: 6.0,
@@ -72,53 +74,58 @@ pub(super) fn read(mut parts: Parts) -> Result<Box<dyn seam::Assembly>> {
         Some(folder) => diffusers(folder, &parts)?,
         None => loose(&parts)?,
     };
-    for found in std::mem::take(&mut parts.found).into_values() {
-        assembly.take(found)?;
+    assembly.notes.append(&mut parts.notes);
+    let (notes, like) = (&mut assembly.notes, &assembly.like);
+    if let Some(found) = parts.found.remove(&Role::Transformer) {
+        refuse_image_to_video(&found.file.path)?;
+        let config = match config_beside(&found, "HunyuanVideoTransformer3DModel", notes)? {
+            Some(config) => config,
+            None => {
+                let mut config = TransformerConfig::from_weights(&found.tensors)?;
+                if let Some(like) = like.transformer.as_ref().filter(|like| like.fits(&found.tensors)) {
+                    config.rope_axes_dim = like.rope_axes_dim;
+                    config.rope_theta = like.rope_theta;
+                }
+                config
+            }
+        };
+        config.agree(&found.tensors)?;
+        assembly.transformer = Some(Piece { config, tensors: found.tensors });
+    }
+    if let Some(found) = parts.found.remove(&Role::TextEncoder) {
+        let is_of_llama_cpp = found.recognised.naming == Naming::LlamaCpp;
+        let pairs = if is_of_llama_cpp { Pairs::Neighbours } else { Pairs::Halves };
+        let beside: Option<llama::Config> = config_beside(&found, "llama", notes)?;
+        let like = beside.as_ref().or(like.text_encoder.as_ref());
+        let config = llama::Config::from_weights(&found.tensors, like, pairs)?;
+        config.agree(&found.tensors)?;
+        assembly.text_encoder = Some(Piece { config, tensors: found.tensors });
+    }
+    if let Some(found) = parts.found.remove(&Role::SecondTextEncoder) {
+        let beside: Option<clip::Config> = match config_beside(&found, "clip_text_model", notes)? {
+            Some(config) => Some(config),
+            None => config_beside(&found, "clip", notes)?,
+        };
+        let like = beside.as_ref().or(like.text_encoder_2.as_ref());
+        let config = clip::Config::from_weights(&found.tensors, like)?;
+        config.agree(&found.tensors)?;
+        assembly.text_encoder_2 = Some(Piece { config, tensors: found.tensors });
+    }
+    if let Some(found) = parts.found.remove(&Role::Vae) {
+        let beside: Option<VaeConfig> = match config_beside(&found, "AutoencoderKLHunyuanVideo", notes)? {
+            Some(config) => Some(config),
+            None => config_beside(&found, "AutoencoderKLCausal3D", notes)?,
+        };
+        let like = beside.or(like.vae.clone().filter(|like| like.fits(&found.tensors)));
+        let config = like.map_or_else(|| VaeConfig::from_weights(&found.tensors), Ok)?;
+        config.agree(&found.tensors)?;
+        assembly.vae = Some(Piece { config, tensors: found.tensors });
     }
     let [tokenizer, tokenizer_2] = parts.tokenizers;
     assembly.tokenizer = tokenizer.or(assembly.tokenizer);
     assembly.tokenizer_2 = tokenizer_2.or(assembly.tokenizer_2);
     assembly.unknown = parts.unknown;
     Ok(Box::new(assembly))
-}
-
-impl Assembly {
-    /// Adds a component that was recognised.
-    fn take(&mut self, Found { recognised, tensors, file, .. }: Found) -> Result<()> {
-        match recognised.component {
-            Component::HunyuanTransformer => {
-                refuse_image_to_video(&file.path)?;
-                let mut config = TransformerConfig::from_weights(&tensors)?;
-                if let Some(like) = self.like.transformer.take().filter(|like| like.dim() == config.dim()) {
-                    config.rope_axes_dim = like.rope_axes_dim;
-                }
-                config.agree(&tensors)?;
-                self.transformer = Some(Piece { config, tensors });
-            }
-            Component::Llama => {
-                let pairs = if recognised.naming == Naming::LlamaCpp { Pairs::Neighbours } else { Pairs::Halves };
-                let config = llama::Config::from_weights(&tensors, self.like.text_encoder.as_ref(), pairs)?;
-                config.agree(&tensors)?;
-                self.text_encoder = Some(Piece { config, tensors });
-            }
-            Component::ClipText => {
-                let config = clip::Config::from_weights(&tensors, self.like.text_encoder_2.as_ref())?;
-                config.agree(&tensors)?;
-                self.text_encoder_2 = Some(Piece { config, tensors });
-            }
-            Component::HunyuanVae => {
-                let found = VaeConfig::from_weights(&tensors)?;
-                let config = match self.like.vae.take() {
-                    Some(like) if like.block_out_channels == found.block_out_channels => like,
-                    _ => found,
-                };
-                config.agree(&tensors)?;
-                self.vae = Some(Piece { config, tensors });
-            }
-            other => return Err(Error::file(&file.path, format!("{other} is no part of HunyuanVideo"))),
-        }
-        Ok(())
-    }
 }
 
 impl seam::Assembly for Assembly {
@@ -134,6 +141,10 @@ impl seam::Assembly for Assembly {
             ),
             (self.vae.is_none(), "a VAE (`vae` FILE)"),
         ])
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        self.notes.clone()
     }
 
     fn complete(self: Box<Self>, place: &str, host: Host) -> Result<Box<dyn Family>> {
@@ -186,11 +197,11 @@ impl seam::Assembly for Assembly {
 /// Reads a Diffusers folder, but for the parts that are given apart.
 fn diffusers(folder: &Folder, parts: &Parts) -> Result<Assembly> {
     let scheduler = Scheduler::read(folder, scheduler::Path::Flow)?;
-    let class = "_class_name";
-    let transformer: TransformerConfig = config(folder, "transformer", class, "HunyuanVideoTransformer3DModel")?;
-    let vae: VaeConfig = config(folder, "vae", class, "AutoencoderKLHunyuanVideo")?;
-    let text_encoder: llama::Config = config(folder, "text_encoder", "model_type", "llama")?;
-    let text_encoder_2: clip::Config = config(folder, "text_encoder_2", "model_type", "clip_text_model")?;
+    let mut notes = Vec::new();
+    let transformer: TransformerConfig = config(folder, "transformer", "HunyuanVideoTransformer3DModel", &mut notes)?;
+    let vae: VaeConfig = config(folder, "vae", "AutoencoderKLHunyuanVideo", &mut notes)?;
+    let text_encoder: llama::Config = config(folder, "text_encoder", "llama", &mut notes)?;
+    let text_encoder_2: clip::Config = config(folder, "text_encoder_2", "clip_text_model", &mut notes)?;
     let weights = "diffusion_pytorch_model";
     Ok(Assembly {
         defaults: folder.contains(DEFAULTS_FILE).then(|| folder.json(DEFAULTS_FILE)).transpose()?,
@@ -214,15 +225,13 @@ fn diffusers(folder: &Folder, parts: &Parts) -> Result<Assembly> {
             vae: Some(vae),
         },
         unknown: Vec::new(),
+        notes,
     })
 }
 
-/// What stands beside loose weights: configurations, and tokenizers in the folders of their encoders.
+/// What stands beside loose weights: tokenizers in the folders of their encoders.
 fn loose(parts: &Parts) -> Result<Assembly> {
     let mut assembly = Assembly::default();
-    assembly.like.text_encoder = beside(parts, Role::TextEncoder);
-    assembly.like.text_encoder_2 = beside(parts, Role::SecondTextEncoder);
-    assembly.like.vae = beside(parts, Role::Vae);
     for (role, place, name) in [
         (Role::TextEncoder, &mut assembly.tokenizer, "tokenizer"),
         (Role::SecondTextEncoder, &mut assembly.tokenizer_2, "tokenizer_2"),
@@ -250,11 +259,6 @@ fn refuse_image_to_video(path: &Path) -> Result<()> {
         return Err(Error::file(path, reason));
     }
     Ok(())
-}
-
-/// The `config.json` beside some weights, if it is theirs: others' have other fields.
-fn beside<T: DeserializeOwned>(parts: &Parts, role: Role) -> Option<T> {
-    parts.config_beside(role).ok().flatten()
 }
 
 /// Where a tokenizer may be: beside its encoder, or in a folder of its own.

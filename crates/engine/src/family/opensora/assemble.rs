@@ -1,6 +1,7 @@
 //! What was found of an Open-Sora pipeline: its three repositories, as folders in one folder or as files given apart.
 
 use navicache_control::solver::SolverKind;
+use navicache_media::Rate;
 use navicache_models::Configuration;
 use navicache_models::opensora::{TransformerConfig, VaeConfig};
 use navicache_models::text::t5;
@@ -8,15 +9,15 @@ use tokenizers::Tokenizer;
 
 use super::pipeline::{OpenSora, Rounded};
 use super::sizes;
+use crate::Result;
 use crate::family::seam::{self, Family, Shared, check_channels};
 use crate::host::{Host, Resident};
 use crate::request::Defaults;
 use crate::scheduler::Scheduler;
 use crate::size::Size;
-use crate::{Error, Result};
-use navicache_weights::layout::{Parts, Piece, folder_of, incomplete, missing};
+use navicache_weights::Role;
+use navicache_weights::layout::{Parts, Piece, config_beside, folder_of, incomplete, missing};
 use navicache_weights::tokenizer;
-use navicache_weights::{Component, Found, Role};
 
 /// What was found of a pipeline.
 #[derive(Default)]
@@ -27,6 +28,8 @@ struct Assembly {
     vae: Option<Piece<VaeConfig>>,
     /// Files that hold no part of a pipeline, and why.
     unknown: Vec<String>,
+    /// What the user should know of what was found.
+    notes: Vec<String>,
 }
 
 /// What the authors' preset is.
@@ -36,7 +39,7 @@ fn published(max_sequence_length: usize) -> Result<Defaults> {
         width,
         height,
         frames: 51,
-        fps: 24,
+        fps: Rate::whole(24),
         scale: None,
         steps: 30,
         guidance: 7.0,
@@ -50,9 +53,6 @@ fn published(max_sequence_length: usize) -> Result<Defaults> {
 /// Understands what was found.
 pub(super) fn read(mut parts: Parts) -> Result<Box<dyn seam::Assembly>> {
     let mut assembly = Assembly::default();
-    // A configuration says what shapes do not; weights without one are the published ones.
-    let transformer: Option<TransformerConfig> = parts.config_beside(Role::Transformer)?;
-    let vae: Option<VaeConfig> = parts.config_beside(Role::Vae)?;
     let beside = parts.found.get(&Role::TextEncoder).map(|found| folder_of(&found.file.path));
     for folder in beside.into_iter().chain(parts.searched.iter().map(|path| path.as_path())) {
         let file = ["tokenizer.json", "spiece.model"].map(|name| folder.join(name)).into_iter().find(|f| f.exists());
@@ -61,28 +61,26 @@ pub(super) fn read(mut parts: Parts) -> Result<Box<dyn seam::Assembly>> {
             break;
         }
     }
-    for (_, Found { recognised, tensors, file, .. }) in std::mem::take(&mut parts.found) {
-        match recognised.component {
-            Component::OpenSoraTransformer => {
-                let config = match &transformer {
-                    Some(config) => config.clone(),
-                    None => TransformerConfig::from_weights(&tensors)?,
-                };
-                config.agree(&tensors)?;
-                assembly.transformer = Some(Piece { config, tensors });
-            }
-            Component::T5 => {
-                let config = t5::Config::from_weights(&tensors)?;
-                config.agree(&tensors)?;
-                assembly.text_encoder = Some(Piece { config, tensors });
-            }
-            Component::OpenSoraVae => {
-                let config = vae.clone().unwrap_or_default();
-                config.agree(&tensors)?;
-                assembly.vae = Some(Piece { config, tensors });
-            }
-            other => return Err(Error::file(&file.path, format!("{other} is no part of Open-Sora"))),
-        }
+    assembly.notes.append(&mut parts.notes);
+    let notes = &mut assembly.notes;
+    // A configuration says what shapes do not; weights without one are the published ones.
+    if let Some(found) = parts.found.remove(&Role::Transformer) {
+        let beside: Option<TransformerConfig> = config_beside(&found, "STDiT3", notes)?;
+        let config = beside.map_or_else(|| TransformerConfig::from_weights(&found.tensors), Ok)?;
+        config.agree(&found.tensors)?;
+        assembly.transformer = Some(Piece { config, tensors: found.tensors });
+    }
+    if let Some(found) = parts.found.remove(&Role::TextEncoder) {
+        let beside: Option<t5::Config> = config_beside(&found, "t5", notes)?;
+        let config = beside.map_or_else(|| t5::Config::from_weights(&found.tensors), Ok)?;
+        config.agree(&found.tensors)?;
+        assembly.text_encoder = Some(Piece { config, tensors: found.tensors });
+    }
+    if let Some(found) = parts.found.remove(&Role::Vae) {
+        let beside: Option<VaeConfig> = config_beside(&found, "VideoAutoencoderPipeline", notes)?;
+        let config = beside.unwrap_or_default();
+        config.agree(&found.tensors)?;
+        assembly.vae = Some(Piece { config, tensors: found.tensors });
     }
     let [tokenizer, _] = parts.tokenizers;
     assembly.tokenizer = tokenizer.or(assembly.tokenizer);
@@ -100,9 +98,13 @@ impl seam::Assembly for Assembly {
         ])
     }
 
+    fn warnings(&self) -> Vec<String> {
+        self.notes.clone()
+    }
+
     fn complete(self: Box<Self>, place: &str, host: Host) -> Result<Box<dyn Family>> {
         let missing = self.missing();
-        let Assembly { tokenizer, text_encoder, transformer, vae, unknown } = *self;
+        let Assembly { tokenizer, text_encoder, transformer, vae, unknown, .. } = *self;
         let (Some(transformer), Some(text_encoder), Some(vae), Some(tokenizer)) =
             (transformer, text_encoder, vae, tokenizer)
         else {

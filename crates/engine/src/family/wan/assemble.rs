@@ -5,7 +5,7 @@ use std::path::Path;
 use navicache_models::Configuration;
 use navicache_models::image::clip;
 use navicache_models::text::t5;
-use navicache_models::wan::{TransformerConfig, VaeConfig};
+use navicache_models::wan::{AuthorsConfig, TransformerConfig, VaeConfig};
 use tokenizers::Tokenizer;
 
 use super::experts::InMemory;
@@ -18,9 +18,9 @@ use crate::request::Defaults;
 use crate::scheduler::{self, Scheduler};
 use crate::sizes::Causal;
 use crate::{Error, Result};
-use navicache_weights::layout::{DEFAULTS_FILE, Parts, Piece, config, folder_of, incomplete, missing};
+use navicache_weights::layout::{DEFAULTS_FILE, Parts, Piece, config, config_beside, incomplete, missing};
 use navicache_weights::tokenizer;
-use navicache_weights::{Component, Expert, Folder, Found, Role, read_description};
+use navicache_weights::{Component, Expert, Folder, Found, Role};
 
 /// What was found of a pipeline.
 #[derive(Default)]
@@ -42,6 +42,8 @@ pub(super) struct Assembly {
     preprocessor: Option<Preprocessor>,
     /// Files that hold no part of a pipeline, and why.
     unknown: Vec<String>,
+    /// What the user should know of what was found.
+    notes: Vec<String>,
     /// Configurations without weights, for weights that are given apart.
     like: Like,
     /// Whether some name speaks of 720P: the one thing that tells two published models apart that are not the same
@@ -63,12 +65,45 @@ pub(super) fn read(mut parts: Parts) -> Result<Box<dyn seam::Assembly>> {
         Some(folder) => diffusers(folder, &parts)?,
         None => loose(&parts)?,
     };
-    if parts.found.values().any(|found| !matches!(found.recognised.component, Component::Umt5 | Component::ClipVision))
-    {
+    if parts.found.keys().any(|role| !matches!(role, Role::TextEncoder | Role::ImageEncoder)) {
         assembly.published = None; // the parts say so themselves
     }
-    for found in std::mem::take(&mut parts.found).into_values() {
-        assembly.take(found)?;
+    assembly.notes.append(&mut parts.notes);
+    if let Some(found) = parts.found.remove(&Role::Transformer) {
+        assembly.is_half = Expert::of_path(&found.file.path).is_some();
+        assembly.transformer = Some(assembly.take_transformer(found)?);
+    }
+    if let Some(found) = parts.found.remove(&Role::SecondTransformer) {
+        assembly.transformer_2 = Some(assembly.take_transformer(found)?);
+    }
+    if let Some(found) = parts.found.remove(&Role::TextEncoder) {
+        assembly.tokenizer = assembly.tokenizer.or(tokenizer::from_weights(&found)?);
+        let config = match config_beside(&found, "umt5", &mut assembly.notes)? {
+            Some(config) => config,
+            None => t5::Config::from_weights(&found.tensors)?,
+        };
+        config.agree(&found.tensors)?;
+        assembly.text_encoder = Some(Piece { config, tensors: found.tensors });
+    }
+    if let Some(found) = parts.found.remove(&Role::Vae) {
+        let beside: Option<VaeConfig> = config_beside(&found, "AutoencoderKLWan", &mut assembly.notes)?;
+        let like = beside.as_ref().or(assembly.like.vae.as_ref());
+        let config = VaeConfig::from_weights(&found.tensors, like)?;
+        config.agree(&found.tensors)?;
+        assembly.vae = Some(Piece { config, tensors: found.tensors });
+    }
+    if let Some(found) = parts.found.remove(&Role::ImageEncoder) {
+        let beside: Option<clip::Config> = config_beside(&found, "clip_vision_model", &mut assembly.notes)?;
+        let like = beside.as_ref().or(assembly.like.image_encoder.as_ref());
+        let config = clip::Config::from_weights(&found.tensors, like)?;
+        config.agree(&found.tensors)?;
+        assembly.image_encoder = Some(Piece { config, tensors: found.tensors });
+        let is_asked_for = parts.given.contains(&Role::ImageEncoder);
+        if is_asked_for && assembly.transformer.as_ref().is_some_and(|piece| piece.config.image_dim.is_none()) {
+            assembly
+                .notes
+                .push("the image encoder is not used: this transformer looks at no picture by it".to_string());
+        }
     }
     let [tokenizer, _] = parts.tokenizers;
     assembly.tokenizer = tokenizer.or(assembly.tokenizer);
@@ -77,45 +112,30 @@ pub(super) fn read(mut parts: Parts) -> Result<Box<dyn seam::Assembly>> {
 }
 
 impl Assembly {
-    /// Adds a component that was recognised.
-    fn take(&mut self, found: Found) -> Result<()> {
-        match found.recognised.component {
-            component @ (Component::WanTransformer | Component::WanLowNoise) => {
-                let path = &found.file.path;
-                self.is_720p |= path.to_string_lossy().to_lowercase().contains("720p");
-                if self.like.transformer.is_none() {
-                    self.like.transformer = authors_config(&folder_of(path).join("config.json"))?;
-                }
-                let config = TransformerConfig::from_weights(&found.tensors, self.like.transformer.as_ref())?;
-                config.agree(&found.tensors)?;
-                let expert = Expert::of_path(path);
-                let piece = Some(Piece { config, tensors: found.tensors });
-                match component {
-                    Component::WanLowNoise => self.transformer_2 = piece,
-                    _ => (self.transformer, self.is_half) = (piece, expert.is_some()),
-                }
+    /// Adds a transformer that was recognised. What stands beside it says more of it than the base does.
+    fn take_transformer(&mut self, found: Found) -> Result<Piece<TransformerConfig>> {
+        self.is_720p |= found.file.path.to_string_lossy().to_lowercase().contains("720p");
+        let (config, has_heads) = match config_beside(&found, "WanTransformer3DModel", &mut self.notes)? {
+            Some(config) => (config, true),
+            None => {
+                let authors: Option<AuthorsConfig> = config_beside(&found, "WanModel", &mut self.notes)?;
+                let authors = authors.map(|authors| authors.like());
+                let like = authors.as_ref().or(self.like.transformer.as_ref());
+                let config = TransformerConfig::from_weights(&found.tensors, like)?;
+                let has_heads = like.is_some_and(|like| like.dim() == config.dim());
+                (config, has_heads)
             }
-            Component::Umt5 => {
-                if let Some(tokenizer) = tokenizer::from_weights(&found)? {
-                    self.tokenizer.get_or_insert(tokenizer);
-                }
-                let config = t5::Config::from_weights(&found.tensors)?;
-                config.agree(&found.tensors)?;
-                self.text_encoder = Some(Piece { config, tensors: found.tensors });
-            }
-            Component::WanVae => {
-                let config = VaeConfig::from_weights(&found.tensors, self.like.vae.as_ref())?;
-                config.agree(&found.tensors)?;
-                self.vae = Some(Piece { config, tensors: found.tensors });
-            }
-            Component::ClipVision => {
-                let config = clip::Config::from_weights(&found.tensors, self.like.image_encoder.as_ref())?;
-                config.agree(&found.tensors)?;
-                self.image_encoder = Some(Piece { config, tensors: found.tensors });
-            }
-            other => return Err(Error::file(&found.file.path, format!("{other} is no part of Wan"))),
+        };
+        config.agree(&found.tensors)?;
+        if !has_heads && config.has_small_heads() {
+            self.notes.push(format!(
+                "no published Wan transformer is {} wide, and no weight says how many heads it has: taken to be of {} \
+                 channels; its config.json says so surely, beside the weights",
+                config.dim(),
+                config.attention_head_dim
+            ));
         }
-        Ok(())
+        Ok(Piece { config, tensors: found.tensors })
     }
 }
 
@@ -141,18 +161,7 @@ impl seam::Assembly for Assembly {
 
     /// Two published models have the same shapes, and their names tell them apart; a name can be changed.
     fn warnings(&self) -> Vec<String> {
-        let mut warnings = Vec::new();
-        if let Some(Piece { config, .. }) = &self.transformer
-            && config.has_small_heads()
-            && self.like.transformer.as_ref().is_none_or(|like| like.dim() != config.dim())
-        {
-            warnings.push(format!(
-                "no published Wan transformer is {} wide, and no weight says how many heads it has: taken to be of {} \
-                 channels; its config.json says so surely, in a Diffusers folder given as `model`",
-                config.dim(),
-                config.attention_head_dim
-            ));
-        }
+        let mut warnings = self.notes.clone();
         let is_image_to_video = self.transformer.as_ref().is_some_and(|piece| piece.config.image_dim.is_some());
         if self.scheduler.is_some() || !is_image_to_video || self.is_720p {
             return warnings;
@@ -229,19 +238,24 @@ impl seam::Assembly for Assembly {
 fn diffusers(folder: &Folder, parts: &Parts) -> Result<Assembly> {
     let (published, boundary) = Published::of_index(folder)?;
     let scheduler = Scheduler::read(folder, scheduler::Path::Flow)?;
-    let transformer: TransformerConfig = config(folder, "transformer", "_class_name", "WanTransformer3DModel")?;
+    let mut notes = Vec::new();
+    let transformer: TransformerConfig = config(folder, "transformer", "WanTransformer3DModel", &mut notes)?;
     let has_two = boundary.is_some();
-    let second: Option<TransformerConfig> =
-        has_two.then(|| config(folder, "transformer_2", "_class_name", "WanTransformer3DModel")).transpose()?;
-    let vae: VaeConfig = config(folder, "vae", "_class_name", "AutoencoderKLWan")?;
+    let second: Option<TransformerConfig> = match has_two {
+        true => Some(config(folder, "transformer_2", "WanTransformer3DModel", &mut notes)?),
+        false => None,
+    };
+    let vae: VaeConfig = config(folder, "vae", "AutoencoderKLWan", &mut notes)?;
     let defaults = match folder.contains(DEFAULTS_FILE) {
         true => folder.json(DEFAULTS_FILE)?,
         false => published.defaults(transformer.num_layers, scheduler.shift),
     };
-    let text_encoder: t5::Config = config(folder, "text_encoder", "model_type", "umt5")?;
+    let text_encoder: t5::Config = config(folder, "text_encoder", "umt5", &mut notes)?;
     let has_image_encoder = published == Published::Wan21I2v;
-    let image_encoder: Option<clip::Config> =
-        has_image_encoder.then(|| folder.json("image_encoder/config.json")).transpose()?;
+    let image_encoder: Option<clip::Config> = match has_image_encoder {
+        true => Some(config(folder, "image_encoder", "clip_vision_model", &mut notes)?),
+        false => None,
+    };
     let preprocessor =
         image_encoder.as_ref().map(|encoder| Preprocessor::read(folder, encoder.image_size)).transpose()?;
     let weights = "diffusion_pytorch_model";
@@ -259,6 +273,7 @@ fn diffusers(folder: &Folder, parts: &Parts) -> Result<Assembly> {
         published: Some(published),
         defaults: Some(defaults),
         scheduler: Some(scheduler),
+        notes,
         like: Like { transformer: Some(transformer), vae: Some(vae), image_encoder },
         ..Assembly::default()
     })
@@ -269,41 +284,9 @@ fn loose(parts: &Parts) -> Result<Assembly> {
     let mut assembly = Assembly::default();
     for path in &parts.searched {
         assembly.is_720p |= path.to_string_lossy().to_lowercase().contains("720p");
-        assembly.like.transformer = authors_config(&path.join("config.json"))?;
         assembly.tokenizer = assembly.tokenizer.or(tokenizer_in(path)?);
     }
     Ok(assembly)
-}
-
-/// The configuration of the authors' repositories: `config.json` of the class `WanModel`.
-fn authors_config(path: &Path) -> Result<Option<TransformerConfig>> {
-    #[derive(serde::Deserialize)]
-    struct File {
-        #[serde(rename = "_class_name")]
-        class_name: String,
-        model_type: String,
-        dim: usize,
-        num_heads: usize,
-        #[serde(default = "eps")]
-        eps: f64,
-    }
-    fn eps() -> f64 {
-        1e-6
-    }
-    if !path.exists() {
-        return Ok(None);
-    }
-    let text = read_description(path)?;
-    // Other repositories have a config.json too; theirs is not this one's business.
-    let Ok(file) = serde_json::from_slice::<File>(&text) else { return Ok(None) };
-    if file.class_name != "WanModel" {
-        return Ok(None);
-    }
-    if !["t2v", "i2v", "ti2v"].contains(&file.model_type.as_str()) {
-        let reason = format!("model_type: expected t2v, i2v or ti2v, found {}, not supported yet", file.model_type);
-        return Err(Error::file(path, reason));
-    }
-    Ok(Some(TransformerConfig::with_heads(file.dim, file.num_heads, file.eps)))
 }
 
 /// The UMT5 tokenizer of a folder of the authors' repositories, or of one that was made like it.
