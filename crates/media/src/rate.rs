@@ -41,7 +41,7 @@ impl Rate {
         let whole = Some(fraction(1)).filter(|rate| is_near(rate, SAME));
         let television = || {
             let frames = (number * 1.001).round() as u32 * 1000;
-            Some(Rate { frames, seconds: 1001 }).filter(|rate| is_near(rate, ROUNDED) && frames % 1001 != 0)
+            Some(Rate { frames, seconds: 1001 }).filter(|rate| is_near(rate, ROUNDED) && !frames.is_multiple_of(1001))
         };
         let others = || (2..=LARGEST_DENOMINATOR).map(fraction).find(|rate| is_near(rate, SAME));
         // The nearest of a denominator that every decimal of three digits has.
