@@ -4,16 +4,17 @@
 //! is the one at which as much as is left would be computed, if this video went on being as hard as it has been:
 //!
 //! ```text
-//! difficulty = (computed + 3) / (expected + 3)     of the free steps so far; near 1 at first
+//! difficulty = (computed + 10) / (expected + 10)   of the free steps so far; near 1 at first
 //! left       = budget - last steps - used
 //! threshold:   what the curve computes from here on, times difficulty, is left
 //! ```
 //!
 //! The first steps decide what a video shows, so that an error there costs more than any later one. The threshold
-//! therefore begins as the one that the curve alone asks for, and may go further from it the further the run is; a video
-//! that spends far more than others at first is held to their pace. What the longest run of reuse will force is kept
-//! back, and so are the last steps, which are the longest, where videos compute them in any case. Forecasting the rest
-//! of a run by simulation and planning again was tried and is worse: a budget that runs out falls on the last steps.
+//! therefore begins as the one that the curve alone asks for, and may go further from it the further the run is; a
+//! video that spends far more than others at first is held to their pace. What the longest run of reuse will force is
+//! kept back, and so are the last steps, which are the longest, where videos compute them in any case. Forecasting the
+//! rest of a run by simulation and planning again was tried and is worse: a budget that runs out falls on the last
+//! steps.
 
 use std::ops::Range;
 
@@ -155,7 +156,7 @@ impl Steering {
         if self.is_own { CLAMP.powf(done) } else { CLAMP_OF_OTHERS }
     }
 
-    /// Where the free steps end that there is a choice about: before those that videos of the curve compute in any case.
+    /// Where the free steps end that there is a choice about: before those that videos of the curve compute anyway.
     fn end(&self, step: usize, budget: f64, usual: f64) -> usize {
         let most = (KEPT_BACK_SHARE * budget) as usize;
         let computed = |step: &usize| self.share(*step, usual) >= KEPT_BACK;
@@ -174,8 +175,8 @@ impl Steering {
         share(&self.table, step, threshold)
     }
 
-    /// The threshold at which the curve computes so many of these steps: on lines between logarithms, and on the last of
-    /// these lines beyond both ends.
+    /// The threshold at which the curve computes so many of these steps: on lines between logarithms, and on the last
+    /// of these lines beyond both ends.
     fn at_which(&self, steps: Range<usize>, count: f64) -> f64 {
         const LEAST: f64 = 0.02; // a row that computes nothing more has no logarithm
         let mut rest: Vec<(f64, f64)> = Vec::with_capacity(self.table.len());
@@ -263,8 +264,8 @@ mod tests {
     use super::*;
     use serde_json::Map;
 
-    /// Of ten steps, the first and the last of which are computed: all eight free ones at 0.01, four at 0.1, one at 1. The
-    /// curve is of another family.
+    /// Of ten steps, the first and the last of which are computed: all eight free ones at 0.01, four at 0.1, one at 1.
+    /// The curve is of another family.
     fn steering(budget: f64) -> Steering {
         steered(budget, "g")
     }
