@@ -3,7 +3,8 @@
     pip install torch==2.11.0 diffusers==0.42.1 transformers==5.23.0
     cargo build --release && python tools/bench/alternate.py [--rounds 5] [--threads 2] [PART ...]
 
-A part is one of those below, alone (f32) or with -bf16; the VAE's, Wan2.1's with random weights, are f32 only. Each side is a process of its
+A part is one of those below, alone (f32) or with -bf16; the VAE's is Wan2.1's with random weights, in PyTorch f32 whatever
+is asked for here. Each side is a process of its
 own in every round; of its runs the median counts. A ratio below 1: navicache is faster. With --device cuda, which needs navicache-cuda beside
 navicache, memory is still the processes' own, not the GPU's. Where stable-diffusion.cpp's `sd` is on the PATH, --sd "ARGUMENTS" times its
 sampling too, once a round: say which models and size, and --steps, as one would to it.
@@ -131,7 +132,7 @@ def main():
     options = parser.parse_args()
     if options.torch:
         return time_torch(options)
-    for name in options.parts or [*PARTS, "matmul-bf16", "attention-bf16", "attention-4096-bf16", "block-bf16", "forward-bf16"]:
+    for name in options.parts or [*PARTS, "matmul-bf16", "attention-bf16", "attention-4096-bf16", "block-bf16", "forward-bf16", "vae-bf16"]:
         (part, size, runs), dtype = PARTS[name.removesuffix("-bf16")], "bf16" if name.endswith("-bf16") else "f32"
         sides = {"navicache": [], "PyTorch": []}
         common = ["--runs", runs, "--threads", options.threads, "--device", options.device]
@@ -139,7 +140,7 @@ def main():
             if part == "vae":
                 frames, rows, columns = size
                 save_pipeline(folder)
-                asked = ["--model", folder, "--size", f"{8 * columns}x{8 * rows}", "--frames", 4 * frames - 3]
+                asked = ["--model", folder, "--size", f"{8 * columns}x{8 * rows}", "--frames", 4 * frames - 3, "--dtype", dtype]
             else:
                 asked = ["--tokens", size, "--dtype", dtype]
             for _ in range(options.rounds):

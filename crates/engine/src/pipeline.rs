@@ -195,6 +195,7 @@ impl Pipeline {
             threads: machine::threads(),
             device: device_name(self.device()),
             dtype: self.dtype_name(),
+            vae: self.family.shared().vae_precision().name().to_string(),
             kernels: navicache_models::Level::current().name().to_string(),
             navicache: env!("CARGO_PKG_VERSION").to_string(),
         }

@@ -238,6 +238,8 @@ pub struct Machine {
     pub device: String,
     /// Format that the transformer's matrices are kept in; `stored` is the files' own.
     pub dtype: String,
+    /// What the VAE's convolutions multiplied: `f32` or `bf16`.
+    pub vae: String,
     /// Instruction set that products on the CPU ran on: `amx`, `avx512bf16`, `avx512`, `avx2`, `neon` or `plain`.
     pub kernels: String,
     /// Version of this program.

@@ -112,15 +112,16 @@ fn main() -> Result<()> {
             Resize::Halved => 0.25,
         };
         let flops = 2.0 * scale * (weight.elem_count() * frames * side * side) as f64;
-        let convs: Vec<_> = Level::available()
-            .iter()
-            .map(|level| Ok((*level, level.scope(|| Convolution::new(&weight, Some(&bias), Edge::Zeros, resize))?)))
-            .collect::<Result<_>>()?;
-        let ours = || {
-            let conv = convs.iter().find(|(level, _)| *level == Level::current()).map(|(_, conv)| conv);
-            conv.map_or_else(|| x.copy(), |conv| conv.forward(&x, Some(&before), None))
-        };
-        report(&name, (flops, "GFLOP/s"), rounds, vec![], &ours)?;
+        for precision in [Precision::F32, Precision::Bf16] {
+            let conv = || Convolution::new(&weight, Some(&bias), Edge::Zeros, resize, precision);
+            let convs: Vec<_> =
+                Level::available().iter().map(|level| Ok((*level, level.scope(conv)?))).collect::<Result<_>>()?;
+            let ours = || {
+                let conv = convs.iter().find(|(level, _)| *level == Level::current()).map(|(_, conv)| conv);
+                conv.map_or_else(|| x.copy(), |conv| conv.forward(&x, Some(&before), None))
+            };
+            report(&format!("{name}, {precision:?}"), (flops, "GFLOP/s"), rounds, vec![], &ours)?;
+        }
     }
     Ok(())
 }

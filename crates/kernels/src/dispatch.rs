@@ -79,6 +79,26 @@ impl Level {
     }
 }
 
+impl Level {
+    /// Whether convolutions are faster here when what they multiply is rounded to bf16.
+    pub fn convolves_bf16(self) -> bool {
+        static MEASURED: OnceLock<Vec<(&str, f64)>> = OnceLock::new();
+        let rates = match &choice().rates[..] {
+            [] => MEASURED.get_or_init(measured),
+            rates => rates,
+        };
+        self.multiplies_bf16() && is_faster_convolving(self.name(), rates)
+    }
+}
+
+/// Convolutions in f32 need 2.25 times fewer products, so that twice the rate of f32 is not enough; nor is a little
+/// more worth the rounding.
+fn is_faster_convolving(way: &str, rates: &[(&'static str, f64)]) -> bool {
+    const ENOUGH: f64 = 3.0;
+    let rate = |name: &str| rates.iter().find(|(way, _)| *way == name).map(|(_, rate)| *rate);
+    rate(way).zip(rate(F32)).is_some_and(|(bf16, f32)| bf16 > ENOUGH * f32)
+}
+
 /// The fastest level without an instruction for bf16.
 fn vectors() -> Level {
     Level::available().iter().rev().find(|level| !level.multiplies_bf16()).copied().unwrap_or(Level::PLAIN)
@@ -173,6 +193,14 @@ mod tests {
             assert_eq!(chosen(vec![(F32, 2.0), (level.name(), 1.0)]).level, vectors());
         }
         assert_eq!(chosen(vec![(F32, 2.0)]).level, vectors());
+    }
+
+    #[test]
+    fn convolutions_are_of_bf16_where_it_is_much_faster() {
+        assert!(is_faster_convolving("amx", &[(F32, 1.0), ("avx512bf16", 0.5), ("amx", 14.0)]));
+        assert!(!is_faster_convolving("avx512bf16", &[(F32, 1.0), ("avx512bf16", 2.0)]));
+        assert!(!is_faster_convolving("amx", &[(F32, 1.0)]));
+        assert!(!Level::PLAIN.convolves_bf16());
     }
 
     #[test]

@@ -9,3 +9,13 @@ pub enum Precision {
     /// Both sides rounded to bf16.
     Bf16,
 }
+
+impl Precision {
+    /// `f32` or `bf16`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Precision::F32 => "f32",
+            Precision::Bf16 => "bf16",
+        }
+    }
+}

@@ -209,20 +209,21 @@ proptest! {
     fn convolutions(
         (inputs, outputs) in (size(40), size(40)), time in 1usize..4, size in prop::sample::select(vec![1usize, 3, 5]), (h, w) in (size(12), size(40)),
         frames in 1usize..4, memory in 0usize..3, is_repeated: bool, resize in prop::sample::select(vec![Resize::Same, Resize::Doubled, Resize::Halved]),
-        is_plain: bool, seed: u64,
+        is_plain: bool, precision in prop::sample::select(vec![Precision::F32, Precision::Bf16]), seed: u64,
     ) {
         let edge = if is_repeated { Edge::Repeated } else { Edge::Zeros };
         let weight = numbers(&[outputs, inputs, time, size, size], seed, 1.0);
         let x = numbers(&[memory.min(time - 1) + frames, inputs, h, w], seed ^ 1, 1.0);
         let (before, x) = (x.narrow(0, 0, memory.min(time - 1)).unwrap(), x.narrow(0, memory.min(time - 1), frames).unwrap());
         let (bias, before) = (numbers(&[outputs], seed ^ 2, 1.0), (memory > 0).then_some(&before));
+        let tolerance = if precision == Precision::F32 { 3e-5 } else { 5e-5 };
         if is_plain {
-            close(|| Convolution::new(&weight, None, edge, resize)?.forward(&x, before, None), 3e-5)?;
+            close(|| Convolution::new(&weight, None, edge, resize, precision)?.forward(&x, before, None), tolerance)?;
         } else {
-            let conv = || Convolution::new(&weight, Some(&bias), edge, resize);
+            let conv = || Convolution::new(&weight, Some(&bias), edge, resize, precision);
             let shape = Level::PLAIN.scope(|| conv()?.forward(&x, before, None)).unwrap().dims().to_vec();
             let residual = numbers(&shape, seed ^ 3, 1.0);
-            close(|| conv()?.forward(&x, before, Some(&residual)), 3e-5)?;
+            close(|| conv()?.forward(&x, before, Some(&residual)), tolerance)?;
         }
     }
 
@@ -230,14 +231,14 @@ proptest! {
     #[test]
     fn convolutions_of_chunks(
         (inputs, outputs) in (size(20), size(20)), time in 1usize..4, size in prop::sample::select(vec![1usize, 3]), (h, w) in (size(9), size(9)),
-        chunks in prop::collection::vec(1usize..4, 1..4), is_repeated: bool, seed: u64,
+        chunks in prop::collection::vec(1usize..4, 1..4), is_repeated: bool, precision in prop::sample::select(vec![Precision::F32, Precision::Bf16]), seed: u64,
     ) {
         let edge = if is_repeated { Edge::Repeated } else { Edge::Zeros };
         let weight = numbers(&[outputs, inputs, time, size, size], seed, 1.0);
         let x = numbers(&[chunks.iter().sum(), inputs, h, w], seed ^ 1, 1.0);
         for level in Level::available() {
             level.scope(|| {
-                let conv = Convolution::new(&weight, None, edge, Resize::Same).unwrap();
+                let conv = Convolution::new(&weight, None, edge, Resize::Same, precision).unwrap();
                 let whole = conv.forward(&x, None, None).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
                 let (mut first, mut parts) = (0, Vec::new());
                 for chunk in &chunks {
@@ -291,6 +292,27 @@ proptest! {
         };
         let (q, k, v) = (split(n, seed), split(m, seed ^ 1), split(m, seed ^ 2));
         same(&|| kernels::attention(&q, &k, &v, 0.3, None, Precision::Bf16), 1e-2)?;
+    }
+
+    /// The same around convolutions.
+    #[test]
+    fn emulated_convolutions(
+        (inputs, outputs) in (size(40), size(40)), time in 1usize..4, size in prop::sample::select(vec![1usize, 3, 5]), (h, w) in (size(9), size(20)),
+        frames in 1usize..3, memory in 0usize..3, is_repeated: bool, resize in prop::sample::select(vec![Resize::Same, Resize::Doubled, Resize::Halved]), seed: u64,
+    ) {
+        let Some(level) = Level::emulated() else { return Ok(()) };
+        let edge = if is_repeated { Edge::Repeated } else { Edge::Zeros };
+        let (weight, bias) = (numbers(&[outputs, inputs, time, size, size], seed, 1.0), numbers(&[outputs], seed ^ 1, 1.0));
+        let memory = memory.min(time - 1);
+        let x = numbers(&[memory + frames, inputs, h, w], seed ^ 2, 1.0);
+        let (before, x) = (x.narrow(0, 0, memory).unwrap(), x.narrow(0, memory, frames).unwrap());
+        let conv = || Convolution::new(&weight, Some(&bias), edge, resize, Precision::Bf16)?.forward(&x, (memory > 0).then_some(&before), None);
+        let values = |x: Tensor| x.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        let (ours, plain) = (level.scope(conv).unwrap(), Level::PLAIN.scope(conv).unwrap());
+        prop_assert_eq!(ours.dims(), plain.dims());
+        for (i, (ours, plain)) in values(ours).into_iter().zip(values(plain)).enumerate() {
+            prop_assert!((ours - plain).abs() <= 5e-5 * plain.abs().max(1.0), "{} instead of {} at {}", ours, plain, i);
+        }
     }
 }
 
@@ -376,7 +398,9 @@ fn threads() {
             kernels::linear(&x, &dense(&w)?, None, Activation::None, Precision::F32)?,
             kernels::channel_rms_norm(&frames, &channels, Activation::Silu)?,
             kernels::group_norm(&frames, &channels, &channels, 17, 1e-6, Activation::Silu)?,
-            Convolution::new(&kernel, None, Edge::Zeros, Resize::Same)?.forward(&frames, None, None)?,
+            Convolution::new(&kernel, None, Edge::Zeros, Resize::Same, Precision::F32)?.forward(&frames, None, None)?,
+            Convolution::new(&kernel, None, Edge::Zeros, Resize::Doubled, Precision::Bf16)?
+                .forward(&frames, None, None)?,
         ])
     };
     for level in Level::available() {
@@ -415,14 +439,14 @@ fn nothing_in_nothing_out() {
     for shape in [[0, 3, 2, 2], [1, 3, 0, 2]] {
         assert_eq!(kernels::channel_rms_norm(&empty(&shape), &scale, none).unwrap().dims(), shape);
         assert_eq!(kernels::group_norm(&empty(&shape), &scale, &scale, 3, 1e-6, none).unwrap().dims(), shape);
-        let conv = Convolution::new(&empty(&[2, 3, 1, 3, 3]), None, Edge::Zeros, Resize::Same).unwrap();
+        let conv = Convolution::new(&empty(&[2, 3, 1, 3, 3]), None, Edge::Zeros, Resize::Same, Precision::F32).unwrap();
         assert_eq!(conv.forward(&empty(&shape), None, None).unwrap().dims(), [shape[0], 2, shape[2], shape[3]]);
     }
-    let conv = Convolution::new(&empty(&[2, 3, 2, 3, 3]), None, Edge::Zeros, Resize::Same).unwrap();
+    let conv = Convolution::new(&empty(&[2, 3, 2, 3, 3]), None, Edge::Zeros, Resize::Same, Precision::F32).unwrap();
     assert!(conv.forward(&empty(&[1, 4, 2, 2]), None, None).is_err());
     assert!(conv.forward(&empty(&[1, 3, 2, 2]), Some(&empty(&[2, 3, 2, 2])), None).is_err());
     assert!(conv.forward(&empty(&[1, 3, 2, 2]), None, Some(&empty(&[1, 3, 2, 2]))).is_err());
-    assert!(Convolution::new(&empty(&[2, 3, 1, 2, 2]), None, Edge::Zeros, Resize::Same).is_err());
+    assert!(Convolution::new(&empty(&[2, 3, 1, 2, 2]), None, Edge::Zeros, Resize::Same, Precision::F32).is_err());
     assert!(kernels::group_norm(&empty(&[1, 3, 1, 1]), &scale, &scale, 2, 1e-6, none).is_err());
     assert_eq!(mixed.to_vec2::<f32>().unwrap(), [[0.0; 8]; 3]);
     let bias = numbers(&[3], 1, 1.0);
@@ -487,19 +511,23 @@ fn convolution_is_exact() {
         sum
     };
     for level in Level::available() {
-        let conv = || Convolution::new(&weight, None, Edge::Zeros, Resize::Same)?.forward(&x, None, None)?.get(2);
-        let found = values(&level.scope(conv).unwrap());
-        let (mut error, mut size) = (0.0, 0.0);
-        for (at, found) in found.iter().enumerate() {
-            let (output, row, column) = (at / (side * side), at / side % side, at % side);
-            if (1..side - 1).contains(&row) && (1..side - 1).contains(&column) {
-                let exact = exact(output, row, column);
-                error += (f64::from(*found) - exact).powi(2);
-                size += exact.powi(2);
+        for (precision, most) in [(Precision::F32, 2e-6), (Precision::Bf16, 3e-3)] {
+            let conv = || {
+                Convolution::new(&weight, None, Edge::Zeros, Resize::Same, precision)?.forward(&x, None, None)?.get(2)
+            };
+            let found = values(&level.scope(conv).unwrap());
+            let (mut error, mut size) = (0.0, 0.0);
+            for (at, found) in found.iter().enumerate() {
+                let (output, row, column) = (at / (side * side), at / side % side, at % side);
+                if (1..side - 1).contains(&row) && (1..side - 1).contains(&column) {
+                    let exact = exact(output, row, column);
+                    error += (f64::from(*found) - exact).powi(2);
+                    size += exact.powi(2);
+                }
             }
+            let relative = (error / size).sqrt();
+            assert!(relative < most, "{} {precision:?}: {relative:e}", level.name());
         }
-        let relative = (error / size).sqrt();
-        assert!(relative < 2e-6, "{}: {relative:e}", level.name());
     }
 }
 
@@ -546,7 +574,7 @@ fn other_types() {
     let convolutions = convolutions.map(|(size, edge, resize)| {
         let weight = numbers(&[4, 4, 3, size, size], 3, 1.0);
         pictures(&|x, bias| {
-            let conv = Convolution::new(&weight.to_dtype(x.dtype())?, Some(bias), edge, resize)?;
+            let conv = Convolution::new(&weight.to_dtype(x.dtype())?, Some(bias), edge, resize, Precision::F32)?;
             let y = conv.forward(x, Some(&x.narrow(0, 0, 1)?), None)?;
             conv.forward(x, None, Some(&y))
         })

@@ -180,7 +180,10 @@ pub fn run_on(part: Part, pipeline: &Pipeline, request: &Request, runs: usize) -
             Ok(generate(pipeline, request, &mut go_on)?.latents)
         })?,
     };
-    timing.dtype = pipeline.dtype_name();
+    timing.dtype = match part {
+        Part::Vae => pipeline.machine().vae,
+        _ => pipeline.dtype_name(),
+    };
     Ok(timing)
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use candle_core::Tensor;
 use navicache_control::guidance::{Branch, Guidance};
 use navicache_control::schedule::Step;
-use navicache_models::{Autoencoder, Branches, Conditioned, Denoiser, Error as ModelError, Weights};
+use navicache_models::{Autoencoder, Branches, Conditioned, Denoiser, Error as ModelError, Level, Precision, Weights};
 use navicache_weights::layout::Parts;
 use navicache_weights::{Component, Role, Tensors};
 
@@ -59,6 +59,9 @@ pub(crate) struct Shared {
     pub sizes: Box<dyn Sizes>,
     /// Weights by what they are for.
     pub weights: BTreeMap<Role, Tensors>,
+    /// The narrowest that the VAE's convolutions may multiply: bf16 only where it was measured that frames stay within
+    /// 50 dB of PSNR (docs/results.md).
+    pub narrowest_vae: Precision,
     /// The VAE's decoder, once it was read.
     pub autoencoder: Resident<dyn Autoencoder>,
 }
@@ -78,6 +81,18 @@ impl Shared {
     pub fn weights(&self, role: Role) -> Result<&Tensors> {
         let missing = || Error::file("", format!("this pipeline has no {role:?}"));
         self.weights.get(&role).ok_or_else(missing)
+    }
+
+    /// What the VAE's convolutions multiply: bf16 where the transformer's products do, frames allow it, and this
+    /// machine is much faster so.
+    pub fn vae_precision(&self) -> Precision {
+        let is_faster = || self.host.device.is_cpu() && Level::current().convolves_bf16();
+        match self.weights(Role::Transformer) {
+            Ok(transformer) if self.narrowest_vae == Precision::Bf16 && is_faster() => {
+                self.host.precision_of(transformer)
+            }
+            _ => Precision::F32,
+        }
     }
 
     /// Weights by the stage that they are for, in the order of a generation.
@@ -163,7 +178,8 @@ pub(crate) trait Family: Send + Sync {
     /// The VAE's decoder. Reads it on first use.
     fn autoencoder(&self) -> Result<Arc<dyn Autoencoder>> {
         let shared = self.shared();
-        shared.autoencoder.get(|| self.read_autoencoder(shared.host.weights_as_stored(shared.weights(Role::Vae)?)))
+        let weights = || Ok::<_, Error>(shared.host.weights_as_stored(shared.weights(Role::Vae)?));
+        shared.autoencoder.get(|| self.read_autoencoder(weights()?.with_precision(shared.vae_precision())))
     }
     /// Frees it.
     fn free_autoencoder(&self) {

@@ -1,6 +1,6 @@
 //! What a band of rows is computed from, and in what: the ground of both forms.
 
-use super::shape::Shape;
+use super::shape::{Edge, Shape};
 use crate::simd::MAX_LANES;
 use crate::tile::Tiles;
 
@@ -8,6 +8,7 @@ use crate::tile::Tiles;
 pub(super) const LINE: usize = 16;
 
 /// A call: frames, and what is done with them.
+#[derive(Clone, Copy)]
 pub(super) struct Clip<'a> {
     pub(super) shape: Shape,
     /// Height and width of the input.
@@ -16,14 +17,65 @@ pub(super) struct Clip<'a> {
     pub(super) memory: usize,
     /// The frames before and those of the clip. // (n, in, h, w) each
     pub(super) frames: [&'a [f32]; 2],
-    pub(super) packed: &'a [f32],
     pub(super) bias: &'a [f32],     // (out), or empty
     pub(super) residual: &'a [f32], // as the output, or empty
+}
+
+/// A band to be computed: its frame and first row, and its rows of every output.
+pub(super) type Rows<'y> = (usize, usize, Vec<&'y mut [f32]>);
+
+impl<'a> Clip<'a> {
+    /// Numbers of an output frame.
+    pub(super) fn frame_len(&self) -> usize {
+        let [height, width] = self.size.map(|length| self.shape.length(length));
+        self.shape.outputs * height * width
+    }
+
+    /// Cuts what is written into bands of so many rows. // y: (frames, out, height, width), not empty
+    pub(super) fn bands<'y>(&self, y: &'y mut [f32], rows: usize) -> Vec<Rows<'y>> {
+        let [height, width] = self.size.map(|length| self.shape.length(length));
+        let mut bands: Vec<Rows> = Vec::new();
+        for (frame, y) in y.chunks_exact_mut(self.frame_len()).enumerate() {
+            let first_band = bands.len();
+            for (output, plane) in y.chunks_exact_mut(height * width).enumerate() {
+                for (band, rows_of_plane) in plane.chunks_mut(rows * width).enumerate() {
+                    if output == 0 {
+                        bands.push((frame, band * rows, Vec::with_capacity(self.shape.outputs)));
+                    }
+                    bands[first_band + band].2.push(rows_of_plane);
+                }
+            }
+        }
+        bands
+    }
+
+    /// Where among all frames those are that the taps see at an output frame, oldest first, without those that would be
+    /// zeros.
+    pub(super) fn places(&self, frame: usize) -> Vec<usize> {
+        let last = frame + self.memory;
+        let places = (0..self.shape.time).map(|tap| (last + tap + 1).checked_sub(self.shape.time));
+        match self.shape.edge {
+            Edge::Zeros => places.flatten().collect(),
+            Edge::Repeated => places.map(|place| place.unwrap_or(0)).collect(),
+        }
+    }
+
+    /// The frame at a place. // (in, h, w)
+    pub(super) fn frame(&self, place: usize) -> &'a [f32] {
+        let len = self.shape.inputs * self.size[0] * self.size[1];
+        let [before, x] = self.frames;
+        match place.checked_sub(self.memory) {
+            Some(frame) => &x[frame * len..][..len],
+            None => &before[place * len..][..len],
+        }
+    }
 }
 
 /// Some rows of an output frame.
 pub(super) struct Band<'a> {
     pub(super) clip: &'a Clip<'a>,
+    /// The kernel as the form wants it.
+    pub(super) packed: &'a [f32],
     pub(super) taps: &'a [&'a [f32]],
     /// Of those that see a frame.
     pub(super) first_tap: usize,

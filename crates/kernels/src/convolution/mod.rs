@@ -9,11 +9,14 @@
 //! - [`winograd`]: tiles of pixels, transformed, in small products that need 2.25 times fewer multiplications. Kernels
 //!   of 3x3.
 //!
+//! What is rounded to bf16 goes another way where there is an instruction for it: [`pairs`].
+//!
 //! No tensor of columns is made: a band's panels stay in the caches. Time and inputs are one depth of the products;
 //! frames that are not there are left out of it.
 
 mod band;
 mod columns;
+mod pairs;
 mod shape;
 mod winograd;
 
@@ -22,6 +25,7 @@ use candle_core::{DType, Device, Result, Tensor, bail};
 use rayon::prelude::*;
 
 use crate::level::{Kernel, Level};
+use crate::precision::Precision;
 use crate::storage::{in_memory, with_numbers};
 use crate::tile::{Onto, Tiles};
 pub use shape::{Edge, Resize};
@@ -31,6 +35,7 @@ use shape::{Form, Shape};
 #[derive(Debug, Clone)]
 pub struct Convolution {
     shape: Shape,
+    precision: Precision,
     weights: Weights,
     bias: Option<Tensor>, // (out)
 }
@@ -39,6 +44,8 @@ pub struct Convolution {
 enum Weights {
     /// As the form wants them at a level.
     Packed(Vec<f32>, Level),
+    /// Rounded to bf16, at a level that multiplies it.
+    Pairs(pairs::Weights, Level),
     /// For devices and types that the kernels are not for. // (out, in, time, size, size)
     Elsewhere(Tensor),
 }
@@ -48,21 +55,35 @@ impl Convolution {
     ///
     /// * `weight` - (out, in, time, size, size), with an odd `size`
     /// * `bias` - (out)
-    pub fn new(weight: &Tensor, bias: Option<&Tensor>, edge: Edge, resize: Resize) -> Result<Self> {
+    pub fn new(
+        weight: &Tensor,
+        bias: Option<&Tensor>,
+        edge: Edge,
+        resize: Resize,
+        precision: Precision,
+    ) -> Result<Self> {
         let (outputs, inputs, time, size, width) = weight.dims5()?;
         let shape = Shape { outputs, inputs, time, size, edge, resize };
         let is_odd = size % 2 == 1 || resize == Resize::Halved;
         if size != width || !is_odd || weight.elem_count() == 0 || bias.is_some_and(|bias| bias.dims() != [outputs]) {
             bail!("convolution: weight {:?}, bias {:?}", weight.dims(), bias.map(Tensor::dims));
         }
-        let weights = if in_memory(&[weight]) && bias.is_none_or(|bias| in_memory(&[bias])) {
-            let level = Level::current();
-            let weight = weight.transpose(1, 2)?.contiguous()?; // (out, time, in, size, size)
-            Weights::Packed(with_numbers(&[&weight], |[weight]| level.run(Pack { shape, weight }))?, level)
-        } else {
-            Weights::Elsewhere(weight.clone())
+        let bias = bias.map(Tensor::contiguous).transpose()?;
+        if !in_memory(&[weight]) || bias.as_ref().is_some_and(|bias| !in_memory(&[bias])) {
+            let weights = Weights::Elsewhere(rounded(weight, precision)?);
+            return Ok(Convolution { shape, precision, weights, bias });
+        }
+        let level = Level::current();
+        let weight = weight.transpose(1, 2)?.contiguous()?; // (out, time, in, size, size)
+        let weights = match level.pair_tile().filter(|_| precision == Precision::Bf16) {
+            Some(tile) => with_numbers(&[&weight], |[weight]| pairs::Weights::new(shape, weight, tile))
+                .map(|weights| Weights::Pairs(weights, level))?,
+            None => {
+                let weight = rounded(&weight, precision)?;
+                Weights::Packed(with_numbers(&[&weight], |[weight]| level.run(Pack { shape, weight }))?, level)
+            }
         };
-        Ok(Convolution { shape, weights, bias: bias.map(Tensor::contiguous).transpose()? })
+        Ok(Convolution { shape, precision, weights, bias })
     }
 
     /// The next frames of a clip, (frames, in, h, w) -> (frames, out, its h, its w).
@@ -82,7 +103,13 @@ impl Convolution {
             let [before, residual] = [before, residual].map(|tensor| tensor.map(Tensor::dims));
             bail!("convolution: {:?}, x {:?}, before {before:?}, residual {residual:?}", self.shape, x.dims());
         }
-        let Weights::Packed(packed, level) = &self.weights else { return self.by_candle(x, before, residual) };
+        let is_rounded_later = matches!(self.weights, Weights::Pairs(..));
+        let given = |x: &Tensor| if is_rounded_later { Ok(x.clone()) } else { rounded(x, self.precision) };
+        let (x, before) = (&given(x)?, before.map(given).transpose()?);
+        let before = before.as_ref();
+        if let Weights::Elsewhere(weight) = &self.weights {
+            return self.by_candle(weight, x, before, residual);
+        }
         let none = Tensor::zeros(0, DType::F32, x.device())?;
         let [before, bias, residual] = [before, self.bias.as_ref(), residual].map(|tensor| tensor.unwrap_or(&none));
         if !in_memory(&[x, before, bias, residual]) {
@@ -91,17 +118,25 @@ impl Convolution {
         let (x, before, residual) = (x.contiguous()?, before.contiguous()?, residual.contiguous()?);
         let mut y = vec![0.0; frames * outputs * height * width];
         with_numbers(&[&x, &before, bias, &residual], |[x, before, bias, residual]| {
-            let clip = Clip { shape: self.shape, size: [h, w], memory, frames: [before, x], packed, bias, residual };
-            clip.run(*level, &mut y);
+            let clip = Clip { shape: self.shape, size: [h, w], memory, frames: [before, x], bias, residual };
+            match &self.weights {
+                Weights::Packed(packed, level) => clip.run(packed, *level, &mut y),
+                Weights::Pairs(weights, level) => pairs::run(&clip, weights, *level, &mut y),
+                Weights::Elsewhere(_) => {}
+            }
         })?;
         Tensor::from_vec(y, (frames, outputs, height, width), &Device::Cpu)
     }
 
     /// For tensors that are not f32 in main memory.
-    fn by_candle(&self, x: &Tensor, before: Option<&Tensor>, residual: Option<&Tensor>) -> Result<Tensor> {
-        let (Shape { time, size, edge, resize, .. }, Weights::Elsewhere(weight)) = (self.shape, &self.weights) else {
-            bail!("convolution: the weights are not packed for {:?}", x.device());
-        };
+    fn by_candle(
+        &self,
+        weight: &Tensor,
+        x: &Tensor,
+        before: Option<&Tensor>,
+        residual: Option<&Tensor>,
+    ) -> Result<Tensor> {
+        let Shape { time, size, edge, resize, .. } = self.shape;
         let mut x = match before {
             Some(before) => Tensor::cat(&[before, x], 0)?,
             None => x.clone(),
@@ -137,6 +172,14 @@ impl Convolution {
             (Some(y), None) => Ok(y),
             (None, _) => bail!("convolution: a kernel without taps"),
         }
+    }
+}
+
+/// As it is, or rounded to bf16 and back.
+fn rounded(x: &Tensor, precision: Precision) -> Result<Tensor> {
+    match precision {
+        Precision::F32 => Ok(x.clone()),
+        Precision::Bf16 => x.to_dtype(DType::BF16)?.to_dtype(x.dtype()),
     }
 }
 
@@ -184,55 +227,27 @@ impl Kernel for Pack<'_> {
 
 impl<'a> Clip<'a> {
     /// Shares bands of rows out. // y: (frames, out, height, width)
-    fn run(&self, level: Level, y: &mut [f32]) {
-        let (outputs, [height, width]) = (self.shape.outputs, self.size.map(|length| self.shape.length(length)));
+    fn run(&self, packed: &[f32], level: Level, y: &mut [f32]) {
+        let output = self.size.map(|length| self.shape.length(length));
         if y.is_empty() {
             return;
         }
-        let frame_len = outputs * height * width;
-        let rows = self.band_rows(y.len() / frame_len);
-        // What is written by whom: for each frame and band, its rows of every output.
-        let mut bands = Vec::new();
-        for (frame, y) in y.chunks_exact_mut(frame_len).enumerate() {
-            let first_band = bands.len();
-            for (output, plane) in y.chunks_exact_mut(height * width).enumerate() {
-                for (band, rows_of_plane) in plane.chunks_mut(rows * width).enumerate() {
-                    if output == 0 {
-                        bands.push((frame, band * rows, Vec::with_capacity(outputs)));
-                    }
-                    bands[first_band + band].2.push(rows_of_plane);
-                }
-            }
-        }
+        let frame_len = self.frame_len();
+        let bands = self.bands(y, self.band_rows(y.len() / frame_len));
         bands.into_par_iter().for_each_init(Scratch::default, |scratch, (frame, first_row, mut y)| {
-            let taps = self.taps(frame);
+            let taps: Vec<_> = self.places(frame).into_iter().map(|place| self.frame(place)).collect();
             let band = Band {
                 clip: self,
+                packed,
                 taps: &taps,
                 first_tap: self.shape.time - taps.len(),
                 first_row,
-                rows: y[0].len() / width,
-                output: [height, width],
+                rows: y[0].len() / output[1],
+                output,
                 residual: self.residual.get(frame * frame_len..(frame + 1) * frame_len),
             };
             level.run(Task { band, y: &mut y, scratch });
         });
-    }
-
-    /// What the taps see at a frame, oldest first, without those that would see zeros. // (in, h, w) each
-    fn taps(&self, frame: usize) -> Vec<&'a [f32]> {
-        let len = self.shape.inputs * self.size[0] * self.size[1];
-        let [before, x] = self.frames;
-        let at = |place: usize| match place.checked_sub(self.memory) {
-            Some(frame) => &x[frame * len..][..len],
-            None => &before[place * len..][..len],
-        };
-        let last = frame + self.memory;
-        let places = (0..self.shape.time).map(|tap| (last + tap + 1).checked_sub(self.shape.time));
-        match self.shape.edge {
-            Edge::Zeros => places.flatten().map(at).collect(),
-            Edge::Repeated => places.map(|place| at(place.unwrap_or(0))).collect(),
-        }
     }
 
     /// Rows of a band: as many columns of the products as fill panels well, few enough to keep all threads busy.
@@ -272,7 +287,7 @@ impl Kernel for Task<'_, '_> {
 
     fn plain(self) {
         let Task { band, y, .. } = self;
-        let Clip { shape, size: [h, w], packed, .. } = *band.clip;
+        let (Clip { shape, size: [h, w], .. }, packed) = (*band.clip, band.packed);
         let Shape { inputs, time, size, .. } = shape;
         let width = band.output[1];
         for (output, y) in y.iter_mut().enumerate() {
@@ -316,7 +331,7 @@ impl Task<'_, '_> {
     fn pass<S: Tiles, P: Pass>(&mut self, simd: S, index: usize, pass: P) {
         let Task { band, y, scratch } = self;
         let (products, columns) = (P::PRODUCTS, pass.columns(band));
-        let Clip { shape, packed, .. } = band.clip;
+        let (Clip { shape, .. }, packed) = (band.clip, band.packed);
         // A product: (height, depth) by (depth, width); of the depth of all taps, from the first that sees a frame on.
         let (height, width) = (shape.outputs.next_multiple_of(S::TILE_ROWS), columns.next_multiple_of(S::TILE_COLUMNS));
         let (first, all) = (band.first_tap * shape.inputs * shape.depth(), shape.time * shape.inputs * shape.depth());

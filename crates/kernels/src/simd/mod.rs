@@ -93,6 +93,18 @@ pub(crate) trait Simd: Copy + Send + Sync {
     }
 }
 
+/// As many vectors as there are lanes, rows of a square: its columns instead.
+#[inline(always)]
+pub(crate) fn transposed<S: Simd>(simd: S, rows: &mut [S::V; MAX_LANES]) {
+    // Each round is a perfect shuffle of the whole square.
+    for _ in 0..S::LANES.trailing_zeros() {
+        let before = *rows;
+        for i in 0..S::LANES / 2 {
+            (rows[2 * i], rows[2 * i + 1]) = simd.zip(before[i], before[i + S::LANES / 2]);
+        }
+    }
+}
+
 /// Halves onto each other until one number is left.
 #[inline(always)]
 fn fold(lanes: &mut [f32], f: impl Fn(f32, f32) -> f32) -> f32 {

@@ -139,6 +139,24 @@ pub(crate) trait Products {
         width: usize,
     );
 
+    /// The same with the depth in pieces of one length, which begin at places of their own on the left side.
+    #[inline(always)]
+    fn tile_of_pieces(
+        &mut self,
+        a: &[Self::Number],
+        pieces: &[usize],
+        apart: Apart,
+        panel: &[Self::Number],
+        c: &mut [f32],
+        width: usize,
+    ) {
+        let len = panel.len() / pieces.len();
+        for (i, (start, panel)) in pieces.iter().zip(panel.chunks_exact(len)).enumerate() {
+            let onto = if i == 0 { Onto::Nothing } else { Onto::Sums };
+            self.tile(&a[*start..], apart, panel, onto, c, width);
+        }
+    }
+
     /// Products of numbers that are there already, so many times over, for the most that the instruction can do. Gives
     /// the number of operations.
     fn chains(&mut self, rounds: usize) -> usize;

@@ -4,10 +4,17 @@
 //! back at, so that a clip can be decoded chunk by chunk with the result of the whole.
 
 use candle_core::Tensor;
-use navicache_kernels::Convolution;
+use navicache_kernels::{Convolution, Precision};
 pub use navicache_kernels::{Edge, Resize};
 
 use crate::{Result, Weights};
+
+/// What a convolution multiplies: f32 where there are few channels on either side, whatever the others do. Those are
+/// the first and the last layer of a network: little of its time, and what is rounded in the last is seen as it is.
+fn precision(inputs: usize, outputs: usize, w: &Weights) -> Precision {
+    const FEW: usize = 16;
+    if inputs.min(outputs) <= FEW { Precision::F32 } else { w.precision() }
+}
 
 /// A square kernel over single frames, padded with zeros.
 #[derive(Debug, Clone)]
@@ -23,7 +30,8 @@ impl Conv2d {
     pub fn resizing(inputs: usize, outputs: usize, size: usize, resize: Resize, w: Weights) -> Result<Self> {
         let weight = w.f32("weight", &[outputs, inputs, size, size])?.unsqueeze(2)?;
         let bias = w.f32("bias", &[outputs])?;
-        Ok(Conv2d(Convolution::new(&weight, Some(&bias), Edge::Zeros, resize)?))
+        let precision = precision(inputs, outputs, &w);
+        Ok(Conv2d(Convolution::new(&weight, Some(&bias), Edge::Zeros, resize, precision)?))
     }
 
     /// (frames, in, h, w) -> (frames, out, its h, its w)
@@ -68,7 +76,8 @@ impl CausalConv3d {
     fn of(shape: [usize; 4], bias: Option<&Tensor>, edge: Edge, resize: Resize, w: Weights) -> Result<Self> {
         let [inputs, outputs, time, size] = shape;
         let weight = w.f32("weight", &[outputs, inputs, time, size, size])?;
-        Ok(CausalConv3d { conv: Convolution::new(&weight, bias, edge, resize)?, time })
+        let conv = Convolution::new(&weight, bias, edge, resize, precision(inputs, outputs, &w))?;
+        Ok(CausalConv3d { conv, time })
     }
 
     /// The next frames of a clip: (frames, in, h, w) -> (frames, out, its h, its w). An empty state stands for the

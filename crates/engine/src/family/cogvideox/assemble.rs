@@ -1,8 +1,8 @@
 //! What was found of a CogVideoX pipeline: a Diffusers folder, the authors' files, ComfyUI's, GGUF.
 
-use navicache_models::Configuration;
 use navicache_models::cogvideox::{TransformerConfig, VaeConfig};
 use navicache_models::text::t5;
+use navicache_models::{Configuration, Precision};
 use tokenizers::Tokenizer;
 
 use super::pipeline::CogVideoX;
@@ -117,6 +117,7 @@ impl seam::Assembly for Assembly {
             scheduler: scheduler.unwrap_or_else(|| published.scheduler()),
             sizes: Box::new(sizes),
             weights: weights.into(),
+            narrowest_vae: Precision::Bf16,
             autoencoder: Resident::default(),
         };
         Ok(Box::new(CogVideoX {

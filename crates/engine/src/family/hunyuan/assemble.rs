@@ -4,10 +4,10 @@ use std::path::{Path, PathBuf};
 
 use navicache_control::solver::SolverKind;
 use navicache_media::Rate;
-use navicache_models::Configuration;
 use navicache_models::hunyuan::{TransformerConfig, VaeConfig};
 use navicache_models::text::clip;
 use navicache_models::text::llama::{self, Pairs};
+use navicache_models::{Configuration, Precision};
 use tokenizers::Tokenizer;
 
 use super::pipeline::{Hunyuan, POSITIONS};
@@ -179,6 +179,7 @@ impl seam::Assembly for Assembly {
             scheduler: scheduler.evenly(),
             sizes: Box::new(sizes),
             weights: weights.into(),
+            narrowest_vae: Precision::F32,
             autoencoder: Resident::default(),
         };
         Ok(Box::new(Hunyuan {

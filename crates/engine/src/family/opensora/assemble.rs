@@ -2,9 +2,9 @@
 
 use navicache_control::solver::SolverKind;
 use navicache_media::Rate;
-use navicache_models::Configuration;
 use navicache_models::opensora::{TransformerConfig, VaeConfig};
 use navicache_models::text::t5;
+use navicache_models::{Configuration, Precision};
 use tokenizers::Tokenizer;
 
 use super::pipeline::{OpenSora, Rounded};
@@ -124,6 +124,7 @@ impl seam::Assembly for Assembly {
             scheduler: Scheduler::published(SolverKind::Euler, 1.0).evenly(),
             sizes: Box::new(Rounded { channels, patch, vae: vae.config.clone() }),
             weights: weights.into(),
+            narrowest_vae: Precision::F32,
             autoencoder: Resident::default(),
         };
         Ok(Box::new(OpenSora {

@@ -2,10 +2,10 @@
 
 use std::path::Path;
 
-use navicache_models::Configuration;
 use navicache_models::image::clip;
 use navicache_models::text::t5;
 use navicache_models::wan::{AuthorsConfig, TransformerConfig, VaeConfig};
+use navicache_models::{Configuration, Precision};
 use tokenizers::Tokenizer;
 
 use super::experts::InMemory;
@@ -217,6 +217,7 @@ impl seam::Assembly for Assembly {
             scheduler,
             sizes: Box::new(sizes),
             weights: weights.into_iter().chain(others.into_iter().flatten()).collect(),
+            narrowest_vae: Precision::Bf16,
             autoencoder: Resident::default(),
         };
         Ok(Box::new(Wan {

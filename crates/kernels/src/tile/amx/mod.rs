@@ -44,6 +44,44 @@ const fn span(stride: usize) -> usize {
 /// Two by two tiles of sums.
 pub(crate) struct Tiles<U>(pub U);
 
+impl<U: Unit> Tiles<U> {
+    #[inline(always)]
+    fn zero(&mut self) {
+        let unit = &mut self.0;
+        unit.zero::<0>();
+        unit.zero::<1>();
+        unit.zero::<2>();
+        unit.zero::<3>();
+    }
+
+    /// Adds products of all the panel's depth.
+    #[inline(always)]
+    fn add(&mut self, a: &[Pair], apart: Apart, panel: &[Pair]) {
+        let unit = &mut self.0;
+        assert!(panel.len().is_multiple_of(SIDE * PAIR_COLUMNS));
+        for (k, b) in panel.chunks_exact(SIDE * PAIR_COLUMNS).enumerate() {
+            let a = &a[k * apart.step..];
+            unit.load::<6>(b, PAIR_COLUMNS);
+            unit.load::<4>(a, apart.row);
+            unit.add_products::<0, 4, 6>();
+            unit.load::<7>(&b[SIDE..], PAIR_COLUMNS);
+            unit.add_products::<1, 4, 7>();
+            unit.load::<5>(&a[SIDE * apart.row..], apart.row);
+            unit.add_products::<2, 5, 6>();
+            unit.add_products::<3, 5, 7>();
+        }
+    }
+
+    #[inline(always)]
+    fn store(&mut self, c: &mut [f32], width: usize) {
+        let (unit, below) = (&mut self.0, SIDE * width);
+        unit.store_sums::<0>(c, width);
+        unit.store_sums::<1>(&mut c[SIDE..], width);
+        unit.store_sums::<2>(&mut c[below..], width);
+        unit.store_sums::<3>(&mut c[below + SIDE..], width);
+    }
+}
+
 impl<U: Unit> Products for Tiles<U> {
     type Number = Pair;
     const UNITS: Units = UNITS;
@@ -56,38 +94,39 @@ impl<U: Unit> Products for Tiles<U> {
     #[inline(always)]
     fn tile(&mut self, a: &[Pair], apart: Apart, panel: &[Pair], onto: Onto, c: &mut [f32], width: usize) {
         let (unit, below) = (&mut self.0, SIDE * width);
-        assert!(panel.len().is_multiple_of(SIDE * PAIR_COLUMNS));
         if let Onto::Scaled(factors) = onto {
             for (row, factor) in c.chunks_mut(width).zip(&factors[..UNITS.rows]).filter(|(_, factor)| **factor != 1.0) {
                 row[..PAIR_COLUMNS].iter_mut().for_each(|sum| *sum *= factor);
             }
         }
         if matches!(onto, Onto::Nothing) {
-            unit.zero::<0>();
-            unit.zero::<1>();
-            unit.zero::<2>();
-            unit.zero::<3>();
+            self.zero();
         } else {
             unit.load_sums::<0>(c, width);
             unit.load_sums::<1>(&c[SIDE..], width);
             unit.load_sums::<2>(&c[below..], width);
             unit.load_sums::<3>(&c[below + SIDE..], width);
         }
-        for (k, b) in panel.chunks_exact(SIDE * PAIR_COLUMNS).enumerate() {
-            let a = &a[k * apart.step..];
-            unit.load::<6>(b, PAIR_COLUMNS);
-            unit.load::<4>(a, apart.row);
-            unit.add_products::<0, 4, 6>();
-            unit.load::<7>(&b[SIDE..], PAIR_COLUMNS);
-            unit.add_products::<1, 4, 7>();
-            unit.load::<5>(&a[SIDE * apart.row..], apart.row);
-            unit.add_products::<2, 5, 6>();
-            unit.add_products::<3, 5, 7>();
+        self.add(a, apart, panel);
+        self.store(c, width);
+    }
+
+    /// Sums stay in their tiles from piece to piece.
+    #[inline(always)]
+    fn tile_of_pieces(
+        &mut self,
+        a: &[Pair],
+        pieces: &[usize],
+        apart: Apart,
+        panel: &[Pair],
+        c: &mut [f32],
+        width: usize,
+    ) {
+        self.zero();
+        for (start, panel) in pieces.iter().zip(panel.chunks_exact(panel.len() / pieces.len())) {
+            self.add(&a[*start..], apart, panel);
         }
-        unit.store_sums::<0>(c, width);
-        unit.store_sums::<1>(&mut c[SIDE..], width);
-        unit.store_sums::<2>(&mut c[below..], width);
-        unit.store_sums::<3>(&mut c[below + SIDE..], width);
+        self.store(c, width);
     }
 
     #[inline(always)]
