@@ -150,7 +150,7 @@ pub enum DtypeChoice {
     Auto,
     /// 32-bit floats.
     F32,
-    /// bfloat16. Products and attention round what they multiply, and so do the VAE's convolutions where that is faster.
+    /// bfloat16. Products and attention round what they multiply; so do the VAE's convolutions where that is faster.
     Bf16,
     /// 16-bit floats, multiplied in f32.
     F16,
