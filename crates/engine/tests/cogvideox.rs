@@ -15,7 +15,7 @@ use navicache_engine::models::{Autoencoder, Chunk, Denoiser, Room, Weights};
 use navicache_engine::noise;
 use navicache_engine::replay::samples::SAMPLES;
 use navicache_engine::weights::Tensors;
-use navicache_engine::{Files, LoadOptions, Pipeline, Request, Tiling, Video, cache_argument, generate};
+use navicache_engine::{LoadOptions, Pipeline, Request, Tiling, Video, cache_argument, generate};
 use serde::de::DeserializeOwned;
 use tempfile::TempDir;
 
@@ -302,115 +302,6 @@ fn what_cannot_be_made_is_refused_by_name() {
     refused("2b", &|r| r.true_guidance = Some(2.0), "take `guidance`");
     refused("5b", &|r| r.cache = Some("stride:mid,reuse=corrected".parse().unwrap()), "adds fresh noise");
     refused("5b", &|r| r.cache = Some("stride:mid,reuse=step_over".parse().unwrap()), "the solver dpmpp_sde");
-}
-
-/// Tensors of a component under other names; several of one name are stacked.
-fn renamed(component: &str, path: &Path, authors: impl Fn(&str) -> Vec<(usize, String)>) {
-    type Part = (usize, Vec<usize>, Vec<f32>); // which, shape, values
-    let mut parts: std::collections::BTreeMap<String, Vec<Part>> = Default::default();
-    for (name, shape) in &tiny::index_in(&golden())[component] {
-        let values = tiny::values(component, name, shape);
-        let names = authors(name);
-        let (rows, numbers) = (shape[0] / names.len(), values.len() / names.len());
-        for (i, (place, authors)) in names.into_iter().enumerate() {
-            let shape = [&[rows], &shape[1..]].concat();
-            let values = values[i * numbers..(i + 1) * numbers].to_vec();
-            parts.entry(authors).or_default().push((place, shape, values));
-        }
-    }
-    let stacked = parts.into_iter().map(|(name, mut parts)| {
-        parts.sort_by_key(|(place, ..)| *place);
-        let rows = parts.iter().map(|(_, shape, _)| shape[0]).sum();
-        let shape = [&[rows], &parts[0].1[1..]].concat();
-        (name, shape, parts.into_iter().flat_map(|(.., values)| values).collect())
-    });
-    tiny::write(path, stacked);
-}
-
-/// A name of the transformer in the authors' files, with its place among what is one there.
-fn authors_transformer(name: &str) -> Vec<(usize, String)> {
-    let prefix = "model.diffusion_model.";
-    let parts: Vec<&str> = name.split('.').collect();
-    let one = |name: String| vec![(0, format!("{prefix}{name}"))];
-    match parts[..] {
-        ["transformer_blocks", n, "attn1", part @ ("to_q" | "to_k" | "to_v"), leaf] => {
-            let place = ["to_q", "to_k", "to_v"].iter().position(|name| *name == part).unwrap();
-            vec![(place, format!("{prefix}transformer.layers.{n}.attention.query_key_value.{leaf}"))]
-        }
-        ["transformer_blocks", n, norm, "linear", leaf] => {
-            let first = if norm == "norm1" { 0 } else { 1 };
-            let name = format!("{prefix}mixins.adaln_layer.adaLN_modulations.{n}.1.{leaf}");
-            vec![(first, name.clone()), (first + 2, name)]
-        }
-        ["transformer_blocks", n, "attn1", "norm_q", leaf] => {
-            one(format!("mixins.adaln_layer.query_layernorm_list.{n}.{leaf}"))
-        }
-        ["transformer_blocks", n, "attn1", "norm_k", leaf] => {
-            one(format!("mixins.adaln_layer.key_layernorm_list.{n}.{leaf}"))
-        }
-        ["transformer_blocks", n, ref rest @ .., leaf] => {
-            let module = match rest.join(".").as_str() {
-                "norm1.norm" => "input_layernorm",
-                "norm2.norm" => "post_attention_layernorm",
-                "attn1.to_out.0" => "attention.dense",
-                "ff.net.0.proj" => "mlp.dense_h_to_4h",
-                _ => "mlp.dense_4h_to_h",
-            };
-            one(format!("transformer.layers.{n}.{module}.{leaf}"))
-        }
-        ["patch_embed", ref rest @ ..] => one(format!("mixins.patch_embed.{}", rest.join("."))),
-        ["time_embedding", layer, leaf] => {
-            one(format!("time_embed.{}.{leaf}", if layer == "linear_1" { 0 } else { 2 }))
-        }
-        ["norm_final", leaf] => one(format!("transformer.final_layernorm.{leaf}")),
-        ["norm_out", "norm", leaf] => one(format!("mixins.final_layer.norm_final.{leaf}")),
-        ["norm_out", "linear", leaf] => one(format!("mixins.final_layer.adaLN_modulation.1.{leaf}")),
-        ["proj_out", leaf] => one(format!("mixins.final_layer.linear.{leaf}")),
-        _ => panic!("{name}"),
-    }
-}
-
-/// A name of the autoencoder there.
-fn authors_vae(name: &str) -> Vec<(usize, String)> {
-    let mut name = name.replace("mid_block.resnets.0", "mid.block_1").replace("mid_block.resnets.1", "mid.block_2");
-    for level in 0..4 {
-        name = name.replace(&format!("up_blocks.{level}"), &format!("up.{}", 3 - level));
-    }
-    for (diffusers, authors) in [
-        ("down_blocks", "down"),
-        ("resnets", "block"),
-        ("downsamplers.0", "downsample"),
-        ("upsamplers.0", "upsample"),
-        ("conv_shortcut", "nin_shortcut"),
-    ] {
-        name = name.replace(diffusers, authors);
-    }
-    vec![(0, name)]
-}
-
-#[test]
-fn the_authors_files_make_the_same_video() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = |name: &str| folder.path().join(name);
-    renamed("transformer_5b", &path("1000.safetensors"), authors_transformer);
-    std::fs::create_dir(path("vae")).unwrap();
-    renamed("vae", &path("vae/3d-vae.safetensors"), authors_vae);
-    std::fs::copy(golden().join("vae/config.json"), path("vae/config.json")).unwrap();
-    let diffusers = tiny::cogvideox("5b", "ddim");
-    let files = Files {
-        transformer: Some(path("1000.safetensors")),
-        vae: Some(path("vae/3d-vae.safetensors")),
-        text_encoder: Some(diffusers.path().join("text_encoder/model.safetensors")),
-        tokenizer: Some(golden().join("tokenizer/tokenizer.json")),
-        ..Files::default()
-    };
-    let pipeline = Pipeline::open("", &LoadOptions { files, ..LoadOptions::default() }).unwrap();
-    assert_eq!((pipeline.defaults().frames, pipeline.defaults().width), (49, 720));
-    let request = Request { max_sequence_length: Some(20), ..request("5b", 5) };
-    let (found, expected) = (make(&pipeline, &request), make(&open(&diffusers), &request));
-    let numbers = |video: &Video| video.latents.flatten_all().unwrap().to_vec1::<f32>().unwrap();
-    assert_eq!(numbers(&found), numbers(&expected));
-    assert_eq!(found.frames, expected.frames);
 }
 
 /// With noise in every step methods run as with other solvers, but for what is left to the solver.

@@ -90,13 +90,18 @@ impl Model {
         snapshots.map(|path| Some(path?.display().to_string())).collect()
     }
 
+    /// Bytes that what is here of it takes, whole or in part.
+    pub fn here_bytes(&self, cache: &HubCache) -> u64 {
+        self.repositories.iter().map(|repository| cache.bytes(repository)).sum()
+    }
+
     /// As an object for programs.
     pub fn to_json(&self, cache: &HubCache) -> Value {
         json!({
             "name": self.name, "what": self.what, "repositories": self.repositories, "parts": self.parts,
             "licence": self.licence,
             "disk_bytes": self.disk_bytes(), "largest_part_bytes": self.largest_part_bytes(),
-            "paths": self.paths(cache),
+            "here_bytes": self.here_bytes(cache), "paths": self.paths(cache),
         })
     }
 

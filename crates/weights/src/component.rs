@@ -165,6 +165,7 @@ pub(crate) static COMPONENTS: [About; 14] = [
         name: "a CogVideoX transformer",
         described: &["CogVideoXTransformer3DModel"],
         signatures: &[
+            (Naming::ComfyUi, "time_embedding_linear_1.weight"), // before Diffusers', some of whose names it has
             (Naming::Diffusers, "patch_embed.text_proj.weight"),
             (Naming::Authors, "mixins.patch_embed.text_proj.weight"),
         ],
@@ -244,6 +245,8 @@ pub enum Naming {
     Authors,
     /// llama.cpp's, for text encoders in GGUF.
     LlamaCpp,
+    /// ComfyUI's own, where they are neither of the first two.
+    ComfyUi,
 }
 
 impl std::fmt::Display for Naming {
@@ -252,6 +255,7 @@ impl std::fmt::Display for Naming {
             Naming::Diffusers => "Diffusers",
             Naming::Authors => "the authors'",
             Naming::LlamaCpp => "llama.cpp's",
+            Naming::ComfyUi => "ComfyUI's",
         })
     }
 }

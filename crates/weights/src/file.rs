@@ -120,6 +120,18 @@ impl WeightFile {
         self.bytes().get(stored.start..stored.start + stored.length).unwrap_or_default()
     }
 
+    /// A tensor's bytes a piece at a time; memory holds one.
+    pub fn pieces_of<E>(&self, stored: &Stored, mut take: impl FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
+        const PIECE: usize = 64 << 20;
+        for offset in (0..stored.length).step_by(PIECE) {
+            let length = PIECE.min(stored.length - offset);
+            let piece = Stored { start: stored.start + offset, length, ..stored.clone() };
+            take(self.bytes_of(&piece))?;
+            self.release(&piece);
+        }
+        Ok(())
+    }
+
     /// A tensor's numbers, f32; `None` for what is no weight.
     pub fn numbers_of(&self, stored: &Stored) -> Option<Vec<f32>> {
         let mut numbers = vec![0.0; stored.numbers()];

@@ -37,6 +37,18 @@ impl HubCache {
         &self.0
     }
 
+    /// All repositories of models that are kept, whole or in part, as `OWNER/NAME`.
+    pub fn repositories(&self) -> Vec<String> {
+        let entries = fs::read_dir(&self.0).into_iter().flatten().flatten();
+        let name = |entry: fs::DirEntry| {
+            let name = entry.file_name().into_string().ok()?;
+            Some(name.strip_prefix("models--")?.replacen("--", "/", 1))
+        };
+        let mut names: Vec<String> = entries.filter_map(name).collect();
+        names.sort();
+        names
+    }
+
     /// Bytes that a repository takes on the disk.
     pub fn bytes(&self, name: &str) -> u64 {
         fn of(folder: &Path) -> u64 {

@@ -151,6 +151,11 @@ impl Tensors {
         Some(entry.file.bytes_of(&entry.stored))
     }
 
+    /// The same a piece at a time; memory holds one.
+    pub fn raw_pieces<E>(&self, name: &str, take: impl FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
+        self.tensors.get(name).map_or(Ok(()), |entry| entry.file.pieces_of(&entry.stored, take))
+    }
+
     /// Whether a tensor's numbers are others than those in its file: multiplied by factors, or changed by a LoRA.
     pub fn is_changed(&self, name: &str) -> bool {
         self.tensors.get(name).is_some_and(|entry| entry.factors.is_some() || !entry.changes.is_empty())

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use crate::names::table::{Table, Way, translate};
-use crate::names::{hunyuan, wan};
+use crate::names::{cogvideox, hunyuan, wan};
 use crate::tensors::Tensors;
 
 /// What stands before the modules' names; often several of them, one after the other.
@@ -62,7 +62,7 @@ pub(super) enum Leaf {
 }
 
 /// Ends of names, and what they are.
-const LEAVES: [(&str, Leaf); 49] = [
+const LEAVES: [(&str, Leaf); 51] = [
     (".lora_A.weight", Leaf::Down),
     (".lora_A", Leaf::Down),
     (".lora_down.weight", Leaf::Down),
@@ -110,6 +110,8 @@ const LEAVES: [(&str, Leaf); 49] = [
     (".b2.weight", Leaf::Unsupported("GLoRA")),
     (".ia3_l", Leaf::Unsupported("IA3")),
     (".on_input", Leaf::Unsupported("IA3")),
+    (".matrix_A.0", Leaf::Unsupported("a LoRA of SwissArmyTransformer (export it to Diffusers)")),
+    (".matrix_B.0", Leaf::Unsupported("a LoRA of SwissArmyTransformer (export it to Diffusers)")),
     (".set_weight", Leaf::Unsupported("a LoRA that replaces weights")),
     (".reshape_weight", Leaf::Unsupported("a LoRA that changes the shape of weights")),
 ];
@@ -140,7 +142,7 @@ fn without_adapter(name: &str) -> String {
 }
 
 /// Other names of modules.
-const TABLES: [Table; 2] = [wan::TRANSFORMER, hunyuan::TRANSFORMER];
+const TABLES: [Table; 3] = [wan::TRANSFORMER, hunyuan::TRANSFORMER, cogvideox::COMFYUI];
 
 /// The modules of a model by the names that LoRA files give them, with `_` for `.`, as kohya's scripts write them.
 pub(super) struct Names(BTreeMap<String, Vec<String>>);

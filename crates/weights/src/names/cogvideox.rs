@@ -1,4 +1,4 @@
-//! Names of CogVideoX's parts in the authors' files, which SwissArmyTransformer made.
+//! Names of CogVideoX's parts in the authors' files, which SwissArmyTransformer made, and ComfyUI's of the transformer.
 
 use super::table::{Table, Way, translate};
 use crate::file::Stored;
@@ -41,6 +41,24 @@ const STACKED: [(&str, &[&str]); 2] = [
             "transformer_blocks.N.norm2.linear_of_text",
         ],
     ),
+];
+
+/// The transformer as ComfyUI's own code names it (comfy/ldm/cogvideo/model.py); all else is as in Diffusers.
+pub(crate) const COMFYUI: Table = &[
+    ("time_embedding.linear_1", "time_embedding_linear_1"),
+    ("time_embedding.linear_2", "time_embedding_linear_2"),
+    ("ofs_embedding.linear_1", "ofs_embedding_linear_1"),
+    ("ofs_embedding.linear_2", "ofs_embedding_linear_2"),
+    ("transformer_blocks.N.norm1", "blocks.N.norm1"),
+    ("transformer_blocks.N.norm2", "blocks.N.norm2"),
+    ("transformer_blocks.N.attn1.to_q", "blocks.N.q"),
+    ("transformer_blocks.N.attn1.to_k", "blocks.N.k"),
+    ("transformer_blocks.N.attn1.to_v", "blocks.N.v"),
+    ("transformer_blocks.N.attn1.norm_q", "blocks.N.norm_q"),
+    ("transformer_blocks.N.attn1.norm_k", "blocks.N.norm_k"),
+    ("transformer_blocks.N.attn1.to_out.0", "blocks.N.attn_out"),
+    ("transformer_blocks.N.ff.net.0.proj", "blocks.N.ff_proj"),
+    ("transformer_blocks.N.ff.net.2", "blocks.N.ff_out"),
 ];
 
 /// A tensor of the transformer.

@@ -148,6 +148,7 @@ impl Modules {
                 return hunyuan::transformer(name, self.unfolded(name, stored)?, self.width);
             }
             (Component::CogVideoXTransformer, Naming::Authors) => return cogvideox::transformer(name, stored),
+            (Component::CogVideoXTransformer, Naming::ComfyUi) => translate(name, cogvideox::COMFYUI, Way::ToDiffusers),
             (Component::CogVideoXVae, Naming::Authors) => Some(cogvideox::vae(name)),
             (Component::Llama, Naming::LlamaCpp) => translate(name, hunyuan::LLAMA_CPP, Way::ToDiffusers),
             _ => None,
