@@ -60,10 +60,20 @@ fn list(options: &Models) -> Result<()> {
     let mut lines = vec![format!("{:<22} {:>8} {:>8}  what, and where", "name", "disk", "memory")];
     lines.push(format!("{:<22} {:>8} {:>8}  tiny model to try things with; built in", "demo", "-", "-"));
     for model in catalog::models() {
-        let place = model.paths(&cache).map_or("not here yet".to_string(), |paths| paths.join(", "));
+        let place = match (model.paths(&cache), model.here_bytes(&cache)) {
+            (Some(paths), here) => format!("takes {} here: {}", gb(here), paths.join(", ")),
+            (None, 0) => "not here yet".to_string(),
+            (None, here) => format!("a part is here, {}", gb(here)),
+        };
         let (disk, memory) = (gb(model.disk_bytes()), gb(model.largest_part_bytes()));
         let licence = model.licence.iter().map(|licence| format!(" ({licence})")).collect::<String>();
         lines.push(format!("{:<22} {disk:>8} {memory:>8}  {}{licence}; {place}", model.name, model.what));
+    }
+    let listed: Vec<&String> = catalog::models().iter().flat_map(|model| &model.repositories).collect();
+    let others: Vec<String> = cache.repositories().into_iter().filter(|name| !listed.contains(&name)).collect();
+    if !others.is_empty() {
+        lines.push(format!("\nOther repositories in {}:", cache.folder().display()));
+        lines.extend(others.iter().map(|name| format!("{name:<40} {:>8}", gb(cache.bytes(name)))));
     }
     lines.push(String::new());
     lines.push(

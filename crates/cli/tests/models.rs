@@ -197,6 +197,11 @@ fn what_was_pulled_is_converted_and_removed() {
     let again = navicache(folder.path(), &["convert", "wan2.1-t2v-1.3b", "-o", "copy"]);
     assert!(!again.status.success() && stderr(&again).contains("it is there already"), "{}", stderr(&again));
 
+    pulled(folder.path(), "someone/other--model");
+    let listed = stdout(&navicache(folder.path(), &["models"]));
+    for part in ["takes 3 B here: ", "Other repositories in ", "someone/other--model "] {
+        assert!(listed.contains(part), "{part}: {listed}");
+    }
     let text = stdout(&navicache(folder.path(), &["models", "rm", "wan2.1-t2v-1.3b"]));
     assert!(text.contains("Wan-AI/Wan2.1-T2V-1.3B: removed"), "{text}");
     assert!(demo().join("model_index.json").exists(), "links are removed, not what they lead to");

@@ -56,8 +56,7 @@ pub(super) fn all(
             to.write_all(bytes).map_err(Error::io(path))
         };
         if tensor.copied {
-            put(tensors.raw(&tensor.name).unwrap_or_default())?;
-            tensors.release(&tensor.name);
+            tensors.raw_pieces(&tensor.name, put)?;
         } else {
             let (changed, all) = converted(tensors, tensor, &mut put)?;
             if !(changed.is_finite() && all.is_finite()) || changed > ERROR_MAX * ERROR_MAX * all {
@@ -137,11 +136,11 @@ pub(super) fn check(path: &Path, from: &Found, plan: &[Plan], written: &Written)
         if stored.format != tensor.format {
             return Err(format!("{}: expected {}, found {}", tensor.to, tensor.format, stored.format));
         }
-        let found: [u8; 32] = Sha256::digest(file.bytes_of(stored)).into();
-        if found != *digest {
+        let mut found = Sha256::new();
+        file.pieces_of(stored, |piece| Ok::<_, String>(found.update(piece)))?;
+        if found.finalize()[..] != digest[..] {
             return Err(format!("{}: its bytes are other ones", tensor.to));
         }
-        file.release(stored);
     }
     let again = Found::open(&[path.to_path_buf()]).map_err(|e| e.to_string())?;
     let shapes = |found: &Found| -> BTreeMap<String, Vec<usize>> {
