@@ -61,6 +61,9 @@ pub enum Command {
     Methods(Methods),
     /// Record what a run measures when everything is computed
     Trace(Box<Trace>),
+    /// Write what the parts of a model make of a prompt, to hold it against another implementation
+    #[command(hide = true)]
+    Parts(Box<crate::parts::Parts>),
     /// Play cache methods against recorded runs, in milliseconds and without the model
     Replay(Replay),
     /// Choose a method and its threshold from recorded runs
@@ -127,6 +130,7 @@ impl Command {
             Command::Generate(options) => &options.sampling.settings,
             Command::Estimate(options) => &options.settings,
             Command::Trace(options) => &options.sampling.settings,
+            Command::Parts(options) => &options.sampling.settings,
             Command::Compare(options) => &options.settings,
             Command::Vbench(options) => &options.settings,
             Command::Bench(options) => &options.settings,

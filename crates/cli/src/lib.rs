@@ -20,6 +20,7 @@ mod loading;
 mod measure;
 mod models;
 mod pace;
+mod parts;
 mod preview;
 mod progress;
 mod published;
@@ -134,6 +135,7 @@ fn run(command: Command, program: &clap::Command, unknown_variables: &[String]) 
         Command::Bench(options) => Ok(bench::bench(&options)?),
         Command::Methods(options) => Ok(study::methods(&options)?),
         Command::Trace(options) => record(&options),
+        Command::Parts(options) => parts::parts(&options),
         Command::Replay(options) => Ok(study::replay(&options)?),
         Command::Tune(options) => Ok(study::tune(&options)?),
         #[cfg(feature = "server")]

@@ -40,6 +40,7 @@ mod latents;
 mod limits;
 mod machine;
 pub mod noise;
+pub mod parts;
 mod pipeline;
 mod preview;
 mod probe;

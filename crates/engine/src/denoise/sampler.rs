@@ -54,7 +54,7 @@ pub(crate) struct Start {
 
 impl Start {
     /// Latents with the known frames in their place.
-    fn shown(known: Option<&Tensor>, latents: &Tensor) -> Result<Tensor> {
+    pub fn shown(known: Option<&Tensor>, latents: &Tensor) -> Result<Tensor> {
         let Some(known) = known else { return Ok(latents.clone()) };
         let count = known.dim(2)?;
         let left = latents.dim(2)? - count;

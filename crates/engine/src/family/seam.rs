@@ -201,6 +201,11 @@ impl Inputs {
         self.0.get(name)
     }
 
+    /// All of them by their names.
+    pub fn iter(&self) -> impl Iterator<Item = (&'static str, &Tensor)> {
+        self.0.iter().map(|(name, tensor)| (*name, tensor))
+    }
+
     /// One without which nothing can be done.
     pub fn require(&self, name: &'static str) -> Result<&Tensor> {
         let missing =
