@@ -74,7 +74,7 @@ Examples:
   navicache config generate";
 
 pub const COMPLETIONS: &str = "\
-Examples:
+Examples, where the folder is there (mkdir -p):
   navicache completions bash > ~/.local/share/bash-completion/completions/navicache
   navicache completions zsh > ~/.zfunc/_navicache
   navicache completions fish > ~/.config/fish/completions/navicache.fish";
