@@ -66,8 +66,9 @@ def rows(folder):
     ours["frames"] = tensors(folder / "frames.safetensors")[0]["frames"]
     theirs, about = tensors(folder / "reference.safetensors")
     known = ours.get("picture.known")
-    if known is not None:  # frames that are known are put in only after the last step
-        ours["latents"], theirs["latents"] = (side["latents"][:, :, known.shape[2] :] for side in (ours, theirs))
+    if known is not None:  # frames that are known stand in the noise of one side, and are put into the other's latents at the end
+        for side in (ours, theirs):
+            side.update({name: side[name][:, :, known.shape[2] :] for name in ("noise", "latents")})
     order = list(WHAT)
     names = sorted(set(ours) | set(theirs), key=lambda name: (order.index(name.split(".")[0]), name))
     return [compared(name, ours.get(name), theirs.get(name)) for name in names], json.loads(about["about"])
