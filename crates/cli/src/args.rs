@@ -460,12 +460,12 @@ pub struct Metrics {
     pub threads: Option<u16>,
 }
 
-/// matmul, attention, block and forward have the shapes of Wan2.1-1.3B and random weights; vae and end-to-end time a
-/// model. One run goes before those that count.
+/// matmul, attention, block and forward have the shapes of Wan2.1-1.3B and random weights; skip and correction are what
+/// a step costs that is left to the solver; vae and end-to-end time a model. One run goes before those that count.
 #[derive(clap::Args)]
 #[command(after_help = examples::BENCH)]
 pub struct Bench {
-    /// matmul, attention, block, forward, vae or end-to-end
+    /// matmul, attention, block, forward, skip, correction, vae or end-to-end
     #[arg(value_name = "PART", hide_possible_values = true, value_parser = listed::one_of::<Part>(|| Part::NAMES.to_vec()))]
     pub part: Part,
 

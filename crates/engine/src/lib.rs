@@ -58,6 +58,7 @@ pub mod trace;
 pub use cache_file::{cache_argument, preset, preset_from_json, save_preset};
 pub use checkpoint::{Checkpoint, Every, Resume};
 pub use decode::{decode, decode_latents};
+pub use denoise::arithmetic::{mean_abs, weighted};
 #[cfg(feature = "cuda")]
 pub use device::gpus;
 pub use device::{DeviceChoice, DtypeChoice};

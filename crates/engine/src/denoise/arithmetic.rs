@@ -50,8 +50,8 @@ pub(super) fn sum(terms: &[(f64, &Value)], split: Option<(f64, f64)>) -> Result<
     (0..parts).map(part).collect()
 }
 
-/// The sum of tensors times weights; there is at least one.
-pub(super) fn weighted(terms: &[(f64, &Tensor)]) -> Result<Tensor> {
+/// The sum of tensors times weights; there is at least one. All that a solver does is sums of this kind.
+pub fn weighted(terms: &[(f64, &Tensor)]) -> Result<Tensor> {
     let scaled = |(weight, tensor): &(f64, &Tensor)| match weight {
         1.0 => Ok((*tensor).clone()),
         weight => tensor.affine(*weight, 0.0),
@@ -109,8 +109,8 @@ fn one<'a>(
     }))
 }
 
-/// Mean of absolute values, summed in f64 so that the size of a video does not blur a decision.
-pub(super) fn mean_abs(t: &Tensor) -> Result<Tensor> {
+/// Mean of absolute values, a scalar in f64, summed in f64 so that the size of a video does not blur a decision.
+pub fn mean_abs(t: &Tensor) -> Result<Tensor> {
     Ok(t.abs()?.to_dtype(DType::F64)?.mean_all()?)
 }
 

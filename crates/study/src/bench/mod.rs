@@ -9,12 +9,17 @@ use std::ops::ControlFlow;
 use candle_core::{DType, Device, Tensor};
 use navicache_engine::models::nn::{Linear, attention};
 use navicache_engine::models::wan::{Transformer, TransformerConfig};
-use navicache_engine::models::{Denoiser, Precision, Source, Weights, peak_flops, seconds_on};
-use serde::Serialize;
+use navicache_engine::models::{Denoiser, Precision, Source, Weights};
 
-use navicache_engine::{DeviceChoice, DtypeChoice, Pipeline, Request, Tiling, decode, generate, noise, threads};
+use navicache_engine::{DeviceChoice, DtypeChoice, Pipeline, Request, Tiling, decode, generate, noise};
 
 use crate::error::{Error, Result};
+
+mod solver;
+mod timing;
+
+pub use timing::Timing;
+use timing::{Run, grid, random, timed};
 
 /// What is timed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, strum::EnumString, strum::VariantNames)]
@@ -28,6 +33,10 @@ pub enum Part {
     Block,
     /// Wan2.1-1.3B, all 30 blocks.
     Forward,
+    /// A step that UniPC skips, on the latents of so many tokens: no model runs.
+    Skip,
+    /// What it does for two skipped steps once the next one is computed.
+    Correction,
     /// Decoding with the VAE of a model.
     Vae,
     /// A generation with a model, from prompt to frames.
@@ -43,34 +52,6 @@ fn unknown(found: &str) -> Error {
     Error::invalid("bench", found, format!("expected one of {}", Part::NAMES.join(", ")))
 }
 
-/// What a benchmark found.
-#[derive(Debug, Clone, Serialize)]
-pub struct Timing {
-    /// What was timed, in words.
-    pub what: String,
-    /// Its tokens, where it has any.
-    pub tokens: Option<usize>,
-    /// The same as frames, rows and columns, where they have a place.
-    pub grid: Option<[usize; 3]>,
-    /// Format of the weights.
-    pub dtype: String,
-    /// Threads.
-    pub threads: usize,
-    /// Median of the runs.
-    pub median_seconds: f64,
-    /// Every run, in order; one before them does not count. On a GPU by its own events.
-    pub runs: Vec<f64>,
-    /// Floating point operations, where they are counted: those of matrix products.
-    pub flop: Option<f64>,
-    /// Of these a second, in units of 10^9.
-    pub gflops: Option<f64>,
-    /// The most there can be, measured right before and after: on the CPU of the instruction that multiplies numbers of
-    /// this format, on registers alone; elsewhere of a large matrix product.
-    pub peak_gflops: Option<f64>,
-    /// One over the other.
-    pub share_of_peak: Option<f64>,
-}
-
 /// How it is timed.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -82,15 +63,6 @@ pub struct Options {
     pub runs: usize,
     /// Where it runs.
     pub device: DeviceChoice,
-}
-
-/// The same, decided.
-struct Run {
-    tokens: usize,
-    dtype: DType,
-    precision: Precision,
-    runs: usize,
-    device: Device,
 }
 
 /// Text tokens of the published models.
@@ -107,7 +79,7 @@ pub fn run(part: Part, options: &Options) -> Result<Timing> {
     let precision = dtype.precision(Some(kept), None);
     let options = &Run { tokens: *tokens, dtype: kept, precision, runs: options.runs, device: device.clone() };
     let (n, dim) = (*tokens as f64, (HEADS * HEAD_DIM) as f64);
-    let drawn = |shape: &[usize]| -> Result<Tensor> { random(1, shape, device) };
+    let drawn = |shape: &[usize]| random(1, shape, device);
     let weights = |source| Weights::new(source, device, Some(options.dtype)).with_precision(precision);
     match part {
         Part::Matmul => {
@@ -155,6 +127,8 @@ pub fn run(part: Part, options: &Options) -> Result<Timing> {
             };
             timing.map(|timing| Timing { grid: Some(places), ..timing })
         }
+        Part::Skip => solver::skip(options),
+        Part::Correction => solver::correction(options),
         Part::Vae | Part::EndToEnd => Err(Error::invalid("bench", "vae and end-to-end", "these need a model")),
     }
 }
@@ -187,79 +161,9 @@ pub fn run_on(part: Part, pipeline: &Pipeline, request: &Request, runs: usize) -
     Ok(timing)
 }
 
-/// Tokens as frames of rows and columns, no frame more than twice as wide as it is high: as many, or a few more where
-/// they do not divide so.
-fn grid(tokens: usize) -> [usize; 3] {
-    const MOST_FRAMES: usize = 32;
-    let of = |tokens: usize, frames: usize| {
-        let places = tokens / frames;
-        let rows = (1..=places.isqrt()).rev().find(|rows| places.is_multiple_of(*rows))?;
-        (frames * places == tokens && places / rows <= 2 * rows).then_some([frames, rows, places / rows])
-    };
-    let grids = (tokens.max(1)..).flat_map(|tokens| (1..=MOST_FRAMES).filter_map(move |frames| of(tokens, frames)));
-    grids.into_iter().next().unwrap_or([1, 1, tokens.max(1)])
-}
-
 fn config(layers: usize) -> Result<TransformerConfig> {
     let json = serde_json::json!({"num_attention_heads": HEADS, "num_layers": layers, "ffn_dim": FFN});
     serde_json::from_value(json).map_err(|e| Error::file("bench", e.to_string()))
-}
-
-/// Runs it once, then several times; a tensor of the result is read back each time, so that nothing is still running.
-fn timed(what: &str, flop: Option<f64>, options: &Run, mut run: impl FnMut() -> Result<Tensor>) -> Result<Timing> {
-    let read = |tensor: Tensor| -> Result<()> {
-        tensor.flatten_all()?.narrow(0, 0, 1)?.to_dtype(DType::F32)?.to_vec1::<f32>()?;
-        Ok(())
-    };
-    read(run()?)?;
-    let before = flop.map(|_| peak_gflops(options)).transpose()?;
-    let mut runs = Vec::with_capacity(options.runs);
-    for _ in 0..options.runs.max(1) {
-        runs.push(seconds_on(&options.device, || read(run()?))?.1);
-    }
-    let after = flop.map(|_| peak_gflops(options)).transpose()?;
-    let median_seconds = median(&runs);
-    let gflops = flop.map(|flop| flop / median_seconds / 1e9);
-    let peak_gflops = before.zip(after).map(|(before, after)| before.max(after));
-    Ok(Timing {
-        what: what.to_string(),
-        tokens: Some(options.tokens),
-        grid: None,
-        dtype: options.dtype.as_str().to_string(),
-        threads: threads(),
-        median_seconds,
-        runs,
-        flop,
-        gflops,
-        peak_gflops,
-        share_of_peak: gflops.zip(peak_gflops).map(|(gflops, peak)| gflops / peak),
-    })
-}
-
-fn median(values: &[f64]) -> f64 {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    let middle = sorted.len() / 2;
-    if sorted.len() % 2 == 1 { sorted[middle] } else { (sorted[middle - 1] + sorted[middle]) / 2.0 }
-}
-
-fn peak_gflops(options: &Run) -> Result<f64> {
-    const SIDE: usize = 4096;
-    let Run { dtype, device, precision, .. } = options;
-    if device.is_cpu() {
-        return Ok(peak_flops(*precision) / 1e9);
-    }
-    let x = random(4, &[SIDE, SIDE], device)?.to_dtype(*dtype)?;
-    let mut best = f64::INFINITY;
-    for _ in 0..4 {
-        best = best.min(seconds_on(device, || x.matmul(&x))?.1);
-    }
-    Ok(2.0 * (SIDE * SIDE * SIDE) as f64 / best / 1e9)
-}
-
-fn random(seed: u64, shape: &[usize], device: &Device) -> Result<Tensor> {
-    let values = noise::randn(seed, shape.iter().product());
-    Ok(Tensor::from_vec(values, shape, &Device::Cpu)?.to_device(device)?)
 }
 
 /// Random weights of given shapes, small enough for activations to stay finite.
