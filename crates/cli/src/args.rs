@@ -166,10 +166,10 @@ pub struct Generate {
     #[arg(long, value_name = "METHOD", value_parser = listed::cache(), hide_possible_values = true)]
     pub cache: Option<CacheSpec>,
 
-    /// How much to compute: speedup=2, work=50%, steps=25, time=5min or psnr=40
+    /// How much to compute: speedup=2, work=50%, steps=25, time=5min, psnr=40 or error=0.02
     ///
     /// The method's threshold is moved while the video is made, to meet it. ,curve=FILE names a curve that `navicache
-    /// tune --curve` made.
+    /// tune` or `navicache compare` made.
     #[arg(long, value_name = "WHAT=VALUE")]
     pub target: Option<Target>,
 
@@ -557,8 +557,13 @@ pub struct Tune {
     #[arg(long, conflicts_with_all = ["speedup", "budget"], requires = "cache")]
     pub curve: bool,
 
+    /// Write how large a method's predicted error is at every threshold, for --target error=E,curve=FILE, instead of
+    /// choosing one; of 19 traces or more
+    #[arg(long, conflicts_with_all = ["speedup", "budget", "curve"], requires = "cache")]
+    pub promise: bool,
+
     /// Target speed-up: compute at most 1/F of the work, with the smallest predicted error
-    #[arg(long, value_name = "F", required_unless_present_any = ["budget", "curve"], conflicts_with = "budget")]
+    #[arg(long, value_name = "F", required_unless_present_any = ["budget", "curve", "promise"], conflicts_with = "budget")]
     pub speedup: Option<f64>,
 
     /// Allow this predicted error, and compute as little as possible
@@ -569,7 +574,7 @@ pub struct Tune {
     #[arg(long, value_name = "METHOD", value_parser = listed::one_of::<CacheSpec>(listed::methods_and_presets), hide_possible_values = true)]
     pub cache: Vec<CacheSpec>,
 
-    /// Preset to write, for --cache @FILE; or the curve
+    /// Preset to write, for --cache @FILE; or the curve, or the promise
     #[arg(short, long, value_name = "FILE.json", default_value = "preset.json")]
     pub output: PathBuf,
 }

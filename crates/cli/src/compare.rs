@@ -24,7 +24,7 @@ pub fn compare(options: &Compare) -> Result<()> {
     if let Some(file) = &options.promise {
         let promise = compare::promise(&results)?;
         navicache_engine::save_promise(&promise, file)?;
-        let promised = promise.thresholds.iter().map(|row| row.least).fold(f64::NEG_INFINITY, f64::max);
+        let promised = promise.closest();
         progress.line(&format!(
             "{}: of {} videos; use it with --target psnr=P,curve={}, for a P of at most {promised:.1} dB",
             progress.paint("1", &file.display().to_string()),

@@ -170,10 +170,11 @@ impl Progress {
             let TargetReport { asked, computed, speedup, promise, curve, .. } = target;
             let steps = report.steps.len();
             self.line(&format!("{asked}: {computed:.1} of {steps} steps computed, {speedup:.2} times less work."));
-            if let Some(PromiseReport { psnr, share, mean }) = promise {
-                let (share, videos) = (100.0 * share, curve.videos);
+            if let Some(PromiseReport { of, asked, share, mean }) = promise {
+                let (asked, share, videos) = (of.text(*asked), 100.0 * share, curve.videos);
+                let mean = of.text(*mean);
                 self.line(&format!(
-                    "{psnr} dB or more for {share:.0} % of videos like the {videos} it was measured on, {mean:.0} dB in the mean."
+                    "{asked} or closer for {share:.0} % of videos like the {videos} it was measured on, {mean} in the mean."
                 ));
             }
         }

@@ -3,13 +3,13 @@
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
-use navicache_engine::control::cache::{Best, CacheConfig, best, presets};
+use navicache_engine::control::cache::{Best, CacheConfig, CacheSpec, best, presets};
 use navicache_engine::control::solver::SolverKind;
 use navicache_engine::replay::predict;
 use navicache_engine::replay::trace::Trace;
 use navicache_engine::replay::tune::{self, Prediction, Target};
 use navicache_engine::trace::{Recorded, read};
-use navicache_engine::{WholeFile, save_curve, save_preset};
+use navicache_engine::{WholeFile, save_curve, save_preset, save_promise};
 use serde_json::{Value, json};
 
 use crate::args::{Methods, Replay, Tune};
@@ -175,6 +175,10 @@ fn replay_traces(options: &Replay, traces: &[Trace]) -> Result<()> {
     ));
     for prediction in &predictions {
         print(&line(prediction, width));
+        for (trace, alarm) in prediction.alarms.iter().enumerate().flat_map(|(i, all)| all.iter().map(move |a| (i, a)))
+        {
+            print(&format!("{:<width$} trace {}, {alarm}", "", trace + 1));
+        }
     }
     Ok(())
 }
@@ -184,7 +188,7 @@ pub fn tune(options: &Tune) -> Result<()> {
     WholeFile::create(&options.output)?; // unwritable? now is the time to know
     let target = match (options.speedup, options.budget) {
         (Some(speedup), _) => Target::SpeedUp(positive("--speedup", speedup)?),
-        _ if options.curve => Target::SpeedUp(1.0), // every threshold is played, none is chosen
+        _ if options.curve || options.promise => Target::SpeedUp(1.0), // every threshold is played, none is chosen
         (None, budget) => Target::Error(positive("--budget", budget.unwrap_or_default())?),
     };
     let mut traces = Vec::new();
@@ -201,6 +205,9 @@ pub fn tune(options: &Tune) -> Result<()> {
     if options.curve {
         return make_curve(options, &traces, family);
     }
+    if options.promise {
+        return make_promise(options, &traces, family);
+    }
     let specs = if options.cache.is_empty() { tune::all_methods(family) } else { options.cache.clone() };
     let chosen = tune::best(&traces, &specs, family, target)?;
     save_preset(&chosen.cache, family, chosen.to_json(), &options.output)?;
@@ -209,15 +216,28 @@ pub fn tune(options: &Tune) -> Result<()> {
     Ok(())
 }
 
-fn make_curve(options: &Tune, traces: &[Trace], family: &str) -> Result<()> {
+/// The one method that a curve or a promise is of.
+fn only<'a>(options: &'a Tune, what: &'static str) -> Result<&'a CacheSpec> {
     let [spec] = &options.cache[..] else {
         let found = format!("{} methods", options.cache.len());
-        return Err(Error::Arguments {
-            what: "--curve",
-            found,
-            expected: "expected one --cache: a curve is one method's".into(),
-        });
+        return Err(Error::Arguments { what, found, expected: "expected one --cache: it is of one method".into() });
     };
+    Ok(spec)
+}
+
+fn make_promise(options: &Tune, traces: &[Trace], family: &str) -> Result<()> {
+    let promise = tune::promise(traces, only(options, "--promise")?, family)?;
+    save_promise(&promise, &options.output)?;
+    for row in &promise.thresholds {
+        print(&format!("{:<12} error {:<8} or less, {} in the mean", row.threshold, row.bound, row.mean));
+    }
+    let (file, method) = (options.output.display(), &promise.method);
+    print(&format!("{file}: use it with --cache {method} --target error=E,curve={file}"));
+    Ok(())
+}
+
+fn make_curve(options: &Tune, traces: &[Trace], family: &str) -> Result<()> {
+    let spec = only(options, "--curve")?;
     let curve = tune::curve(traces, spec, family)?;
     save_curve(&curve, &options.output)?;
     for row in &curve.thresholds {

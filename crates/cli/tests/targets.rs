@@ -56,6 +56,7 @@ fn what_cannot_be_met_is_refused_before_the_run() {
         (["--cache", "stride", "--target", "quality=40"], "expected speedup=2, work=50%"),
         (["--cache", "stride", "--target", "psnr=40"], "with steps 50, this run has 30"),
         (["--cache", "easycache", "--target", "psnr=40"], "it is not known how close easycache on demo is"),
+        (["--cache", "easycache", "--target", "error=0.02"], "it is not known how close easycache on demo is"),
         (["--cache", "stride", "--target", "steps=10,curve=none.json"], "none.json"),
         (["--cache", "stride", "--guard", "maybe"], "expected off, warn or act"),
     ] {
@@ -102,10 +103,11 @@ fn closeness_is_promised_where_it_was_measured() {
     let output = generate(folder, "shipped", &["--steps", "50", "--target", "psnr=45"]);
     assert!(output.status.success(), "{}", stderr(&output));
     let made = report(folder, "shipped");
-    assert_eq!((&made["target"]["promise"]["psnr"], &made["target"]["promise"]["share"]), (&45.0.into(), &0.95.into()));
+    let promise = &made["target"]["promise"];
+    assert_eq!((&promise["of"], &promise["asked"], &promise["share"]), (&"psnr".into(), &45.0.into(), &0.95.into()));
     let (threshold, reused) = (&made["cache"]["threshold"], made["strip"].as_str().unwrap().matches('.').count());
     assert!(threshold.as_f64().is_some_and(|threshold| threshold > 0.0) && reused > 0, "{threshold} {made}");
-    assert!(stderr(&output).contains("45 dB or more for 95 % of videos"), "{}", stderr(&output));
+    assert!(stderr(&output).contains("45.0 dB or closer for 95 % of videos"), "{}", stderr(&output));
     let refused = generate(folder, "shipped", &["--steps", "50", "--target", "psnr=99"]);
     assert!(stderr(&refused).contains("dB can be promised"), "{}", stderr(&refused));
 
@@ -126,9 +128,57 @@ fn closeness_is_promised_where_it_was_measured() {
     assert!(enough.status.success(), "{}", stderr(&enough));
     let own: Value = serde_json::from_slice(&std::fs::read(folder.join("own.json")).unwrap()).unwrap();
     assert_eq!((&own["videos"], &own["settings"]["steps"]), (&19.into(), &9.into()));
-    let least = own["thresholds"][0]["least"].as_f64().unwrap();
-    let target = format!("psnr={least},curve=own.json");
+    let bound = own["thresholds"][0]["bound"].as_f64().unwrap();
+    let target = format!("psnr={bound},curve=own.json");
     let output = generate(folder, "own", &["--steps", "9", "--target", &target]);
     assert!(output.status.success(), "{}", stderr(&output));
     assert!((report(folder, "own")["cache"]["threshold"].as_f64().unwrap() - 0.005).abs() < 1e-9);
+}
+
+#[test]
+fn an_error_is_promised_where_traces_told_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let traces: Vec<String> = (0..19).map(|seed| format!("{seed}.jsonl")).collect();
+    for (seed, trace) in traces.iter().enumerate() {
+        let seed = seed.to_string();
+        let small =
+            ["trace", PROMPT, "--size", "32x32", "--frames", "1", "--steps", "12", "--seed", &seed, "-o", trace];
+        let output = navicache(folder, &small);
+        assert!(output.status.success(), "{}", stderr(&output));
+    }
+    let measure = |traces: &[String], cache: &str| {
+        let traces: Vec<&str> = traces.iter().map(String::as_str).collect();
+        navicache(folder, &[&["tune"], &traces[..], &["--promise", "--cache", cache, "-o", "own.json"]].concat())
+    };
+    let few = measure(&traces[..3], "navicache,align_steps=3");
+    assert!(stderr(&few).contains("3 videos: expected 19 or more"), "{}", stderr(&few));
+    let untold = measure(&traces, "pab");
+    assert!(stderr(&untold).contains("has no threshold"), "{}", stderr(&untold));
+    let enough = measure(&traces, "navicache,align_steps=3");
+    assert!(enough.status.success(), "{}", stderr(&enough));
+
+    let own: Value = serde_json::from_slice(&std::fs::read(folder.join("own.json")).unwrap()).unwrap();
+    assert_eq!((&own["of"], &own["videos"], &own["settings"]["steps"]), (&"error".into(), &19.into(), &12.into()));
+    let bounds: Vec<f64> =
+        own["thresholds"].as_array().unwrap().iter().map(|row| row["bound"].as_f64().unwrap()).collect();
+    let asked = (bounds[5] + bounds[6]) / 2.0;
+    let short = ["generate", PROMPT, "--size", "32x32", "--frames", "1", "--report", "made.json", "-o", "made.mp4"];
+    let make = |steps: &str, target: &str| {
+        navicache(folder, &[&short[..], &["--cache", "navicache", "--steps", steps, "--target", target]].concat())
+    };
+    let output = make("12", &format!("error={asked},curve=own.json"));
+    assert!(output.status.success(), "{}", stderr(&output));
+    let made = report(folder, "made");
+    assert_eq!(made["target"]["promise"]["of"], "error");
+    assert!(made["target"]["promise"]["mean"].as_f64().is_some_and(|mean| mean < asked), "{}", made["target"]);
+    assert_eq!(made["cache"]["align_steps"], 3, "as it was measured");
+    for (steps, target, says) in [
+        ("12", "error=1e-9,curve=own.json".to_string(), "no closer than an error of"),
+        ("12", format!("psnr={asked},curve=own.json"), "closeness was measured as error=, not as psnr="),
+        ("13", format!("error={asked},curve=own.json"), "with steps 12, this run has 13"),
+    ] {
+        let refused = make(steps, &target);
+        assert!(!refused.status.success() && stderr(&refused).contains(says), "{target}: {}", stderr(&refused));
+    }
 }

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::cache::curve::Curve;
+use crate::cache::promise::Closeness;
 use crate::cache::steering::{Steering, nearest};
 use crate::cache::{Bounds, CacheConfig, CacheSpec, Guard, Guarded, Method, Policy, Run};
 
@@ -25,12 +26,12 @@ pub enum Asked {
     Steps(Vec<(usize, f64)>),
     /// The whole run takes so many seconds.
     Time(f64),
-    /// The video is so many dB (PSNR) from the uncached one, or closer, with the certainty of
+    /// The video is as close to the uncached one, or closer, with the certainty of
     /// [`promise`](crate::cache::promise).
-    Psnr(f64),
+    Close(Closeness, f64),
 }
 
-/// A target, as it was given: `speedup=2`, `work=50%`, `steps=25`, `time=5min`, `psnr=40`, each with
+/// A target, as it was given: `speedup=2`, `work=50%`, `steps=25`, `time=5min`, `psnr=40`, `error=0.02`, each with
 /// `,curve=FILE` behind it or not.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Target {
@@ -50,7 +51,8 @@ pub struct TargetError {
     pub expected: &'static str,
 }
 
-const WORDS: &str = "expected speedup=2, work=50%, steps=25, time=5min or psnr=40, and ,curve=FILE behind it or not";
+const WORDS: &str =
+    "expected speedup=2, work=50%, steps=25, time=5min, psnr=40 or error=0.02, and ,curve=FILE behind it or not";
 
 impl FromStr for Target {
     type Err = TargetError;
@@ -81,7 +83,11 @@ impl FromStr for Target {
             }
             "psnr" => {
                 let value = positive(value.trim().trim_end_matches("dB"));
-                Asked::Psnr(value.ok_or(refuse("psnr: expected dB, as in psnr=40"))?)
+                Asked::Close(Closeness::Psnr, value.ok_or(refuse("psnr: expected dB, as in psnr=40"))?)
+            }
+            "error" => {
+                let value = positive(value).ok_or(refuse("error: expected a part of the value, as in error=0.02"))?;
+                Asked::Close(Closeness::Error, value)
             }
             _ => return Err(refuse(WORDS)),
         };
@@ -130,7 +136,7 @@ impl fmt::Display for Target {
             Asked::Speedup(value) => write!(f, "speedup={value}")?,
             Asked::Work(part) => write!(f, "work={}%", 100.0 * part)?,
             Asked::Time(seconds) => write!(f, "time={seconds}s")?,
-            Asked::Psnr(value) => write!(f, "psnr={value}")?,
+            Asked::Close(of, value) => write!(f, "{of}={value}")?,
             Asked::Steps(budgets) => {
                 f.write_str("steps=")?;
                 for (i, (from, steps)) in budgets.iter().enumerate() {
@@ -162,7 +168,7 @@ impl Target {
             Asked::Speedup(times) => vec![(0, steps as f64 / times)],
             Asked::Work(part) => vec![(0, steps as f64 * part)],
             Asked::Steps(budgets) => budgets.clone(),
-            Asked::Time(_) | Asked::Psnr(_) => vec![],
+            Asked::Time(_) | Asked::Close(..) => vec![],
         }
     }
 }
@@ -320,7 +326,8 @@ mod tests {
             ("time=5min", Asked::Time(300.0), "time=300s"),
             ("time=1h30min", Asked::Time(5400.0), "time=5400s"),
             ("time=90", Asked::Time(90.0), "time=90s"),
-            ("psnr=40dB", Asked::Psnr(40.0), "psnr=40"),
+            ("psnr=40dB", Asked::Close(Closeness::Psnr, 40.0), "psnr=40"),
+            ("error=0.02", Asked::Close(Closeness::Error, 0.02), "error=0.02"),
         ] {
             let target: Target = text.parse().unwrap_or_else(|e| panic!("{e}"));
             assert_eq!((&target.asked, target.to_string().as_str()), (&asked, again));
@@ -343,7 +350,7 @@ mod tests {
             "speedup=2,16@25",
             "speedup=2,curve=",
             "psnr=close",
-            "error=0.1",
+            "error=small",
             "time=0",
         ] {
             let refused = wrong.parse::<Target>().expect_err(wrong).to_string();

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use navicache_control::cache::CacheSpec;
-use navicache_control::cache::promise::{self, Kept, Promise, Settings};
+use navicache_control::cache::promise::{self, Closeness, Kept, Promise, Settings};
 use navicache_control::target::{Asked, Target};
 use navicache_media::read_text;
 
@@ -15,9 +15,11 @@ use crate::{Error, Result};
 pub struct Promised {
     /// The method with the threshold that keeps it.
     pub spec: CacheSpec,
-    /// dB that are asked for.
-    pub psnr: f64,
-    /// dB that may be expected in the mean.
+    /// What closeness is told in.
+    pub of: Closeness,
+    /// The closeness that is asked for.
+    pub asked: f64,
+    /// The closeness that may be expected in the mean.
     pub mean: f64,
     /// The family of models that it was measured on.
     pub family: String,
@@ -36,23 +38,27 @@ pub(crate) fn promised(
     given: Option<&CacheSpec>,
     ours: &Settings,
 ) -> Result<Option<Promised>> {
-    let Some(Target { asked: Asked::Psnr(psnr), curve }) = target else { return Ok(None) };
-    let refused = |expected: String| Error::Invalid { field: Field::Target, found: format!("psnr={psnr}"), expected };
+    let Some(Target { asked: Asked::Close(of, asked), curve }) = target else { return Ok(None) };
+    let (of, asked) = (*of, *asked);
+    let refused = |expected: String| Error::Invalid { field: Field::Target, found: format!("{of}={asked}"), expected };
+    let how_to_know = match of {
+        Closeness::Psnr => "a comparison of one method at several thresholds tells",
+        Closeness::Error => "traces of such videos tell",
+    };
     let promise = match curve {
         Some(file) => Promise::from_json(&read_text(Path::new(file))?).map_err(|reason| Error::file(file, reason))?,
-        None => promise::shipped(given.map(|spec| spec.method.as_str()), &ours.family).ok_or_else(|| {
+        None => promise::shipped(of, given.map(|spec| spec.method.as_str()), &ours.family).ok_or_else(|| {
             let of = given.map_or(String::new(), |spec| format!("{} on ", spec.method));
-            refused(format!(
-                "it is not known how close {of}{} is at which threshold; a comparison of one method at several thresholds \
-                 tells",
-                ours.family
-            ))
+            refused(format!("it is not known how close {of}{} is at which threshold; {how_to_know}", ours.family))
         })?,
     };
-    if let Some(of) = differs(&promise.settings, ours) {
-        return Err(refused(format!("{of}; a comparison of one method at several thresholds tells for these")));
+    if promise.of != of {
+        return Err(refused(format!("closeness was measured as {}=, not as {of}=", promise.of)));
     }
-    let Kept { threshold, mean } = promise.keeps(*psnr).map_err(refused)?;
+    if let Some(difference) = differs(&promise.settings, ours) {
+        return Err(refused(format!("{difference}; {how_to_know} for these")));
+    }
+    let Kept { threshold, mean } = promise.keeps(asked).map_err(refused)?;
     let mut spec = CacheSpec::new(promise.method.clone(), promise.options.clone());
     spec.options.insert("threshold".to_string(), threshold.into());
     let is_its_own = |given: &CacheSpec| {
@@ -64,7 +70,7 @@ pub(crate) fn promised(
     }
     let digest = promise.digest();
     let (family, videos) = (promise.settings.family, promise.videos);
-    Ok(Some(Promised { spec, psnr: *psnr, mean, family, videos, digest }))
+    Ok(Some(Promised { spec, of, asked, mean, family, videos, digest }))
 }
 
 /// How this run differs from those that were measured.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use navicache_control::cache::promise::Closeness;
 use navicache_control::guidance::Branch;
 use navicache_control::strip::{Ran, Strip};
 use navicache_replay::trace::Stack;
@@ -78,11 +79,13 @@ pub struct TargetReport {
 /// What a promise of closeness says.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PromiseReport {
-    /// dB; PSNR against the uncached video, at least.
-    pub psnr: f64,
+    /// What closeness is told in.
+    pub of: Closeness,
+    /// The closeness that was asked for: dB of PSNR against the uncached video, at least; or an error, at most.
+    pub asked: f64,
     /// The share of videos that it holds for, if they are like those that it was measured on.
     pub share: f64,
-    /// dB; what may be expected in the mean.
+    /// What may be expected in the mean.
     pub mean: f64,
 }
 

@@ -28,7 +28,12 @@ pub(crate) fn reported_promise(target: &Target, promised: &Promised, records: &[
         computed,
         speedup: records.len() as f64 / computed.max(f64::EPSILON),
         met: None,
-        promise: Some(PromiseReport { psnr: promised.psnr, share: promise::SHARE, mean: promised.mean }),
+        promise: Some(PromiseReport {
+            of: promised.of,
+            asked: promised.asked,
+            share: promise::SHARE,
+            mean: promised.mean,
+        }),
     }
 }
 

@@ -8,7 +8,7 @@ use std::path::Path;
 use navicache_control::cache::Run;
 use navicache_control::guidance::Branch;
 use navicache_replay::predict::Series;
-use navicache_replay::trace::{Header, LAGS_MAX, Recorder, Stack, Trace, TraceStep, VERSION};
+use navicache_replay::trace::{Header, LAGS_MAX, Made, Recorder, Stack, Trace, TraceStep, VERSION};
 
 use crate::event::{Event, Reporter};
 use crate::generate::{Denoised, Destination, denoise};
@@ -26,12 +26,13 @@ pub fn record(
     let request = &Request { cache: Some("none".parse()?), target: None, ..request.clone() };
     let Denoised { resolved, run, sampled, .. } =
         denoise(pipeline, request, Some(recorder), Destination::Latents, &mut reporter)?;
-    let about = About { model: pipeline.name().to_string(), prompt: resolved.prompt, seed: resolved.seed };
+    let made = Some(Made { solver: resolved.solver, guidance: resolved.guidance });
+    let about = About { model: pipeline.name().to_string(), prompt: resolved.prompt, seed: resolved.seed, made };
     Ok(recorded(about, &run, recorder.lags, sampled.steps))
 }
 
 /// Whose run a trace is of.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct About {
     /// Name or path of the model.
     pub model: String,
@@ -39,6 +40,8 @@ pub struct About {
     pub prompt: String,
     /// The seed.
     pub seed: u64,
+    /// How it was made, where that is known.
+    pub made: Option<Made>,
 }
 
 /// The trace of a run that a [`Recorder`] with so many lags has led.
@@ -53,6 +56,7 @@ pub fn recorded(about: About, run: &Run, lags: usize, steps: Vec<StepReport>) ->
         stacks: Stack::of(&run.units),
         segments: run.segments.clone(),
         lags,
+        made: about.made,
     };
     let branch = |name: String| run.branches.iter().copied().find(|branch| branch.name() == name);
     let step = |report: StepReport| {

@@ -254,7 +254,7 @@ impl Session {
     fn trace(&self, holder: &Bound<'_, PyAny>, model: String, prompt: String, seed: u64) -> PyResult<String> {
         let mut led = self.led()?;
         let steps = led.finish(holder)?.iter().map(|record| StepReport::of(&led.run, 0, record, 0.0, &[])).collect();
-        let about = trace::About { model, prompt, seed };
+        let about = trace::About { model, prompt, seed, made: None };
         Ok(trace::to_text(&trace::recorded(about, &led.run, led.method.lags(), steps)))
     }
 }

@@ -332,6 +332,7 @@ mod tests {
             stacks: vec![Stack { blocks: 4, parts: vec![Part::SelfAttn, Part::CrossAttn, Part::Mlp] }],
             lags: LAGS,
             segments: Vec::new(),
+            made: None,
         };
         Trace { header, steps: (0..steps).map(step).collect() }
     }

@@ -14,6 +14,7 @@ use navicache_control::cache::{
 };
 use navicache_control::guidance::Branch;
 use navicache_control::schedule::{Sigma, Step, Timestep};
+use navicache_control::solver::SolverKind;
 
 /// Version of the format. It grows when a field changes its meaning or goes away.
 pub const VERSION: u32 = 2;
@@ -65,6 +66,18 @@ pub struct Header {
     /// Steps at which another transformer took over.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub segments: Vec<usize>,
+    /// How the video was made, where it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub made: Option<Made>,
+}
+
+/// What a run depends on that its steps do not show.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Made {
+    /// The solver.
+    pub solver: SolverKind,
+    /// Guidance scale.
+    pub guidance: f64,
 }
 
 /// Blocks in a row that have the same units.

@@ -4,8 +4,9 @@
 use serde_json::{Map, Value, json};
 
 use crate::player::replay;
-use crate::trace::Trace;
+use crate::trace::{Made, Trace};
 use navicache_control::cache::curve::{self, Curve};
+use navicache_control::cache::promise::{Closeness, Promise, Settings};
 use navicache_control::cache::steering::FIRST_STEPS;
 use navicache_control::cache::watch::Alarm;
 use navicache_control::cache::{CacheConfig, CacheError, CacheSpec, presets};
@@ -198,24 +199,92 @@ pub fn curve(traces: &[Trace], spec: &CacheSpec, family: &str) -> Result<Curve, 
         });
         Ok((threshold, shares.collect::<Result<_, CacheError>>()?))
     };
-    let (low, high, _) = THRESHOLDS;
-    let computed = |row: &(f64, Vec<Vec<f64>>)| row.1.iter().flatten().sum::<f64>() / traces.len() as f64;
-    let rows = (0..SEARCHED).map(|i| played(between(low / 10.0, high, i, SEARCHED)));
-    let rows = rows.collect::<Result<Vec<_>, _>>()?;
-    let (most, least) = (computed(&rows[0]), computed(&rows[SEARCHED - 1]));
-    if most - least < 1.0 {
-        return Err(refuse("computes the same at every threshold".to_string()));
-    }
-    let first = rows.iter().rposition(|row| computed(row) > most - 0.02 * (most - least)).unwrap_or(0);
-    let last = rows.iter().position(|row| computed(row) < least + 0.02 * (most - least)).unwrap_or(SEARCHED - 1);
-    let (low, high) = (rows[first].0, rows[last.max(first + 1)].0);
-    let thresholds = (0..CURVE_THRESHOLDS).map(|i| played(rounded(between(low, high, i, CURVE_THRESHOLDS))));
-    let rows = thresholds.collect::<Result<Vec<_>, _>>()?;
+    let computed = |threshold: f64| -> Result<f64, CacheError> {
+        Ok(played(threshold)?.1.iter().flatten().sum::<f64>() / traces.len() as f64)
+    };
+    let thresholds = telling(computed)?.ok_or_else(|| refuse("computes the same at every threshold".to_string()))?;
+    let rows = thresholds.into_iter().map(played).collect::<Result<Vec<_>, _>>()?;
+    let low = rows[0].0;
     let options = for_curve(spec, family, low, sigmas.len())?.method().options();
     let mut options = options.as_object().cloned().unwrap_or_default();
     options.remove("threshold");
     let about = curve::About { method: spec.method.clone(), options, family: family.to_string() };
     Curve::mean(about, &sigmas, &rows).map_err(refuse)
+}
+
+/// Thresholds at which a method computes what it can at all, from nearly everything to nearly the least; none where it
+/// does not depend on the threshold.
+fn telling(computed: impl Fn(f64) -> Result<f64, CacheError>) -> Result<Option<Vec<f64>>, CacheError> {
+    let (low, high, _) = THRESHOLDS;
+    let searched = (0..SEARCHED).map(|i| between(low / 10.0, high, i, SEARCHED));
+    let rows: Vec<(f64, f64)> = searched.map(|t| Ok((t, computed(t)?))).collect::<Result<_, CacheError>>()?;
+    let (most, least) = (rows[0].1, rows[SEARCHED - 1].1);
+    if most - least < 1.0 {
+        return Ok(None);
+    }
+    let first = rows.iter().rposition(|row| row.1 > most - 0.02 * (most - least)).unwrap_or(0);
+    let last = rows.iter().position(|row| row.1 < least + 0.02 * (most - least)).unwrap_or(SEARCHED - 1);
+    let (low, high) = (rows[first].0, rows[last.max(first + 1)].0);
+    Ok(Some((0..CURVE_THRESHOLDS).map(|i| rounded(between(low, high, i, CURVE_THRESHOLDS))).collect()))
+}
+
+/// How large a method's error is at every threshold, on traces, as a replay predicts it: what `error=` is promised by.
+/// Options are the method's own.
+///
+/// # Errors
+/// There are too few traces, or traces of different runs; the method has no threshold; or traces do not tell its error.
+pub fn promise(traces: &[Trace], spec: &CacheSpec, family: &str) -> Result<Promise, CacheError> {
+    let refuse = |reason: String| CacheError::Options { method: spec.method.clone(), reason };
+    let Some(first) = traces.first() else { return Err(refuse("no traces".to_string())) };
+    let steps = first.steps.len();
+    let same = |trace: &&Trace| trace.header.made == first.header.made && trace.steps.len() == steps;
+    if let Some(other) = traces.iter().find(|trace| !same(trace)) {
+        let (there, here) = (made(first), made(other));
+        return Err(refuse(format!("traces are of different runs: {there} and {here}")));
+    }
+    let Some(about) = first.header.made else {
+        return Err(refuse(
+            "the traces do not say which solver and guidance they are of: record them again".to_string(),
+        ));
+    };
+    let given = spec.resolve(family)?.method().options();
+    if given["threshold"].as_f64().is_none() {
+        return Err(refuse("has no threshold that an error could follow from".to_string()));
+    }
+    let at = |threshold: f64| {
+        let mut spec = CacheSpec::new(spec.method.clone(), given.as_object().cloned().unwrap_or_default());
+        spec.options.insert("threshold".to_string(), threshold.into());
+        spec.resolve(family)
+    };
+    let played = |threshold: f64| {
+        let config = at(threshold)?;
+        let replayed = traces.iter().map(|trace| replay(trace, config.method()).map_err(refuse));
+        replayed.collect::<Result<Vec<_>, CacheError>>()
+    };
+    let computed = |threshold: f64| {
+        Ok(played(threshold)?.iter().map(|r| r.played.computed_part() * steps as f64).sum::<f64>()
+            / traces.len() as f64)
+    };
+    let thresholds = telling(computed)?.ok_or_else(|| refuse("computes the same at every threshold".to_string()))?;
+    let mut measured = Vec::new();
+    for threshold in thresholds {
+        let errors: Option<Vec<f64>> = played(threshold)?.iter().map(|replayed| replayed.error).collect();
+        let errors = errors.ok_or_else(|| refuse("traces do not tell its error".to_string()))?;
+        measured.push((threshold, errors));
+    }
+    let mut options = given.as_object().cloned().unwrap_or_default();
+    options.remove("threshold");
+    let settings = Settings { family: family.to_string(), solver: about.solver, steps, guidance: about.guidance };
+    Promise::measured(Closeness::Error, (spec.method.clone(), options), settings, measured).map_err(refuse)
+}
+
+/// How the video of a trace was made.
+fn made(trace: &Trace) -> String {
+    let steps = trace.steps.len();
+    match trace.header.made {
+        Some(Made { solver, guidance }) => format!("{steps} steps of {solver}, guidance {guidance}"),
+        None => format!("{steps} steps"),
+    }
 }
 
 /// A method as it is steered: at a threshold, with the fewest first steps and the longest run that a target leaves it.

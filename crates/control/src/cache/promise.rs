@@ -1,11 +1,12 @@
 //! Promises of quality: the largest threshold at which videos are as close to uncached ones as was asked for.
 //!
 //! How close a video will be cannot be told while it is made; it can be told of many. Videos of a kind are made
-//! uncached and at several thresholds. Of every threshold, all but a few videos are closer than some PSNR. For `n`
-//! videos and a share `a` that may fail (one in twenty), the promise at a threshold is the PSNR of rank
-//! `floor(a (n + 1))` from below. The largest threshold whose promise is what was asked for then keeps it for a share
-//! `1 - a` of videos that are drawn like those `n`, if a larger threshold never brings a video closer: conformal risk
-//! control (Angelopoulos et al., arXiv 2208.02814, theorem 1). Of other videos it says nothing.
+//! uncached and at several thresholds. Of every threshold, all but a few videos are closer than some PSNR, or than
+//! some error. For `n` videos and a share `a` that may fail (one in twenty), the promise at a threshold is the
+//! closeness of rank `floor(a (n + 1))`, the worst first. The largest threshold whose promise is what was asked for
+//! then keeps it for a share `1 - a` of videos that are drawn like those `n`, if a larger threshold never brings a
+//! video closer: conformal risk control (Angelopoulos et al., arXiv 2208.02814, theorem 1). Of other videos it says
+//! nothing.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -13,14 +14,62 @@ use serde_json::{Map, Value};
 use crate::solver::SolverKind;
 
 /// Version of the format. It grows when a field changes its meaning or goes away.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// The share of videos that a promise holds for.
 pub const SHARE: f64 = 0.95;
 /// With fewer videos the worst of them is no promise for that share: `floor(0.05 (n + 1))` is 0.
 pub const VIDEOS_MIN: usize = 19;
-/// dB; what is closer counts as this close, so that videos without a difference (100 dB) do not make a mean.
-const CLOSEST: f64 = 70.0;
+
+/// What closeness is told in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, strum::Display, strum::EnumString)]
+#[serde(rename_all = "lowercase")]
+#[strum(serialize_all = "lowercase")]
+pub enum Closeness {
+    /// PSNR of the frames against those of the uncached video, in dB: at least.
+    Psnr,
+    /// Relative error of the velocities that were made up, summed over the noise level, as a replay predicts it: at
+    /// most.
+    Error,
+}
+
+impl Closeness {
+    /// A number that is larger where videos are closer, and about straight over the logarithm of the threshold. What is
+    /// closer than can be seen counts as just that close, so that videos without a difference do not make a mean.
+    fn score(self, value: f64) -> f64 {
+        match self {
+            Closeness::Psnr => value.min(70.0),
+            Closeness::Error => -value.max(1e-6).ln(),
+        }
+    }
+
+    /// The closeness that has a score.
+    fn of_score(self, score: f64) -> f64 {
+        match self {
+            Closeness::Psnr => score,
+            Closeness::Error => (-score).exp(),
+        }
+    }
+
+    /// To two digits behind the point, or to three in all; never closer than it is.
+    fn rounded(self, value: f64) -> f64 {
+        let unit = match self {
+            Closeness::Psnr => 0.01,
+            Closeness::Error => 10f64.powf(value.log10().floor() - 2.0),
+        };
+        let units = value / unit;
+        let whole = if self == Closeness::Psnr { (units + 1e-9).floor() } else { (units - 1e-9).ceil() };
+        format!("{:.9}", whole * unit).parse().unwrap_or(value)
+    }
+
+    /// With its unit.
+    pub fn text(self, value: f64) -> String {
+        match self {
+            Closeness::Psnr => format!("{value:.1} dB"),
+            Closeness::Error => format!("an error of {value:.3}"),
+        }
+    }
+}
 
 /// How close a method's videos are, by threshold.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -28,6 +77,8 @@ const CLOSEST: f64 = 70.0;
 pub struct Promise {
     /// Version of the format: [`VERSION`].
     pub promise: u32,
+    /// What closeness is told in.
+    pub of: Closeness,
     /// The method.
     pub method: String,
     /// Its other options.
@@ -60,9 +111,9 @@ pub struct Settings {
 pub struct Row {
     /// The threshold.
     pub threshold: f64,
-    /// dB; all but one in twenty videos are closer.
-    pub least: f64,
-    /// dB; the mean of all videos.
+    /// All but one in twenty videos are closer.
+    pub bound: f64,
+    /// The mean of all videos.
     pub mean: f64,
 }
 
@@ -71,38 +122,38 @@ pub struct Row {
 pub struct Kept {
     /// The threshold.
     pub threshold: f64,
-    /// dB; what may be expected in the mean.
+    /// What may be expected in the mean.
     pub mean: f64,
 }
 
 impl Promise {
-    /// From measurements: for each threshold, the PSNR of every video, in one order.
+    /// From measurements: for each threshold, the closeness of every video, in one order.
     ///
     /// # Errors
     /// There are too few videos or thresholds, or not all were measured at all thresholds.
     pub fn measured(
+        of: Closeness,
         (method, options): (String, Map<String, Value>),
         settings: Settings,
         mut measured: Vec<(f64, Vec<f64>)>,
     ) -> Result<Promise, String> {
         measured.sort_by(|a, b| a.0.total_cmp(&b.0));
-        let videos = measured.first().map_or(0, |(_, psnr)| psnr.len());
+        let videos = measured.first().map_or(0, |(_, found)| found.len());
         if videos < VIDEOS_MIN {
             return Err(format!("{videos} videos: expected {VIDEOS_MIN} or more, 60 are better"));
         }
-        if let Some((threshold, psnr)) = measured.iter().find(|(_, psnr)| psnr.len() != videos) {
-            return Err(format!("threshold {threshold} has {} videos, others {videos}", psnr.len()));
+        if let Some((threshold, found)) = measured.iter().find(|(_, found)| found.len() != videos) {
+            return Err(format!("threshold {threshold} has {} videos, others {videos}", found.len()));
         }
         let rank = ((1.0 - SHARE) * (videos + 1) as f64 + 1e-9).floor() as usize;
-        let rounded = |value: f64| (value * 100.0).round() / 100.0;
-        let row = |(threshold, psnr): (f64, Vec<f64>)| {
-            let mut psnr: Vec<f64> = psnr.into_iter().map(|value| value.min(CLOSEST)).collect();
-            psnr.sort_by(f64::total_cmp);
-            let mean = psnr.iter().sum::<f64>() / videos as f64;
-            Row { threshold, least: rounded(psnr[rank - 1]), mean: rounded(mean) }
+        let row = |(threshold, found): (f64, Vec<f64>)| {
+            let mut scores: Vec<f64> = found.into_iter().map(|value| of.score(value)).collect();
+            scores.sort_by(f64::total_cmp);
+            let mean = scores.iter().map(|&score| of.of_score(score)).sum::<f64>() / videos as f64;
+            Row { threshold, bound: of.rounded(of.of_score(scores[rank - 1])), mean: of.rounded(mean) }
         };
         let thresholds = measured.into_iter().map(row).collect();
-        let promise = Promise { promise: VERSION, method, options, settings, videos, thresholds };
+        let promise = Promise { promise: VERSION, of, method, options, settings, videos, thresholds };
         promise.check().map(|()| promise)
     }
 
@@ -126,39 +177,48 @@ impl Promise {
         super::curve::digest(&self.to_json())
     }
 
-    /// The largest threshold that keeps a promise of so many dB.
+    /// The largest threshold that keeps a promise.
     ///
     /// # Errors
     /// None does; says what can be promised.
-    pub fn keeps(&self, psnr: f64) -> Result<Kept, String> {
+    pub fn keeps(&self, asked: f64) -> Result<Kept, String> {
+        let wanted = self.of.score(asked);
         // What a threshold promises, no larger one exceeds.
         let promised: Vec<f64> = self
             .thresholds
             .iter()
             .scan(f64::INFINITY, |least, row| {
-                *least = least.min(row.least);
+                *least = least.min(self.of.score(row.bound));
                 Some(*least)
             })
             .collect();
-        let Some(last) = promised.iter().rposition(|&least| least >= psnr) else {
-            let most = promised.first().copied().unwrap_or(f64::NAN);
-            return Err(format!("at most {most:.1} dB can be promised; uncached videos have all"));
+        let Some(last) = promised.iter().rposition(|&least| least >= wanted - 1e-9) else {
+            return Err(format!(
+                "no closer than {} can be promised; uncached videos are",
+                self.of.text(self.closest())
+            ));
         };
         let row = &self.thresholds[last];
         let Some(next) = self.thresholds.get(last + 1) else {
             return Ok(Kept { threshold: row.threshold, mean: row.mean });
         };
         // On a line over the logarithm of the threshold.
-        let part = ((promised[last] - psnr) / (promised[last] - promised[last + 1])).clamp(0.0, 1.0);
+        let part = ((promised[last] - wanted) / (promised[last] - promised[last + 1])).clamp(0.0, 1.0);
         let between = |from: f64, to: f64| from + part * (to - from);
         let threshold = between(row.threshold.ln(), next.threshold.ln()).exp();
-        Ok(Kept { threshold, mean: between(row.mean, next.mean) })
+        let mean = self.of.of_score(between(self.of.score(row.mean), self.of.score(next.mean)));
+        Ok(Kept { threshold, mean })
+    }
+
+    /// The closest that can be promised.
+    pub fn closest(&self) -> f64 {
+        self.thresholds.first().map_or(f64::NAN, |row| row.bound)
     }
 
     fn check(&self) -> Result<(), String> {
         let rises = self.thresholds.windows(2).all(|pair| pair[0].threshold < pair[1].threshold);
         let sane = self.thresholds.iter().all(|row| {
-            row.threshold > 0.0 && [row.threshold, row.least, row.mean].iter().all(|value| value.is_finite())
+            row.threshold > 0.0 && [row.threshold, row.bound, row.mean].iter().all(|value| value.is_finite())
         });
         match (self.promise, self.thresholds.len(), rises && sane) {
             (VERSION, 2.., true) => Ok(()),
@@ -172,10 +232,11 @@ impl Promise {
 const SHIPPED: &str = include_str!("calibration/promises.json");
 
 /// What comes with the program: measurements of the built-in model, of a method or of the first there is.
-pub fn shipped(method: Option<&str>, family: &str) -> Option<Promise> {
+pub fn shipped(of: Closeness, method: Option<&str>, family: &str) -> Option<Promise> {
     let all: Vec<Promise> = serde_json::from_str(SHIPPED).unwrap_or_default();
-    all.into_iter()
-        .find(|promise| promise.settings.family == family && method.is_none_or(|method| method == promise.method))
+    all.into_iter().find(|promise| {
+        promise.of == of && promise.settings.family == family && method.is_none_or(|method| method == promise.method)
+    })
 }
 
 #[cfg(test)]
@@ -190,13 +251,13 @@ mod tests {
     fn promise() -> Promise {
         let of = |first: usize| (first..first + 39).map(|psnr| psnr as f64).collect::<Vec<f64>>();
         let rows = vec![(0.1, of(31)), (0.01, of(41)), (1.0, of(35))];
-        Promise::measured(("m".to_string(), Map::new()), settings(), rows).unwrap()
+        Promise::measured(Closeness::Psnr, ("m".to_string(), Map::new()), settings(), rows).unwrap()
     }
 
     #[test]
     fn the_promise_is_a_low_rank() {
         // floor(0.05 * 40) = 2: one of the 39 may be worse
-        let rows: Vec<(f64, f64)> = promise().thresholds.iter().map(|row| (row.threshold, row.least)).collect();
+        let rows: Vec<(f64, f64)> = promise().thresholds.iter().map(|row| (row.threshold, row.bound)).collect();
         assert_eq!(rows, [(0.01, 42.0), (0.1, 32.0), (1.0, 36.0)]);
         let again = Promise::from_json(&promise().to_json()).unwrap();
         assert_eq!(again, promise());
@@ -209,12 +270,27 @@ mod tests {
         assert!((at(37.0).unwrap().log10() + 1.5).abs() < 1e-12, "half way between 42 and 32 dB");
         assert!((at(32.0).unwrap() - 1.0).abs() < 1e-12, "the last one cannot promise more than the one before");
         assert_eq!(at(10.0), Ok(1.0));
-        assert!(at(43.0).unwrap_err().contains("at most 42.0 dB"), "{:?}", at(43.0));
+        assert!(at(43.0).unwrap_err().contains("no closer than 42.0 dB"), "{:?}", at(43.0));
+    }
+
+    #[test]
+    fn a_smaller_error_is_closer() {
+        // 39 videos, errors of 0.001 to 0.039 at the first threshold, ten times as much at the second.
+        let of = |times: f64| (1..40).map(|i| i as f64 * 0.001 * times).collect::<Vec<f64>>();
+        let rows = vec![(0.01, of(1.0)), (1.0, of(10.0))];
+        let promise = Promise::measured(Closeness::Error, ("m".to_string(), Map::new()), settings(), rows).unwrap();
+        let rows: Vec<[f64; 3]> = promise.thresholds.iter().map(|row| [row.threshold, row.bound, row.mean]).collect();
+        assert_eq!(rows, [[0.01, 0.038, 0.02], [1.0, 0.38, 0.2]], "one of the 39 may be worse");
+        let kept = promise.keeps(0.12).unwrap(); // half way between 0.038 and 0.38
+        assert!((kept.threshold - 0.1).abs() < 1e-3 && (kept.mean - 0.0632).abs() < 1e-3, "{kept:?}");
+        assert!(promise.keeps(0.037).unwrap_err().contains("no closer than an error of 0.038"));
     }
 
     #[test]
     fn too_little_is_refused() {
-        let of = |rows: Vec<(f64, Vec<f64>)>| Promise::measured(("m".to_string(), Map::new()), settings(), rows);
+        let of = |rows: Vec<(f64, Vec<f64>)>| {
+            Promise::measured(Closeness::Psnr, ("m".to_string(), Map::new()), settings(), rows)
+        };
         assert!(of(vec![]).is_err());
         assert!(of(vec![(0.1, vec![40.0; 18]), (0.2, vec![40.0; 18])]).unwrap_err().contains("18 videos"));
         assert!(of(vec![(0.1, vec![40.0; 20]), (0.2, vec![40.0; 19])]).unwrap_err().contains("19 videos, others 20"));
@@ -227,8 +303,9 @@ mod tests {
     fn what_is_shipped_can_be_read() {
         let all: Vec<Promise> = serde_json::from_str(SHIPPED).unwrap();
         all.iter().for_each(|promise| promise.check().unwrap());
-        assert_eq!(shipped(None, "demo").map(|promise| promise.method), Some("stride".to_string()));
-        assert_eq!(shipped(Some("navicache"), "demo"), None);
-        assert_eq!(shipped(None, "wan-t2v-14b"), None);
+        let of = Closeness::Psnr;
+        assert_eq!(shipped(of, None, "demo").map(|promise| promise.method), Some("stride".to_string()));
+        assert_eq!(shipped(of, Some("navicache"), "demo"), None);
+        assert_eq!(shipped(of, None, "wan-t2v-14b"), None);
     }
 }

@@ -1,7 +1,7 @@
 //! What a comparison says of closeness by threshold, for targets that ask for it.
 
 use navicache_engine::control::cache::CacheSpec;
-use navicache_engine::control::cache::promise::{Promise, Settings};
+use navicache_engine::control::cache::promise::{Closeness, Promise, Settings};
 use serde_json::{Map, Value};
 
 use super::folder::REFERENCE;
@@ -42,5 +42,5 @@ pub fn promise(results: &Results) -> Result<Promise> {
     });
     let settings: Settings =
         serde_json::from_value(settings).map_err(|e| wrong(format!("the report of an uncached run: {e}")))?;
-    Promise::measured(method, settings, measured).map_err(wrong)
+    Promise::measured(Closeness::Psnr, method, settings, measured).map_err(wrong)
 }
