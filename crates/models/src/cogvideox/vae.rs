@@ -287,13 +287,13 @@ fn conv(inputs: usize, outputs: usize, w: Weights) -> Result<CausalConv3d> {
 /// A norm whose scale and shift the latents give, at every place: those of the encoder are plain.
 enum Norm {
     Plain(GroupNorm),
-    Spatial(SpatialNorm),
+    Spatial(Box<SpatialNorm>),
 }
 
 impl Norm {
     fn new(config: &VaeConfig, dim: usize, z: Option<usize>, w: Weights) -> Result<Self> {
         Ok(match z {
-            Some(z) => Norm::Spatial(SpatialNorm::new(config, dim, z, w)?),
+            Some(z) => Norm::Spatial(Box::new(SpatialNorm::new(config, dim, z, w)?)),
             None => Norm::Plain(GroupNorm::new(dim, config.norm_num_groups, config.norm_eps, w)?),
         })
     }
