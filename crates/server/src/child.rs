@@ -13,6 +13,8 @@ use crate::wire::{Order, Said};
 pub struct Worker {
     process: Child,
     was_ended: bool,
+    /// What [`memory_kills`] was when it was started.
+    memory_kills: Option<u64>,
     input: ChildStdin,
     output: Lines<BufReader<ChildStdout>>,
 }
@@ -37,7 +39,7 @@ impl Worker {
         let missing = || io::Error::other("a process without its pipes");
         let input = process.stdin.take().ok_or_else(missing)?;
         let output = BufReader::new(process.stdout.take().ok_or_else(missing)?).lines();
-        Ok(Worker { process, was_ended: false, input, output })
+        Ok(Worker { process, was_ended: false, memory_kills: memory_kills(), input, output })
     }
 
     /// Says something. An error means that it is gone, which [`Worker::hear`] tells too.
@@ -69,6 +71,15 @@ impl Worker {
         !matches!(self.process.try_wait(), Ok(None))
     }
 
+    /// Whether it ended because somebody killed it, and not the system for want of memory.
+    pub fn was_killed(&self, status: ExitStatus) -> bool {
+        #[cfg(unix)]
+        let is_kill = std::os::unix::process::ExitStatusExt::signal(&status) == Some(libc::SIGKILL);
+        #[cfg(not(unix))]
+        let is_kill = false;
+        is_kill && self.memory_kills.is_some() && self.memory_kills == memory_kills()
+    }
+
     /// Whether it was ended from here, by [`Worker::end`].
     pub fn was_ended(&self) -> bool {
         self.was_ended
@@ -84,4 +95,10 @@ impl Worker {
     pub async fn kill(mut self) {
         self.end().await;
     }
+}
+
+/// How many processes the system has killed for want of memory, where it says so.
+fn memory_kills() -> Option<u64> {
+    let counts = std::fs::read_to_string("/proc/vmstat").ok()?;
+    counts.lines().find_map(|line| line.strip_prefix("oom_kill "))?.trim().parse().ok()
 }

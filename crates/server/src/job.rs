@@ -57,12 +57,12 @@ pub mod code {
 
 /// What a sudden end of an attempt weighs against its job. A later checkpoint clears it.
 pub mod strike {
-    /// The worker died, and the server lived on.
-    pub const WORKER: i64 = 10;
-    /// The whole server was killed, or the machine went down. It is hardly the job's doing; but a job that takes the
-    /// server with it each time must not do so for ever.
-    pub const SERVER: i64 = 1;
-    /// The job has failed: after three workers, or thirty servers.
+    /// The worker crashed, or the system killed it for want of memory.
+    pub const CRASH: i64 = 10;
+    /// Somebody killed the worker or the whole server, or the machine went down. It is hardly the job's doing; but a job
+    /// that takes the server with it each time must not do so for ever.
+    pub const KILL: i64 = 1;
+    /// The job has failed: after three crashes, or thirty kills.
     pub const OUT: i64 = 30;
 }
 

@@ -9,7 +9,7 @@ use image::{ImageDecoder, ImageFormat, ImageReader, Limits, RgbImage};
 /// Most pixels of a picture that is taken.
 const PIXELS_MAX: u64 = 1 << 25;
 /// Most bytes that it may be when it is unpacked, and that a decoder may take.
-const MEMORY_MAX: u64 = 256 << 20;
+const MEMORY_MAX: u64 = 128 << 20;
 
 /// Most bytes that are unpacked before the pixels.
 const PROFILE_MAX: u64 = 64 << 20;

@@ -37,7 +37,8 @@ enum End {
     /// It was asked to stop, or killed because it did not.
     Stopped,
     Failed(JobError),
-    Died(String),
+    /// How, and what that weighs against the job.
+    Died(String, i64),
 }
 
 /// Works until the server stops.
@@ -185,7 +186,7 @@ async fn attempt(server: &Server, mut worker: Worker, job: Job) -> Option<Worker
         Err(error) => End::Failed(of_io(&job.id, error)),
     };
     let device_ms = clock.elapsed().as_millis() as i64;
-    let is_alive = !matches!(end, End::Died(_)) && !worker.has_ended();
+    let is_alive = !matches!(end, End::Died(..)) && !worker.has_ended();
     let mut settled = settle(server, &job, &folder, end, device_ms).await;
     // In the store it is under way, and nobody works on it: that must not stay so, whatever the store says now.
     while let Err(error) = &settled
@@ -231,7 +232,7 @@ async fn drive(server: &Server, worker: &mut Worker, job: &Job, make: Make) -> E
     let stop = Order::Stop { id: make.id.clone(), attempt: make.attempt };
     let begun = Instant::now();
     if let Err(error) = worker.order(&Order::Make(Box::new(make))).await {
-        return End::Died(error.to_string());
+        return End::Died(error.to_string(), strike::CRASH);
     }
     // When it has to be gone, once it was asked to stop.
     let mut deadline: Option<Instant> = None;
@@ -270,8 +271,11 @@ async fn drive(server: &Server, worker: &mut Worker, job: &Job, make: Make) -> E
             }
             Ok(Heard::Said(said)) => pass_on(server, job, said).await,
             Ok(Heard::Gone(_)) if deadline.is_some() => return ended(),
-            Ok(Heard::Gone(status)) => return End::Died(status.to_string()),
-            Err(error) => return End::Died(error.to_string()),
+            Ok(Heard::Gone(status)) => {
+                let weight = if worker.was_killed(status) { strike::KILL } else { strike::CRASH };
+                return End::Died(status.to_string(), weight);
+            }
+            Err(error) => return End::Died(error.to_string(), strike::CRASH),
         }
     }
 }
@@ -382,22 +386,29 @@ async fn settle(server: &Server, job: &Job, folder: &Path, end: End, device_ms: 
                 remove(folder);
             }
         }
-        End::Died(how) => died(server, job, folder, &how, device_ms).await?,
+        End::Died(how, weight) => died(server, job, folder, &how, weight, device_ms).await?,
     }
     Ok(())
 }
 
 /// The worker died. That is held against the job, unless the server goes down too.
-async fn died(server: &Server, job: &Job, folder: &Path, how: &str, device_ms: i64) -> Result<(), StoreError> {
+async fn died(
+    server: &Server,
+    job: &Job,
+    folder: &Path,
+    how: &str,
+    weight: i64,
+    device_ms: i64,
+) -> Result<(), StoreError> {
     if timeout(WITNESS, server.stopped()).await.is_ok() {
         eprintln!("navicache: {}: the worker went down with the server ({how})", job.id);
         return requeue(server, job, 0, device_ms).await;
     }
     let job_now = server.store.read(|db| queries::job(db, &job.id))?;
-    let weight = job_now.map_or(0, |job| job.crashes) + strike::WORKER;
-    eprintln!("navicache: {}: the worker died ({how}); {weight} of {} against the job", job.id, strike::OUT);
-    if weight < strike::OUT {
-        return requeue(server, job, strike::WORKER, device_ms).await;
+    let sum = job_now.map_or(0, |job| job.crashes) + weight;
+    eprintln!("navicache: {}: the worker died ({how}); {sum} of {} against the job", job.id, strike::OUT);
+    if sum < strike::OUT {
+        return requeue(server, job, weight, device_ms).await;
     }
     let message = "its workers died without getting to a later checkpoint; it may need more memory than there is";
     let error = JobError { code: code::WORKER_CRASHED.to_string(), message: message.to_string() };

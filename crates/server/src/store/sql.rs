@@ -283,9 +283,9 @@ pub mod queries {
         let error = JobError { code: code::WORKER_CRASHED.to_string(), message };
         let out = "UPDATE jobs SET status = 'failed', finished_ms = ?1, error = ?2 \
             WHERE status = 'in_progress' AND crashes + ?3 >= ?4";
-        db.execute(out, params![now_ms(), json(&error), strike::SERVER, strike::OUT])?;
+        db.execute(out, params![now_ms(), json(&error), strike::KILL, strike::OUT])?;
         let again = "UPDATE jobs SET status = 'queued', crashes = crashes + ?1 WHERE status = 'in_progress'";
-        db.execute(again, [strike::SERVER])
+        db.execute(again, [strike::KILL])
     }
 
     /// Starts a job; `None` where it does not wait any more.

@@ -101,14 +101,14 @@ async fn crashes_are_counted_from_the_last_checkpoint() {
             .write(move |writer| {
                 let job = queries::claim(writer, &of)?.unwrap();
                 queries::checkpointed(writer, &of, job.attempt, step)?;
-                queries::requeue(writer, &of, job.attempt, strike::WORKER, &[], 0)?;
+                queries::requeue(writer, &of, job.attempt, strike::CRASH, &[], 0)?;
                 queries::job(&writer.connection, &of)
             })
             .await
             .unwrap();
         crashes.push(job.unwrap().crashes);
     }
-    assert_eq!(crashes, [1, 2, 1, 2, 1].map(|times| times * strike::WORKER));
+    assert_eq!(crashes, [1, 2, 1, 2, 1].map(|times| times * strike::CRASH));
 }
 
 #[tokio::test]
