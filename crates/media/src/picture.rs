@@ -13,6 +13,9 @@ const PIXELS_MAX: u64 = 1 << 27;
 /// Most bytes that a decoder may take.
 const MEMORY_MAX: u64 = 1 << 30;
 
+/// Most bytes that a decoder may take before it comes to pixels.
+const PROFILE_MAX: u64 = 64 << 20;
+
 /// 8-bit RGB. // (height, width, 3)
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Picture {
@@ -32,7 +35,11 @@ impl Picture {
         if is_cut_jpeg(&bytes) {
             return Err(Error::file(path, "the picture is cut short: its end is missing"));
         }
-        let reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format().map_err(Error::io(path))?;
+        let mut reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format().map_err(Error::io(path))?;
+        // A colour profile of a megabyte may unpack to a gigabyte.
+        let mut beside_pixels = Limits::default();
+        beside_pixels.max_alloc = Some(PROFILE_MAX);
+        reader.limits(beside_pixels);
         let mut decoder = reader.into_decoder().map_err(wrong)?;
         let (width, height) = decoder.dimensions();
         if u64::from(width) * u64::from(height) > PIXELS_MAX {
