@@ -273,10 +273,4 @@ mod tests {
             assert_eq!(grid(tokens), expected, "{tokens}");
         }
     }
-
-    #[test]
-    fn medians() {
-        assert_eq!(median(&[3.0, 1.0, 2.0]), 2.0);
-        assert_eq!(median(&[4.0, 1.0, 2.0, 3.0]), 2.5);
-    }
 }

@@ -118,3 +118,14 @@ pub(super) fn random(seed: u64, shape: &[usize], device: &Device) -> Result<Tens
     let values = noise::randn(seed, shape.iter().product());
     Ok(Tensor::from_vec(values, shape, &Device::Cpu)?.to_device(device)?)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn medians() {
+        assert_eq!(median(&[3.0, 1.0, 2.0]), 2.0);
+        assert_eq!(median(&[4.0, 1.0, 2.0, 3.0]), 2.5);
+    }
+}
