@@ -356,6 +356,32 @@ def test_problems_of_a_run_leave_it_plain(caplog: pytest.LogCaptureFixture) -> N
         tiny.run(pipe, 12)
 
 
+@pytest.mark.parametrize("solver", ["unipc", "dpmpp", "euler"])
+def test_a_problem_after_the_schedulers_step_does_not_repeat_it(
+    solver: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from navicache.forward import Forward
+
+    expected = tiny.run(tiny.wan(solver), 12)
+    raised = []
+    add = Forward.sum
+
+    def fails_once(self: Forward, *given: Any) -> Any:
+        if not raised:
+            raised.append(True)
+            raise RuntimeError("the sum failed")
+        return add(self, *given)
+
+    # The solver in Rust adds up beside the scheduler, whose own step is made by then.
+    monkeypatch.setattr(Forward, "sum", fails_once)
+    pipe = tiny.wan(solver)
+    with caplog.at_level(logging.WARNING, "navicache"), nc.cached(pipe, "stride,threshold=2", guards="off"):
+        found = tiny.run(pipe, 12)
+        assert pipe.scheduler.step_index == 12
+    assert raised and "the sum failed; everything is computed from here" in caplog.text
+    assert torch.equal(found, expected)
+
+
 def test_a_target_is_met() -> None:
     pipe = tiny.wan()
     with nc.cached(pipe, "navicache:mid", target="steps=15") as session:

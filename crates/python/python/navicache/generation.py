@@ -172,12 +172,12 @@ class Generation:
 
         if self.session is None or self.is_over or not self.is_open:
             return plain()
+        if steps.is_changed(sample):
+            self.give_up("the latents were changed between steps (by a callback?): no more steps are skipped")
+            return steps.own(model_output, timestep, sample, *args, **kwargs)
+        # Where nothing was skipped yet the scheduler's own result counts.
+        result = None if self.is_skipped or steps.leapt else plain()
         try:
-            if steps.is_changed(sample):
-                raise Unfit("the latents were changed between steps (by a callback?): no more steps are skipped")
-            was_skipped = self.is_skipped
-            # Where nothing was skipped yet the scheduler's own result counts.
-            result = None if was_skipped or steps.leapt else plain()
             x, v = sample.detach().to(torch.float32, copy=True), model_output.detach().to(torch.float32)
             step = self.step
             following = self.session.advance(step, x, v, self.forward)
@@ -186,10 +186,11 @@ class Generation:
                     raise Unfit("nothing to go on from was computed yet")
                 result = steps.leap(model_output, timestep, sample, following, kwargs.get("return_dict", True))
             self.step_ended()
-            return result
         except _PROBLEMS as problem:
             self.give_up(str(problem))
-            return steps.own(model_output, timestep, sample, *args, **kwargs)
+            if result is None:  # a scheduler counts its steps: none is made twice
+                result = steps.own(model_output, timestep, sample, *args, **kwargs)
+        return result
 
     @property
     def is_late(self) -> bool:
