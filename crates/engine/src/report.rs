@@ -267,17 +267,22 @@ impl Report {
         format!("{value:#}\n")
     }
 
-    /// Estimated seconds that reuse saved: every branch of every step at the mean cost of the computed ones, less what
-    /// they took.
+    /// Estimated seconds that reuse saved: see [`seconds_saved`].
     pub fn seconds_saved(&self) -> f64 {
-        let branches = || self.steps.iter().flat_map(|s| s.branches.values());
-        let computed: Vec<f64> = branches().filter(|b| b.units_reused == 0).map(|b| b.seconds).collect();
-        if computed.is_empty() {
-            return 0.0;
-        }
-        let mean = computed.iter().sum::<f64>() / computed.len() as f64;
-        (mean * branches().count() as f64 - branches().map(|b| b.seconds).sum::<f64>()).max(0.0)
+        seconds_saved(&self.steps)
     }
+}
+
+/// Estimated seconds that reuse saved: every branch of every step at the mean cost of the computed ones, less what
+/// they took.
+pub fn seconds_saved(steps: &[StepReport]) -> f64 {
+    let branches = || steps.iter().flat_map(|step| step.branches.values());
+    let computed: Vec<f64> = branches().filter(|b| b.units_reused == 0).map(|b| b.seconds).collect();
+    if computed.is_empty() {
+        return 0.0;
+    }
+    let mean = computed.iter().sum::<f64>() / computed.len() as f64;
+    (mean * branches().count() as f64 - branches().map(|b| b.seconds).sum::<f64>()).max(0.0)
 }
 
 /// The method with its options, as in reports.

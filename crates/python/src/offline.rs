@@ -10,8 +10,9 @@ use navicache_engine::control::cache::{CacheConfig, CacheSpec};
 use navicache_engine::replay::predict as predictors;
 use navicache_engine::replay::trace::{Recorder, Trace as Recording};
 use navicache_engine::replay::tune::{self as tuning, Target};
+use navicache_engine::report::{self, StepReport};
 use navicache_engine::trace::{self, Recorded};
-use navicache_engine::{Error, Report, preset};
+use navicache_engine::{Error, preset};
 use pyo3::prelude::*;
 use serde_json::{Value, json};
 
@@ -188,8 +189,9 @@ pub fn save_preset(py: Python<'_>, preset: &str, path: PathBuf) -> PyResult<()> 
     })
 }
 
-/// Seconds that reuse saved, of a report.
+/// Seconds that reuse saved, of a report's steps.
 #[pyfunction]
-pub fn seconds_saved(report: &str) -> Option<f64> {
-    serde_json::from_str::<Report>(report).ok().map(|report| report.seconds_saved())
+pub fn seconds_saved(steps: &str) -> Option<f64> {
+    let steps = serde_json::from_str::<Vec<StepReport>>(steps).ok()?;
+    Some(report::seconds_saved(&steps))
 }

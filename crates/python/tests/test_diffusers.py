@@ -56,6 +56,9 @@ def test_decisions_and_latents_are_those_of_the_published_rules(method: str, mak
         assert report["ended"] == "done"
         assert torch.equal(found, expected), threshold
         shares.append(reused(report.strip))
+        assert report.seconds_saved is not None and report.speedup is not None
+        if shares[-1] > 0.3:
+            assert report.seconds_saved > 0 and report.speedup > 1
     # Where nothing is reused nothing is shown.
     assert shares[0] == 0 and sum(share > 0.3 for share in shares) >= 2, shares
 

@@ -31,7 +31,7 @@ class Report(dict[str, Any]):
     @property
     def seconds_saved(self) -> float | None:
         """Estimated seconds that reuse saved; None where the report does not tell."""
-        return _core.seconds_saved(json.dumps(self))
+        return _core.seconds_saved(json.dumps(self["steps"]))
 
     @property
     def speedup(self) -> float | None:
