@@ -385,6 +385,45 @@ def test_a_problem_after_the_schedulers_step_does_not_repeat_it(
     assert torch.equal(found, expected)
 
 
+def test_a_run_that_is_refused_has_failed() -> None:
+    pipe = tiny.wan()
+    with nc.cached(pipe, free("easycache", 0.8), memory=1000, on_problem="error") as session:
+        with pytest.raises(ValueError, match="keeps"):
+            tiny.run(pipe, 12)
+        run = session._run
+        assert run is not None and run.is_over and run.ended == "failed" and run.forward.run_thinned is None
+        assert session.reports == []
+
+
+@pytest.mark.parametrize("on_problem, said", [("warn", 2), ("quiet", 0)])
+def test_quiet_is_quiet(on_problem: Any, said: int, caplog: pytest.LogCaptureFixture) -> None:
+    pipe = tiny.wan()
+    with caplog.at_level(logging.WARNING, "navicache"), nc.cached(pipe, free("easycache", 0.8), on_problem=on_problem):
+        for _ in range(2):
+            with torch.enable_grad():
+                pipe.transformer(tiny.noise(0), torch.tensor([500]), tiny.text(0))
+        tiny.run(pipe, 3)  # of which none can be reused
+    assert len(caplog.records) == said, caplog.text
+
+
+def test_a_trace_leaves_what_was_enabled(tmp_path: Any) -> None:
+    pipe = tiny.wan()
+    session = nc.enable(pipe, free("easycache", 0.8), guards="off")
+    expected = tiny.run(pipe, 12)
+    before = session.report
+    given = {"num_inference_steps": 12, "output_type": "latent", "height": 64, "width": 64, "num_frames": 9}
+    embeds = {"prompt_embeds": tiny.text(0), "negative_prompt_embeds": tiny.text(500), "latents": tiny.noise(0)}
+    nc.trace(pipe, tmp_path / "a.jsonl", **given, **embeds)
+    assert nc.report(pipe) == before and len(nc.reports(pipe)) == 1
+    assert torch.equal(tiny.run(pipe, 12), expected)
+    assert len(session.reports) == 2 and "." in session.reports[1].strip
+    nc.disable(pipe)
+    nc.trace(pipe, tmp_path / "b.jsonl", **given, **embeds)
+    with pytest.raises(ValueError, match="not enabled"):
+        nc.report(pipe)
+    assert (tmp_path / "a.jsonl").read_text() == (tmp_path / "b.jsonl").read_text()
+
+
 def test_a_target_is_met() -> None:
     pipe = tiny.wan()
     with nc.cached(pipe, "navicache:mid", target="steps=15") as session:

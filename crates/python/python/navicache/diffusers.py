@@ -79,7 +79,7 @@ class Session:
             run.session.begin_segment(run.step + 1)
 
     def release(self) -> None:
-        """Ends the run that is open, and lets go of its tensors."""
+        """Ends the run that is open, and lets go of its tensors; the pipeline may be through with its transformers."""
         if self._run is not None:
             self._run.finish("interrupted")
             self._close_if_done()
@@ -114,16 +114,8 @@ class Session:
         """The blocks of the run that is open, where its method asks about them."""
         return None if self._run is None else self._run.spans
 
-    def reset(self) -> None:
-        """The pipeline is through with its transformers."""
-        if self._run is not None:
-            self._run.finish("interrupted")
-            self._close_if_done()
-
     def _begin(self, pipe: Any, module: nn.Module) -> Generation:
-        if self._run is not None:
-            self._run.finish("interrupted")
-            self._close_if_done()
+        self.release()
         run = Generation(pipe, self.method, self.options, self._warn)
         self._run = run
         if getattr(module, "is_cache_enabled", False):
@@ -139,14 +131,17 @@ class Session:
 
     def _warn(self, text: str) -> None:
         if self.options.on_problem == "error" and self._run is not None and self._run.step < 0:
-            self._run.is_over = True
+            self._run.finish("failed")
             raise ValueError(text)
-        if self.options.on_problem != "quiet":
-            _log.warning("%s", text)
+        self._say(text)
 
     def _warn_once(self, text: str) -> None:
         if text not in self._warned:
             self._warned.add(text)
+            self._say(text)
+
+    def _say(self, text: str) -> None:
+        if self.options.on_problem != "quiet":
             _log.warning("%s", text)
 
 
@@ -184,7 +179,7 @@ def enable(
     method = _core.Method(cache, family, target, guards)
     _check(pipe, modules, method)
     dtype = None if keep == "f32" else next(modules[0].parameters()).dtype
-    return _enable(pipe, modules, method, Options(_bytes(memory), dtype, on_problem))
+    return _enable(pipe, modules, Session(pipe, method, Options(_bytes(memory), dtype, on_problem)))
 
 
 def disable(pipe: Any) -> None:
@@ -227,16 +222,18 @@ def trace(pipe: Any, path: str | os.PathLike[str], *, lags: int = 8, **call: Any
     """Runs a pipeline once with everything computed, and writes what was measured of its steps and branches.
 
     `call` is what the pipeline is called with; what it returns is returned. `navicache.Trace.load` and the command
-    line read the file. Methods that ask about blocks cannot be played against it.
+    line read the file. Methods that ask about blocks cannot be played against it. What was enabled is so again after.
     """
-    modules = _transformers(pipe)
+    modules, before = _transformers(pipe), _of_pipe.get(pipe)
     method = _core.Method.recorder(family_of(pipe), lags)
-    session = _enable(pipe, modules, method, Options(2**62, None, "warn"))
+    session = _enable(pipe, modules, Session(pipe, method, Options(2**62, None, "warn")))
     try:
         output = pipe(**call)
         text = session.trace(str(call.get("prompt") or ""))
     finally:
         disable(pipe)
+        if before is not None:
+            _enable(pipe, modules, before)
     write_whole(Path(path), text)
     return output
 
@@ -269,14 +266,13 @@ def refused(pipe: Any, cache: str, family: str | None = None) -> str | None:
     return None
 
 
-def _enable(pipe: Any, modules: list[nn.Module], method: _core.Method, options: Options) -> Session:
+def _enable(pipe: Any, modules: list[nn.Module], session: Session) -> Session:
     disable(pipe)
-    session = Session(pipe, method, options)
     _of_pipe[pipe] = session
     for module in modules:
         _of_module[module] = session
         _replace_class(module)
-    if "spans" in _needs(modules[0], method):
+    if "spans" in _needs(modules[0], session.method):
         for block in [block for module in modules for block in modules_of(module)]:
             _of_block[block] = session
             _replace_class(block)
@@ -309,7 +305,7 @@ def _watched(of: type) -> type:
     def _reset_stateful_cache(self: Any, *args: Any, **kwargs: Any) -> Any:
         session = _of_module.get(self)
         if session is not None:
-            session.reset()
+            session.release()
         return base._reset_stateful_cache(self, *args, **kwargs)
 
     def __deepcopy__(self: Any, memo: dict[int, Any]) -> Any:  # noqa: N807
