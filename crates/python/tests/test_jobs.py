@@ -56,6 +56,9 @@ def test_a_job_is_made_once_and_again_when_it_changes(tmp_path):
     assert (tmp_path / "00000.mp4").stat().st_mtime_ns == before, "it was made twice"
     [other] = jobs.read_jobs([{"prompt": PROMPT, "steps": 3}], {"cache": "none"})
     assert jobs.finished(tmp_path, other, "demo") is None
+    for load in ({"loras": ["a.safetensors:0.5"]}, {"dtype": "bf16"}, {"transformer": tmp_path / "b.safetensors"}):
+        assert jobs.finished(tmp_path, job, "demo", load) is None, load
+    assert jobs.finished(tmp_path, job, "demo", {"device": "cpu", "memory": "2GiB", "dtype": None}) == report
     (tmp_path / "00000.mp4").unlink()
     assert jobs.finished(tmp_path, job, "demo") is None
     (tmp_path / "00000.json").write_text("{")

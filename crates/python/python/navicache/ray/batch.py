@@ -91,7 +91,7 @@ def generate(
     with Journal(out) as journal:
         pending: deque[Job] = deque()
         for job in todo:
-            report = finished(out, job, model)
+            report = finished(out, job, model, load)
             if report is None:
                 pending.append(job)
             else:

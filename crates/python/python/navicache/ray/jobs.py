@@ -18,6 +18,10 @@ from navicache.options import PathLike
 from navicache.report import Report
 
 
+# Options of `navicache.Pipeline` that a video does not depend on.
+_PLACE = ("device", "memory")
+
+
 @dataclass(frozen=True)
 class Job:
     """A video of a batch."""
@@ -28,10 +32,13 @@ class Job:
     options: dict[str, Any] = field(default_factory=dict)
     """As :func:`navicache.generate` takes them."""
 
-    def digest(self, model: str) -> str:
-        """What the video depends on: its request and the model's name. A video is made again when it changes."""
+    def digest(self, model: str, load: Mapping[str, Any] | None = None) -> str:
+        """What the video depends on: its request, the model's name, and how it is opened. When it changes, the video is
+        made again. Where it runs, and in how much memory, is none of it."""
         request = native.request(self.prompt, self.options)  # type: ignore[arg-type]
-        return hashlib.sha256(f"{model}\n{request}".encode()).hexdigest()
+        opened = {key: value for key, value in (load or {}).items() if key not in _PLACE and value is not None}
+        text = f"{model}\n{request}\n{json.dumps(opened, sort_keys=True, default=os.fspath)}"
+        return hashlib.sha256(text.encode()).hexdigest()
 
 
 def read_jobs(jobs: PathLike | Iterable[Mapping[str, Any] | Job], defaults: Mapping[str, Any]) -> list[Job]:
@@ -75,25 +82,25 @@ class Maker:
     """Makes jobs with one open model, on whatever process it lives in."""
 
     def __init__(self, out: PathLike, model: str, load: Mapping[str, Any] | None = None) -> None:
-        self.out, self.model = Path(out), model
+        self.out, self.model, self.load = Path(out), model, load
         self.pipeline = native.Pipeline(model, **(load or {}))  # type: ignore[arg-type]
 
     def make(self, job: Job) -> Report:
         """Makes a job, unless its files are there. Files are written whole: doing it twice does no harm."""
-        done = finished(self.out, job, self.model)
+        done = finished(self.out, job, self.model, self.load)
         if done is not None:
             return done
         video = native.generate(self.pipeline, job.prompt, output=self.out / f"{job.name}.mp4", **job.options)
-        report = Report(video.report, job={"name": job.name, "digest": job.digest(self.model)})
+        report = Report(video.report, job={"name": job.name, "digest": job.digest(self.model, self.load)})
         report.save(self.out / f"{job.name}.json")
         return report
 
 
-def finished(out: Path, job: Job, model: str) -> Report | None:
-    """The report of a job whose files are there, made from the same request."""
+def finished(out: Path, job: Job, model: str, load: Mapping[str, Any] | None = None) -> Report | None:
+    """The report of a job whose files are there, made from the same request by the same model."""
     try:
         report = Report(json.loads((out / f"{job.name}.json").read_text(encoding="utf-8")))
-        is_same = report["job"]["digest"] == job.digest(model)
+        is_same = report["job"]["digest"] == job.digest(model, load)
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return report if is_same and (out / f"{job.name}.mp4").exists() else None
