@@ -25,7 +25,7 @@ import torch
 from comfy.patcher_extension import WrappersMP
 
 import navicache
-from navicache import _core
+from navicache import _core, families
 from navicache.forward import Forward, Unfit
 from navicache.report import Report
 
@@ -85,11 +85,18 @@ def family_of(model: Any) -> str:
     config = model.model.model_config.unet_config
     image_model, kind = config.get("image_model"), config.get("model_type")
     if image_model == "hunyuan_video":
-        return "hunyuanvideo"
-    if image_model == "wan2.1" and kind == "t2v":
-        return "wan-t2v-14b" if config.get("num_layers") == 40 else "wan-t2v-1.3b"
-    if image_model == "wan2.1" and kind == "i2v":
-        return "wan-i2v-480p"
+        return families.HUNYUANVIDEO
+    if image_model == "wan2.1" and kind in ("t2v", "i2v"):
+        # Of Wan2.2's two transformers for text each is sampled alone, and looks as Wan2.1's does.
+        channels = config.get("in_dim", 16), config.get("out_dim", 16)
+        return families.wan(
+            layers=config.get("num_layers", 0),
+            channels=channels,
+            sees_clip=kind == "i2v",
+            experts=1,
+            is_5b=channels == (48, 48),
+            shift=None,
+        )
     return image_model or type(model.model).__name__
 
 

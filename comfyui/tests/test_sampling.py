@@ -184,6 +184,23 @@ def test_what_cannot_run_is_refused(model):
         nodes["NaviCache"]().patch(model, "navicache", "mid", 0.0, "", "nothing")
 
 
+@pytest.mark.parametrize(
+    ("config", "family"),
+    [
+        ({}, "wan-t2v-1.3b"),
+        ({"num_layers": 40}, "wan-t2v-14b"),
+        ({"num_layers": 40, "model_type": "i2v", "in_dim": 36}, "wan-i2v-480p"),
+        ({"num_layers": 40, "in_dim": 36}, "wan2.2-i2v-a14b"),
+        ({"in_dim": 48, "out_dim": 48}, "wan2.2-ti2v-5b"),
+        ({"image_model": "hunyuan_video"}, "hunyuanvideo"),
+        ({"image_model": "ltxv"}, "ltxv"),
+    ],
+)
+def test_the_family_is_read_from_the_configuration(model, monkeypatch, config, family):
+    monkeypatch.setattr(model.model.model_config, "unet_config", {**CONFIG, **config})
+    assert sys.modules["navicache_nodes.adapter"].family_of(model) == family
+
+
 def test_the_workflow_gives_every_node_what_it_takes():
     graph = json.loads((PACK / "workflow.json").read_text())
     ours = [node for node in graph.values() if node["class_type"] in nodes]

@@ -303,6 +303,32 @@ def test_what_cannot_help_or_did_not_is_said(caplog: pytest.LogCaptureFixture) -
     assert warned(free("easycache", 1e-9), 12) == ["0 of 12 steps reused: the threshold never allowed it"]
 
 
+# Whose presets
+
+
+def test_families_are_the_engines() -> None:
+    """Names are those of the engine's `published.rs`."""
+    small: Any = {"in_channels": 12, "image_dim": 16, "added_kv_proj_dim": 24}
+    for pipe, family in [
+        (tiny.wan(), "wan-t2v-1.3b"),
+        (tiny.wan(**small), "wan-i2v-480p"),
+        (tiny.wan(experts=2), "wan2.2-t2v-a14b"),
+        (tiny.wan(experts=2, in_channels=12), "wan2.2-i2v-a14b"),
+        (tiny.hunyuan(), "hunyuanvideo"),
+        (tiny.cogvideox(), "cogvideox-2b"),
+    ]:
+        assert nc.family_of(pipe) == family
+    pipe = tiny.wan()
+    pipe.register_to_config(expand_timesteps=True)
+    assert nc.family_of(pipe) == "wan2.2-ti2v-5b"
+    pipe = tiny.wan(**small)
+    pipe.scheduler = tiny.scheduler(shift=5.0)
+    assert nc.family_of(pipe) == "wan-i2v-720p"
+    # Presets are there by these names.
+    assert nc.refused(tiny.wan(experts=2), "magcache:mid") is None
+    assert nc.refused(tiny.cogvideox(), "navicache:mid") is None
+
+
 # What an object is
 
 
@@ -331,11 +357,12 @@ def test_what_cannot_run_is_refused_with_the_reason() -> None:
         (cog, "fbcache,threshold=0.1", "not CogVideoXBlock"),
         (pipe, "pab:mid", "parts of blocks"),
         (cog, "stride,threshold=0.1,warmup_steps=3,reuse=corrected", "steps cannot be left to CogVideoXDDIMScheduler"),
-        (cog, "navicache:mid", "no preset"),
-        (cog, "navicache", "must be given"),
     ]:
         with pytest.raises(ValueError, match=part):
             nc.enable(given, cache)
+    for cache, part in [("navicache:mid", "no preset"), ("navicache", "must be given")]:
+        with pytest.raises(ValueError, match=part):
+            nc.enable(cog, cache, family="mochi")
     with pytest.raises(ValueError, match="memory '2 apples'"):
         nc.enable(pipe, "navicache:mid", memory="2 apples")
     pipe.transformer.enable_cache(_first_block_cache())

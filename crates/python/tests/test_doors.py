@@ -71,7 +71,7 @@ def by_engine(model: Any, cache: str) -> Any:
 @pytest.mark.slow
 def test_both_doors_decide_the_same(folder: Any, pipe: Any) -> None:
     model = navicache.Pipeline(folder)
-    assert nc.family_of(pipe) == model.defaults["presets"] if "presets" in model.defaults else True
+    assert nc.family_of(pipe) == model.defaults["presets"]
     reusing = 0
     for cache in CACHES:
         if (reason := nc.refused(pipe, cache)) is not None:

@@ -26,7 +26,7 @@ def test_the_package_and_its_use_are_well_typed(tmp_path):
 
 SOURCE = HERE.parent / "python"
 # Those that import a framework are checked where it is.
-MODULES = ["native", "offline", "report", "errors", "options"]
+MODULES = ["families", "native", "offline", "report", "errors", "options"]
 
 
 def test_the_package_itself_is_well_typed(tmp_path):

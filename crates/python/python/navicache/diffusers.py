@@ -24,7 +24,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from navicache import _core, solvers
+from navicache import _core, families, solvers
 from navicache.blocks import Spans, blocks_of, modules_of, refusal
 from navicache.generation import Generation
 from navicache.report import Report, write_whole
@@ -240,21 +240,26 @@ def trace(pipe: Any, path: str | os.PathLike[str], *, lags: int = 8, **call: Any
 
 def family_of(pipe: Any) -> str:
     """The family of models that presets are looked up by; for what was not measured, the transformer's class."""
-    transformer = _transformers(pipe)[0]
-    name = _plain_name(transformer)
+    modules = _transformers(pipe)
+    name, config = _plain_name(modules[0]), modules[0].config
     if name == "HunyuanVideoTransformer3DModel":
-        return "hunyuanvideo"
-    if name != "WanTransformer3DModel":
-        return name
-    config, of_pipe = transformer.config, pipe.config
-    if getattr(of_pipe, "expand_timesteps", False):
-        return "wan2.2-ti2v-5b"
-    if len(_transformers(pipe)) > 1 or getattr(of_pipe, "boundary_ratio", None) is not None:
-        return "wan2.2"
-    if getattr(config, "image_dim", None) is not None:
-        shift = getattr(pipe.scheduler.config, "flow_shift", None) or 3.0
-        return "wan-i2v-720p" if shift >= 5.0 else "wan-i2v-480p"
-    return "wan-t2v-14b" if getattr(config, "num_layers", 0) == 40 else "wan-t2v-1.3b"
+        return families.HUNYUANVIDEO
+    if name == "WanTransformer3DModel":
+        return families.wan(
+            layers=config.num_layers,
+            channels=(config.in_channels, config.out_channels),
+            sees_clip=config.image_dim is not None,
+            experts=2 if getattr(pipe.config, "boundary_ratio", None) is not None else len(modules),
+            is_5b=bool(getattr(pipe.config, "expand_timesteps", False)),
+            shift=pipe.scheduler.config.get("flow_shift"),
+        )
+    if name == "CogVideoXTransformer3DModel":
+        return families.cogvideox(
+            channels=(config.in_channels, config.out_channels),
+            is_second=config.patch_size_t is not None,
+            is_rotary=config.use_rotary_positional_embeddings,
+        )
+    return name
 
 
 def refused(pipe: Any, cache: str, family: str | None = None) -> str | None:
