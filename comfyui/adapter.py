@@ -13,7 +13,6 @@ Decisions, and what is kept for them, are Rust's (`navicache._core.Session`).
 
 from __future__ import annotations
 
-import json
 import logging
 import tempfile
 import time
@@ -26,12 +25,14 @@ from comfy.patcher_extension import WrappersMP
 
 import navicache
 from navicache import _core, families
-from navicache.forward import Forward, Unfit
-from navicache.report import Report
+from navicache.forward import Forward, Unfit, leading
+from navicache.report import Report, of_session
 
 KEY = "navicache"
 _log = logging.getLogger(KEY)
 
+# What may go wrong on our side; the sampling goes on without us then.
+_PROBLEMS = (Unfit, RuntimeError, ValueError)
 # A branch's place among the conditions of a step: positive first, then negative.
 _NAMES = {0: "cond", 1: "uncond"}
 # How close two noise levels are that are one.
@@ -107,13 +108,11 @@ def _outer_sample(method: _core.Method, runs: Runs, executor: Any, *args: Any, *
     run = Sampling(method, guider.model_patcher.model.model_sampling, sigmas)
     guider.model_options["transformer_options"][KEY] = run
     try:
-        made = executor(*args, **kwargs)
-        run.finish()
-        return made
+        return executor(*args, **kwargs)
     finally:
         guider.model_options = before
         run.finish()
-        runs.report, runs.trace = run.report(), run.trace()
+        runs.report, runs.trace = run.report, run.trace()
 
 
 def _calc_cond_batch(executor: Any, *args: Any, **kwargs: Any) -> Any:
@@ -161,7 +160,7 @@ class Sampling:
         self.added: dict[Any, torch.Tensor] = {}
         self.shown: torch.Tensor | None = None
         self.seconds: list[tuple[float, list[float]]] = []
-        self.reported: dict[str, Any] | None = None
+        self.report: Report | None = None
         self.recorded: str | None = None
 
     # An evaluation
@@ -186,16 +185,16 @@ class Sampling:
     def call(self, compute: Any, x: torch.Tensor, uuids: list[Any], kinds: list[int]) -> Any:
         """A call of the model on a batch of conditions: computed, or approximated."""
         parts = x.chunk(len(uuids))
-        if self.is_repeat:
-            if self.is_reused and all(uuid in self.added for uuid in uuids):
-                return torch.cat([self.leading(part) + self.added[uuid] for part, uuid in zip(parts, uuids, strict=True)])
+        if self.is_repeat and not (self.is_reused and all(uuid in self.added for uuid in uuids)):
             return compute()
         try:
+            if self.is_repeat:
+                return torch.cat([self.leading(part) + self.added[uuid] for part, uuid in zip(parts, uuids, strict=True)])
             if not self.is_open:
                 self.open(parts[0])
             if self.is_reused:
                 return torch.cat([self.approximated(part, uuid) for part, uuid in zip(parts, uuids, strict=True)])
-        except (Unfit, RuntimeError, ValueError) as problem:
+        except _PROBLEMS as problem:
             self.give_up(str(problem))
             return compute()
         made = compute()
@@ -203,7 +202,7 @@ class Sampling:
             if not isinstance(made, torch.Tensor):
                 raise Unfit(f"the model returns {type(made).__name__}, expected one tensor: other streams are not supported")
             self.take(made.chunk(len(uuids)), uuids, kinds)
-        except (Unfit, RuntimeError, ValueError) as problem:
+        except _PROBLEMS as problem:
             self.give_up(str(problem))
         return made
 
@@ -263,7 +262,7 @@ class Sampling:
             self.is_open = False
             if self.step + 1 == len(self.steps):
                 self.session.release()
-        except (Unfit, RuntimeError, ValueError) as problem:
+        except _PROBLEMS as problem:
             self.give_up(str(problem))
 
     def first_step(self) -> None:
@@ -299,8 +298,7 @@ class Sampling:
 
     def leading(self, x: torch.Tensor) -> torch.Tensor:
         """What goes in, of the shape of what comes out, in the model's own format."""
-        shape = self.forward.shape
-        return x if shape is None else x[tuple(slice(0, size) for size in shape)]
+        return x if self.forward.shape is None else leading(x, self.forward.shape)
 
     # The end
 
@@ -316,35 +314,38 @@ class Sampling:
         _log.warning("%s", text)
 
     def finish(self) -> None:
-        """The sampling is over: what was measured last is read, and every tensor let go of."""
-        self.is_over = True
-        if self.session is not None and self.reported is None and self.recorded is None:
-            self.session.release()
-            if self.method.name == "trace":
-                if len(self.seconds) == len(self.steps):
-                    self.recorded = self.session.trace(Forward(), "ComfyUI", "", 0)
-            else:
-                self.reported = json.loads(self.session.finish(Forward(), self.seconds))
+        """The sampling is over: what was measured last is read, and every tensor let go of.
+
+        Raises nothing: what was sampled is there, and an error that the sampler raised is on its way.
+        """
+        session, self.is_over = self.session, True
         self.session, self.forward, self.shown = None, Forward(), None
         self.computed, self.added = {}, {}
+        if session is None:
+            return
+        is_done = len(self.seconds) == len(self.steps)
+        try:
+            session.release()
+            if self.method.name != "trace":
+                self.report = self.reported(session, "done" if is_done else "interrupted")
+            elif is_done:
+                self.recorded = session.trace(Forward(), "ComfyUI", "", 0)
+        except _PROBLEMS as problem:
+            self.warn(f"{problem}; there is no report of this sampling")
 
-    def report(self) -> Report | None:
+    def reported(self, session: _core.Session, ended: str) -> Report:
         """What the sampling did, as docs/report.md says it."""
-        if self.reported is None:
-            return None
-        denoise = sum(step for step, _ in self.seconds)
-        report = Report(self.reported)
-        report["warnings"] = self.warnings + report["warnings"]
-        report["totals"]["store_bytes"] = self.bill
-        report["totals"]["seconds"] = {"denoise": denoise, "total": denoise}
-        report.update(
+        return of_session(
+            session.finish(Forward(), self.seconds),
+            store_bytes=self.bill,
+            denoise=sum(step for step, _ in self.seconds),
+            warnings=self.warnings,
             model="ComfyUI",
             request={"steps": len(self.steps)},
             source="comfyui",
-            ended="done" if len(self.seconds) == len(self.steps) else "interrupted",
+            ended=ended,
             machine={"torch": torch.__version__, "navicache": _core.__version__},
         )
-        return report
 
     def trace(self) -> navicache.Trace | None:
         """What a recorder measured."""

@@ -184,6 +184,24 @@ def test_what_cannot_run_is_refused(model):
         nodes["NaviCache"]().patch(model, "navicache", "mid", 0.0, "", "nothing")
 
 
+def test_a_sample_outlives_a_report_that_fails(model, monkeypatch, caplog):
+    from navicache.forward import Forward
+
+    patched, run = cached(model, 0.3)
+    expected = sample(patched)
+    assert run.report is not None
+    read = Forward.read
+
+    def fails_at_the_end(self, scalars):
+        if self.shown is None:  # no step is under way
+            raise RuntimeError("nothing can be read")
+        return read(self, scalars)
+
+    monkeypatch.setattr(Forward, "read", fails_at_the_end)
+    assert torch.equal(sample(patched), expected)
+    assert run.report is None and "nothing can be read; there is no report of this sampling" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("config", "family"),
     [

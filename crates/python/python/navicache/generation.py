@@ -6,7 +6,6 @@ What is asked, kept and decided is the session's business (Rust); the tensors ar
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 import weakref
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 from navicache import _core, run, solvers
 from navicache.blocks import Spans, blocks_of, patch_of, predicted_shape, refusal
 from navicache.forward import Forward, Unfit, leading
+from navicache.report import Report, of_session
 from navicache.run import Unclear
 
 # What may go wrong on our side; the run goes on without us then.
@@ -62,7 +62,7 @@ class Generation:
         self.spans: Spans | None = None
         self.ended = "interrupted"  # until it is done
         self.is_over = False
-        self.reported: dict[str, Any] | None = None
+        self.reported: Report | None = None
         self.first = self.count = 0
         self.guided = False
         self.known: list[str] | None = None  # the run's branches, once its first step is over
@@ -306,21 +306,21 @@ class Generation:
 
     # What is left of it
 
-    def report(self) -> dict[str, Any] | None:
+    def report(self) -> Report | None:
         """What the run did; read from the device when it is asked for. `None` where nothing of it was begun."""
         if self.reported is None and self.session is not None and self.is_over:
             seconds = [
                 (begun.until(ended), [a.until(b) for a, b in branches]) for begun, ended, branches in self.seconds
             ]
-            reported: dict[str, Any] = json.loads(self.session.finish(Forward(), seconds))
-            for warning in reported["warnings"]:
+            self.reported = of_session(
+                self.session.finish(Forward(), seconds),
+                store_bytes=self.bill,
+                denoise=sum(step for step, _ in seconds),
+                warnings=self.warnings,
+                **self.about(),
+            )
+            for warning in self.reported.warnings[len(self.warnings) :]:
                 self.warn(warning)
-            denoise = sum(step for step, _ in seconds)
-            reported["warnings"] = self.warnings + reported["warnings"]
-            reported["totals"]["store_bytes"] = self.bill
-            reported["totals"]["seconds"] = {"denoise": denoise, "total": denoise}
-            reported.update(self.about())
-            self.reported = reported
         return self.reported
 
     def trace(self, prompt: str) -> str:

@@ -50,6 +50,23 @@ class Report(dict[str, Any]):
         return f"{self.strip}\n{computed} forwards computed{mixed}, {reused} reused"
 
 
+def of_session(finished: str, *, store_bytes: int, denoise: float, warnings: list[str], **about: Any) -> Report:
+    """The report of a loop that is not the engine's.
+
+    * `finished` - what its session says of it, as JSON
+    * `store_bytes` - that were kept at most
+    * `denoise` - seconds of all steps; such a loop has no other stage
+    * `warnings` - that were given before the end
+    * `about` - what only who led it knows: model, request, source, ended, machine
+    """
+    report = Report(json.loads(finished))
+    report["warnings"] = warnings + report["warnings"]
+    report["totals"]["store_bytes"] = store_bytes
+    report["totals"]["seconds"] = {"denoise": denoise, "total": denoise}
+    report.update(about)
+    return report
+
+
 def write_whole(path: Path, text: str) -> None:
     """Writes a file under another name first, so that it is there whole or not at all."""
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
