@@ -14,9 +14,7 @@ Decisions, and what is kept for them, are Rust's (`navicache._core.Session`).
 from __future__ import annotations
 
 import logging
-import tempfile
 import time
-from pathlib import Path
 from typing import Any
 
 import comfy.model_patcher
@@ -112,7 +110,7 @@ def _outer_sample(method: _core.Method, runs: Runs, executor: Any, *args: Any, *
     finally:
         guider.model_options = before
         run.finish()
-        runs.report, runs.trace = run.report, run.trace()
+        runs.report, runs.trace = run.report, run.trace
 
 
 def _calc_cond_batch(executor: Any, *args: Any, **kwargs: Any) -> Any:
@@ -161,7 +159,7 @@ class Sampling:
         self.shown: torch.Tensor | None = None
         self.seconds: list[tuple[float, list[float]]] = []
         self.report: Report | None = None
-        self.recorded: str | None = None
+        self.trace: navicache.Trace | None = None
 
     # An evaluation
 
@@ -329,7 +327,7 @@ class Sampling:
             if self.method.name != "trace":
                 self.report = self.reported(session, "done" if is_done else "interrupted")
             elif is_done:
-                self.recorded = session.trace(Forward(), "ComfyUI", "", 0)
+                self.trace = navicache.Trace(session.trace(Forward(), "ComfyUI", "", 0))
         except _PROBLEMS as problem:
             self.warn(f"{problem}; there is no report of this sampling")
 
@@ -346,12 +344,3 @@ class Sampling:
             ended=ended,
             machine={"torch": torch.__version__, "navicache": _core.__version__},
         )
-
-    def trace(self) -> navicache.Trace | None:
-        """What a recorder measured."""
-        if self.recorded is None:
-            return None
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "trace.jsonl"
-            path.write_text(self.recorded, encoding="utf-8")
-            return navicache.Trace.load(path)

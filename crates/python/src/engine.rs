@@ -117,10 +117,18 @@ impl Pipeline {
     }
 }
 
+/// The number of bytes that `memory` stands for.
+#[pyfunction]
+pub fn bytes_of(py: Python<'_>, memory: Bytes) -> PyResult<u64> {
+    memory.number().map_err(|failure| failure.raised(py))
+}
+
 /// A number of bytes, or a text such as `12GiB`.
 #[derive(FromPyObject)]
-enum Bytes {
+pub enum Bytes {
+    /// As it is.
     Number(u64),
+    /// With a unit.
     Text(String),
 }
 

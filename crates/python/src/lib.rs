@@ -16,7 +16,7 @@ mod _core {
     use super::*;
 
     #[pymodule_export]
-    use super::engine::{Pipeline, inspect, methods, models, request_fields, use_threads};
+    use super::engine::{Pipeline, bytes_of, inspect, methods, models, request_fields, use_threads};
     #[pymodule_export]
     use super::job::{Job, Video};
     #[pymodule_export]
@@ -24,7 +24,7 @@ mod _core {
     #[pymodule_export]
     use super::metrics::compare;
     #[pymodule_export]
-    use super::offline::{Trace, predict, replay, save_preset, seconds_saved, tune};
+    use super::offline::{Trace, predict, replay, save_preset, seconds_saved, tune, write_whole};
 
     #[pymodule_export]
     use super::session::Session;

@@ -12,7 +12,7 @@ use navicache_engine::replay::trace::{Recorder, Trace as Recording};
 use navicache_engine::replay::tune::{self as tuning, Target};
 use navicache_engine::report::{self, StepReport};
 use navicache_engine::trace::{self, Recorded};
-use navicache_engine::{Error, preset};
+use navicache_engine::{Error, WholeFile, preset};
 use pyo3::prelude::*;
 use serde_json::{Value, json};
 
@@ -24,7 +24,7 @@ const SIGNALS: Duration = Duration::from_millis(50);
 
 /// What a run that computed everything measured.
 #[pyclass(frozen, module = "navicache._core")]
-pub struct Trace(Recording);
+pub struct Trace(pub(crate) Recording);
 
 #[pymethods]
 impl Trace {
@@ -175,6 +175,15 @@ pub fn predict(py: Python<'_>, files: Vec<PathBuf>, caches: Vec<String>) -> PyRe
             })?);
         }
         Ok(json!(scores).to_string())
+    })
+}
+
+/// Writes a file of text, whole or not at all.
+#[pyfunction]
+pub fn write_whole(py: Python<'_>, path: PathBuf, text: &str) -> PyResult<()> {
+    detached(py, || {
+        let file = WholeFile::create(&path).map_err(Error::from)?;
+        Ok(file.finish_with(text.as_bytes()).map_err(Error::from)?)
     })
 }
 

@@ -23,6 +23,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyList;
 
 use crate::method::{Configured, Method, Shared, named, run, value_error};
+use crate::offline::Trace;
 
 /// A value of Python's: what is measured, kept and added up.
 type Value = Arc<Py<PyAny>>;
@@ -250,12 +251,12 @@ impl Session {
         Ok(led.report(&records, &seconds).to_string())
     }
 
-    /// Ends the generation that a recorder has led: the text of its trace.
-    fn trace(&self, holder: &Bound<'_, PyAny>, model: String, prompt: String, seed: u64) -> PyResult<String> {
+    /// Ends the generation that a recorder has led: its trace.
+    fn trace(&self, holder: &Bound<'_, PyAny>, model: String, prompt: String, seed: u64) -> PyResult<Trace> {
         let mut led = self.led()?;
         let steps = led.finish(holder)?.iter().map(|record| StepReport::of(&led.run, 0, record, 0.0, &[])).collect();
         let about = trace::About { model, prompt, seed, made: None };
-        Ok(trace::to_text(&trace::recorded(about, &led.run, led.method.lags(), steps)))
+        Ok(Trace(trace::recorded(about, &led.run, led.method.lags(), steps)))
     }
 }
 

@@ -363,7 +363,7 @@ def test_what_cannot_run_is_refused_with_the_reason() -> None:
     for cache, part in [("navicache:mid", "no preset"), ("navicache", "must be given")]:
         with pytest.raises(ValueError, match=part):
             nc.enable(cog, cache, family="mochi")
-    with pytest.raises(ValueError, match="memory '2 apples'"):
+    with pytest.raises(ValueError, match='memory "2 apples"'):
         nc.enable(pipe, "navicache:mid", memory="2 apples")
     pipe.transformer.enable_cache(_first_block_cache())
     with pytest.raises(ValueError, match="diffusers' own cache"):

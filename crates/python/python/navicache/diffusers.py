@@ -18,7 +18,6 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -27,7 +26,7 @@ from torch import nn
 from navicache import _core, families, solvers
 from navicache.blocks import Spans, blocks_of, modules_of, refusal
 from navicache.generation import Generation
-from navicache.report import Report, write_whole
+from navicache.report import Report
 
 _log = logging.getLogger("navicache")
 
@@ -84,8 +83,8 @@ class Session:
             self._run.finish("interrupted")
             self._close_if_done()
 
-    def trace(self, prompt: str) -> str:
-        """The text of the trace that the run left, under a recorder."""
+    def trace(self, prompt: str) -> _core.Trace:
+        """The trace that the run left, under a recorder."""
         run = self._run
         if run is None or run.ended != "done":
             raise ValueError("the run did not come to its end: nothing was recorded")
@@ -179,7 +178,7 @@ def enable(
     method = _core.Method(cache, family, target, guards)
     _check(pipe, modules, method)
     dtype = None if keep == "f32" else next(modules[0].parameters()).dtype
-    return _enable(pipe, modules, Session(pipe, method, Options(_bytes(memory), dtype, on_problem)))
+    return _enable(pipe, modules, Session(pipe, method, Options(_core.bytes_of(memory), dtype, on_problem)))
 
 
 def disable(pipe: Any) -> None:
@@ -229,12 +228,12 @@ def trace(pipe: Any, path: str | os.PathLike[str], *, lags: int = 8, **call: Any
     session = _enable(pipe, modules, Session(pipe, method, Options(2**62, None, "warn")))
     try:
         output = pipe(**call)
-        text = session.trace(str(call.get("prompt") or ""))
+        recorded = session.trace(str(call.get("prompt") or ""))
     finally:
         disable(pipe)
         if before is not None:
             _enable(pipe, modules, before)
-    write_whole(Path(path), text)
+    recorded.save(path)
     return output
 
 
@@ -406,17 +405,3 @@ def _session(pipe: Any) -> Session:
     if session is None:
         raise ValueError("navicache is not enabled on this pipeline: navicache.enable(pipe, ...) first")
     return session
-
-
-def _bytes(memory: int | str) -> int:
-    if isinstance(memory, int):
-        return memory
-    units = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
-    for unit in sorted(units, key=len, reverse=True):
-        number = memory.removesuffix(unit).strip()
-        if memory.endswith(unit):
-            try:
-                return int(float(number) * units[unit])
-            except ValueError:
-                break
-    raise ValueError(f"memory {memory!r}: expected a number of bytes, or text as in '2GiB'")

@@ -323,8 +323,8 @@ class Generation:
                 self.warn(warning)
         return self.reported
 
-    def trace(self, prompt: str) -> str:
-        """The text of the run's trace, under a recorder."""
+    def trace(self, prompt: str) -> _core.Trace:
+        """The run's trace, under a recorder."""
         assert self.session is not None
         return self.session.trace(Forward(), self.model, prompt, 0)
 

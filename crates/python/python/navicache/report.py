@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from pathlib import Path
 from typing import Any
 
 from navicache import _core
@@ -41,7 +40,7 @@ class Report(dict[str, Any]):
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes it as JSON, whole or not at all."""
-        write_whole(Path(path), json.dumps(self, indent=2, sort_keys=True) + "\n")
+        _core.write_whole(path, json.dumps(self, indent=2, sort_keys=True) + "\n")
 
     def __str__(self) -> str:
         totals = self["totals"]
@@ -65,17 +64,3 @@ def of_session(finished: str, *, store_bytes: int, denoise: float, warnings: lis
     report["totals"]["seconds"] = {"denoise": denoise, "total": denoise}
     report.update(about)
     return report
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Writes a file under another name first, so that it is there whole or not at all."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with open(part, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
