@@ -6,8 +6,7 @@ use std::time::Instant;
 
 use bytesize::ByteSize;
 use candle_core::Tensor;
-use navicache_control::cache::watch::Mode;
-use navicache_control::cache::{self, CacheConfig, CacheError, CacheMemory, Guarded, Method, Run};
+use navicache_control::cache::{self, CacheError, CacheMemory, Guarded, Method, Run};
 use navicache_control::guidance::Branch;
 use navicache_control::schedule::Step;
 use navicache_media::video::{self, Scale};
@@ -427,9 +426,7 @@ pub(crate) fn start(
     let refused = |reason| CacheError::Options { method: method.name().to_string(), reason };
     let policy = method.try_start(&run).map_err(refused)?;
     policy.asks().check_solver(request.solver).map_err(refused)?;
-    // A strip that is to run again is not to be improved on.
-    let is_forced = matches!(&request.cache, CacheConfig::Schedule(_)) && request.guard == Mode::Act;
-    let policy = policy.watched(if is_forced { Mode::Warn } else { request.guard }, method);
+    let policy = policy.watched(request.cache.guarded(request.guard), method);
     let memory = pipeline.cache_memory(policy.asks(), &run, request, denoiser);
     Ok(Started { run, policy, memory })
 }

@@ -58,9 +58,7 @@ impl Configured {
             }
         };
         let guards: Mode = guards.parse().map_err(|e: String| format!("guards {guards:?}: {e}"))?;
-        // A strip that is to run again is not to be improved on.
-        let is_forced = matches!(&config, CacheConfig::Schedule(_)) && guards == Mode::Act;
-        let guards = if is_forced { Mode::Warn } else { guards };
+        let guards = config.guarded(guards);
         Ok(Configured {
             family: family.to_string(),
             kind: Kind::Cache(Box::new(Cache { spec, config, target })),
@@ -223,12 +221,6 @@ impl Method {
     #[getter]
     fn caches(&self) -> bool {
         self.0.caches()
-    }
-
-    /// How many of the first and of the last steps it computes whatever is measured.
-    fn guarded(&self, steps: usize) -> (usize, usize) {
-        let guard = self.0.guard(steps);
-        (guard.first_steps, guard.last_steps)
     }
 
     /// What there is to say before a run of so many steps.

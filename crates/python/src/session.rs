@@ -139,11 +139,6 @@ impl Session {
         Ok(CacheMemory::new(asks, led.run.branches.len(), latents, features, led.run.block_count()).bytes)
     }
 
-    /// The names of the branches, as far as they are known.
-    fn branches(&self) -> PyResult<Vec<String>> {
-        Ok(self.led()?.walk()?.run().branches.iter().map(|branch| branch.name().into_owned()).collect())
-    }
-
     /// Another network takes over at a step that was not begun yet.
     fn begin_segment(&self, step: usize) -> PyResult<()> {
         self.led()?.walk_mut()?.begin_segment(step);

@@ -6,6 +6,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::watch::Mode;
 use super::{Method, presets};
 use crate::nearest::did_you_mean;
 
@@ -128,6 +129,14 @@ impl CacheConfig {
         described["options"] = options.into();
         described["presets"] = Value::Object(families.iter().map(of_family).collect());
         described
+    }
+
+    /// What guards may do, where so much was asked for: a strip that is to run again is not to be improved on.
+    pub fn guarded(&self, asked: Mode) -> Mode {
+        match (self, asked) {
+            (CacheConfig::Schedule(_), Mode::Act) => Mode::Warn,
+            _ => asked,
+        }
     }
 
     /// Refuses numbers that make no sense.
@@ -438,6 +447,14 @@ mod tests {
         says("pab,self_range=0", "expected 1 or more");
         says("schedule,strip=..|SS|", "nothing was computed");
         says("schedule,strip=SS|mS|", "only whole branches");
+    }
+
+    #[test]
+    fn guards_act_on_everything_but_a_strip() {
+        let strip = resolve("schedule,strip=SS|SS|..|SS|").unwrap();
+        let found = [Mode::Act, Mode::Warn, Mode::Off].map(|asked| strip.guarded(asked));
+        assert_eq!(found, [Mode::Warn, Mode::Warn, Mode::Off]);
+        assert_eq!(resolve("navicache").unwrap().guarded(Mode::Act), Mode::Act);
     }
 
     #[test]
