@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+import pathlib
 
 import numpy
 import pytest
@@ -10,7 +12,11 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from navicache import measure  # noqa: E402
-from navicache.forward import Unfit, leading  # noqa: E402
+from navicache.forward import leading  # noqa: E402
+from navicache.run import Unfit  # noqa: E402
+
+
+ROOT = pathlib.Path(__file__).parents[3]
 
 
 def play(name: str, steps: list[tuple[list[float], bool]], lag: int = 0) -> list[float | None]:
@@ -21,7 +27,7 @@ def play(name: str, steps: list[tuple[list[float], bool]], lag: int = 0) -> list
     for step, (numbers, full) in enumerate(steps):
         now, timestep = (torch.tensor(numbers),), 1000.0 - 10.0 * step
         scalar = measure.measure(name, lag, now, visited, computed, timestep)
-        seen.append(None if scalar is None else measure.read([scalar])[0])
+        seen.append(None if scalar is None else measure.read([scalar])[0][0])
         visited = now
         if full:
             computed.insert(0, (timestep, now))
@@ -51,6 +57,33 @@ def test_norms_and_angles() -> None:
     assert play("cosine_since_compute", steps) == [None, 0.0]
     assert play("distance_since_visit", steps) == [None, math.sqrt(50)]
     assert play("token_ratio_since_visit", [([3.0, 4.0], True), ([6.0, 8.0], True)]) == [None, 2.0]
+
+
+# T5
+
+
+def test_measures_are_their_definitions() -> None:
+    """Against numpy, by the file that the engine's are held to (`engine/src/denoise/arithmetic.rs`): 1e-12."""
+    golden = json.loads((ROOT / "crates/engine/tests/golden/measures.json").read_text())
+    tokens, dim, full = golden["tokens"], golden["dim"], golden["full"]
+
+    def tensor(step: int) -> torch.Tensor:
+        i = torch.arange(tokens * dim)
+        numbers = (i * i * 7919 + i * 104729 * (step + 1) + 15485863 * step) % 65537
+        return (numbers.double() / 32768 - 1).float().reshape(1, tokens, dim)
+
+    for name, expected in golden["measures"].items():
+        of, lag = (name[:-2], int(name[-1])) if name[-1].isdigit() else (name, 0)
+        computed: list[measure.Anchor] = []
+        for step, (wanted, is_full) in enumerate(zip(expected, full, strict=True)):
+            now, visited = (tensor(step),), (tensor(step - 1),) if step else None
+            scalar = measure.measure(of, lag, now, visited, computed, 1000.0 - 10.0 * step)
+            if wanted is None:
+                assert scalar is None, (name, step)
+            else:
+                assert scalar is not None and float(scalar) == pytest.approx(wanted, rel=1e-12, abs=0), (name, step)
+            if is_full:
+                computed.insert(0, (1000.0 - 10.0 * step, now))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

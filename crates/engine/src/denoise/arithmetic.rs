@@ -139,14 +139,18 @@ mod tests {
 
     /// A subject's values, step by step, and whether the step was computed in full: what is measured at each.
     fn play(of: Measure, steps: &[(&[f32], bool)]) -> Vec<Option<f64>> {
+        play_tensors(of, &steps.iter().map(|(values, full)| (tensor(values), *full)).collect::<Vec<_>>())
+    }
+
+    fn play_tensors(of: Measure, steps: &[(Tensor, bool)]) -> Vec<Option<f64>> {
         let quantity = Subject::Output.by(of);
         let question = Question { to_learn: vec![quantity], ..Question::default() };
         let mut references = References::new(&Asks { step: Some(question), ..Asks::default() });
         let mut seen = Vec::new();
-        for (step, (values, full)) in steps.iter().enumerate() {
+        for (step, (value, full)) in steps.iter().enumerate() {
             let (timestep, sigma) = (Timestep(1000.0 - 10.0 * step as f64), Sigma(1.0 - 0.01 * step as f64));
             let place = Place { at: At { step, timestep, sigma, scope: Scope::Step }, branch: Branch::Cond };
-            let value = vec![tensor(values)];
+            let value = vec![value.clone()];
             let refs = references.visit(place, Subject::Output, &value);
             let scalar = measure(of, &value, &refs, timestep).unwrap();
             seen.push(scalar.map(|scalar| scalar.to_scalar::<f64>().unwrap()));
@@ -181,6 +185,49 @@ mod tests {
         assert_eq!(play(Measure::Norm, &steps), [Some(5.0), Some(5.0)]);
         assert_eq!(play(Measure::CosineSinceCompute, &steps), [None, Some(0.0)]);
         assert_eq!(play(Measure::DistanceSinceVisit, &steps), [None, Some(50f64.sqrt())]);
+    }
+
+    /// Against numpy; `navicache.measure` in Python is held to the same file.
+    #[test]
+    fn measures_are_their_definitions() {
+        let golden: serde_json::Value =
+            serde_json::from_str(include_str!("../../tests/golden/measures.json")).expect("the file is JSON");
+        let (tokens, dim) = (golden["tokens"].as_u64().unwrap() as usize, golden["dim"].as_u64().unwrap() as usize);
+        let made = |step: i64| {
+            let number = |i: i64| (i * i * 7919 + i * 104_729 * (step + 1) + 15_485_863 * step) % 65537;
+            let values: Vec<f32> =
+                (0..(tokens * dim) as i64).map(|i| (number(i) as f64 / 32768.0 - 1.0) as f32).collect();
+            Tensor::from_vec(values, (tokens, dim), &Device::Cpu).unwrap()
+        };
+        let full = golden["full"].as_array().unwrap().iter().map(|full| full.as_bool().unwrap());
+        let steps: Vec<(Tensor, bool)> = full.enumerate().map(|(step, full)| (made(step as i64), full)).collect();
+        for (name, of) in [
+            ("magnitude", Measure::Magnitude),
+            ("norm", Measure::Norm),
+            ("change_since_visit", Measure::ChangeSinceVisit),
+            ("change_since_compute", Measure::ChangeSinceCompute),
+            ("relative_change_since_visit", Measure::RelativeChangeSinceVisit),
+            ("relative_change_since_compute", Measure::RelativeChangeSinceCompute),
+            ("distance_since_visit", Measure::DistanceSinceVisit),
+            ("cosine_since_compute", Measure::CosineSinceCompute),
+            ("token_ratio_since_visit", Measure::TokenRatioSinceVisit),
+            ("lag_1", Measure::Lag(1)),
+            ("lag_2", Measure::Lag(2)),
+            ("lag_distance_2", Measure::LagDistance(2)),
+            ("anchor_position", Measure::AnchorPosition),
+            ("line_error", Measure::LineError),
+        ] {
+            let expected = golden["measures"][name].as_array().expect(name);
+            let found = play_tensors(of, &steps);
+            assert_eq!(found.len(), expected.len(), "{name}");
+            for (found, expected) in found.iter().zip(expected) {
+                let close = match (found, expected.as_f64()) {
+                    (Some(found), Some(expected)) => (found - expected).abs() <= 1e-12 * expected.abs(),
+                    (found, expected) => found.is_none() && expected.is_none(),
+                };
+                assert!(close, "{name}: {found:?}, numpy has {expected}");
+            }
+        }
     }
 
     #[test]
