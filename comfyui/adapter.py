@@ -1,12 +1,14 @@
 """Cache methods inside ComfyUI's sampling: where a sampling is, whose it is, and what its model is to compute.
 
-Three of ComfyUI's wrappers are used:
+ComfyUI's wrappers are used:
 
 - OUTER_SAMPLE: one sampling is one run. It is begun here and let go of here; nothing outlives it.
 - CALC_COND_BATCH: one evaluation of the model. Which step it is says its noise level, since some samplers evaluate more
   than once a step.
 - DIFFUSION_MODEL: a batch of conditions, in any order and in as many calls as memory allows. Everything is told apart
   by the conditions' ids.
+- PREDICT_NOISE: an evaluation after guidance, for methods that leave steps to the solver. The sampler is handed the
+  prediction with which its own step lands where the solver in Rust says.
 
 Decisions, and what is kept for them, are Rust's (`navicache._core.Session`).
 """
@@ -15,22 +17,24 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from typing import Any
 
+import comfy.k_diffusion.sampling
 import comfy.model_patcher
+import comfy.model_sampling
 import torch
 from comfy.patcher_extension import WrappersMP
 
 import navicache
 from navicache import _core, families
-from navicache.forward import Forward, Unfit, leading
+from navicache.forward import Forward, leading
 from navicache.report import Report, of_session
+from navicache.run import PROBLEMS, Unfit
 
 KEY = "navicache"
 _log = logging.getLogger(KEY)
 
-# What may go wrong on our side; the sampling goes on without us then.
-_PROBLEMS = (Unfit, RuntimeError, ValueError)
 # A branch's place among the conditions of a step: positive first, then negative.
 _NAMES = {0: "cond", 1: "uncond"}
 # How close two noise levels are that are one.
@@ -47,6 +51,8 @@ class Runs:
     def __init__(self) -> None:
         self.report: Report | None = None
         self.trace: navicache.Trace | None = None
+        # Of the last sampling, whether it has a report or was given up before its first step.
+        self.warnings: list[str] = []
 
 
 def patched(model: Any, cache: str | None, runs: Runs) -> Any:
@@ -61,21 +67,25 @@ def patched(model: Any, cache: str | None, runs: Runs) -> Any:
     names = {
         "spans": "the model's blocks one by one",
         "trial": "forwards of thinned-out latents",
-        "solver": "to skip steps of the sampler",
-        "velocity": "the sampler's part in a step",
+        "from_cond": "to make one condition from the other",
     }
     for need, what in names.items():
         if need in needs:
             raise ValueError(
                 f"{method.name} needs {what}, which is not supported in ComfyUI; navicache, easycache, trend, "
-                "taylorseer and schedule run here"
+                "taylorseer, stride and schedule run here"
             )
+    is_led = "solver" in needs or "velocity" in needs
+    wrappers = {
+        WrappersMP.OUTER_SAMPLE: lambda *a, **k: _outer_sample(method, is_led, runs, *a, **k),
+        WrappersMP.PREDICT_NOISE: _predict_noise,
+        WrappersMP.CALC_COND_BATCH: _calc_cond_batch,
+        WrappersMP.DIFFUSION_MODEL: _diffusion_model,
+    }
     model = model.clone()
-    for kind in (WrappersMP.OUTER_SAMPLE, WrappersMP.CALC_COND_BATCH, WrappersMP.DIFFUSION_MODEL):
+    for kind, wrapper in wrappers.items():
         model.remove_wrappers_with_key(kind, KEY)  # of a node before this one: the last one counts
-    model.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, lambda *a, **k: _outer_sample(method, runs, *a, **k))
-    model.add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, KEY, _calc_cond_batch)
-    model.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, KEY, _diffusion_model)
+        model.add_wrapper_with_key(kind, KEY, wrapper)
     return model
 
 
@@ -99,18 +109,45 @@ def family_of(model: Any) -> str:
     return image_model or type(model.model).__name__
 
 
-def _outer_sample(method: _core.Method, runs: Runs, executor: Any, *args: Any, **kwargs: Any) -> Any:
-    guider, sigmas = executor.class_obj, args[3] if len(args) > 3 else kwargs["sigmas"]
+def _outer_sample(method: _core.Method, is_led: bool, runs: Runs, executor: Any, *args: Any, **kwargs: Any) -> Any:
+    names = ("noise", "latent_image", "sampler", "sigmas", "denoise_mask")
+    given = {**dict(zip(names, args, strict=False)), **kwargs}
+    guider = executor.class_obj
     before = guider.model_options
     guider.model_options = comfy.model_patcher.create_model_options_clone(before)
-    run = Sampling(method, guider.model_patcher.model.model_sampling, sigmas)
+    model_sampling = guider.model_patcher.model.model_sampling
+    run = Sampling(method, model_sampling, given["sigmas"], is_led)
+    if is_led and (reason := _other_solver(model_sampling, given)) is not None:
+        run.give_up(f"{method.name}: {reason}")
     guider.model_options["transformer_options"][KEY] = run
     try:
         return executor(*args, **kwargs)
     finally:
         guider.model_options = before
         run.finish()
-        runs.report, runs.trace = run.report, run.trace
+        runs.report, runs.trace, runs.warnings = run.report, run.trace, run.warnings
+
+
+def _other_solver(model_sampling: Any, given: dict[str, Any]) -> str | None:
+    """Why steps of a sampling cannot be left to the solver that is known here, Euler's; `None` where they can."""
+    sampler, last = given["sampler"], float(given["sigmas"][-1])
+    function = getattr(sampler, "sampler_function", None)
+    if function is not comfy.k_diffusion.sampling.sample_euler or sampler.extra_options.get("s_churn", 0.0) != 0.0:
+        name = getattr(function, "__name__", type(sampler).__name__).removeprefix("sample_")
+        return f"steps can be left to the sampler euler without churn, this one is {name}"
+    if not isinstance(model_sampling, comfy.model_sampling.CONST):
+        return f"steps can be left to the sampler of a flow model, this one is {type(model_sampling).__name__}"
+    if given.get("denoise_mask") is not None:
+        return "latents are masked, and the solver does not know"
+    return None if last == 0.0 else f"the sampling ends at noise level {last:.3g}, expected 0"
+
+
+def _predict_noise(executor: Any, x: torch.Tensor, timestep: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+    options = kwargs.get("model_options") or (args[0] if args else {})
+    run: Sampling | None = options.get("transformer_options", {}).get(KEY)
+    if run is None or run.is_over or not run.is_led:
+        return executor(x, timestep, *args, **kwargs)
+    return run.predict(lambda: executor(x, timestep, *args, **kwargs), x, float(timestep.flatten()[0]))
 
 
 def _calc_cond_batch(executor: Any, *args: Any, **kwargs: Any) -> Any:
@@ -136,8 +173,9 @@ def _diffusion_model(executor: Any, *args: Any, **kwargs: Any) -> Any:
 class Sampling:
     """One sampling under a method. What does not fit ends it, with a warning; everything is computed from there."""
 
-    def __init__(self, method: _core.Method, model_sampling: Any, sigmas: torch.Tensor) -> None:
-        self.method = method
+    def __init__(self, method: _core.Method, model_sampling: Any, sigmas: torch.Tensor, is_led: bool) -> None:
+        # Whether steps are led from PREDICT_NOISE, since the solver has a part in them.
+        self.method, self.is_led = method, is_led
         self.sigmas = [float(sigma) for sigma in sigmas[:-1]]
         levels = [sigma if self.sigmas[0] <= 1.0 + 1e-6 else sigma / (1 + sigma) for sigma in self.sigmas]
         timesteps = [float(model_sampling.timestep(sigma)) for sigma in sigmas[:-1]]
@@ -149,7 +187,9 @@ class Sampling:
         self.bill = 0
         # The step under way, or the last one.
         self.step = -1
-        self.is_open = self.is_reused = self.is_repeat = False
+        self.is_open = self.is_reused = self.is_repeat = self.is_announced = False
+        # Whether this step is left to the solver; whether one was, so that only Rust's knows its history.
+        self.is_skipped = self.has_leapt = False
         self.begun = 0.0
         # Branches by the id of their condition, in the order in which they are told apart.
         self.branches: dict[Any, str] = {}
@@ -163,8 +203,52 @@ class Sampling:
 
     # An evaluation
 
+    def predict(self, evaluate: Callable[[], torch.Tensor], x: torch.Tensor, sigma: float) -> torch.Tensor:
+        """An evaluation, where the solver has a part in the step: what the sampler is to take for the denoised latents.
+
+        x: (batch, channels, frames, height, width)
+        """
+        self.begin_evaluation(sigma)
+        if self.is_over or self.is_repeat:
+            return evaluate()
+        self.is_announced = True
+        try:
+            self.open(x)
+            if self.is_skipped:
+                self.has_leapt = True
+                return self.landing(x, self.advance(x, x))
+        except PROBLEMS as problem:
+            self.give_up(str(problem))
+        denoised = evaluate()
+        if not self.is_over:
+            try:
+                following = self.advance(x, (x - denoised) / sigma)
+                return self.landing(x, following) if self.has_leapt else denoised
+            except PROBLEMS as problem:
+                self.give_up(str(problem))
+        return denoised
+
+    def advance(self, x: torch.Tensor, velocity: torch.Tensor) -> torch.Tensor:
+        """Ends a step: the latents that follow, by the solver in Rust."""
+        if self.session is None:
+            raise Unfit("the model was not called in the first step")
+        after = self.session.advance(self.step, x.to(torch.float32, copy=True), velocity.to(torch.float32), self.forward)
+        if after is None:
+            raise Unfit("nothing to go on from was computed yet")
+        self.step_ended()
+        following: torch.Tensor = after
+        return following
+
+    def landing(self, x: torch.Tensor, following: torch.Tensor) -> torch.Tensor:
+        """The denoised latents with which a step of Euler's from `x` ends at `following`."""
+        sigma, after = (self.sigmas + [0.0])[self.step : self.step + 2]
+        return (x - (following - x) * (sigma / (after - sigma))).to(x.dtype)
+
     def begin_evaluation(self, sigma: float) -> None:
         """The model is to be evaluated at a noise level."""
+        if self.is_announced:  # by the evaluation that this is a part of
+            self.is_announced = False
+            return
         if self.is_over:
             return
         place = self.place(sigma)
@@ -173,7 +257,7 @@ class Sampling:
             self.give_up(f"the sampler went from step {self.step} to {place}")
         elif not self.is_repeat:
             self.step, self.begun = place, time.perf_counter()
-            self.is_open = self.is_reused = False
+            self.is_open = self.is_reused = self.is_skipped = False
             self.computed, self.added, self.shown = {}, {}, None
 
     def place(self, sigma: float) -> int:
@@ -192,7 +276,7 @@ class Sampling:
                 self.open(parts[0])
             if self.is_reused:
                 return torch.cat([self.approximated(part, uuid) for part, uuid in zip(parts, uuids, strict=True)])
-        except _PROBLEMS as problem:
+        except PROBLEMS as problem:
             self.give_up(str(problem))
             return compute()
         made = compute()
@@ -200,7 +284,7 @@ class Sampling:
             if not isinstance(made, torch.Tensor):
                 raise Unfit(f"the model returns {type(made).__name__}, expected one tensor: other streams are not supported")
             self.take(made.chunk(len(uuids)), uuids, kinds)
-        except _PROBLEMS as problem:
+        except PROBLEMS as problem:
             self.give_up(str(problem))
         return made
 
@@ -212,7 +296,8 @@ class Sampling:
             return  # always computed; its branches and shapes are only known then
         assert self.session is not None
         if not self.session.begin_step(self.step, self.forward):
-            raise Unfit(f"{self.method.name} skips steps of the sampler, which is not supported in ComfyUI")
+            self.is_skipped = True
+            return
         verdicts = []
         for branch in self.branches.values():
             verdicts.append(self.session.open_branch(branch, self.forward))
@@ -251,17 +336,22 @@ class Sampling:
                 self.first_step()
             elif not self.is_reused:
                 self.learn()
-            assert self.session is not None
-            self.session.end_step(self.forward)
-            took = time.perf_counter() - self.begun
-            share = 0.0 if self.is_reused else took / len(self.branches)
-            self.seconds.append((took, [share] * len(self.branches)))
-            self.forward.begin_step(self.forward.shown)  # the step's predictions are not needed any more
-            self.is_open = False
-            if self.step + 1 == len(self.steps):
-                self.session.release()
-        except _PROBLEMS as problem:
+            if not self.is_led:
+                assert self.session is not None
+                self.session.end_step(self.forward)
+                self.step_ended()
+        except PROBLEMS as problem:
             self.give_up(str(problem))
+
+    def step_ended(self) -> None:
+        """The session is through with a step: so are we."""
+        took = time.perf_counter() - self.begun
+        share = 0.0 if self.is_reused or self.is_skipped else took / len(self.branches)
+        self.seconds.append((took, [share] * len(self.branches)))
+        self.forward.begin_step(self.forward.shown)  # the step's predictions are not needed any more
+        self.is_open = False
+        if self.step + 1 == len(self.steps) and self.session is not None:
+            self.session.release()
 
     def first_step(self) -> None:
         """The first step shows which branches there are: positive ones come first, whatever the order of the calls."""
@@ -273,7 +363,7 @@ class Sampling:
                 name, others = f"other{others}", others + 1
             self.branches[uuid] = name
         names = list(self.branches.values())
-        self.session = _core.Session(self.method, self.steps, names, _BLOCKS)
+        self.session = _core.Session(self.method, self.steps, names, _BLOCKS, solver="euler" if self.is_led else None)
         first = next(iter(self.branches))
         self.bill = self.session.store_bytes(4 * self.computed[first].numel(), 0)
         self.forward.take(names[0], self.computed[first])
@@ -328,7 +418,7 @@ class Sampling:
                 self.report = self.reported(session, "done" if is_done else "interrupted")
             elif is_done:
                 self.trace = navicache.Trace(session.trace(Forward(), "ComfyUI", "", 0))
-        except _PROBLEMS as problem:
+        except PROBLEMS as problem:
             self.warn(f"{problem}; there is no report of this sampling")
 
     def reported(self, session: _core.Session, ended: str) -> Report:

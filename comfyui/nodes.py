@@ -23,7 +23,7 @@ class NaviCache:
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802
-        methods = ["navicache", "easycache", "trend", "taylorseer"]
+        methods = ["navicache", "easycache", "trend", "taylorseer", "stride"]
         return {
             "required": {
                 "model": ("MODEL",),
@@ -72,7 +72,7 @@ class Report:
 
     def show(self, latent: Any, run: Runs, file: str = "") -> dict[str, Any]:
         if run.report is None:
-            text = "nothing was sampled with this model yet"
+            text = "\n".join(run.warnings) or "nothing was sampled with this model yet"
         else:
             text = "\n".join([str(run.report), *run.report.warnings])
             if file.strip():

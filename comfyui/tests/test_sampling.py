@@ -166,6 +166,55 @@ def test_what_was_recorded_can_be_tuned_and_repeated(model):
     assert torch.equal(sample(again), made) and repeated.report.strip == run.report.strip
 
 
+STRIDE = "stride,threshold=2"
+
+
+def test_steps_are_left_to_the_solver(model):
+    """How close they come is what test_doors.py compares with the engine."""
+    plain = sample(model)
+    patched, run = cached(model, 1e-9, method="stride", options="")
+    assert torch.equal(sample(patched), plain) and steps_of(run.report) == "S" * STEPS
+    patched, run = nodes["NaviCache"]().patch(model, "navicache", "mid", 0.0, "", STRIDE)
+    skipped = sample(patched)
+    strip = steps_of(run.report)
+    assert strip.count(".") > 0.3 * STEPS and run.report["ended"] == "done" and not run.report.warnings, strip
+    assert torch.isfinite(skipped).all() and not torch.equal(skipped, plain)
+    assert torch.equal(sample(patched), skipped)
+    # A correction of what was skipped before.
+    patched, run = cached(model, 0.3, options="align_steps=3,reuse=corrected")
+    sample(patched)
+    assert "." in steps_of(run.report) and run.report["ended"] == "done" and not run.report.warnings
+
+
+def test_the_solvers_step_is_the_samplers(model, monkeypatch):
+    """Everything computed, and every step as the solver in Rust says: to 1e-5 what the sampler makes of it."""
+    adapter = sys.modules["navicache_nodes.adapter"]
+    begin = adapter.Sampling.__init__
+
+    def leapt(self, *given):
+        begin(self, *given)
+        self.has_leapt = True
+
+    monkeypatch.setattr(adapter.Sampling, "__init__", leapt)
+    patched, run = nodes["NaviCache"]().patch(model, "navicache", "mid", 0.0, "", "stride,threshold=0")
+    plain = sample(model)
+    assert (sample(patched) - plain).norm() <= 1e-5 * plain.norm() and steps_of(run.report) == "S" * STEPS
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        ({"sampler": "heun"}, "steps can be left to the sampler euler without churn, this one is heun"),
+        ({"start": 0, "last": 10}, "the sampling ends at noise level"),
+    ],
+)
+def test_other_samplers_keep_their_steps(model, given, text):
+    patched, run = nodes["NaviCache"]().patch(model, "navicache", "mid", 0.0, "", STRIDE)
+    assert torch.equal(sample(patched, **given), sample(model, **given))
+    assert run.report is None and any(text in warning for warning in run.warnings)
+    assert text in nodes["NaviCacheReport"]().show("latent", run)["result"][1]
+
+
 def test_the_report_is_shown_and_kept(model, tmp_path):
     patched, run = cached(model, 0.3)
     node = nodes["NaviCacheReport"]()
@@ -178,8 +227,8 @@ def test_the_report_is_shown_and_kept(model, tmp_path):
 def test_what_cannot_run_is_refused(model):
     with pytest.raises(ValueError, match="fbcache needs the model's blocks one by one"):
         cached(model, 0.1, method="fbcache", options="")
-    with pytest.raises(ValueError, match="stride needs to skip steps of the sampler|stride needs"):
-        nodes["NaviCache"]().patch(model, "navicache", "mid", 0.0, "", "stride,threshold=0.1")
+    with pytest.raises(ValueError, match="precisecache needs forwards of thinned-out latents"):
+        nodes["NaviCache"]().patch(model, "navicache", "mid", 0.0, "", "precisecache:mid")
     with pytest.raises(ValueError, match="not known"):
         nodes["NaviCache"]().patch(model, "navicache", "mid", 0.0, "", "nothing")
 
