@@ -1,42 +1,19 @@
 //! A generation on a thread of its own, and the video that it makes.
 
-use std::collections::VecDeque;
-use std::ops::ControlFlow;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use navicache_engine::{Event, Pipeline, Request, generate, generate_to};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
-use crate::errors::{Failure, caught, check_process, detached};
-
-/// How often Python is asked for signals, such as Ctrl-C, while it waits.
-const SIGNALS: Duration = Duration::from_millis(50);
-
-/// What is said of a generation: its JSON, and the pixels of a picture that came with it.
-type Said = (String, Option<Vec<u8>>);
+use crate::background::Background;
+use crate::errors::{Failure, detached};
 
 /// A generation under way.
 #[pyclass(frozen, module = "navicache._core")]
-pub struct Job(Arc<Shared>);
-
-#[derive(Default)]
-struct Shared {
-    state: Mutex<State>,
-    changed: Condvar,
-    cancelled: AtomicBool,
-}
-
-#[derive(Default)]
-struct State {
-    /// Not read yet.
-    events: VecDeque<Said>,
-    /// What came of it, once it is over.
-    outcome: Option<Result<Made, Failure>>,
-}
+pub struct Job(Arc<Background<Made>>);
 
 /// A video that Python's objects share.
 type Made = Arc<Mutex<navicache_engine::Video>>;
@@ -49,61 +26,23 @@ impl Job {
         request: Request,
         output: Option<PathBuf>,
     ) -> Result<Self, Failure> {
-        check_process()?;
-        let shared = Arc::new(Shared::default());
-        let theirs = Arc::clone(&shared);
-        let work = move || {
-            let outcome = caught(|| {
-                let _turn = turn.lock();
-                let mut on_event = |event: Event| theirs.say(&event);
-                let video = match &output {
-                    Some(path) => generate_to(&pipeline, &request, path, &mut on_event)?,
-                    None => generate(&pipeline, &request, &mut on_event)?,
+        let work = move |job: &Background<Made>| -> Result<Made, Failure> {
+            let _turn = turn.lock();
+            let mut on_event = |event: Event| {
+                let pixels = match &event {
+                    Event::Preview { rgb, .. } => Some(rgb.to_vec()),
+                    _ => None,
                 };
-                Ok(Arc::new(Mutex::new(video)))
-            });
-            drop(pipeline);
-            theirs.lock().outcome = Some(outcome);
-            theirs.changed.notify_all();
+                job.say((event.to_json().to_string(), pixels));
+                job.goes_on()
+            };
+            let video = match &output {
+                Some(path) => generate_to(&pipeline, &request, path, &mut on_event)?,
+                None => generate(&pipeline, &request, &mut on_event)?,
+            };
+            Ok(Arc::new(Mutex::new(video)))
         };
-        let thread = std::thread::Builder::new().name("navicache".to_string());
-        thread.spawn(work).map_err(|error| Failure::invalid(format!("no thread can be started: {error}")))?;
-        Ok(Job(shared))
-    }
-}
-
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn say(&self, event: &Event) -> ControlFlow<()> {
-        let pixels = match event {
-            Event::Preview { rgb, .. } => Some(rgb.to_vec()),
-            _ => None,
-        };
-        self.lock().events.push_back((event.to_json().to_string(), pixels));
-        self.changed.notify_all();
-        match self.cancelled.load(Ordering::Relaxed) {
-            true => ControlFlow::Break(()),
-            false => ControlFlow::Continue(()),
-        }
-    }
-
-    /// Waits until something is there, a signal comes, or the time is over; whether it is there.
-    fn wait(&self, py: Python<'_>, until: Option<Instant>, is_there: fn(&State) -> bool) -> PyResult<bool> {
-        loop {
-            let found = py.detach(|| {
-                let state = self.lock();
-                let waited = self.changed.wait_timeout_while(state, SIGNALS, |state| !is_there(state));
-                let (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
-                is_there(&state)
-            });
-            if found || until.is_some_and(|until| Instant::now() >= until) {
-                return Ok(found);
-            }
-            py.check_signals()?;
-        }
+        Ok(Job(Background::begin(work)?))
     }
 }
 
@@ -111,43 +50,40 @@ impl Shared {
 impl Job {
     /// The next event, in order: its JSON, and the pixels of a preview; `None` once all are read and it is over.
     fn next_event<'py>(&self, py: Python<'py>) -> PyResult<Option<(String, Option<Bound<'py, PyBytes>>)>> {
-        self.0.wait(py, None, |state| !state.events.is_empty() || state.outcome.is_some())?;
-        let said = self.0.lock().events.pop_front();
-        Ok(said.map(|(json, pixels)| (json, pixels.map(|pixels| PyBytes::new(py, &pixels)))))
+        Ok(self.0.next(py)?.map(|(json, pixels)| (json, pixels.map(|pixels| PyBytes::new(py, &pixels)))))
     }
 
     /// Asks it to stop at the next step or chunk of frames.
     fn cancel(&self) {
-        self.0.cancelled.store(true, Ordering::Relaxed);
+        self.0.cancel();
     }
 
     /// Whether it is over, however it ended.
     #[getter]
     fn done(&self) -> bool {
-        self.0.lock().outcome.is_some()
+        self.0.is_over()
     }
 
     /// Waits for its end, at most so many seconds: the video, or its error.
     #[pyo3(signature = (timeout=None))]
     fn result(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<Video> {
         let seconds = timeout.map(|seconds| Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or(Duration::MAX));
-        let until = seconds.and_then(|seconds| Instant::now().checked_add(seconds));
-        self.0.wait(py, until, |state| state.outcome.is_some())?;
-        match &self.0.lock().outcome {
+        self.0.wait(py, seconds.and_then(|seconds| Instant::now().checked_add(seconds)))?;
+        self.0.outcome(|outcome| match outcome {
             Some(Ok(made)) => Ok(Video(Arc::clone(made))),
             Some(Err(failure)) => Err(failure.raised(py)),
             None => Err(pyo3::exceptions::PyTimeoutError::new_err(format!(
                 "the video is not finished after {} seconds",
                 timeout.unwrap_or_default()
             ))),
-        }
+        })
     }
 }
 
 impl Drop for Job {
     /// Nobody waits for it any more.
     fn drop(&mut self) {
-        self.cancel();
+        self.0.cancel();
     }
 }
 

@@ -1,11 +1,13 @@
 //! The Rust part of the Python package `navicache`: translation only. No maths, no defaults, no formats.
 
+mod background;
 mod engine;
 mod errors;
 mod job;
 mod method;
 mod metrics;
 mod offline;
+mod samples;
 mod session;
 
 use pyo3::prelude::*;

@@ -17,6 +17,8 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use serde_json::Value;
 
+use crate::samples::{PerSample, Samples};
+
 /// A method as configured.
 pub struct Configured {
     family: String,
@@ -110,35 +112,54 @@ impl Configured {
 }
 
 /// The same, for a session to hold.
-pub struct Shared(pub Arc<Configured>);
+pub struct Shared {
+    method: Arc<Configured>,
+    /// Samples with a policy of their own, and what is measured of them; `None`: one policy decides for all.
+    apart: Option<(usize, Samples)>,
+}
+
+impl Shared {
+    /// For a batch of one sample, or of several with a policy each.
+    pub fn new(method: Arc<Configured>, apart: Option<(usize, Samples)>) -> Self {
+        Shared { method, apart }
+    }
+}
 
 impl Cached for Shared {
     fn name(&self) -> &str {
-        self.0.name()
+        self.method.name()
     }
 
     fn guard(&self, steps: usize) -> Guard {
-        self.0.guard(steps)
+        self.method.guard(steps)
     }
 
     fn policy(&self, run: &Run) -> Box<dyn Policy> {
-        self.0.policy(run)
+        let Some((samples, measured)) = &self.apart else { return self.method.policy(run) };
+        let policies = (0..*samples).map(|_| self.method.policy(run)).collect();
+        Box::new(PerSample::new(policies, measured.clone()))
     }
 
     fn options(&self) -> Value {
-        self.0.options()
+        self.method.options()
     }
 
     fn caches(&self) -> bool {
-        self.0.caches()
+        self.method.caches()
     }
 
     fn check_run(&self, run: &Run) -> Result<(), String> {
-        self.0.check_run(run)
+        self.method.check_run(run)
     }
 
     fn start(&self, run: &Run) -> Guarded {
-        self.0.start(run)
+        match self.apart {
+            None => self.method.start(run),
+            Some(_) => {
+                let guarded = self.guard(run.steps.len()).around(self.policy(run), run);
+                guarded.watched(self.method.guards, &*self.method)
+            }
+        }
     }
 }
 
@@ -229,8 +250,8 @@ impl Method {
     }
 
     /// What it needs of whoever runs the model: `spans` (blocks one by one), `parts` (of blocks), `trial` (a forward of
-    /// thinned-out latents), `velocity` (of all branches together), `solver` (steps are left to it), and signals by
-    /// name.
+    /// thinned-out latents), `from_cond` (branches one by one: one is made from the other), `velocity` (of all branches
+    /// together), `solver` (steps are left to it), and signals by name.
     ///
     /// Arguments as for a session.
     fn needs(
@@ -294,6 +315,8 @@ fn needs(asks: &Asks, run: &Run) -> Vec<&'static str> {
         all.flat_map(|question| question.to_decide.iter().chain(&question.to_learn)).map(|q| q.subject).collect();
     let measures = |wanted: &[Subject]| subjects.iter().any(|subject| wanted.contains(subject));
     let skips = [Approx::StepOver, Approx::Corrected].into_iter().any(|approx| asks.may_reuse_steps_by(approx));
+    let from_cond =
+        of_steps.flat_map(|question| &question.to_reuse).any(|approx| matches!(approx, Approx::FromCond { .. }));
     let is_inside = |unit: usize| {
         unit.checked_sub(1).and_then(|before| run.units.get(before)).map(|unit| unit.block)
             == run.units.get(unit).map(|unit| unit.block)
@@ -305,11 +328,13 @@ fn needs(asks: &Asks, run: &Run) -> Vec<&'static str> {
         ("spans", asks.spans.is_some()),
         ("parts", cuts_blocks),
         ("trial", subjects.iter().any(|subject| matches!(subject, Subject::Trial { .. }))),
+        ("from_cond", from_cond),
         ("velocity", measures(&[Subject::Velocity])),
         ("solver", skips || measures(&[Subject::SolverError])),
         ("time_embedding", measures(&[Subject::TimeEmbedding])),
         ("time_projection", measures(&[Subject::TimeProjection])),
         ("modulated_input", measures(&[Subject::ModulatedInput, Subject::FilteredInput])),
+        ("filtered_input", measures(&[Subject::FilteredInput])),
     ]
     .into_iter()
     .filter_map(|(need, is_needed)| is_needed.then_some(need))

@@ -1,10 +1,6 @@
 //! Decisions on recorded numbers: traces, replay, tuning, predictors.
 
-use std::ops::ControlFlow;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use navicache_engine::control::cache::{CacheConfig, CacheSpec};
 use navicache_engine::replay::predict as predictors;
@@ -16,11 +12,9 @@ use navicache_engine::{Error, WholeFile, preset};
 use pyo3::prelude::*;
 use serde_json::{Value, json};
 
+use crate::background::Background;
 use crate::engine::{Pipeline, read_cache, read_request};
-use crate::errors::{Failure, caught, check_process, detached};
-
-/// How often Python is asked for signals while a trace is recorded.
-const SIGNALS: Duration = Duration::from_millis(50);
+use crate::errors::{Failure, detached};
 
 /// What a run that computed everything measured.
 #[pyclass(frozen, module = "navicache._core")]
@@ -45,27 +39,16 @@ impl Trace {
     #[pyo3(signature = (pipeline, request, lags=None))]
     fn record(py: Python<'_>, pipeline: &Pipeline, request: &str, lags: Option<usize>) -> PyResult<Self> {
         let request = detached(py, || read_request(request))?;
-        check_process().map_err(|failure| failure.raised(py))?;
         let recorder = lags.map_or_else(Recorder::default, |lags| Recorder { lags, ..Recorder::default() });
         let (pipeline, turn) = pipeline.shared();
-        let cancelled = Arc::new(AtomicBool::new(false));
-        let theirs = Arc::clone(&cancelled);
-        let recording = std::thread::spawn(move || {
-            let mut go_on = |_: navicache_engine::Event| match theirs.load(Ordering::Relaxed) {
-                true => ControlFlow::Break(()),
-                false => ControlFlow::Continue(()),
-            };
-            caught(|| {
-                let _turn = turn.lock();
-                Ok(trace::record(&pipeline, &request, &recorder, &mut go_on)?)
-            })
-        });
-        while !recording.is_finished() {
-            py.detach(|| std::thread::sleep(SIGNALS));
-            py.check_signals().inspect_err(|_| cancelled.store(true, Ordering::Relaxed))?;
-        }
-        let outcome = recording.join().unwrap_or_else(|_| Err(Failure::invalid("the recording thread ended")));
-        outcome.map(Trace).map_err(|failure| failure.raised(py))
+        let work = move |recording: &Background<Trace>| -> Result<Trace, Failure> {
+            let _turn = turn.lock();
+            Ok(Trace(trace::record(&pipeline, &request, &recorder, &mut |_| recording.goes_on())?))
+        };
+        let recording = Background::begin(work).map_err(|failure| failure.raised(py))?;
+        recording.wait(py, None).inspect_err(|_| recording.cancel())?;
+        let ended = || Err(Failure::invalid("the recording was taken already"));
+        recording.take().unwrap_or_else(ended).map_err(|failure| failure.raised(py))
     }
 
     /// Writes it, whole or not at all.

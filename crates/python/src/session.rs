@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError, TryLockError};
 use navicache_control::cache::references::{Place, Refs};
 use navicache_control::cache::walk::{Begun, Forward, Opened, Session as Walk};
 use navicache_control::cache::{
-    CacheMemory, Form, Kept, Measure, Quantity, Run, Span, Spans, StepRecord, Subject, WalkError,
+    At, CacheMemory, Form, Kept, Measure, Method as _, Quantity, Run, Span, Spans, StepRecord, Subject, WalkError,
 };
 use navicache_control::guidance::Branch;
 use navicache_control::schedule::Schedule;
@@ -24,9 +24,17 @@ use pyo3::types::PyList;
 
 use crate::method::{Configured, Method, Shared, named, run, value_error};
 use crate::offline::Trace;
+use crate::samples::Samples;
 
 /// A value of Python's: what is measured, kept and added up.
 type Value = Arc<Py<PyAny>>;
+
+/// A measurement that was not read yet, and what it is of.
+struct Scalar {
+    tensor: Py<PyAny>,
+    at: At,
+    quantity: Quantity,
+}
 
 /// What went wrong: in the walk, or on Python's side.
 enum Failure {
@@ -65,9 +73,11 @@ struct Led {
     run: Run,
     spans: usize,
     /// `None` once it is finished.
-    walk: Option<Walk<Value, Py<PyAny>>>,
+    walk: Option<Walk<Value, Scalar>>,
     stepper: Option<Stepper<Value>>,
     learns_error: bool,
+    /// What is measured of samples that have policies of their own.
+    samples: Samples,
     /// How the step under way is skipped.
     skip: Option<Skip>,
     budgets: Vec<(usize, f64)>,
@@ -76,6 +86,7 @@ struct Led {
 /// Python's side of the conversation, for one call.
 struct Holder<'a, 'py> {
     python: &'a Bound<'py, PyAny>,
+    samples: Samples,
     of_solver: Option<OfSolver>,
 }
 
@@ -95,8 +106,10 @@ impl Session {
     /// * `blocks` - of the model, in order: the parts of each, by name
     /// * `segments` - steps at which another network takes over, as far as they are known
     /// * `solver` - which one steps are left to; without it they are not
+    /// * `samples` - in a batch, each with a policy of its own: what all of these reuse is reused. With 1 there is one
+    ///   policy for all
     #[new]
-    #[pyo3(signature = (method, steps, branches, blocks, segments=Vec::new(), solver=None))]
+    #[pyo3(signature = (method, steps, branches, blocks, segments=Vec::new(), solver=None, samples=1))]
     fn new(
         method: &Method,
         steps: Vec<(f64, f64)>,
@@ -104,10 +117,17 @@ impl Session {
         blocks: Vec<Vec<String>>,
         segments: Vec<usize>,
         solver: Option<&str>,
+        samples: usize,
     ) -> PyResult<Self> {
         let method = method.configured();
         let run = run(&method, steps, branches, blocks, segments)?;
-        let walk = Walk::learning(run.clone(), Box::new(Shared(Arc::clone(&method)))).map_err(value_error)?;
+        if samples > 1 && method.target().is_some() {
+            return Err(value_error(format!("{samples} samples: a target steers one policy, expected samples=1")));
+        }
+        let measured = Samples::default();
+        let apart = (samples > 1).then(|| (samples, measured.clone()));
+        let shared = Shared::new(Arc::clone(&method), apart);
+        let walk = Walk::learning(run.clone(), Box::new(shared)).map_err(value_error)?;
         let asks = walk.asks();
         let solver = solver.map(str::parse::<SolverKind>).transpose().map_err(value_error)?;
         if let Some(solver) = solver {
@@ -127,6 +147,7 @@ impl Session {
             walk: Some(walk),
             stepper,
             learns_error,
+            samples: measured,
             skip: None,
             budgets: Vec::new(),
         })))
@@ -139,6 +160,23 @@ impl Session {
         Ok(CacheMemory::new(asks, led.run.branches.len(), latents, features, led.run.block_count()).bytes)
     }
 
+    /// What it decides about, and what it computes in any case, as JSON.
+    fn outline(&self) -> PyResult<String> {
+        let led = self.led()?;
+        let asks = led.walk()?.asks();
+        let spans = asks.spans.iter().map(|spans| format!("{} spans of blocks", spans.cut.len()));
+        let whole = [("whole steps", asks.step.is_some()), ("branches", asks.branch.is_some())];
+        let scopes = whole.into_iter().filter(|(_, is_asked)| *is_asked).map(|(name, _)| name.to_string());
+        let guard = led.method.guard(led.run.steps.len());
+        Ok(serde_json::json!({
+            "scopes": scopes.chain(spans).collect::<Vec<_>>(),
+            "first_steps": guard.first_steps,
+            "last_steps": guard.last_steps,
+            "longest_run": guard.max_run,
+        })
+        .to_string())
+    }
+
     /// Another network takes over at a step that was not begun yet.
     fn begin_segment(&self, step: usize) -> PyResult<()> {
         self.led()?.walk_mut()?.begin_segment(step);
@@ -148,7 +186,8 @@ impl Session {
     /// Asks about a step: whether its branches come next. If not, the solver skips it.
     fn begin_step(&self, step: usize, holder: &Bound<'_, PyAny>) -> PyResult<bool> {
         let mut led = self.led()?;
-        let begun = led.walk_mut()?.begin_step(step, &mut Holder::of(holder))?;
+        let mut holder = led.holder(holder);
+        let begun = led.walk_mut()?.begin_step(step, &mut holder)?;
         led.skip = match begun {
             Begun::Branches => None,
             Begun::Skipped(skip) => Some(skip),
@@ -158,8 +197,9 @@ impl Session {
 
     /// Asks about a branch: `approximated`, `whole` (compute it in one go), or `spans`.
     fn open_branch(&self, branch: &str, holder: &Bound<'_, PyAny>) -> PyResult<&'static str> {
-        let branch = named(branch)?;
-        Ok(match self.led()?.walk_mut()?.open_branch(branch, &mut Holder::of(holder))? {
+        let (branch, mut led) = (named(branch)?, self.led()?);
+        let mut holder = led.holder(holder);
+        Ok(match led.walk_mut()?.open_branch(branch, &mut holder)? {
             Opened::Approximated => "approximated",
             Opened::Whole => "whole",
             Opened::Spans(_) => "spans",
@@ -176,23 +216,31 @@ impl Session {
 
     /// Asks about a span of the branch that is open: whether its units run.
     fn enter_span(&self, index: usize, holder: &Bound<'_, PyAny>) -> PyResult<bool> {
-        Ok(self.led()?.walk_mut()?.enter_span(index, &mut Holder::of(holder))?)
+        let mut led = self.led()?;
+        let mut holder = led.holder(holder);
+        Ok(led.walk_mut()?.enter_span(index, &mut holder)?)
     }
 
     /// The units of a span have run.
     fn leave_span(&self, index: usize, holder: &Bound<'_, PyAny>) -> PyResult<()> {
-        Ok(self.led()?.walk_mut()?.leave_span(index, &mut Holder::of(holder))?)
+        let mut led = self.led()?;
+        let mut holder = led.holder(holder);
+        Ok(led.walk_mut()?.leave_span(index, &mut holder)?)
     }
 
     /// The branch that is open was computed.
     fn close_branch(&self, holder: &Bound<'_, PyAny>) -> PyResult<()> {
-        self.led()?.walk_mut()?.close_branch(&mut Holder::of(holder))?;
+        let mut led = self.led()?;
+        let mut holder = led.holder(holder);
+        led.walk_mut()?.close_branch(&mut holder)?;
         Ok(())
     }
 
     /// Learns from a step whose branches are through.
     fn end_step(&self, holder: &Bound<'_, PyAny>) -> PyResult<()> {
-        self.led()?.end_step(&mut Holder::of(holder))
+        let mut led = self.led()?;
+        let mut holder = led.holder(holder);
+        led.end_step(&mut holder)
     }
 
     /// The same where the guided velocity is known: the solver takes it in, and hands out the latents that the next
@@ -207,7 +255,7 @@ impl Session {
         holder: &Bound<'_, PyAny>,
     ) -> PyResult<Option<Py<PyAny>>> {
         let (py, mut led) = (holder.py(), self.led()?);
-        let mut holder = Holder::of(holder);
+        let mut holder = led.holder(holder);
         let (x, velocity): (Value, Value) = (Arc::new(x), Arc::new(velocity));
         if let (Some(skip), Some(stepper)) = (led.skip, &mut led.stepper) {
             let next = stepper.skip(step, skip, &mut holder)?;
@@ -260,7 +308,8 @@ impl Led {
     fn finish(&mut self, holder: &Bound<'_, PyAny>) -> PyResult<Vec<StepRecord>> {
         self.budgets = self.walk()?.budgets().to_vec();
         self.run = self.walk()?.run().clone();
-        let mut records = self.take()?.finish(&mut Holder::of(holder))?;
+        let mut holder = self.holder(holder);
+        let mut records = self.take()?.finish(&mut holder)?;
         records.retain(|record| !record.branches.is_empty()); // one that was cut short
         Ok(records)
     }
@@ -280,15 +329,19 @@ impl Session {
 }
 
 impl Led {
-    fn walk(&self) -> PyResult<&Walk<Value, Py<PyAny>>> {
+    fn holder<'a, 'py>(&self, python: &'a Bound<'py, PyAny>) -> Holder<'a, 'py> {
+        Holder::of(python, &self.samples)
+    }
+
+    fn walk(&self) -> PyResult<&Walk<Value, Scalar>> {
         self.walk.as_ref().ok_or_else(over)
     }
 
-    fn walk_mut(&mut self) -> PyResult<&mut Walk<Value, Py<PyAny>>> {
+    fn walk_mut(&mut self) -> PyResult<&mut Walk<Value, Scalar>> {
         self.walk.as_mut().ok_or_else(over)
     }
 
-    fn take(&mut self) -> PyResult<Walk<Value, Py<PyAny>>> {
+    fn take(&mut self) -> PyResult<Walk<Value, Scalar>> {
         self.walk.take().ok_or_else(over)
     }
 
@@ -342,8 +395,8 @@ fn over() -> PyErr {
 }
 
 impl<'a, 'py> Holder<'a, 'py> {
-    fn of(python: &'a Bound<'py, PyAny>) -> Self {
-        Holder { python, of_solver: None }
+    fn of(python: &'a Bound<'py, PyAny>, samples: &Samples) -> Self {
+        Holder { python, samples: samples.clone(), of_solver: None }
     }
 
     fn py(&self) -> Python<'py> {
@@ -357,7 +410,7 @@ impl<'a, 'py> Holder<'a, 'py> {
 
 impl Forward for Holder<'_, '_> {
     type Value = Value;
-    type Scalar = Py<PyAny>;
+    type Scalar = Scalar;
     type Error = Failure;
 
     fn subject(&mut self, place: Place, subject: Subject) -> Result<Option<Value>, Failure> {
@@ -392,7 +445,7 @@ impl Forward for Holder<'_, '_> {
         quantity: Quantity,
         now: &Value,
         refs: Refs<'_, Value>,
-    ) -> Result<Option<Py<PyAny>>, Failure> {
+    ) -> Result<Option<Scalar>, Failure> {
         let (py, timestep) = (self.py(), place.at.timestep.0);
         let (name, lag) = match quantity.measure {
             Measure::Magnitude => ("magnitude", 0),
@@ -413,19 +466,23 @@ impl Forward for Holder<'_, '_> {
         let needed = refs.computed.iter().take(quantity.measure.anchors());
         let computed = needed.map(|reference| (reference.timestep.0, reference.value.clone_ref(py)));
         let computed = PyList::new(py, computed.collect::<Vec<_>>())?;
-        let scalar =
+        let tensor =
             self.python.call_method1("measure", (name, lag, now.clone_ref(py), visited, computed, timestep))?;
-        Ok(given(scalar))
+        Ok(given(tensor).map(|tensor| Scalar { tensor, at: place.at, quantity }))
     }
 
-    fn read(&mut self, scalars: Vec<Py<PyAny>>) -> Result<Vec<f64>, Failure> {
-        let count = scalars.len();
-        let numbers: Vec<f64> = self.python.call_method1("read", (PyList::new(self.py(), scalars)?,))?.extract()?;
-        if numbers.len() != count {
-            let found = numbers.len();
+    /// Of each measurement Python says the number of the whole batch, then those of samples with policies of their own.
+    fn read(&mut self, scalars: Vec<Scalar>) -> Result<Vec<f64>, Failure> {
+        let tensors = PyList::new(self.py(), scalars.iter().map(|scalar| &scalar.tensor))?;
+        let all: Vec<Vec<f64>> = self.python.call_method1("read", (tensors,))?.extract()?;
+        if all.len() != scalars.len() || all.iter().any(Vec::is_empty) {
+            let (found, count) = (all.len(), scalars.len());
             return Err(PyValueError::new_err(format!("{found} numbers were read of {count} measurements")).into());
         }
-        Ok(numbers)
+        for (scalar, numbers) in scalars.iter().zip(&all).filter(|(_, numbers)| numbers.len() > 1) {
+            self.samples.put(scalar.at, scalar.quantity, numbers[1..].to_vec());
+        }
+        Ok(all.iter().map(|numbers| numbers[0]).collect())
     }
 
     fn compute(&mut self, branch: Branch) -> Result<(), Failure> {

@@ -14,7 +14,11 @@ import torch
 
 
 class Published:
-    """Wraps `transformer.forward`. `is_batched`: both branches come in one call, the conditional one second."""
+    """Wraps `transformer.forward`.
+
+    * `is_batched` - both branches come in one call, the conditional one second
+    * `samples` - of a batch, each with a rule of its own: a step is reused when all of them would reuse it
+    """
 
     def __init__(
         self,
@@ -25,16 +29,15 @@ class Published:
         steps: int,
         branches: int,
         is_batched: bool = False,
+        samples: int = 1,
     ) -> None:
         self.is_batched = is_batched
-        self.forward, self.method, self.threshold = transformer.forward, method, threshold
-        self.first, self.steps, self.branches = first, steps, branches
+        self.forward, self.branches = transformer.forward, branches
+        self.rules = [Rule(method, threshold, first, steps) for _ in range(samples)]
         self.calls = 0
         self.strip = ""
-        self.before = self.at_compute = self.out = None
         self.kept: dict[int, torch.Tensor] = {}
-        self.ratio: float | None = None
-        self.variance, self.sum, self.reuses = 1.0, 0.0, False
+        self.reuses = False
         transformer.forward = self
 
     def __call__(self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
@@ -42,7 +45,8 @@ class Published:
         self.calls += 1
         x = hidden_states.float().clone()
         if branch == 0:
-            self.reuses = self.decide(self.observed(x), step)
+            # Every rule is asked, whatever the others said.
+            self.reuses = all([rule.decide(x, step) for rule, x in self.each(x)])
         if self.reuses:
             o = x + self.kept[branch]
             self.strip += "."
@@ -51,15 +55,31 @@ class Published:
             self.kept[branch] = o.float() - x
             self.strip += "S"
             if branch == 0:
-                self.learn(self.observed(x), self.observed(o.float()), step)
+                for (rule, of_x), (_, of_o) in zip(self.each(x), self.each(o.float()), strict=True):
+                    rule.learn(of_x, of_o, step)
         if branch == self.branches - 1:
             self.strip += "|"
         if branch == 0:
-            self.before = self.observed(x)
+            for rule, of_x in self.each(x):
+                rule.before = of_x
         return (o.to(hidden_states.dtype),)
 
-    def observed(self, t: torch.Tensor) -> torch.Tensor:
-        return t[t.shape[0] // 2 :] if self.is_batched else t
+    def each(self, t: torch.Tensor) -> list[tuple[Rule, torch.Tensor]]:
+        """Every rule with what it sees."""
+        observed = t[t.shape[0] // 2 :] if self.is_batched else t
+        return list(zip(self.rules, observed.chunk(len(self.rules)), strict=True))
+
+
+class Rule:
+    """One rule, over a run."""
+
+    def __init__(self, method: str, threshold: float, first: int, steps: int) -> None:
+        self.method, self.threshold, self.first, self.steps = method, threshold, first, steps
+        self.before: Any = None
+        self.at_compute: Any = None
+        self.out: Any = None
+        self.ratio: float | None = None
+        self.variance, self.sum = 1.0, 0.0
 
     def decide(self, x: torch.Tensor, step: int) -> bool:
         if step < self.first or step == self.steps - 1 or self.ratio is None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import gc
 import logging
+import os
+import re
 from typing import Any
 
 import pytest
@@ -16,6 +18,7 @@ import published  # noqa: E402
 import tiny  # noqa: E402
 
 from navicache import diffusers as nc  # noqa: E402
+from navicache.blocks import layout_of  # noqa: E402
 
 torch.set_num_threads(1)
 
@@ -86,6 +89,60 @@ def test_a_threshold_of_zero_is_the_plain_pipeline(make: Any) -> None:
             report = session.report
             assert report is not None and "." not in report.strip and report.strip.count("|") == 12, cache
     assert torch.equal(tiny.run(pipe, 12), expected)
+
+
+# T14
+
+
+@pytest.mark.parametrize("make, guidance", [(tiny.wan, 5.0), (tiny.hunyuan, 5.0), (tiny.cogvideox, 5.0)])
+@pytest.mark.parametrize("batch", ["any", "joint"])
+def test_several_prompts_of_a_batch(make: Any, guidance: float, batch: Any) -> None:
+    """`any`: what is reused is what the rule of each prompt reuses. `joint`: one rule sees the mean over them."""
+    steps, strips = 24, []
+    for threshold in (0.3, 0.8, 2.0):
+        reference = make()
+        rule = published.Published(
+            reference.transformer,
+            "easycache",
+            threshold,
+            3,
+            steps,
+            2 if make is tiny.wan else 1,
+            is_batched=make is tiny.cogvideox,
+            samples=2 if batch == "any" else 1,
+        )
+        expected = tiny.run(reference, steps, guidance, batch=2)
+        pipe = make()
+        with nc.cached(pipe, free("easycache", threshold), guards="off", batch=batch) as session:
+            found = tiny.run(pipe, steps, guidance, batch=2)
+            report = session.report
+        assert report is not None and report.strip == rule.strip, threshold
+        assert torch.equal(found, expected), threshold
+        strips.append(report.strip)
+    assert max(reused(strip) for strip in strips) > 0.3, strips
+
+
+def test_a_prompt_in_company_is_reused_no_more_than_alone() -> None:
+    def run(cache: str, **options: Any) -> Any:
+        pipe = tiny.wan()
+        with nc.cached(pipe, cache, guards="off") as session:
+            latents = tiny.run(pipe, 24, **options)
+            assert session.report is not None
+            return latents, session.report
+
+    cache = free("navicache", 0.8)
+    alone, report = run(cache)
+    # Two equal samples decide as one alone.
+    same = {"prompt_embeds": tiny.text(0).repeat(2, 1, 1), "negative_prompt_embeds": tiny.text(500).repeat(2, 1, 1)}
+    both, of_both = run(cache, batch=2, **same, latents=tiny.noise(0).repeat(2, 1, 1, 1, 1))
+    assert of_both.strip == report.strip and "." in report.strip
+    assert torch.allclose(both, alone.repeat(2, 1, 1, 1, 1), atol=1e-5)
+    # A target steers one policy.
+    pipe = tiny.wan()
+    with nc.cached(pipe, "navicache:mid", target="steps=12") as session:
+        tiny.run(pipe, 24, batch=2)
+        assert session.report is not None
+        assert "2 samples under a target: one decision for all, by the mean over them" in session.report.warnings
 
 
 # T3
@@ -183,6 +240,33 @@ def test_nothing_is_kept_after_a_run() -> None:
     assert large() <= before
 
 
+def resident() -> int:
+    """Bytes of memory that this process holds."""
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="this system does not say what a process holds")
+def test_two_hundred_runs_hold_no_more_than_one() -> None:
+    """Every seventh is ended by an exception; methods that keep predictions, spans and the solver's latents."""
+    caches = [free("easycache", 0.8), "fbcache,threshold=0.8", "stride,threshold=2"]
+    pipe, sizes = tiny.wan(), []
+    for number in range(200):
+        if number % 20 == 0:
+            nc.enable(pipe, caches[number // 20 % 3], guards="off")
+        if number % 7 == 6:
+            failing(pipe, 13)
+        else:
+            tiny.run(pipe, 12, seed=number)
+        if number % 20 == 19:
+            gc.collect()
+            sizes.append(resident())
+    assert len(nc.reports(pipe)) == 16
+    first, last = sizes[2], sizes[-1]  # every method ran once
+    assert last <= 1.02 * first, [size // 2**20 for size in sizes]
+
+
 # T6
 
 
@@ -243,24 +327,48 @@ def test_compiled_transformers_are_one_graph(when: str) -> None:
         assert nc.report(pipe).strip == strip  # type: ignore[union-attr]
     assert len(graphs) == 1 and "." in strip
 
+    # The other way to compile: a module around the module.
+    torch._dynamo.reset()
+    graphs.clear()
+    pipe = tiny.wan()
+    if when == "after":
+        nc.enable(pipe, free("navicache", 0.8), guards="off")
+    pipe.transformer = torch.compile(pipe.transformer, backend=count, fullgraph=True)
+    if when == "before":
+        nc.enable(pipe, free("navicache", 0.8), guards="off")
+        assert torch.equal(tiny.run(pipe, 12), expected)
+        assert nc.report(pipe).strip == strip and len(graphs) == 1  # type: ignore[union-attr]
+    else:
+        tiny.run(pipe, 12)
+        assert nc.report(pipe) is None  # which says that the transformer was replaced
+
 
 # T11
 
 
-@pytest.mark.parametrize("cache, most", [(free("navicache", 0.5, 5), 20 - 5 - 1 + 1), ("taylorseer,interval=3", 0)])
+@pytest.mark.parametrize(
+    "cache, most",
+    [
+        (free("navicache", 0.5, 5), 20 - 5 - 1 + 1),
+        ("taylorseer,interval=3", 0),
+        ("magcache:mid", 0),
+        ("pab,self_range=2,cross_range=3", 0),
+        ("schedule,strip=" + "SS|..|" * 10, 0),
+    ],
+)
 def test_read_backs(cache: str, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
     from navicache import measure
 
     reads = []
     read = measure.read
-    monkeypatch.setattr(measure, "read", lambda scalars: reads.append(len(scalars)) or read(scalars))
+    monkeypatch.setattr(measure, "read", lambda scalars, group: reads.append(len(scalars)) or read(scalars, group))
     pipe = tiny.wan()
     with nc.cached(pipe, cache, guards="off") as session:
         tiny.run(pipe, 20)
         report = session.report
-    assert report is not None and "." in report.strip
+    assert report is not None and report["totals"]["units_reused"] > 0
     # One a step that is free to be reused, and one after the run, for the report.
-    assert len(reads) <= most, reads
+    assert sum(count > 0 for count in reads) <= most, reads
 
 
 # T15
@@ -354,8 +462,8 @@ def test_what_cannot_run_is_refused_with_the_reason() -> None:
     for given, cache, part in [
         (pipe, "teecache", "known are none"),
         (pipe, "navicache:warp", "it has fast, mid, slow"),
-        (cog, "fbcache,threshold=0.1", "not CogVideoXBlock"),
-        (pipe, "pab:mid", "parts of blocks"),
+        (cog, "fastercache:mid", "both in one batch"),
+        (tiny.hunyuan(), "pab:mid,keep=none", "keep"),
         (cog, "stride,threshold=0.1,warmup_steps=3,reuse=corrected", "steps cannot be left to CogVideoXDDIMScheduler"),
     ]:
         with pytest.raises(ValueError, match=part):
@@ -374,6 +482,47 @@ def _first_block_cache() -> Any:
     from diffusers import FirstBlockCacheConfig
 
     return FirstBlockCacheConfig(threshold=0.1)
+
+
+def test_what_a_method_would_do_is_said_beforehand() -> None:
+    pipe, cog = tiny.wan(), tiny.cogvideox()
+    said = nc.explain(pipe, "navicache:mid", latents=tiny.SHAPE)
+    assert said.splitlines()[0] == "navicache on WanPipeline, family wan-t2v-1.3b"
+    assert "threshold=" in said and "decides about whole steps" in said and "cond and uncond" in said
+    latents = 4 * 8 * 3 * 8 * 8
+    kept = int(re.search(r"keeps (\d+) tensors", said).group(1))  # type: ignore[union-attr]
+    assert said.splitlines()[4].endswith(f": {kept * latents / 1e6:.1f} MB")
+    with nc.cached(pipe, "navicache:mid") as session:
+        tiny.run(pipe, 20)
+        assert session.report is not None and session.report["totals"]["store_bytes"] == kept * latents
+    said = nc.explain(pipe, "fbcache,threshold=0.1")
+    assert "spans of blocks" in said and "of a block's features" in said
+    assert "it cannot run here: fastercache makes one branch" in nc.explain(cog, "fastercache:mid")
+    with pytest.raises(ValueError, match="known are none"):
+        nc.explain(pipe, "teecache")
+
+
+def test_the_bill_knows_what_is_kept_of_blocks() -> None:
+    """As the engine reckons it: residuals of all tokens in 32 bits, of both branches."""
+    pipe = tiny.wan()
+    with nc.cached(pipe, "fbcache,threshold=0.8", guards="off") as session:
+        tiny.run(pipe, 12)
+        assert session.report is not None
+        features = 4 * (3 * 4 * 4) * 24
+        assert session.report["totals"]["store_bytes"] % features == 0
+        assert session.report["totals"]["store_bytes"] >= 2 * 2 * features
+    # Pictures that go in beside the latents are not kept; tokens that are packed are counted as they are.
+    for pipe, shown, predicted, grid in [
+        (tiny.wan(in_channels=20), (2, 20, 3, 8, 8), (2, 8, 3, 8, 8), (3, 4, 4)),
+        (tiny.hunyuan(), tiny.SHAPE, tiny.SHAPE, (3, 4, 4)),
+        (tiny.cogvideox(), (2, 3, 8, 8, 8), (2, 3, 8, 8, 8), (3, 4, 4)),
+        (tiny.mochi(), (2, 8, 3, 8, 8), (2, 8, 3, 8, 8), (3, 4, 4)),
+        (tiny.ltx(), (2, 48, 8), (2, 48, 8), None),
+    ]:
+        layout = layout_of(pipe.transformer, torch.empty(shown, device="meta"))
+        assert layout is not None and layout.predicted == predicted and layout.grid == grid
+        config = pipe.transformer.config
+        assert layout.features == 4 * shown[0] * 48 * config.num_attention_heads * config.attention_head_dim
 
 
 def test_problems_of_a_run_leave_it_plain(caplog: pytest.LogCaptureFixture) -> None:

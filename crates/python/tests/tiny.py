@@ -13,6 +13,10 @@ from diffusers import (
     FlowMatchEulerDiscreteScheduler,
     HunyuanVideoPipeline,
     HunyuanVideoTransformer3DModel,
+    LTXPipeline,
+    LTXVideoTransformer3DModel,
+    MochiPipeline,
+    MochiTransformer3DModel,
     UniPCMultistepScheduler,
     WanPipeline,
     WanTransformer3DModel,
@@ -132,6 +136,44 @@ def cogvideox(seed: int = 0) -> CogVideoXPipeline:
     return pipe
 
 
+def ltx(seed: int = 0) -> LTXPipeline:
+    """LTX: tokens come packed, both branches in one batch."""
+    model = LTXVideoTransformer3DModel(
+        in_channels=8,
+        out_channels=8,
+        num_attention_heads=2,
+        attention_head_dim=12,
+        cross_attention_dim=24,
+        num_layers=3,
+        caption_channels=TEXT,
+    )
+    randomize(model, seed)
+    empty: Any = None
+    pipe = LTXPipeline(FlowMatchEulerDiscreteScheduler(), empty, empty, empty, model)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def mochi(seed: int = 0) -> MochiPipeline:
+    """Mochi: both branches in one batch, timesteps that count upwards."""
+    model = MochiTransformer3DModel(
+        num_attention_heads=2,
+        attention_head_dim=12,
+        num_layers=3,
+        pooled_projection_dim=24,
+        in_channels=8,
+        text_embed_dim=TEXT,
+        time_embed_dim=16,
+        max_sequence_length=6,
+    )
+    randomize(model, seed)
+    empty: Any = None
+    source = FlowMatchEulerDiscreteScheduler(invert_sigmas=True)
+    pipe = MochiPipeline(source, empty, empty, empty, model)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
 def text(seed: int, tokens: int = 6, batch: int = 1) -> torch.Tensor:
     """The embedding of a prompt. // (batch, tokens, TEXT)"""
     return torch.randn((batch, tokens, TEXT), generator=torch.Generator().manual_seed(1000 + seed))
@@ -149,13 +191,20 @@ def run(
     given: dict[str, Any] = {"num_inference_steps": steps, "output_type": "latent", "height": size, "width": size}
     given["prompt_embeds"] = text(seed, batch=batch)
     side = size // 8
+    if isinstance(pipe, (LTXPipeline, MochiPipeline)):
+        mask = torch.ones(batch, 6, dtype=torch.bool)
+        given.update(prompt_attention_mask=mask, negative_prompt_attention_mask=mask)
     if isinstance(pipe, HunyuanVideoPipeline):
         given.update(pooled_prompt_embeds=torch.zeros(batch, 8), prompt_attention_mask=torch.ones(batch, 6))
     else:
         given.update(negative_prompt_embeds=text(seed + 500, batch=batch), guidance_scale=guidance)
     shape = (batch, 3, 8, side, side) if isinstance(pipe, CogVideoXPipeline) else (batch, 8, 3, side, side)
     given.update(latents=noise(seed, shape), num_frames=9)
-    return pipe(**given, **more).frames
+    if isinstance(pipe, LTXPipeline):  # 32 pixels a latent, 8 frames
+        given.update(latents=noise(seed, (batch, 3 * side * side, 8)), num_frames=17, height=4 * size, width=4 * size)
+    if isinstance(pipe, MochiPipeline):  # 6 frames a latent
+        given.update(num_frames=13)
+    return pipe(**{**given, **more}).frames
 
 
 def save_wan(folder: Any, seed: int = 0) -> None:

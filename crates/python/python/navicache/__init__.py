@@ -21,7 +21,7 @@ from navicache.offline import Preset, Trace, predict, replay, tune
 from navicache.report import Report
 
 if TYPE_CHECKING:
-    from navicache.diffusers import cached, disable, enable
+    from navicache.diffusers import cached, disable, enable, explain
 
 __all__ = [
     "Bug",
@@ -42,6 +42,7 @@ __all__ = [
     "disable",
     "enable",
     "estimate",
+    "explain",
     "generate",
     "inspect",
     "methods",
@@ -57,7 +58,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """What is for pipelines of diffusers is there, and torch imported, when it is asked for."""
-    if name in ("cached", "disable", "enable"):
+    if name in ("cached", "disable", "enable", "explain"):
         from navicache import diffusers
 
         return getattr(diffusers, name)

@@ -1,13 +1,16 @@
 """The blocks of a transformer of diffusers: as units that a report counts, and one by one for methods that look inside.
 
 A block that is not computed hands its inputs on; the first one of a reused span hands on the approximated features.
+Methods that ask about parts of blocks (`pab`, `fastercache`) have them run part by part: see `kinds`.
 """
 
 from __future__ import annotations
 
+import inspect
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -15,7 +18,9 @@ from torch import Tensor, nn
 
 from navicache import _core
 from navicache.forward import Forward
+from navicache.kinds import EMBEDDERS, KINDS, PACKED, Given, Kind
 from navicache.measure import Value, wiener
+from navicache.run import PROBLEMS, Unfit
 
 # Where diffusers' transformers keep their blocks, in the order they run.
 _LISTS = (
@@ -26,47 +31,13 @@ _LISTS = (
     "temporal_transformer_blocks",
     "visual_transformer_blocks",
 )
+# How much of what a block adds its parts may miss: rounding, and no layer.
+_SAME_BLOCK = 0.01
 
 
-@dataclass(frozen=True)
-class Kind:
-    """What is known of a class of blocks. The engine has the same parts."""
-
-    # Parts that can be told apart, in the order they run.
-    parts: tuple[str, ...]
-    # Whether it returns the text's features behind the video's.
-    returns_text: bool
-    # The input of its first part, normalised and modulated, from the block and its arguments.
-    modulated: Callable[[Any, tuple[Any, ...]], Tensor]
-    # The projection of the time embedding, where the block is given it.
-    time: Callable[[tuple[Any, ...]], Tensor | None]
-
-
-def _modulated_wan(block: Any, args: tuple[Any, ...]) -> Tensor:
-    hidden, _, time, *_ = args
-    table: Tensor = block.scale_shift_table
-    if time.ndim == 4:  # a time of every token
-        rows = (table.unsqueeze(0) + time.float()).unbind(2)
-    else:
-        rows = tuple(row.unsqueeze(1) for row in (table + time.float()).unbind(1))
-    modulated: Tensor = block.norm1(hidden.float()) * (1 + rows[1]) + rows[0]
-    return modulated
-
-
-def _modulated_hunyuan(block: Any, args: tuple[Any, ...]) -> Tensor:
-    modulated: Tensor = block.norm1(args[0], emb=args[2])[0]
-    return modulated
-
-
-_WAN = Kind(("self_attn", "cross_attn", "mlp"), False, _modulated_wan, lambda args: args[2])
-_HUNYUAN = Kind(("self_attn", "mlp"), True, _modulated_hunyuan, lambda _: None)
-_KINDS = {
-    "WanTransformerBlock": _WAN,
-    "HunyuanVideoTransformerBlock": _HUNYUAN,
-    "HunyuanVideoSingleTransformerBlock": Kind(("whole",), True, _modulated_hunyuan, lambda _: None),
-}
-# What policies may ask for, where blocks of a kind come first.
-SIGNALS = {"WanTransformerBlock": ("time_projection", "modulated_input"), "HunyuanVideoTransformerBlock": ("modulated_input",)}
+def class_of(transformer: nn.Module) -> str:
+    """The name of its class, whatever is compiled around it."""
+    return type(getattr(transformer, "_orig_mod", transformer)).__name__
 
 
 def modules_of(transformer: nn.Module) -> list[nn.Module]:
@@ -75,25 +46,46 @@ def modules_of(transformer: nn.Module) -> list[nn.Module]:
     return [block for found in lists if isinstance(found, nn.ModuleList) for block in found]
 
 
+def embedder_of(transformer: nn.Module) -> nn.Module | None:
+    """The layer that makes the time embedding, where blocks are not given it."""
+    layer = getattr(transformer, EMBEDDERS.get(class_of(transformer), ""), None)
+    return layer if isinstance(layer, nn.Module) else None
+
+
 def blocks_of(transformer: nn.Module) -> list[list[str]]:
     """The parts of every block, by name. A transformer without known lists of blocks is one block."""
-    parts = [list(_KINDS[name].parts) if name in _KINDS else ["whole"] for name in _names(transformer)]
+    parts = [KINDS[name].names if name in KINDS else ["whole"] for name in _names(transformer)]
     return parts or [["whole"]]
 
 
 def refusal(transformer: nn.Module, needs: list[str]) -> str | None:
     """Why a method that needs blocks cannot look into a transformer; `None` where it can."""
     names = _names(transformer)
-    unknown = sorted({name for name in names if name not in _KINDS})
+    unknown = sorted({name for name in names if name not in KINDS})
     if unknown or not names:
         found = ", ".join(unknown) or "this transformer has none that are known"
-        return f"it needs blocks one by one; those of Wan and HunyuanVideo are known, not {found}"
-    if "parts" in needs:
-        return "it asks about parts of blocks, which cannot be told apart from outside"
-    signals = SIGNALS.get(names[0], ())
+        known = ", ".join(sorted({name.split("Transformer")[0].removesuffix("Block") for name in KINDS}))
+        return f"it needs blocks one by one; those of {known} are known, not {found}"
+    signals = set(KINDS[names[0]].signals) | ({"time_embedding"} if embedder_of(transformer) is not None else set())
     for signal in ("time_embedding", "time_projection", "modulated_input"):
         if signal in needs and signal not in signals:
             return f"it needs {signal.replace('_', ' ')}, which is not known of {names[0]}"
+    if "filtered_input" in needs and names[0] in PACKED:
+        return f"it needs to know where tokens lie in the video, and {names[0]} is shown them packed"
+    return None
+
+
+def obstacle(transformer: nn.Module, needs: list[str]) -> str | None:
+    """What is in the way of looking into a transformer as it stands now; `None` where nothing is."""
+    if getattr(transformer, "_compiled_call_impl", None) is not None or hasattr(transformer, "_orig_mod"):
+        return "the whole transformer is compiled: transformer.compile_repeated_blocks() leaves blocks apart"
+    if getattr(transformer, "_parallel_config", None) is not None:
+        return "it needs blocks one by one, and these are split over several processes"
+    for block in modules_of(transformer) if "parts" in needs else []:
+        if getattr(block, "_compiled_call_impl", None) is not None:
+            return "it runs parts of blocks by themselves, and the blocks are compiled as wholes"
+        if "forward" in block.__dict__:
+            return "it runs parts of blocks by themselves, and something is hooked into the blocks (offloading?)"
     return None
 
 
@@ -102,23 +94,43 @@ def _names(transformer: nn.Module) -> list[str]:
     return [type(block).__name__ for block in modules_of(transformer)]
 
 
+@cache
+def _signature(of: Callable[..., Any]) -> inspect.Signature:
+    return inspect.signature(of)
+
+
+def named(block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Given:
+    """A block's arguments by their names."""
+    bound = _signature(type(block).forward).bind(block, *args, **kwargs)
+    bound.apply_defaults()
+    return bound.arguments
+
+
 class Spans:
     """The blocks of one run's transformers under a method that asks about spans of them."""
 
-    def __init__(self, session: _core.Session, forward: Forward, patch: tuple[int, int, int]) -> None:
-        self.session, self.forward, self.patch = session, forward, patch
+    def __init__(
+        self, session: _core.Session, forward: Forward, grid: tuple[int, int, int] | None, by_parts: bool
+    ) -> None:
+        self.session, self.forward, self.grid, self.by_parts = session, forward, grid, by_parts
         self.cut = session.spans()
         self.is_open = False
+        # What went wrong inside of a forward. It goes on by itself, and is given up when it is through.
+        self.problem: str | None = None
         # Of the transformer that runs: each block's first unit, and the one behind its last.
         self.units: weakref.WeakKeyDictionary[nn.Module, tuple[int, int]] = weakref.WeakKeyDictionary()
         self.transformer: weakref.ref[nn.Module] | None = None
+        # Kinds of blocks whose parts were seen to make up the whole.
+        self.trusted: set[str] = set()
         # Of the forward under way
         self.now: Value = ()
+        self.embedding: Tensor | None = None
         self.block: weakref.ref[nn.Module] | None = None
-        self.args: tuple[Any, ...] = ()
+        self.given: Given = {}
         self.start: Value = ()
         self.starts: dict[int, Value] = {}
-        self.outputs: list[tuple[int, Tensor]] = []
+        self.unit = 0  # the first of the block
+        self.outputs: dict[int, Tensor] = {}  # behind every block that was computed, by its first unit
         self.since = self.replaced_until = 0
 
     def open(self, transformer: nn.Module) -> None:
@@ -127,42 +139,88 @@ class Spans:
             self.transformer, unit = weakref.ref(transformer), 0
             self.units.clear()
             for block in modules_of(transformer):
-                parts = len(_KINDS[type(block).__name__].parts)
+                parts = len(KINDS[type(block).__name__].names)
                 self.units[block] = (unit, unit + parts)
                 unit += parts
-        self.is_open, self.starts, self.outputs, self.replaced_until = True, {}, [], 0
+        self.is_open, self.starts, self.outputs, self.replaced_until = True, {}, {}, 0
 
     def close(self) -> None:
-        """It is through: nothing of it stays."""
-        self.is_open, self.now, self.block, self.args, self.start = False, (), None, (), ()
-        self.starts, self.outputs = {}, []
+        """It is through: nothing of it stays.
+
+        Raises `Unfit` where something went wrong on the way.
+        """
+        self.is_open, self.now, self.block, self.given, self.start = False, (), None, {}, ()
+        self.starts, self.outputs, self.embedding = {}, {}, None
+        if self.problem is not None:
+            raise Unfit(self.problem)
 
     def call(self, block: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """One block: computed, or part of a span that is not."""
-        if not self.is_open or block not in self.units:
+        """One block: computed, or part of a span that is not. Or the layer that makes the time embedding."""
+        if not self.is_open:
             return forward(*args, **kwargs)
-        kind = _KINDS[type(block).__name__]
-        first, end = self.units[block]
-        self.now = tuple(args[:2]) if kind.returns_text else (args[0],)
+        if block not in self.units:
+            output = forward(*args, **kwargs)
+            self.embedding = output[0] if isinstance(output, tuple) else output
+            return output
+        kind = KINDS[type(block).__name__]
+        self.given, (self.unit, end) = named(block, args, kwargs), self.units[block]
+        self.now, self.block = kind.value(self.given), weakref.ref(block)
+        if not self.by_parts or not kind.parts or self.problem is not None:
+            self._piece(self.unit, end, lambda _: kind.taken(forward(*args, **kwargs)))
+        elif type(block).__name__ in self.trusted:
+            self._parts(block, kind)
+        else:  # the first of its kind runs both ways
+            self._distrusted(block, kind, kind.taken(forward(*args, **kwargs)))
+        return kind.returned(self.now)
+
+    def _parts(self, block: nn.Module, kind: Kind) -> None:
+        for unit, part in enumerate(kind.parts.values(), start=self.unit):
+            self._piece(unit, unit + 1, partial(part, block, given=self.given))
+
+    def _distrusted(self, block: nn.Module, kind: Kind, whole: Value) -> None:
+        """Runs a block's parts where it is not certain that they make up the whole."""
+        name, before = type(block).__name__, self.now
+        try:
+            self._parts(block, kind)
+            if not all(map(_are_close, self.now, whole, before)):
+                raise Unfit("their sum is another one")
+            self.trusted.add(name)
+        except (AttributeError, KeyError, TypeError, *PROBLEMS) as problem:
+            self.problem = f"{name} is not made of the parts that are known of it ({problem})"
+            self.now = whole
+
+    def _piece(self, first: int, end: int, run: Callable[[Value], Value]) -> None:
+        """A block, or a part of one, between the questions before and behind it."""
         if first < self.replaced_until:
-            return self.returned(kind)
-        self.block, self.args = weakref.ref(block), args
+            return
         self.starts[first] = self.now
         for index, (start, stop, _) in enumerate(self.cut):
-            if start == first and not self.session.enter_span(index, self.forward):
-                return self.returned(kind)
-            if start == stop == first:
-                self.session.leave_span(index, self.forward)
-        output = forward(*args, **kwargs)
-        self.now = tuple(output[:2]) if kind.returns_text else (output,)
-        self.outputs.append((first, self.now[0]))
+            if start == first and self._enter(index) and start == stop:
+                self._leave(index)
+            if first < self.replaced_until:
+                return
+        self.now = run(self.now)
+        self.outputs[self.unit] = self.now[0]
         for index, (start, stop, _) in enumerate(self.cut):
             if stop == end and start < stop:
-                self.session.leave_span(index, self.forward)
-        return output
+                self._leave(index)
 
-    def returned(self, kind: Kind) -> Any:
-        return self.now if kind.returns_text else self.now[0]
+    def _enter(self, index: int) -> bool:
+        """Asks about a span: whether it is computed."""
+        if self.problem is None:
+            try:
+                return self.session.enter_span(index, self.forward)
+            except PROBLEMS as problem:
+                self.problem = str(problem)
+        return True
+
+    def _leave(self, index: int) -> None:
+        """A span was computed."""
+        if self.problem is None:
+            try:
+                self.session.leave_span(index, self.forward)
+            except PROBLEMS as problem:
+                self.problem = str(problem)
 
     # What the session asks, through `Forward`
 
@@ -185,45 +243,66 @@ class Spans:
         return tuple(after - before for after, before in zip(self.now, self.start, strict=True))
 
     def subject(self, name: str, sigma: float) -> Value | None:
-        """A subject's value at the span that was entered."""
+        """A subject's value at the span that was entered, as policies see it."""
+        value = self._subject(name, sigma)
+        return None if value is None else tuple(self.forward.observed(t.float()) for t in value)
+
+    def _subject(self, name: str, sigma: float) -> Value | None:
         if name == "span_residual":
             return (self.now[0].float() - self.start[0].float(),)
         if name == "span_output":
-            return (self.now[0].float(),)
+            return (self.now[0],)
         if name == "block_outputs":
-            return tuple(output.float() for unit, output in self.outputs if unit >= self.since)
+            return tuple(output for unit, output in self.outputs.items() if unit >= self.since)
         block = None if self.block is None else self.block()
         if block is None:
             return None
-        kind = _KINDS[type(block).__name__]
-        if name == "time_projection":
-            time = kind.time(self.args)
-            return None if time is None else (time.float(),)
-        if name in ("modulated_input", "filtered_input"):
-            modulated = kind.modulated(block, self.args).float()
-            return (modulated if name == "modulated_input" else wiener(modulated, self.grid(), sigma),)
+        if name == "time_embedding" and self.embedding is not None:
+            return (self.embedding,)
+        signal = KINDS[type(block).__name__].signals.get("modulated_input" if name == "filtered_input" else name)
+        if signal is None:
+            return None
+        value = signal(block, self.given)
+        if name != "filtered_input":
+            return (value,)
+        if self.grid is None:
+            raise Unfit("where tokens lie in the video is not known of this transformer")
+        return (wiener(value.float(), self.grid, sigma),)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a transformer makes of latents."""
+
+    # The shape of what it predicts.
+    predicted: torch.Size
+    # Tokens of the video along time, height and width. None: they come packed, and where they lie is not known.
+    grid: tuple[int, int, int] | None
+    # Bytes of the features of all tokens, as 32-bit numbers.
+    features: int
+
+
+def layout_of(transformer: nn.Module, shown: Tensor) -> Layout | None:
+    """From its configuration and the latents that it is shown; `None` where the configuration does not say."""
+    config: Any = transformer.config
+    channels = config.get("out_channels") or config.get("in_channels")
+    width = (config.get("num_attention_heads") or 0) * (config.get("attention_head_dim") or 0)
+    patch = config.get("patch_size")
+    if channels is None or patch is None or shown.ndim not in (3, 5):
         return None
-
-    def grid(self) -> tuple[int, int, int]:
-        """Tokens along time, height and width."""
-        shown = self.forward.shown
-        assert shown is not None
-        frames, height, width = (-(-size // patch) for size, patch in zip(shown.shape[-3:], self.patch, strict=True))
-        return frames, height, width
-
-
-def patch_of(transformer: nn.Module) -> tuple[int, int, int]:
-    """Latents along time, height and width that are one token."""
-    config: Any = transformer.config
-    patch = config.patch_size
-    if isinstance(patch, int):
-        return (getattr(config, "patch_size_t", None) or 1, patch, patch)
-    frames, height, width = patch
-    return frames, height, width
+    if shown.ndim == 3:  # QwenImage counts channels of latents, others those of tokens
+        channels *= patch**2 if class_of(transformer).startswith("QwenImage") else 1
+        return Layout(torch.Size((*shown.shape[:2], channels)), None, 4 * shown.shape[0] * shown.shape[1] * width)
+    axis = 2 if class_of(transformer).startswith("CogVideoX") else 1  # of the channels
+    predicted = [*shown.shape[:axis], channels, *shown.shape[axis + 1 :]]
+    patches = (config.get("patch_size_t") or 1, patch, patch) if isinstance(patch, int) else patch
+    extent = [size for place, size in enumerate(shown.shape) if place not in (0, axis)]
+    frames, height, wide = (-(-size // of) for size, of in zip(extent, patches, strict=True))
+    features = 4 * shown.shape[0] * frames * height * wide * width
+    return Layout(torch.Size(predicted), (frames, height, wide), features)
 
 
-def predicted_shape(transformer: nn.Module, shown: Tensor) -> torch.Size:
-    """The shape of what a transformer of 5-d latents predicts."""
-    config: Any = transformer.config
-    batch, _, *rest = shown.shape
-    return torch.Size((batch, config.out_channels or config.in_channels, *rest))
+def _are_close(made: Tensor, whole: Tensor, before: Tensor) -> bool:
+    """Whether what was added is the same, but for rounding."""
+    missed, added = (made.float() - whole.float()).abs().mean(), (whole.float() - before.float()).abs().mean()
+    return bool(missed <= _SAME_BLOCK * added)

@@ -18,22 +18,27 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from functools import partial
+from typing import Any, Literal, get_args
 
 import torch
 from torch import nn
 
 from navicache import _core, families, solvers
-from navicache.blocks import Spans, blocks_of, modules_of, refusal
+from navicache.blocks import Spans, blocks_of, class_of, embedder_of, layout_of, modules_of, refusal
 from navicache.generation import Generation
 from navicache.report import Report
 
 _log = logging.getLogger("navicache")
 
 OnProblem = Literal["warn", "error", "quiet"]
+Batch = Literal["any", "joint"]
+KeepOn = Literal["auto", "device", "cpu"]
 
 # Transformers that a forward of thinned-out latents is known to work on.
 _THINNABLE = ("WanTransformer3DModel", "HunyuanVideoTransformer3DModel")
+# Transformers whose pipelines show both branches of guidance in one batch.
+_BATCHED = ("CogVideoXTransformer3DModel", "LTXVideoTransformer3DModel", "MochiTransformer3DModel")
 # Loops that are not one over the same latents.
 _OTHER_LOOPS = ("DiffusionForcing", "Helios", "CausVid", "AnyFlow", "FramePack")
 
@@ -43,8 +48,14 @@ class Options:
     """How a session keeps what it keeps, and what it does about problems."""
 
     memory: int
-    keep: torch.dtype | None
-    on_problem: OnProblem
+    keep: torch.dtype | None = None
+    keep_on: KeepOn = "auto"
+    on_problem: OnProblem = "warn"
+    batch: Batch = "any"
+    # Whether a target moves the threshold on the way.
+    is_steered: bool = False
+    # torch's group of the processes that compute one video together; None: as diffusers splits the transformer.
+    group: Any = None
 
 
 class Session:
@@ -159,6 +170,9 @@ def enable(
     guards: str = "act",
     memory: int | str = "2GiB",
     keep: Literal["f32", "model"] = "f32",
+    keep_on: KeepOn = "auto",
+    batch: Batch = "any",
+    group: Any = None,
     on_problem: OnProblem = "warn",
 ) -> Session:
     """Puts a pipeline under a cache method, from its next run on. Touches no weights.
@@ -169,6 +183,10 @@ def enable(
     * `guards` - what is done when a run goes wrong: `act`, `warn`, `off`
     * `memory` - what may be kept
     * `keep` - predictions are kept as 32-bit numbers, or in the model's own format in half the memory
+    * `keep_on` - what predictions are made of stays on the `device`, or waits in the memory of the `cpu`; `auto`: on
+      the device, if it is less than a tenth of what is free there
+    * `batch` - of several prompts: `any` computes what one of them would compute alone; `joint` decides by the mean
+    * `group` - of `torch.distributed`: processes that compute one video together, where diffusers does not know it
     * `on_problem` - `warn`; `error`: raise before the first forward; `quiet`
 
     Raises `ValueError` where the method is unknown, or cannot run on this pipeline, with the reason.
@@ -177,8 +195,17 @@ def enable(
     family = family or family_of(pipe)
     method = _core.Method(cache, family, target, guards)
     _check(pipe, modules, method)
+    for option, value, known in [
+        ("keep", keep, ("f32", "model")),
+        ("keep_on", keep_on, get_args(KeepOn)),
+        ("batch", batch, get_args(Batch)),
+        ("on_problem", on_problem, get_args(OnProblem)),
+    ]:
+        if value not in known:
+            raise ValueError(f"{option} {value!r}: expected one of {', '.join(known)}")
     dtype = None if keep == "f32" else next(modules[0].parameters()).dtype
-    return _enable(pipe, modules, Session(pipe, method, Options(_core.bytes_of(memory), dtype, on_problem)))
+    options = Options(_core.bytes_of(memory), dtype, keep_on, on_problem, batch, target is not None, group)
+    return _enable(pipe, modules, Session(pipe, method, options))
 
 
 def disable(pipe: Any) -> None:
@@ -225,7 +252,7 @@ def trace(pipe: Any, path: str | os.PathLike[str], *, lags: int = 8, **call: Any
     """
     modules, before = _transformers(pipe), _of_pipe.get(pipe)
     method = _core.Method.recorder(family_of(pipe), lags)
-    session = _enable(pipe, modules, Session(pipe, method, Options(2**62, None, "warn")))
+    session = _enable(pipe, modules, Session(pipe, method, Options(memory=2**62)))
     try:
         output = pipe(**call)
         recorded = session.trace(str(call.get("prompt") or ""))
@@ -240,7 +267,7 @@ def trace(pipe: Any, path: str | os.PathLike[str], *, lags: int = 8, **call: Any
 def family_of(pipe: Any) -> str:
     """The family of models that presets are looked up by; for what was not measured, the transformer's class."""
     modules = _transformers(pipe)
-    name, config = _plain_name(modules[0]), modules[0].config
+    name, config = class_of(modules[0]), modules[0].config
     if name == "HunyuanVideoTransformer3DModel":
         return families.HUNYUANVIDEO
     if name == "WanTransformer3DModel":
@@ -270,6 +297,45 @@ def refused(pipe: Any, cache: str, family: str | None = None) -> str | None:
     return None
 
 
+def explain(
+    pipe: Any, cache: str, *, steps: int = 50, latents: tuple[int, ...] | None = None, family: str | None = None
+) -> str:
+    """What a method would do on a pipeline, in words. Runs nothing.
+
+    * `steps` - of a run
+    * `latents` - the shape that the transformer is shown: what is kept is said in bytes then
+
+    Raises `ValueError` where the method is unknown or its options make no sense.
+    """
+    modules = _transformers(pipe)
+    family = family or family_of(pipe)
+    method = _core.Method(cache, family)
+    options = {name: value for name, value in json.loads(method.described()).items() if name != "method"}
+    lines = [
+        f"{method.name} on {type(pipe).__name__}, family {family}",
+        "options: " + (", ".join(f"{name}={value}" for name, value in options.items()) or "none"),
+    ]
+    if (reason := refused(pipe, cache, family)) is not None:
+        return "\n".join([*lines, f"it cannot run here: {reason}"])
+    is_one = class_of(modules[0]) in (*_BATCHED, "HunyuanVideoTransformer3DModel")
+    branches = ["cond"] if is_one else ["cond", "uncond"]
+    schedule = [(1000.0 * (1 - step / steps), 1 - step / steps) for step in range(steps)]
+    session = _core.Session(method, schedule, branches, blocks_of(modules[0]))
+    outline = json.loads(session.outline())
+    lines.append("decides about " + (", ".join(outline["scopes"]) or "nothing: everything is computed"))
+    first, last, longest = outline["first_steps"], outline["last_steps"], outline["longest_run"]
+    ends = f"of {steps} steps the first {first} and the last {last} are always computed"
+    lines.append(ends if longest is None else f"{ends}; at most {longest} in a row are reused")
+    counts = {"tensors of the latents' size": session.store_bytes(1, 0), "of a block's features": session.store_bytes(0, 1)}
+    kept = " and ".join(f"{count} {what}" for what, count in counts.items() if count) or "nothing"
+    layout = None if latents is None else layout_of(modules[0], torch.empty(latents, device="meta"))
+    size = ""
+    if layout is not None:
+        size = f": {session.store_bytes(4 * layout.predicted.numel(), layout.features) / 1e6:.1f} MB"
+    lines.append(f"keeps {kept}, with {' and '.join(branches)}{size}")
+    return "\n".join([*lines, *filter(None, [method.advice(steps)])])
+
+
 def _enable(pipe: Any, modules: list[nn.Module], session: Session) -> Session:
     disable(pipe)
     _of_pipe[pipe] = session
@@ -277,9 +343,10 @@ def _enable(pipe: Any, modules: list[nn.Module], session: Session) -> Session:
         _of_module[module] = session
         _replace_class(module)
     if "spans" in _needs(modules[0], session.method):
-        for block in [block for module in modules for block in modules_of(module)]:
-            _of_block[block] = session
-            _replace_class(block)
+        for module in modules:
+            for block in filter(None, [embedder_of(module), *modules_of(module)]):
+                _of_block[block] = session
+                _replace_class(block)
     return session
 
 
@@ -295,7 +362,9 @@ def _watched(of: type) -> type:
     base: Any = of
 
     def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N807
-        forward = base.__call__.__get__(self)
+        if torch.compiler.is_compiling():  # what is compiled around us is traced through
+            return base.__call__(self, *args, **kwargs)
+        forward = partial(base.__call__, self)
         session = _of_module.get(self)
         if session is not None:
             return session.call(self, forward, args, kwargs)
@@ -361,9 +430,14 @@ def _check(pipe: Any, modules: list[nn.Module], method: _core.Method) -> None:
     needs = _needs(modules[0], method)
     if "spans" in needs and (reason := refusal(modules[0], needs)) is not None:
         raise ValueError(f"{method.name}: {reason}. navicache, easycache, trend and taylorseer run here")
-    if "trial" in needs and _plain_name(modules[0]) not in _THINNABLE:
+    if "from_cond" in needs and class_of(modules[0]) in _BATCHED:
         raise ValueError(
-            f"{method.name} runs its model on thinned-out latents, which {_plain_name(modules[0])} is not known to take; "
+            f"{method.name} makes one branch of guidance from the other; {type(pipe).__name__} shows both in one batch. "
+            "navicache, easycache, trend and taylorseer run here"
+        )
+    if "trial" in needs and class_of(modules[0]) not in _THINNABLE:
+        raise ValueError(
+            f"{method.name} runs its model on thinned-out latents, which {class_of(modules[0])} is not known to take; "
             "navicache, easycache and trend run here"
         )
     if "solver" in needs:
@@ -393,11 +467,6 @@ def _transformers(pipe: Any) -> list[nn.Module]:
 
 def _is_of(module: nn.Module, pipe: Any) -> bool:
     return module is getattr(pipe, "transformer", None) or module is getattr(pipe, "transformer_2", None)
-
-
-def _plain_name(module: nn.Module) -> str:
-    """The class, whatever is compiled around it."""
-    return type(getattr(module, "_orig_mod", module)).__name__
 
 
 def _session(pipe: Any) -> Session:

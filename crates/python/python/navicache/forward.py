@@ -14,10 +14,7 @@ from torch import Tensor
 
 from navicache import measure
 from navicache.measure import Anchor, Value
-
-
-class Unfit(Exception):
-    """The transformer's tensors do not allow what the method needs; the text says why."""
+from navicache.run import Unfit
 
 
 @dataclass
@@ -38,8 +35,13 @@ class Forward:
     spans: Any = None
     # Whether both branches are in one batch: policies observe the second half, which is the conditional one.
     is_batched: bool = False
-    # What a prediction is kept in: None is f32.
+    # What a prediction is kept in: None is f32. And where: None is where it was made.
     keep: torch.dtype | None = None
+    keep_on: torch.device | None = None
+    # Samples of the batch that are measured apart; 1: all are measured together.
+    samples: int = 1
+    # Processes that compute this video together: torch's group of them.
+    group: Any = None
 
     def begin_step(self, shown: Tensor) -> None:
         """Another step comes, of these latents."""
@@ -92,7 +94,7 @@ class Forward:
         thin = self.shown
         for axis, factor in ((-3, frames), (-2, size), (-1, size)):
             thin = _pick(thin, axis, factor)
-        return (measure.low_pass(self.run_thinned(thin)),)
+        return (self.observed(measure.low_pass(self.run_thinned(thin))),)
 
     def measure(
         self,
@@ -106,23 +108,55 @@ class Forward:
         """See `navicache.measure.measure`."""
         anchors: list[Anchor] = [(at, _value(value)) for at, value in computed]
         before = None if visited is None else _value(visited)
-        return measure.measure(name, lag, _value(now), before, anchors, timestep)
+        joint = measure.measure(name, lag, _value(now), before, anchors, timestep)
+        if joint is None or self.samples == 1:
+            return joint
+        return torch.stack([joint, *self._apart(name, lag, _value(now), before, anchors, timestep)])
 
-    def read(self, scalars: Sequence[Tensor]) -> list[float]:
+    def _apart(
+        self, name: str, lag: int, now: Value, visited: Value | None, computed: list[Anchor], timestep: float
+    ) -> list[Tensor]:
+        """The same measure of each sample of the batch."""
+
+        def of(value: Value, sample: int) -> Value:
+            return tuple(t[sample : sample + 1] for t in value)
+
+        if any(t.shape[0] != self.samples for t in now):
+            raise Unfit(f"{name} of tensors {[tuple(t.shape) for t in now]}: expected {self.samples} samples along the first axis")
+        scalars = []
+        for sample in range(self.samples):
+            anchors = [(at, of(value, sample)) for at, value in computed]
+            before = None if visited is None else of(visited, sample)
+            scalar = measure.measure(name, lag, of(now, sample), before, anchors, timestep)
+            assert scalar is not None  # as the one of the whole batch
+            scalars.append(scalar)
+        return scalars
+
+    def read(self, scalars: Sequence[Tensor]) -> list[list[float]]:
         """The only read-back there is: at most one a step."""
-        return measure.read(scalars)
+        return measure.read(scalars, self.group)
 
     def kept(self, branch: str, what: str) -> Value | Tensor:
         """What is to be kept of what was just computed."""
         if self.spans is not None and what.startswith("span"):
-            value: Value = self.spans.kept(what)
-            return value
+            return tuple(self._put_away(t) for t in self.spans.kept(what))
         output = self.predicted[branch]
         if what == "residual":
             output = output - self.x()
         elif what == "cfg_difference":
             output = output - next(iter(self.predicted.values()))
-        return (output if self.keep is None else output.to(self.keep),)
+        return (self._put_away(output if self.keep is None else output.to(self.keep)),)
+
+    def _put_away(self, t: Tensor) -> Tensor:
+        """A tensor where what is kept stays. Nothing waits for the copy: what reads it comes behind it in the queue."""
+        if self.keep_on is None or t.device == self.keep_on:
+            return t
+        away = torch.empty(t.shape, dtype=t.dtype, device=self.keep_on, pin_memory=t.is_cuda)
+        return away.copy_(t, non_blocking=True)
+
+    def _taken_back(self, t: Tensor) -> Tensor:
+        device = t.device if self.shown is None else self.shown.device
+        return t.to(device, torch.float32, non_blocking=True)
 
     def sum(
         self, terms: Sequence[tuple[float, Value | Tensor]], split: tuple[float, float] | None
@@ -131,7 +165,7 @@ class Forward:
         if isinstance(terms[0][1], Tensor):
             of_one = [(weight, (value.to(torch.float32),)) for weight, value in terms if isinstance(value, Tensor)]
             return measure.weighted(of_one)[0]
-        values = [(weight, tuple(t.to(torch.float32) for t in _value(value))) for weight, value in terms]
+        values = [(weight, tuple(self._taken_back(t) for t in _value(value))) for weight, value in terms]
         return measure.weighted(values, split)
 
     def approximate(self, branch: str, what: str, value: Value) -> None:

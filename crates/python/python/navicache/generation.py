@@ -16,13 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from navicache import _core, run, solvers
-from navicache.blocks import Spans, blocks_of, patch_of, predicted_shape, refusal
-from navicache.forward import Forward, Unfit, leading
+from navicache.blocks import Spans, blocks_of, layout_of, obstacle, refusal
+from navicache.forward import Forward, leading
 from navicache.report import Report, of_session
-from navicache.run import Unclear
-
-# What may go wrong on our side; the run goes on without us then.
-_PROBLEMS = (Unfit, Unclear, RuntimeError, ValueError)
+from navicache.run import PROBLEMS, Unfit
 
 
 class Moment:
@@ -51,7 +48,7 @@ class Generation:
         self._pipe = weakref.ref(pipe)
         self.method, self.options, self.warn = method, options, warn
         self.warnings: list[str] = []
-        self.bill = 0
+        self.bill = self.features = 0
         self.timesteps = pipe.scheduler.timesteps
         self.model = str(getattr(pipe, "name_or_path", None) or type(pipe).__name__)
         self.scheduler, self.on = type(pipe.scheduler).__name__, str(getattr(pipe, "device", "cpu"))
@@ -93,7 +90,7 @@ class Generation:
         """One call of the transformer: a branch of a step, computed or approximated."""
         try:
             branch, made = self.before(module, forward, args, kwargs, context)
-        except _PROBLEMS as problem:
+        except PROBLEMS as problem:
             self.give_up(str(problem))
             return forward(*args, **kwargs)
         finally:
@@ -104,7 +101,7 @@ class Generation:
         output = forward(*args, **kwargs)
         try:
             self.after(branch, output, begun)
-        except _PROBLEMS as problem:
+        except PROBLEMS as problem:
             self.give_up(str(problem))
         return output
 
@@ -117,7 +114,7 @@ class Generation:
         self.forward.run_thinned = self.thinned(forward, args, kwargs)
         token = run.token_of(self.pipe, context)
         if self.session is None:
-            self.begin(module, shown)
+            self.begin(module, shown, context)
         session = self.session
         assert session is not None
         if not self.is_open or not run.same_token(token, self.token):
@@ -125,7 +122,7 @@ class Generation:
                 self.end_step()
             if self.is_over or self.step + 1 >= self.count:
                 return None, None
-            self.begin_step(module, shown, token, context)
+            self.begin_step(module, shown, token)
         branch = run.branch_of(context, len(self.done), self.others)
         if branch in self.done or (self.known is not None and branch not in self.known):
             return None, None  # it appears for the first time, or twice: nothing is kept of it
@@ -155,6 +152,8 @@ class Generation:
         self.template = output
         is_first = self.forward.shape is None
         self.forward.take(branch, tensor)
+        if is_first:
+            self.keep_within(session, tensor.numel(), tensor.device)
         if self.is_late:
             if is_first:
                 session.begin_step(0, self.forward)
@@ -186,7 +185,7 @@ class Generation:
                     raise Unfit("nothing to go on from was computed yet")
                 result = steps.leap(model_output, timestep, sample, following, kwargs.get("return_dict", True))
             self.step_ended()
-        except _PROBLEMS as problem:
+        except PROBLEMS as problem:
             self.give_up(str(problem))
             if result is None:  # a scheduler counts its steps: none is made twice
                 result = steps.own(model_output, timestep, sample, *args, **kwargs)
@@ -199,41 +198,66 @@ class Generation:
 
     # Begin and end
 
-    def begin(self, module: nn.Module, shown: Tensor) -> None:
+    def begin(self, module: nn.Module, shown: Tensor, context: Mapping[str, Any]) -> None:
         """The run's first call."""
         steps = run.steps_of(self.pipe)
         self.first, self.count, self.size = steps.first, len(steps.pairs), tuple(shown.shape)
         self.warn_of(self.method.advice(self.count))
         self.guided = bool(getattr(self.pipe, "do_classifier_free_guidance", False))
-        guess = ["cond", "uncond"] if self.guided else ["cond"]
+        # CogVideoX, LTX and Mochi call once a step, with the unconditional half first.
+        self.forward.is_batched = context.get("name") == "cond_uncond" and self.guided and shown.shape[0] % 2 == 0
+        guess = ["cond", "uncond"] if self.guided and not self.forward.is_batched else ["cond"]
         blocks = blocks_of(module)
         needs = self.method.needs(steps.pairs, guess, blocks)
+        if (reason := self.obstacle(module, needs)) is not None:
+            raise Unfit(f"{self.method.name}: {reason}")
         solver = None
         if "solver" in needs:
             solver, why_not = solvers.solver_of(self.pipe)
             if solver is None:
                 raise Unfit(why_not)
-        self.session = _core.Session(self.method, steps.pairs, guess, blocks, steps.segments, solver)
-        bill = self.session.store_bytes(4 * shown.numel(), 0)
-        if bill > self.options.memory:
-            self.session = None
-            raise Unfit(
-                f"{self.method.name} keeps {bill / 1e6:.1f} MB, the budget is {self.options.memory / 1e6:.1f} MB (memory=)"
-            )
-        self.bill = bill
+        self.forward.samples = self.samples(shown)
+        session = _core.Session(
+            self.method, steps.pairs, guess, blocks, steps.segments, solver, self.forward.samples
+        )
+        layout = layout_of(module, shown)
+        self.features = 0 if layout is None else layout.features
+        self.keep_within(session, shown.numel() if layout is None else layout.predicted.numel(), shown.device)
+        self.session = session
+        self.forward.group = group_of(module, self.options.group)
         if "spans" in needs:
-            reason = refusal(module, needs)
-            if reason is None and getattr(module, "_compiled_call_impl", None) is not None:
-                reason = "the whole transformer is compiled: transformer.compile_repeated_blocks() leaves blocks apart"
-            if reason is not None:
-                self.session = None
-                raise Unfit(f"{self.method.name}: {reason}")
-            self.forward.shape = predicted_shape(module, shown)
-            self.spans = self.forward.spans = Spans(self.session, self.forward, patch_of(module))
+            if layout is None:
+                raise Unfit(f"{self.method.name}: the configuration of {type(module).__name__} does not say what it predicts")
+            self.forward.shape = layout.predicted
+            self.spans = self.forward.spans = Spans(session, self.forward, layout.grid, "parts" in needs)
         if "solver" in needs or "velocity" in needs:
             self.steps = solvers.Steps(self.pipe.scheduler, self.scheduler_step)
 
-    def begin_step(self, module: nn.Module, shown: Tensor, token: Any, context: Mapping[str, Any]) -> None:
+    def obstacle(self, module: nn.Module, needs: list[str]) -> str | None:
+        """What is in the way of a method as the run begins; `None` where nothing is."""
+        if "spans" in needs and (reason := refusal(module, needs) or obstacle(module, needs)) is not None:
+            return reason
+        if "from_cond" in needs and self.forward.is_batched:
+            return "it makes one branch from the other, and here both come in one batch"
+        return None
+
+    def samples(self, shown: Tensor) -> int:
+        """Samples of the batch that have a policy of their own."""
+        count = shown.shape[0] // 2 if self.forward.is_batched else shown.shape[0]
+        if count > 1 and self.options.batch == "any" and self.options.is_steered:
+            self.warn_of(f"{count} samples under a target: one decision for all, by the mean over them")
+            return 1
+        return count if self.options.batch == "any" else 1
+
+    def keep_within(self, session: _core.Session, latents: int, device: torch.device) -> None:
+        """Reckons what is kept of predictions of so many numbers, and where."""
+        self.bill = session.store_bytes(4 * latents, self.features)
+        if self.bill > self.options.memory:
+            bill, budget = self.bill / 1e6, self.options.memory / 1e6
+            raise Unfit(f"{self.method.name} keeps {bill:.1f} MB, the budget is {budget:.1f} MB (memory=)")
+        self.forward.keep_on = place_of(self.options.keep_on, self.bill, device)
+
+    def begin_step(self, module: nn.Module, shown: Tensor, token: Any) -> None:
         assert self.session is not None
         self.step += 1
         self.token, self.done, self.is_open, self.is_skipped = token, [], True, False
@@ -241,8 +265,6 @@ class Generation:
         if self.step > 0 and tuple(shown.shape) != self.size:
             raise Unfit(f"the latents changed from {self.size} to {tuple(shown.shape)} within a run")
         self.forward.begin_step(shown)
-        # CogVideoX, LTX and Mochi call once a step, with the unconditional half first.
-        self.forward.is_batched = context.get("name") == "cond_uncond" and self.guided and shown.shape[0] % 2 == 0
         if self.step > 0 and self.module is not None and module is not self.module():
             self.session.begin_segment(self.step)
         if not self.is_late:
@@ -365,6 +387,23 @@ class Generation:
     @staticmethod
     def device(args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.device:
         return hidden_states(args, kwargs).device
+
+
+def group_of(module: nn.Module, given: Any) -> Any:
+    """The processes that compute one video together: as given, or as diffusers splits the transformer over them."""
+    config = getattr(module, "_parallel_config", None)
+    if given is not None or config is None or not torch.distributed.is_initialized():
+        return given
+    mesh = getattr(getattr(config, "context_parallel_config", None), "_flattened_mesh", None)
+    return torch.distributed.group.WORLD if mesh is None else mesh.get_group()
+
+
+def place_of(keep_on: str, bill: int, device: torch.device) -> torch.device | None:
+    """Where tensors are kept; `None` where they are made. What is small stays on a GPU, the rest waits in memory."""
+    if device.type != "cuda" or keep_on == "device":
+        return None
+    is_small = keep_on == "auto" and bill < torch.cuda.mem_get_info(device)[0] / 10
+    return None if is_small else torch.device("cpu")
 
 
 def hidden_states(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -39,11 +40,17 @@ def measure(
     return scalars[0] if len(scalars) == 1 else torch.stack(scalars).mean()
 
 
-def read(scalars: Sequence[Tensor]) -> list[float]:
-    """The numbers behind measurements, in one transfer."""
+def read(scalars: Sequence[Tensor], group: Any = None) -> list[list[float]]:
+    """The numbers behind measurements, in one transfer: of the whole batch, then of samples that are measured apart.
+
+    `group`: processes that compute one video together. All take the first one's numbers, so that they decide alike.
+    """
     if not scalars:
         return []
-    numbers: list[float] = torch.stack(list(scalars)).tolist()
+    packed = torch.stack([scalar.reshape(-1) for scalar in scalars])
+    if group is not None:
+        torch.distributed.broadcast(packed, group_src=0, group=group)
+    numbers: list[list[float]] = packed.tolist()
     return numbers
 
 

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from navicache import _core
 from navicache.options import LoadOptions, Options, PathLike
 from navicache.report import Report
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
     from typing_extensions import Unpack
 
     Pixels = NDArray[np.uint8]
+
+# numpy takes longer to import than all the rest: it is, where there are pixels.
 
 
 def generate(
@@ -137,6 +139,8 @@ class Event:
         fields = json.loads(text)
         image = None
         if pixels is not None:
+            import numpy as np
+
             image = np.frombuffer(pixels, np.uint8).reshape(fields["height"], fields["width"], 3)
         return Event(fields.pop("event"), fields, image)
 
@@ -158,6 +162,8 @@ class Video:
     def frames(self) -> Pixels:
         """8-bit RGB, (frames, height, width, 3); read-only. Copied out of the engine when first asked for."""
         if self._frames is None:
+            import numpy as np
+
             frames, height, width, _ = self._video.spec()
             self._frames = np.frombuffer(self._video.pixels(), np.uint8).reshape(frames, height, width, 3)
         return self._frames
@@ -165,6 +171,8 @@ class Video:
     @property
     def latents(self) -> NDArray[np.float32]:
         """The final latents, before the VAE's own mean and deviation: (1, channels, latent frames, height, width)."""
+        import numpy as np
+
         numbers, shape = self._video.latents()
         return np.frombuffer(numbers, "<f4").reshape(shape)
 
@@ -205,6 +213,8 @@ def metrics(
 def _clip(video: Pixels | Video | PathLike) -> PathLike | tuple[bytes, int, int]:
     if isinstance(video, (str, os.PathLike)):
         return video
+    import numpy as np
+
     frames = np.asarray(video.frames if isinstance(video, Video) else video)
     if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[3] != 3:
         raise ValueError(f"frames {frames.dtype} {frames.shape}: expected uint8 (frames, height, width, 3)")
@@ -254,6 +264,7 @@ def _plain(value: object) -> object:
     """What JSON has no form for: paths and numpy's numbers."""
     if isinstance(value, os.PathLike):
         return os.fspath(value)
-    if isinstance(value, np.generic):
+    numpy = sys.modules.get("numpy")  # who has a number of it has imported it
+    if numpy is not None and isinstance(value, numpy.generic):
         return value.item()
     raise TypeError(f"{value!r}: expected a text, a number or a path, found {type(value).__name__}")

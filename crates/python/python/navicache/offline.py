@@ -26,10 +26,15 @@ class Trace:
         return Trace(_core.Trace.load(path))
 
     @staticmethod
-    def record(model: Pipeline | PathLike, prompt: str, **options: Unpack[Options]) -> Trace:
-        """Runs the engine once with everything computed. Nothing is decoded."""
+    def record(
+        model: Pipeline | PathLike, prompt: str, *, lags: int | None = None, **options: Unpack[Options]
+    ) -> Trace:
+        """Runs the engine once with everything computed. Nothing is decoded.
+
+        :param lags: earlier steps that distances of features are recorded to; more memory, and a truer replay
+        """
         pipeline = model if isinstance(model, Pipeline) else Pipeline(model)
-        return Trace(_core.Trace.record(pipeline._opened, request(prompt, options)))
+        return Trace(_core.Trace.record(pipeline._opened, request(prompt, options), lags))
 
     def save(self, path: PathLike) -> None:
         """Writes it as JSON lines, whole or not at all."""

@@ -14,8 +14,12 @@ from typing import Any
 _BRANCHES = {"cond": "cond", "uncond": "uncond", "cond_uncond": "cond"}
 
 
-class Unclear(Exception):
-    """It cannot be told where the pipeline stands; the text says why."""
+class Unfit(Exception):
+    """The pipeline or its tensors do not allow what the method needs; the text says why."""
+
+
+# What may go wrong on our side; the run goes on without us then.
+PROBLEMS = (Unfit, RuntimeError, ValueError)
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,7 @@ def steps_of(pipe: Any) -> Steps:
     first = _first(pipe, timesteps)
     timesteps, sigmas = timesteps[first:], sigmas[first:]
     if any(later >= earlier for earlier, later in zip(sigmas, sigmas[1:], strict=False)):
-        raise Unclear(
+        raise Unfit(
             f"the noise levels of {type(scheduler).__name__} do not fall from step to step: "
             "a scheduler that calls the model several times a step is not supported"
         )
@@ -55,7 +59,7 @@ def token_of(pipe: Any, context: Mapping[str, Any]) -> Any:
         return current  # the loop makes a new object for every step
     if hasattr(pipe.scheduler, "_step_index"):
         return ("scheduler", pipe.scheduler._step_index)
-    raise Unclear(f"the steps of {type(pipe).__name__} cannot be told apart")
+    raise Unfit(f"the steps of {type(pipe).__name__} cannot be told apart")
 
 
 def same_token(one: Any, other: Any) -> bool:
@@ -89,9 +93,9 @@ def _sigmas(scheduler: Any, timesteps: list[float]) -> list[float]:
         kept = _numbers(scheduler.alphas_cumprod)
         sigmas = [(1 - kept[int(t)]) ** 0.5 for t in timesteps]
     else:
-        raise Unclear(f"{type(scheduler).__name__} has no noise levels")
+        raise Unfit(f"{type(scheduler).__name__} has no noise levels")
     if len(sigmas) != count:
-        raise Unclear(f"{type(scheduler).__name__} has {len(sigmas)} noise levels for {count} timesteps")
+        raise Unfit(f"{type(scheduler).__name__} has {len(sigmas)} noise levels for {count} timesteps")
     if count > 1 and sigmas[0] < sigmas[-1]:
         sigmas = [1 - sigma for sigma in sigmas]
     if any(sigma > 1 + 1e-6 for sigma in sigmas):
