@@ -40,6 +40,7 @@ class Options(TypedDict, total=False):
     aspect_ratio: str | None
     frames: int | None
     fps: float | None
+    scale: int | None
     steps: int | None
     solver: str | None
     shift: float | None
