@@ -211,7 +211,6 @@ class Sampling:
         self.begin_evaluation(sigma)
         if self.is_over or self.is_repeat:
             return evaluate()
-        self.is_announced = True
         try:
             self.open(x)
             if self.is_skipped:
@@ -219,7 +218,9 @@ class Sampling:
                 return self.landing(x, self.advance(x, x))
         except PROBLEMS as problem:
             self.give_up(str(problem))
+        self.is_announced = True
         denoised = evaluate()
+        self.is_announced = False
         if not self.is_over:
             try:
                 following = self.advance(x, (x - denoised) / sigma)
@@ -246,7 +247,7 @@ class Sampling:
 
     def begin_evaluation(self, sigma: float) -> None:
         """The model is to be evaluated at a noise level."""
-        if self.is_announced:  # by the evaluation that this is a part of
+        if self.is_announced:  # by the evaluation that this is the first part of
             self.is_announced = False
             return
         if self.is_over:

@@ -121,9 +121,11 @@ def test_three_doors_decide_the_same(folder, pipe, model):
         video = by_engine(opened, cache, seed)
         with nc.cached(pipe, cache) as session:
             of_diffusers = by_diffusers(pipe, seed)
+            assert session.report["ended"] == "done", (cache, session.report.warnings)
             strip = session.report.strip
         patched, run = nodes["NaviCache"]().patch(model, "navicache", "mid", 0.0, "", cache)
         of_comfyui = by_comfyui(patched, embeds, noise, pipe.scheduler.sigmas)
+        assert run.report["ended"] == "done", (cache, run.report.warnings)
         assert video.report.strip == strip == run.report.strip, cache
         of_engine = torch.from_numpy(video.latents.copy())
         for found in (of_diffusers, of_comfyui):
