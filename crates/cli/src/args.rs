@@ -9,7 +9,7 @@ use navicache_engine::control::cache::watch::Mode;
 use navicache_engine::control::target::Target;
 use navicache_engine::convert::Numbers;
 use navicache_engine::replay::trace::LAGS;
-use navicache_engine::{DeviceChoice, Lora, Tiling};
+use navicache_engine::{Lora, Tiling};
 use navicache_metrics::Convention;
 use navicache_study::bench::Part;
 
@@ -117,26 +117,6 @@ impl Command {
             Command::Pull(options) => options.json,
             _ => false,
         }
-    }
-}
-
-#[cfg(not(feature = "cuda"))]
-impl Command {
-    /// The device that it will run a model on, if it runs one.
-    pub fn device(&self) -> Option<DeviceChoice> {
-        let settings = match self {
-            #[cfg(feature = "server")]
-            Command::Worker(options) => return Some(options.device.device),
-            Command::Generate(options) => &options.sampling.settings,
-            Command::Estimate(options) => &options.settings,
-            Command::Trace(options) => &options.sampling.settings,
-            Command::Parts(options) => &options.sampling.settings,
-            Command::Compare(options) => &options.settings,
-            Command::Vbench(options) => &options.settings,
-            Command::Bench(options) => &options.settings,
-            _ => return None,
-        };
-        Some(settings.loading.device)
     }
 }
 

@@ -108,10 +108,28 @@ fn models_can_compute() -> std::result::Result<(), String> {
 /// Re-executes as `navicache-cuda` if a GPU was requested.
 fn hand_over(_command: &Command) -> Result<()> {
     #[cfg(not(feature = "cuda"))]
-    if let Some(device) = _command.device() {
+    if let Some(device) = device(_command) {
         handover::hand_over(device)?;
     }
     Ok(())
+}
+
+/// The device that a command will run a model on, if it runs one.
+#[cfg(not(feature = "cuda"))]
+fn device(command: &Command) -> Option<navicache_engine::DeviceChoice> {
+    let settings = match command {
+        #[cfg(feature = "server")]
+        Command::Worker(options) => return Some(options.device.device),
+        Command::Generate(options) => &options.sampling.settings,
+        Command::Estimate(options) => &options.settings,
+        Command::Trace(options) => &options.sampling.settings,
+        Command::Parts(options) => &options.sampling.settings,
+        Command::Compare(options) => &options.settings,
+        Command::Vbench(options) => &options.settings,
+        Command::Bench(options) => &options.settings,
+        _ => return None,
+    };
+    Some(settings.loading.device)
 }
 
 fn run(command: Command, program: &clap::Command, unknown_variables: &[String]) -> Result<()> {

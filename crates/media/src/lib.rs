@@ -1,11 +1,11 @@
 //! Clips in and out (mp4, gif, png, y4m, safetensors), pictures in, and files that appear whole or not at all.
 //!
 //! ```no_run
-//! use navicache_media::video;
+//! use navicache_media::{Rate, video};
 //!
 //! # fn main() -> navicache_media::Result<()> {
 //! let clip = video::read("in.y4m".as_ref())?;
-//! clip.save("out.mp4".as_ref(), 16, Scale::NONE)?;
+//! clip.save("out.mp4".as_ref(), Rate::whole(16), video::Scale::NONE)?;
 //! # Ok(())
 //! # }
 //! ```

@@ -64,7 +64,9 @@ impl Policy for PerSample {
     }
 
     fn dial(&mut self, threshold: f64) -> bool {
-        self.policies.iter_mut().fold(true, |turned, policy| policy.dial(threshold) && turned)
+        // All of them are turned, whatever one answers.
+        let turned: Vec<bool> = self.policies.iter_mut().map(|policy| policy.dial(threshold)).collect();
+        turned.into_iter().all(|turned| turned)
     }
 
     fn expected_miss(&self) -> Option<f64> {

@@ -59,8 +59,8 @@ pub mod code {
 pub mod strike {
     /// The worker crashed, or the system killed it for want of memory.
     pub const CRASH: i64 = 10;
-    /// Somebody killed the worker or the whole server, or the machine went down. It is hardly the job's doing; but a job
-    /// that takes the server with it each time must not do so for ever.
+    /// Somebody killed the worker or the whole server, or the machine went down. It is hardly the job's doing; but a
+    /// job that takes the server with it each time must not do so for ever.
     pub const KILL: i64 = 1;
     /// The job has failed: after three crashes, or thirty kills.
     pub const OUT: i64 = 30;
