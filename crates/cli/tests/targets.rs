@@ -43,7 +43,8 @@ fn a_target_is_met_and_its_report_makes_the_same_again() {
     }
     let made = report(folder, "speed");
     assert_eq!(made["target"]["computed"], 15.0);
-    assert_eq!(made["steps"].as_array().unwrap().iter().filter(|step| step["threshold"].is_number()).count(), 25);
+    // Six first steps and the last are computed, and at one the budget leaves nothing: no threshold is a number there.
+    assert_eq!(made["steps"].as_array().unwrap().iter().filter(|step| step["threshold"].is_number()).count(), 22);
 }
 
 #[test]

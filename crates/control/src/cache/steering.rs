@@ -38,6 +38,10 @@ const LONGEST: f64 = 2.0;
 pub const FIRST_STEPS: usize = 3;
 /// So many steps of the budget may go into those at the start.
 const FIRST_SHARE: f64 = 0.25;
+/// Steps at the start that decide what a video shows.
+const DECIDING_STEPS: usize = 6;
+/// So many steps of the budget may go into those, where a method asks for about as many.
+const DECIDING_SHARE: f64 = 0.45;
 
 /// A run's budget, and what a threshold follows from.
 #[derive(Debug, Clone, PartialEq)]
@@ -248,9 +252,15 @@ pub fn nearest(budget: f64, steps: usize, fixed: f64) -> f64 {
     in_full(budget, steps, fixed) * (1.0 - fixed) + fixed * steps as f64
 }
 
-/// The steps at the start that are computed with a budget, where a method asks for `usual`.
+/// The steps at the start that are computed with a budget, where a method asks for `usual`: they decide what a video
+/// shows, and a run that is steered cannot mend them later.
 pub fn first_steps(usual: usize, budget: f64) -> usize {
-    usual.min(((FIRST_SHARE * budget).round() as usize).max(FIRST_STEPS)).max(FIRST_STEPS)
+    let share = |share: f64| (share * budget).round() as usize;
+    let few = match usual > FIRST_STEPS && usual <= DECIDING_STEPS {
+        true => DECIDING_STEPS.min(share(DECIDING_SHARE)),
+        false => FIRST_STEPS,
+    };
+    usual.min(share(FIRST_SHARE)).max(few).max(FIRST_STEPS)
 }
 
 /// The longest run of reuse with a budget, where a method asks for `usual`.
