@@ -324,6 +324,7 @@ async function gallery() {
   $('older').onclick = () => { state.pages.push(list.last_id); gallery(); };
   $('newer').hidden = state.pages.length < 2;
   $('newer').onclick = () => { state.pages.pop(); gallery(); };
+  estimate(); // what a video takes is known from the last ones
 }
 
 /** Thumbnails are fetched when they come into sight. */
