@@ -5,6 +5,7 @@
 mod cogvideox;
 mod hunyuan;
 mod opensora;
+mod piece;
 mod seam;
 mod wan;
 

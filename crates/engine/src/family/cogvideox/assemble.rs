@@ -7,6 +7,7 @@ use tokenizers::Tokenizer;
 
 use super::pipeline::CogVideoX;
 use super::published::{Padded, Published};
+use crate::family::piece::piece;
 use crate::family::seam::{self, Family, Shared, check_channels};
 use crate::host::{Host, Resident};
 use crate::request::Defaults;
@@ -16,7 +17,7 @@ use navicache_weights::layout::{
     DEFAULTS_FILE, INDEX, Parts, Piece, config, config_beside, folder_of, incomplete, missing,
 };
 use navicache_weights::tokenizer;
-use navicache_weights::{Component, Folder, Role};
+use navicache_weights::{Component, Folder, Found, Role};
 
 /// What was found of a pipeline.
 #[derive(Default)]
@@ -53,18 +54,16 @@ pub(super) fn read(mut parts: Parts) -> Result<Box<dyn seam::Assembly>> {
     let (notes, like) = (&mut assembly.notes, &assembly.like);
     // A configuration that is there counts where it fits; that beside the weights first.
     if let Some(found) = parts.found.remove(&Role::Transformer) {
-        let beside: Option<TransformerConfig> = config_beside(&found, "CogVideoXTransformer3DModel", notes)?;
-        let like = beside.or(like.transformer.clone().filter(|like| like.fits(&found.tensors)));
-        let config = like.map_or_else(|| TransformerConfig::from_weights(&found.tensors), Ok)?;
-        config.agree(&found.tensors)?;
-        assembly.transformer = Some(Piece { config, tensors: found.tensors });
+        let piece = piece(found, "CogVideoXTransformer3DModel", notes, |Found { tensors, .. }| {
+            let like = like.transformer.clone().filter(|like| like.fits(tensors));
+            Ok(like.map_or_else(|| TransformerConfig::from_weights(tensors), Ok)?)
+        })?;
+        assembly.transformer = Some(piece);
     }
     if let Some(found) = parts.found.remove(&Role::TextEncoder) {
         assembly.tokenizer = assembly.tokenizer.or(tokenizer::from_weights(&found)?);
-        let beside: Option<t5::Config> = config_beside(&found, "t5", notes)?;
-        let config = beside.map_or_else(|| t5::Config::from_weights(&found.tensors), Ok)?;
-        config.agree(&found.tensors)?;
-        assembly.text_encoder = Some(Piece { config, tensors: found.tensors });
+        let piece = piece(found, "t5", notes, |found| Ok(t5::Config::from_weights(&found.tensors)?))?;
+        assembly.text_encoder = Some(piece);
     }
     if let Some(found) = parts.found.remove(&Role::Vae) {
         let beside: Option<VaeConfig> = config_beside(&found, "AutoencoderKLCogVideoX", notes)?;

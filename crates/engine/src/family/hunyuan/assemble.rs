@@ -11,6 +11,7 @@ use navicache_models::{Configuration, Precision};
 use tokenizers::Tokenizer;
 
 use super::pipeline::{Hunyuan, POSITIONS};
+use crate::family::piece::piece;
 use crate::family::seam::{self, Family, Shared, check_channels};
 use crate::host::{Host, Resident};
 use crate::request::Defaults;
@@ -19,7 +20,7 @@ use crate::sizes::Causal;
 use crate::{Error, Result};
 use navicache_weights::layout::{DEFAULTS_FILE, Parts, Piece, config, config_beside, folder_of, incomplete, missing};
 use navicache_weights::tokenizer;
-use navicache_weights::{Component, Folder, Naming, Role};
+use navicache_weights::{Component, Folder, Found, Naming, Role};
 
 /// Shift of the noise schedule that the model was published with.
 const SHIFT: f64 = 7.0;
@@ -78,19 +79,15 @@ pub(super) fn read(mut parts: Parts) -> Result<Box<dyn seam::Assembly>> {
     let (notes, like) = (&mut assembly.notes, &assembly.like);
     if let Some(found) = parts.found.remove(&Role::Transformer) {
         refuse_image_to_video(&found.file.path)?;
-        let config = match config_beside(&found, "HunyuanVideoTransformer3DModel", notes)? {
-            Some(config) => config,
-            None => {
-                let mut config = TransformerConfig::from_weights(&found.tensors)?;
-                if let Some(like) = like.transformer.as_ref().filter(|like| like.fits(&found.tensors)) {
-                    config.rope_axes_dim = like.rope_axes_dim;
-                    config.rope_theta = like.rope_theta;
-                }
-                config
+        let piece = piece(found, "HunyuanVideoTransformer3DModel", notes, |Found { tensors, .. }| {
+            let mut config = TransformerConfig::from_weights(tensors)?;
+            if let Some(like) = like.transformer.as_ref().filter(|like| like.fits(tensors)) {
+                config.rope_axes_dim = like.rope_axes_dim;
+                config.rope_theta = like.rope_theta;
             }
-        };
-        config.agree(&found.tensors)?;
-        assembly.transformer = Some(Piece { config, tensors: found.tensors });
+            Ok(config)
+        })?;
+        assembly.transformer = Some(piece);
     }
     if let Some(found) = parts.found.remove(&Role::TextEncoder) {
         let is_of_llama_cpp = found.recognised.naming == Naming::LlamaCpp;

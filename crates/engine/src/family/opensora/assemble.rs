@@ -2,21 +2,22 @@
 
 use navicache_control::solver::SolverKind;
 use navicache_media::Rate;
+use navicache_models::Precision;
 use navicache_models::opensora::{TransformerConfig, VaeConfig};
 use navicache_models::text::t5;
-use navicache_models::{Configuration, Precision};
 use tokenizers::Tokenizer;
 
 use super::pipeline::{OpenSora, Rounded};
 use super::sizes;
 use crate::Result;
+use crate::family::piece::piece;
 use crate::family::seam::{self, Family, Shared, check_channels};
 use crate::host::{Host, Resident};
 use crate::request::Defaults;
 use crate::scheduler::Scheduler;
 use crate::size::Size;
 use navicache_weights::Role;
-use navicache_weights::layout::{Parts, Piece, config_beside, folder_of, incomplete, missing};
+use navicache_weights::layout::{Parts, Piece, folder_of, incomplete, missing};
 use navicache_weights::tokenizer;
 
 /// What was found of a pipeline.
@@ -65,22 +66,15 @@ pub(super) fn read(mut parts: Parts) -> Result<Box<dyn seam::Assembly>> {
     let notes = &mut assembly.notes;
     // A configuration says what shapes do not; weights without one are the published ones.
     if let Some(found) = parts.found.remove(&Role::Transformer) {
-        let beside: Option<TransformerConfig> = config_beside(&found, "STDiT3", notes)?;
-        let config = beside.map_or_else(|| TransformerConfig::from_weights(&found.tensors), Ok)?;
-        config.agree(&found.tensors)?;
-        assembly.transformer = Some(Piece { config, tensors: found.tensors });
+        let piece = piece(found, "STDiT3", notes, |found| Ok(TransformerConfig::from_weights(&found.tensors)?))?;
+        assembly.transformer = Some(piece);
     }
     if let Some(found) = parts.found.remove(&Role::TextEncoder) {
-        let beside: Option<t5::Config> = config_beside(&found, "t5", notes)?;
-        let config = beside.map_or_else(|| t5::Config::from_weights(&found.tensors), Ok)?;
-        config.agree(&found.tensors)?;
-        assembly.text_encoder = Some(Piece { config, tensors: found.tensors });
+        let piece = piece(found, "t5", notes, |found| Ok(t5::Config::from_weights(&found.tensors)?))?;
+        assembly.text_encoder = Some(piece);
     }
     if let Some(found) = parts.found.remove(&Role::Vae) {
-        let beside: Option<VaeConfig> = config_beside(&found, "VideoAutoencoderPipeline", notes)?;
-        let config = beside.unwrap_or_default();
-        config.agree(&found.tensors)?;
-        assembly.vae = Some(Piece { config, tensors: found.tensors });
+        assembly.vae = Some(piece(found, "VideoAutoencoderPipeline", notes, |_| Ok(VaeConfig::default()))?);
     }
     let [tokenizer, _] = parts.tokenizers;
     assembly.tokenizer = tokenizer.or(assembly.tokenizer);

@@ -12,6 +12,7 @@ use super::experts::InMemory;
 use super::image::Preprocessor;
 use super::pipeline::Wan;
 use super::published::Published;
+use crate::family::piece::piece;
 use crate::family::seam::{self, Family, Shared, check_channels};
 use crate::host::{Host, Resident};
 use crate::request::Defaults;
@@ -78,12 +79,9 @@ pub(super) fn read(mut parts: Parts) -> Result<Box<dyn seam::Assembly>> {
     }
     if let Some(found) = parts.found.remove(&Role::TextEncoder) {
         assembly.tokenizer = assembly.tokenizer.or(tokenizer::from_weights(&found)?);
-        let config = match config_beside(&found, "umt5", &mut assembly.notes)? {
-            Some(config) => config,
-            None => t5::Config::from_weights(&found.tensors)?,
-        };
-        config.agree(&found.tensors)?;
-        assembly.text_encoder = Some(Piece { config, tensors: found.tensors });
+        let notes = &mut assembly.notes;
+        let piece = piece(found, "umt5", notes, |found| Ok(t5::Config::from_weights(&found.tensors)?))?;
+        assembly.text_encoder = Some(piece);
     }
     if let Some(found) = parts.found.remove(&Role::Vae) {
         let beside: Option<VaeConfig> = config_beside(&found, "AutoencoderKLWan", &mut assembly.notes)?;
