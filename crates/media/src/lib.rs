@@ -22,6 +22,6 @@ mod whole_file;
 pub use clip::{Clip, Frames, Spec};
 pub use error::{Error, Result};
 pub use input::{open_file, read_file, read_text};
-pub use picture::{Filter, Picture};
+pub use picture::{Filter, Largest, Picture};
 pub use rate::Rate;
 pub use whole_file::{WholeFile, folder_of, sync_folder};

@@ -8,13 +8,43 @@ use image::{DynamicImage, ExtendedColorType, ImageDecoder, ImageFormat, ImageRea
 
 use crate::{Error, Result, WholeFile, read_file};
 
-/// Most pixels that are read: more than phones take; what is made of them has a million.
-const PIXELS_MAX: u64 = 1 << 27;
-/// Most bytes that a decoder may take.
-const MEMORY_MAX: u64 = 1 << 30;
-
-/// Most bytes that a decoder may take before it comes to pixels.
+/// The largest that is read: more than phones take; what is made of it has a million pixels.
+const LARGEST: Largest = Largest { pixels: 1 << 27, memory: 1 << 30 };
+/// Most bytes that a decoder may take before it comes to pixels: a colour profile of a megabyte may unpack to a
+/// gigabyte.
 const PROFILE_MAX: u64 = 64 << 20;
+
+/// How large a picture may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Largest {
+    /// Pixels in all.
+    pub pixels: u64,
+    /// Bytes when it is unpacked, and bytes that its decoder may take.
+    pub memory: u64,
+}
+
+impl Largest {
+    /// A decoder that takes no more than that. Nothing is unpacked but a colour profile.
+    ///
+    /// # Errors
+    /// What is wrong with the picture, in words.
+    pub fn decoder<'a>(&self, reader: ImageReader<Cursor<&'a [u8]>>) -> Result<impl ImageDecoder + 'a, String> {
+        let limited = |bytes| {
+            let mut limits = Limits::default();
+            limits.max_alloc = Some(bytes);
+            limits
+        };
+        let mut reader = reader;
+        reader.limits(limited(PROFILE_MAX));
+        let mut decoder = reader.into_decoder().map_err(|e| e.to_string())?;
+        let ((width, height), most) = (decoder.dimensions(), self.pixels);
+        if u64::from(width) * u64::from(height) > most || decoder.total_bytes() > self.memory {
+            return Err(format!("{width}x{height} pixels, expected at most {most} in all; make it smaller first"));
+        }
+        decoder.set_limits(limited(self.memory)).map_err(|e| e.to_string())?;
+        Ok(decoder)
+    }
+}
 
 /// 8-bit RGB. // (height, width, 3)
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,21 +65,8 @@ impl Picture {
         if is_cut_jpeg(&bytes) {
             return Err(Error::file(path, "the picture is cut short: its end is missing"));
         }
-        let mut reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format().map_err(Error::io(path))?;
-        // A colour profile of a megabyte may unpack to a gigabyte.
-        let mut beside_pixels = Limits::default();
-        beside_pixels.max_alloc = Some(PROFILE_MAX);
-        reader.limits(beside_pixels);
-        let mut decoder = reader.into_decoder().map_err(wrong)?;
-        let (width, height) = decoder.dimensions();
-        if u64::from(width) * u64::from(height) > PIXELS_MAX {
-            let reason =
-                format!("{width}x{height} pixels, expected at most {PIXELS_MAX} in all; make it smaller first");
-            return Err(Error::file(path, reason));
-        }
-        let mut limits = Limits::default();
-        limits.max_alloc = Some(MEMORY_MAX);
-        decoder.set_limits(limits).map_err(wrong)?;
+        let reader = ImageReader::new(Cursor::new(&bytes[..])).with_guessed_format().map_err(Error::io(path))?;
+        let mut decoder = LARGEST.decoder(reader).map_err(|reason| Error::file(path, reason))?;
         let orientation = decoder.orientation().map_err(wrong)?;
         let mut image = DynamicImage::from_decoder(decoder).map_err(wrong)?;
         image.apply_orientation(orientation);

@@ -4,38 +4,23 @@ use std::io::{self, Cursor};
 
 use image::codecs::jpeg::JpegEncoder;
 use image::imageops::{FilterType, resize};
-use image::{ImageDecoder, ImageFormat, ImageReader, Limits, RgbImage};
+use image::{ImageFormat, ImageReader, RgbImage};
+use navicache_media::Largest;
 
-/// Most pixels of a picture that is taken.
-const PIXELS_MAX: u64 = 1 << 25;
-/// Most bytes that it may be when it is unpacked, and that a decoder may take.
-const MEMORY_MAX: u64 = 128 << 20;
-
-/// Most bytes that are unpacked before the pixels.
-const PROFILE_MAX: u64 = 64 << 20;
+/// The largest picture that is taken.
+const LARGEST: Largest = Largest { pixels: 1 << 25, memory: 128 << 20 };
 
 /// Looks at a picture before anything of it is unpacked. The content decides what it is, never a name.
 ///
 /// # Errors
 /// What is wrong with it, in words.
 pub fn check(bytes: &[u8]) -> Result<(), String> {
-    let mut reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format().map_err(|e| e.to_string())?;
+    let reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format().map_err(|e| e.to_string())?;
     let known = [ImageFormat::Png, ImageFormat::Jpeg, ImageFormat::WebP];
     if !reader.format().is_some_and(|format| known.contains(&format)) {
         return Err("expected a PNG, JPEG or WebP picture".to_string());
     }
-    // A colour profile of a megabyte may unpack to a gigabyte.
-    let mut beside_pixels = Limits::default();
-    beside_pixels.max_alloc = Some(PROFILE_MAX);
-    reader.limits(beside_pixels);
-    let mut decoder = reader.into_decoder().map_err(|e| e.to_string())?;
-    let (width, height) = decoder.dimensions();
-    if u64::from(width) * u64::from(height) > PIXELS_MAX || decoder.total_bytes() > MEMORY_MAX {
-        return Err(format!("{width}x{height} pixels, expected at most {PIXELS_MAX} in all; make it smaller first"));
-    }
-    let mut limits = Limits::default();
-    limits.max_alloc = Some(MEMORY_MAX);
-    decoder.set_limits(limits).map_err(|e| e.to_string())
+    LARGEST.decoder(reader).map(drop)
 }
 
 /// Longest side of a thumbnail.
