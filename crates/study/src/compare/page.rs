@@ -53,14 +53,29 @@ pub fn write(results: &Results, videos: Videos) -> Result<Page> {
     let put = |name: &str, text: &str| WholeFile::create(&folder.join(name))?.finish_with(text.as_bytes());
     let json = serde_json::to_value(results).unwrap_or_default();
     put("results.json", &format!("{json:#}\n"))?;
-    put("frontier.svg", &plot::whole(&plot::frontier(results, Width::Wide)))?;
-    put("strips.svg", &plot::whole(&plot::strips(results)))?;
-    put("table.csv", &table::csv(results))?;
-    put("table.tex", &table::latex(results))?;
-    page(results, folder, videos)
+    let frontier = plot::frontier(results, Width::Wide);
+    // A plot in a file of its own has its style with it.
+    let files = [
+        ("frontier.svg", plot::whole(&frontier)),
+        ("strips.svg", plot::whole(&plot::strips(results))),
+        ("table.csv", table::csv(results)),
+        ("table.tex", table::latex(results)),
+    ];
+    for (name, text) in &files {
+        put(name, text)?;
+    }
+    page(results, folder, videos, &Drawn { frontier, files })
 }
 
-fn page(results: &Results, folder: &Path, videos: Videos) -> Result<Page> {
+/// What is drawn and written once, and shown and given out by the page.
+struct Drawn {
+    /// The wide plot, without a style of its own.
+    frontier: String,
+    /// Files beside the page: names and contents.
+    files: [(&'static str, String); 4],
+}
+
+fn page(results: &Results, folder: &Path, videos: Videos, drawn: &Drawn) -> Result<Page> {
     let mut video_bytes = 0;
     for run in &results.runs {
         let path = folder.join(&run.video);
@@ -75,13 +90,13 @@ fn page(results: &Results, folder: &Path, videos: Videos) -> Result<Page> {
             media.insert(run.video.clone(), BASE64_STANDARD.encode(bytes).into());
         }
     }
-    let page = render(results, media, videos);
+    let page = render(results, media, videos, drawn);
     let path = folder.join(NAME);
     WholeFile::create(&path)?.finish_with(page.as_bytes())?;
     Ok(Page { path, bytes: page.len() as u64, video_bytes, videos })
 }
 
-fn render(results: &Results, media: Map<String, Value>, videos: Videos) -> String {
+fn render(results: &Results, media: Map<String, Value>, videos: Videos, drawn: &Drawn) -> String {
     let style = format!("{PALETTE}{BASICS}{PLOT}{STYLE}");
     let script = format!("{PARTS}{SCRIPT}");
     // Of scripts and styles, only those of this file may run, by their digests; and nothing may be fetched.
@@ -94,12 +109,12 @@ fn render(results: &Results, media: Map<String, Value>, videos: Videos) -> Strin
     let prompt = results.prompts.first().map_or("", String::as_str);
     let title = format!("navicache compare: {prompt}");
     // `<` could end the script that holds the data.
-    let data = data(results, media, videos).to_string().replace('<', "\\u003c");
+    let data = data(results, media, videos, drawn).to_string().replace('<', "\\u003c");
     fill(TEMPLATE, &|name| match name {
         "policy" => encode_policy(&policy),
         "title" => encode_safe(&title).into_owned(),
         "style" => style.clone(),
-        "frontier" => plot::frontier(results, Width::Wide),
+        "frontier" => drawn.frontier.clone(),
         "frontier-narrow" => plot::frontier(results, Width::Narrow),
         "data" => data.clone(),
         "script" => script.clone(),
@@ -129,7 +144,7 @@ fn fill(template: &str, value: &dyn Fn(&str) -> String) -> String {
 }
 
 /// What the script draws.
-fn data(results: &Results, media: Map<String, Value>, videos: Videos) -> Value {
+fn data(results: &Results, media: Map<String, Value>, videos: Videos, drawn: &Drawn) -> Value {
     let index = |list: &[String], text: &str| list.iter().position(|other| other == text);
     let names: Vec<String> = results.methods.iter().map(|method| method.method.clone()).collect();
     let first = results.runs.first().map_or(&Value::Null, |run| &run.report);
@@ -177,11 +192,8 @@ fn data(results: &Results, media: Map<String, Value>, videos: Videos) -> Value {
         .iter()
         .map(|metric| json!({"key": metric.key, "name": metric.name, "unit": metric.unit, "digits": metric.digits}))
         .collect();
-    // A plot in a file of its own has its style with it; there it is light, as paper is.
-    let exports = json!({
-        "table.csv": table::csv(results), "table.tex": table::latex(results),
-        "frontier.svg": plot::whole(&plot::frontier(results, Width::Wide)), "strips.svg": plot::whole(&plot::strips(results)),
-    });
+    let exports: Map<String, Value> =
+        drawn.files.iter().map(|(name, text)| (name.to_string(), text.clone().into())).collect();
     json!({
         "metrics": metrics, "prompts": results.prompts, "seeds": results.seeds, "methods": methods, "warnings": results.warnings, "runs": runs, "steps": steps,
         "width": request["width"], "height": request["height"], "frames": request["frames"], "fps": request["fps"],

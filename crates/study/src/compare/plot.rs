@@ -96,7 +96,7 @@ pub(super) fn frontier(results: &Results, width: Width) -> String {
         before.dedup();
         color(if curves { before.len() } else { i })
     };
-    for (i, method, ..) in &means {
+    for (i, method, speedup, _) in &means {
         for (vx, vy) in results.of_method(method).filter_map(place).filter(|_| !curves) {
             let fill = hue(*i, method);
             svg.put(format!(
@@ -109,7 +109,7 @@ pub(super) fn frontier(results: &Results, width: Width) -> String {
         let spread = || results.of_method(method).filter_map(|run| run.psnr()).map(&y);
         let (top, bottom) = (spread().fold(f64::INFINITY, f64::min), spread().fold(0.0, f64::max));
         if !curves && bottom > top {
-            let (px, fill) = (x(means[means.iter().position(|mean| mean.0 == *i).unwrap_or(0)].2), hue(*i, method));
+            let (px, fill) = (x(*speedup), hue(*i, method));
             svg.put(format!("<path d='M{px:.1} {top:.1}V{bottom:.1}' stroke='{fill}' stroke-width='2' opacity='.5'/>"));
         }
     }
