@@ -161,15 +161,9 @@ def test_blocks_that_are_compiled_one_by_one(cache: str) -> None:
     with nc.cached(eager, cache, guards="off") as session:
         expected = tiny.run(eager, 12)
         strip = session.report.strip  # type: ignore[union-attr]
-    torch._dynamo.reset()
-    graphs: list[Any] = []
-
-    def count(graph: Any, _: Any) -> Any:
-        graphs.append(graph)
-        return graph.forward
-
+    graphs = tiny.Graphs()
     pipe = tiny.wan()
-    pipe.transformer.compile_repeated_blocks(backend=count, fullgraph=True)
+    pipe.transformer.compile_repeated_blocks(backend=graphs.backend, fullgraph=True)
     nc.enable(pipe, cache, guards="off")
     for _ in range(2):
         assert torch.equal(tiny.run(pipe, 12), expected)
@@ -180,8 +174,8 @@ def test_blocks_that_are_compiled_one_by_one(cache: str) -> None:
     for whole in (True, False):
         pipe = tiny.wan()
         if whole:
-            pipe.transformer = torch.compile(pipe.transformer, backend=count)
+            pipe.transformer = torch.compile(pipe.transformer, backend=graphs.backend)
         else:
-            pipe.transformer.compile(backend=count)
+            pipe.transformer.compile(backend=graphs.backend)
         with nc.cached(pipe, cache, on_problem="error"), pytest.raises(ValueError, match="compile_repeated_blocks"):
             tiny.run(pipe, 12)

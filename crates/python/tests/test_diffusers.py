@@ -309,31 +309,24 @@ def test_compiled_transformers_are_one_graph(when: str) -> None:
         expected = tiny.run(eager, 12)
         strip = session.report.strip  # type: ignore[union-attr]
 
-    torch._dynamo.reset()
-    graphs: list[Any] = []
-
-    def count(graph: Any, _: Any) -> Any:
-        graphs.append(graph)
-        return graph.forward
-
+    graphs = tiny.Graphs()
     pipe = tiny.wan()
     if when == "before":
-        pipe.transformer.compile(backend=count, fullgraph=True)
+        pipe.transformer.compile(backend=graphs.backend, fullgraph=True)
     nc.enable(pipe, free("navicache", 0.8), guards="off")
     if when == "after":
-        pipe.transformer.compile(backend=count, fullgraph=True)
+        pipe.transformer.compile(backend=graphs.backend, fullgraph=True)
     for _ in range(2):
         assert torch.equal(tiny.run(pipe, 12), expected)
         assert nc.report(pipe).strip == strip  # type: ignore[union-attr]
     assert len(graphs) == 1 and "." in strip
 
     # The other way to compile: a module around the module.
-    torch._dynamo.reset()
-    graphs.clear()
+    graphs = tiny.Graphs()
     pipe = tiny.wan()
     if when == "after":
         nc.enable(pipe, free("navicache", 0.8), guards="off")
-    pipe.transformer = torch.compile(pipe.transformer, backend=count, fullgraph=True)
+    pipe.transformer = torch.compile(pipe.transformer, backend=graphs.backend, fullgraph=True)
     if when == "before":
         nc.enable(pipe, free("navicache", 0.8), guards="off")
         assert torch.equal(tiny.run(pipe, 12), expected)

@@ -78,6 +78,18 @@ def smooth(pipe: Any) -> Any:
     return pipe
 
 
+class Graphs(list[Any]):
+    """The graphs that torch.compile makes, with a backend that only keeps them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch._dynamo.reset()
+
+    def backend(self, graph: Any, _: Any) -> Any:
+        self.append(graph)
+        return graph.forward
+
+
 def wan(solver: str = "unipc", experts: int = 1, seed: int = 0, **config: Any) -> WanPipeline:
     """Wan from text; with two experts as Wan2.2 A14B is."""
     parts: dict[str, Any] = {"tokenizer": None, "text_encoder": None, "vae": None, "scheduler": scheduler(solver)}
