@@ -72,10 +72,15 @@ fn read(path: &Path) -> Result<(Tensor, Option<usize>)> {
     Ok((tensor, frames))
 }
 
+/// The numbers of a tensor as files have them, f32.
+pub(crate) fn f32_bytes(tensor: &Tensor) -> Result<Vec<u8>> {
+    let values = tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
+    Ok(values.iter().flat_map(|value| value.to_le_bytes()).collect())
+}
+
 /// Writes latents of a video of so many frames, whole or not at all.
 pub(crate) fn save(path: &Path, latents: &Tensor, frames: usize) -> Result<()> {
-    let values = latents.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
-    let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+    let bytes = f32_bytes(latents)?;
     let view = safetensors::tensor::TensorView::new(safetensors::Dtype::F32, latents.dims().to_vec(), &bytes)
         .map_err(|e| Error::file(path, e.to_string()))?;
     let file = safetensors::serialize([(NAME, view)], Some([(FRAMES.to_string(), frames.to_string())].into()))

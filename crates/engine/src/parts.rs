@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{Device, Tensor};
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 
@@ -37,12 +37,8 @@ pub fn save(
     let file = WholeFile::create(path)?; // unwritable? now is the time to know
     let mut reporter = Reporter { on_event, warnings: Vec::new(), cancelled: false };
     let tensors = made(pipeline, request, &mut reporter)?;
-    let bytes = |tensor: &Tensor| -> Result<Vec<u8>> {
-        let values = tensor.to_dtype(DType::F32)?.to_device(&Device::Cpu)?.flatten_all()?.to_vec1::<f32>()?;
-        Ok(values.iter().flat_map(|value| value.to_le_bytes()).collect())
-    };
     let wrong = |e: safetensors::SafeTensorError| Error::file(path, e.to_string());
-    let stored = tensors.iter().map(|(name, tensor)| Ok((name, tensor.dims().to_vec(), bytes(tensor)?)));
+    let stored = tensors.iter().map(|(name, tensor)| Ok((name, tensor.dims().to_vec(), latents::f32_bytes(tensor)?)));
     let stored = stored.collect::<Result<Vec<_>>>()?;
     let view = |(name, shape, bytes)| Ok((name, TensorView::new(Dtype::F32, shape, bytes).map_err(wrong)?));
     let views = stored.iter().map(|(name, shape, bytes)| view((*name, shape.clone(), bytes)));

@@ -28,8 +28,8 @@ pub const VIDEOS_MIN: usize = 19;
 pub enum Closeness {
     /// PSNR of the frames against those of the uncached video, in dB: at least.
     Psnr,
-    /// Relative error of the velocities that were made up, summed over the noise level, as a replay predicts it: at
-    /// most.
+    /// Relative error of the velocities that were approximated, summed over the noise level, as a replay predicts it:
+    /// at most.
     Error,
 }
 
