@@ -570,7 +570,7 @@ def test_quiet_is_quiet(on_problem: Any, said: int, caplog: pytest.LogCaptureFix
     with caplog.at_level(logging.WARNING, "navicache"), nc.cached(pipe, free("easycache", 0.8), on_problem=on_problem):
         for _ in range(2):
             with torch.enable_grad():
-                pipe.transformer(tiny.noise(0), torch.tensor([500]), tiny.text(0))
+                pipe.transformer(tiny.noise(0), torch.tensor([500], device=tiny.DEVICE), tiny.text(0))
         tiny.run(pipe, 3)  # of which none can be reused
     assert len(caplog.records) == said, caplog.text
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import torch
@@ -22,6 +23,8 @@ from diffusers import (
     WanTransformer3DModel,
 )
 
+# Where everything runs: `cuda` for the same tests on a GPU.
+DEVICE = torch.device(os.environ.get("NAVICACHE_TEST_DEVICE", "cpu"))
 TEXT = 16  # numbers a text token
 SHAPE = (1, 8, 3, 8, 8)  # latents of Wan and HunyuanVideo: batch, channels, frames, height, width
 
@@ -47,7 +50,7 @@ def randomize(model: torch.nn.Module, seed: int) -> None:
                 weight.copy_(1 + 0.1 * noise if norm else 0.05 * noise)
             else:
                 weight.copy_(noise / weight[0].numel() ** 0.5)
-    model.eval()
+    model.eval().to(DEVICE)
 
 
 def wan_transformer(seed: int = 0, **config: Any) -> WanTransformer3DModel:
@@ -188,12 +191,12 @@ def mochi(seed: int = 0) -> MochiPipeline:
 
 def text(seed: int, tokens: int = 6, batch: int = 1) -> torch.Tensor:
     """The embedding of a prompt. // (batch, tokens, TEXT)"""
-    return torch.randn((batch, tokens, TEXT), generator=torch.Generator().manual_seed(1000 + seed))
+    return torch.randn((batch, tokens, TEXT), generator=torch.Generator().manual_seed(1000 + seed)).to(DEVICE)
 
 
 def noise(seed: int, shape: tuple[int, ...] = SHAPE) -> torch.Tensor:
     """Latents to begin with."""
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(DEVICE)
 
 
 def run(
@@ -204,10 +207,11 @@ def run(
     given["prompt_embeds"] = text(seed, batch=batch)
     side = size // 8
     if isinstance(pipe, (LTXPipeline, MochiPipeline)):
-        mask = torch.ones(batch, 6, dtype=torch.bool)
+        mask = torch.ones(batch, 6, dtype=torch.bool, device=DEVICE)
         given.update(prompt_attention_mask=mask, negative_prompt_attention_mask=mask)
     if isinstance(pipe, HunyuanVideoPipeline):
-        given.update(pooled_prompt_embeds=torch.zeros(batch, 8), prompt_attention_mask=torch.ones(batch, 6))
+        pooled, mask = torch.zeros(batch, 8, device=DEVICE), torch.ones(batch, 6, device=DEVICE)
+        given.update(pooled_prompt_embeds=pooled, prompt_attention_mask=mask)
     else:
         given.update(negative_prompt_embeds=text(seed + 500, batch=batch), guidance_scale=guidance)
     shape = (batch, 3, 8, side, side) if isinstance(pipe, CogVideoXPipeline) else (batch, 8, 3, side, side)

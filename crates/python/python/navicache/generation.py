@@ -64,7 +64,7 @@ class Generation:
         self.guided = False
         self.known: list[str] | None = None  # the run's branches, once its first step is over
         self.others: dict[str, str] = {}
-        self.template: Any = None  # what the transformer returned
+        self.container: type[Any] = tuple  # what the transformer returns its prediction in
         self.size: tuple[int, ...] = ()
         # The step under way
         self.step = -1
@@ -149,7 +149,7 @@ class Generation:
         if self.spans is not None:
             self.spans.close()
         tensor = prediction(output)
-        self.template = output
+        self.container = type(output)
         is_first = self.forward.shape is None
         self.forward.take(branch, tensor)
         if is_first:
@@ -314,7 +314,7 @@ class Generation:
             self.steps = None
         self.forward = Forward()
         self.spans = None
-        self.template = self.token = self.module = None
+        self.token = self.module = None
 
     def give_up(self, reason: str) -> None:
         """Something does not fit: the pipeline goes on by itself."""
@@ -370,9 +370,7 @@ class Generation:
 
     def returned(self, output: Tensor) -> Any:
         """A prediction in the container that the transformer returns its own in."""
-        if isinstance(self.template, tuple):
-            return (output,)
-        return type(self.template)(sample=output)
+        return (output,) if issubclass(self.container, tuple) else self.container(sample=output)
 
     def thinned(
         self, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
