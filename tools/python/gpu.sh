@@ -22,13 +22,13 @@ python3 -c 'import xdist' 2>/dev/null || spread=()
 
 say() { echo "== $1 ($SECONDS s)"; }
 bench() { # name, parts...
-    timeout -s INT "$((seconds + 10))" python3 crates/python/benches/gpu.py "$work/bench" "${@:2}" \
+    timeout -k 5 -s INT "$((seconds + 10))" python3 crates/python/benches/gpu.py "$work/bench" "${@:2}" \
         --device "$device" --seconds "$seconds" "${small[@]}" >"$work/$1.log" 2>&1
 }
 
 say "tests, and what is kept in memory beside them"
 bench memory memory &
-(cd crates/python/tests && timeout -s INT "$((seconds + 10))" python3 -m pytest "${spread[@]}" -q -p no:cacheprovider \
+(cd crates/python/tests && timeout -k 5 -s INT "$((seconds + 10))" python3 -m pytest "${spread[@]}" -q -p no:cacheprovider \
     --tb=short --durations=10 -rfE test_gpu.py test_ranks.py test_surroundings.py test_solvers.py test_blocks.py \
     test_diffusers.py --deselect test_diffusers.py::test_two_hundred_runs_hold_no_more_than_one) >"$work/tests.log" 2>&1 &
 wait
