@@ -3,13 +3,13 @@
     python crates/python/benches/gpu.py OUT [PART ...] [--device cuda] [--seconds 60] [--small]
 
 * overhead: steps with everything computed, with and without `enable`, alternating
+* busy: how much of a step the GPU waits, by torch's profiler
 * saved: the time of a run by the share that was computed, with diffusers' own caches on the same pipeline beside ours
 * memory: what a method takes at its peak beyond the plain pipeline, and what its report says
-* busy: how much of a step the GPU waits, by torch's profiler
 
-Parts run in this order, as far as the seconds reach; OUT/PART.json has what was measured. Weights are random:
-times and memory are those of the published sizes, pictures and strips of presets are not. `--small` is for trying the
-script where there is no GPU.
+Parts run in this order, as far as the seconds reach; OUT/PART.json has what was measured. Weights are random, and
+most parts take 10 of the 30 layers, on latents long enough to keep the GPU busy: times and memory are those of such
+sizes, pictures and the strips of presets are not. `--small` is for trying the script where there is no GPU.
 """
 
 from __future__ import annotations
@@ -192,28 +192,40 @@ def counted(pipe: Any) -> Iterator[dict[str, int]]:
 
 
 def overhead(bench: Bench, pipe: Any, frames: int, steps: int, rounds: int, guidance: float) -> None:
-    """A step with everything computed, plain and enabled in turns."""
-    shape = f"{frames} latent frames, guidance {guidance:g}"
-    caches = ["navicache:mid,threshold=0", "easycache:mid,threshold=0", "stride,threshold=0"]
+    """A step with everything computed, plain and enabled in turns: the median of what each pair differs by."""
+    # The second reads a number back at all steps but the first two and the last; the third adds up the solver's latents.
+    caches = [
+        "taylorseer,interval=1,order=1,warmup_steps=2,level=output",
+        "navicache:mid,threshold=0,align_steps=2",
+        "stride,threshold=0",
+    ]
+
+    def step() -> float:
+        return 1e3 * bench.took(lambda: run(bench, pipe, frames, steps, guidance)) / steps
 
     def measured() -> dict[str, Any]:
         plain: list[float] = []
-        ours: dict[str, list[float]] = {cache: [] for cache in caches}
-        bench.took(lambda: run(bench, pipe, frames, steps, guidance))
+        added: dict[str, list[float]] = {cache: [] for cache in caches}
+        step()
         for _ in range(rounds):
             for cache in caches:
-                plain.append(bench.took(lambda: run(bench, pipe, frames, steps, guidance)) / steps)
+                plain.append(step())
                 with nc.cached(pipe, cache, on_problem="quiet"):
-                    ours[cache].append(bench.took(lambda: run(bench, pipe, frames, steps, guidance)) / steps)
-        of_plain = statistics.median(plain)
-        found: dict[str, Any] = {"plain_ms_a_step": 1e3 * of_plain, "spread_ms": 1e3 * (max(plain) - min(plain))}
-        for cache in caches:
-            added = statistics.median(ours[cache]) - of_plain
-            found[f"{cache.split(':')[0].split(',')[0]}_adds_ms"] = 1e3 * added
-            found[f"{cache.split(':')[0].split(',')[0]}_adds_percent"] = 100 * added / of_plain
+                    added[cache].append(step() - plain[-1])
+        median = statistics.median(plain)
+        found: dict[str, Any] = {"plain_ms_a_step": median, "from_ms": min(plain), "to_ms": max(plain)}
+        for cache, differences in added.items():
+            name = cache.split(":")[0].split(",")[0]
+            found[f"{name}_adds_ms"] = statistics.median(differences)
+            found[f"{name}_adds_percent"] = 100 * statistics.median(differences) / median
         return found
 
-    bench.tried("overhead", shape, measured)
+    bench.tried("overhead", f"{size(pipe, frames)}, guidance {guidance:g}", measured)
+
+
+def size(pipe: Any, frames: int) -> str:
+    """Of a model and its latents, in words."""
+    return f"{len(pipe.transformer.blocks)} layers, {frames} latent frames"
 
 
 def saved(bench: Bench, pipe: Any, frames: int) -> None:
@@ -222,7 +234,7 @@ def saved(bench: Bench, pipe: Any, frames: int) -> None:
     with counted(pipe) as counts:
         plain = min(first, bench.took(lambda: run(bench, pipe, frames)))
         of_plain = dict(counts)
-    bench.say("saved", f"plain, {frames} latent frames", seconds=plain)
+    bench.say("saved", f"plain, {size(pipe, frames)}", seconds=plain, first_seconds=first)
 
     def compared(seconds: float, ran: dict[str, int], peak: int) -> dict[str, Any]:
         shares = {f"{name}_share": count / of_plain[name] for name, count in ran.items()}
@@ -231,23 +243,9 @@ def saved(bench: Bench, pipe: Any, frames: int) -> None:
 
     half = "|".join(["SS"] * 4 + ["..", "SS"] * ((STEPS - 6) // 2) + ["SS", "SS"]) + "|"
     third = "|".join(["SS"] * 3 + ["..", "..", "SS"] * ((STEPS - 3) // 3)) + "|"
-    third_by_solver = f"schedule,strip={third},reuse=corrected"
-    taylor = "taylorseer,interval=3,order=1,warmup_steps=3,level=output"
-    for name, cache, target in [
-        ("navicache:mid", "navicache:mid", None),
-        ("navicache:mid, target speedup=2", "navicache:mid", "speedup=2"),
-        ("easycache:mid, target speedup=2", "easycache:mid", "speedup=2"),
-        ("stride,threshold=0.05", "stride,threshold=0.05", None),
-        ("schedule, every second", f"schedule,strip={half}", None),
-        ("schedule, every third", f"schedule,strip={third}", None),
-        ("schedule, every third, by the solver", third_by_solver, None),
-        ("taylorseer, every third", taylor, None),
-        ("magcache:mid", "magcache:mid", None),
-        ("fbcache,threshold=0.1", "fbcache,threshold=0.1", None),
-        ("pab:mid", "pab:mid", None),
-    ]:
 
-        def ours(cache: str = cache, target: str | None = target) -> dict[str, Any]:
+    def ours(name: str, cache: str, target: str | None = None) -> None:
+        def measured() -> dict[str, Any]:
             # Guards stay off: they compute where random weights frighten them.
             options: Any = {"on_problem": "quiet", "guards": "off", "memory": "20GiB", "target": target}
             with nc.cached(pipe, cache, **options) as session, counted(pipe) as counts:
@@ -257,10 +255,10 @@ def saved(bench: Bench, pipe: Any, frames: int) -> None:
                 assert session.report is not None
                 return {**numbers, "strip": session.report.strip, "ended": session.report["ended"]}
 
-        bench.tried("saved", name, ours)
-    for name, config in peers(pipe):
+        bench.tried("saved", name, measured)
 
-        def theirs(config: Any = config) -> dict[str, Any]:
+    def theirs(name: str, config: Any) -> None:
+        def measured() -> dict[str, Any]:
             pipe.transformer.enable_cache(config)
             try:
                 with counted(pipe) as counts:
@@ -270,7 +268,21 @@ def saved(bench: Bench, pipe: Any, frames: int) -> None:
             finally:
                 pipe.transformer.disable_cache()
 
-        bench.tried("saved", f"diffusers' {name}", theirs)
+        bench.tried("saved", f"diffusers' {name}", measured)
+
+    ours("schedule, every third", f"schedule,strip={third}")
+    ours("schedule, every third, by the solver", f"schedule,strip={third},reuse=corrected")
+    ours("taylorseer, every third", "taylorseer,interval=3,order=1,warmup_steps=3,level=output")
+    ours("magcache:mid", "magcache:mid")
+    ours("fbcache,threshold=0.1", "fbcache,threshold=0.1")
+    ours("pab:mid", "pab:mid")
+    for name, config in peers(pipe):
+        theirs(name, config)
+    ours("navicache:mid, target speedup=2", "navicache:mid", "speedup=2")
+    ours("easycache:mid, target speedup=2", "easycache:mid", "speedup=2")
+    ours("stride,threshold=0.05", "stride,threshold=0.05")
+    ours("schedule, every second", f"schedule,strip={half}")
+    ours("navicache:mid", "navicache:mid")
 
 
 def peers(pipe: Any) -> list[tuple[str, Any]]:
@@ -318,7 +330,7 @@ def memory(bench: Bench, pipe: Any, frames: int) -> None:
     """What every method takes at its peak, beyond the plain pipeline."""
     run(bench, pipe, frames, 4)
     plain = bench.peak(lambda: run(bench, pipe, frames, 12))
-    bench.say("memory", f"plain, {len(pipe.transformer.blocks)} layers", peak_MB=plain / 1e6)
+    bench.say("memory", f"plain, {size(pipe, frames)}", peak_MB=plain / 1e6)
     for cache in METHODS:
 
         def taken(cache: str = cache) -> dict[str, Any]:
@@ -370,7 +382,7 @@ def busy(bench: Bench, pipe: Any, frames: int) -> None:
         bench.tried("busy", f"{cache or 'plain'}, 5 steps", profiled)
 
 
-PARTS = ("overhead", "saved", "memory", "busy")
+PARTS = ("overhead", "saved", "busy", "memory")
 
 
 def main() -> None:
@@ -389,20 +401,18 @@ def main() -> None:
 
     name = torch.cuda.get_device_name() if bench.device.type == "cuda" else "cpu"
     bench.say("machine", name, torch=torch.__version__, diffusers=diffusers.__version__, navicache=_core.__version__)
-    if {"overhead", "saved", "busy"} & set(given.parts):
-        pipe = pipeline(bench, layers=30)
-        run(bench, pipe, 2, 2)
-        if "overhead" in given.parts:
-            overhead(bench, pipe, frames=3, steps=8, rounds=2, guidance=5.0)
-        if "saved" in given.parts:
-            saved(bench, pipe, frames=3)
-        if "overhead" in given.parts:
-            overhead(bench, pipe, frames=21, steps=3, rounds=1, guidance=1.0)
-        if "busy" in given.parts:
-            busy(bench, pipe, frames=2)
-        del pipe
+    few = pipeline(bench, layers=10)
+    run(bench, few, 5, 2)
+    if "overhead" in given.parts:
+        overhead(bench, few, frames=5, steps=8, rounds=3, guidance=5.0)
+    if "saved" in given.parts:
+        saved(bench, few, frames=5)
+    if "busy" in given.parts:
+        busy(bench, few, frames=5)
+    if "overhead" in given.parts:
+        overhead(bench, pipeline(bench, layers=30), frames=21, steps=3, rounds=1, guidance=1.0)
     if "memory" in given.parts:
-        memory(bench, pipeline(bench, layers=10), frames=5)
+        memory(bench, few, frames=5)
 
 
 main()

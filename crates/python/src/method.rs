@@ -251,7 +251,7 @@ impl Method {
 
     /// What it needs of whoever runs the model: `spans` (blocks one by one), `parts` (of blocks), `trial` (a forward of
     /// thinned-out latents), `from_cond` (branches one by one: one is made from the other), `velocity` (of all branches
-    /// together), `solver` (steps are left to it), and signals by name.
+    /// together), `solver` (steps are left to it), `block_outputs` (all of a forward at once), and signals by name.
     ///
     /// Arguments as for a session.
     fn needs(
@@ -331,6 +331,7 @@ fn needs(asks: &Asks, run: &Run) -> Vec<&'static str> {
         ("from_cond", from_cond),
         ("velocity", measures(&[Subject::Velocity])),
         ("solver", skips || measures(&[Subject::SolverError])),
+        ("block_outputs", measures(&[Subject::BlockOutputs])),
         ("time_embedding", measures(&[Subject::TimeEmbedding])),
         ("time_projection", measures(&[Subject::TimeProjection])),
         ("modulated_input", measures(&[Subject::ModulatedInput, Subject::FilteredInput])),

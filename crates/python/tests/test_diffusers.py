@@ -41,10 +41,21 @@ def reused(strip: str) -> float:
 
 
 @pytest.mark.parametrize("method", ["easycache", "navicache"])
-@pytest.mark.parametrize("make, guidance", [(tiny.wan, 5.0), (tiny.wan, 1.0), (tiny.hunyuan, 5.0), (tiny.cogvideox, 5.0)])
+@pytest.mark.parametrize(
+    "make, guidance",
+    [
+        (tiny.wan, 5.0),
+        (tiny.wan, 1.0),
+        (tiny.hunyuan, 5.0),
+        (tiny.cogvideox, 5.0),
+        (tiny.flux, 1.0),
+        (tiny.flux, 4.0),
+        (tiny.qwen, 4.0),
+    ],
+)
 def test_decisions_and_latents_are_those_of_the_published_rules(method: str, make: Any, guidance: float) -> None:
     steps, shares = 24, []
-    branches = 2 if make is tiny.wan and guidance > 1 else 1
+    branches = 2 if make in (tiny.wan, tiny.flux, tiny.qwen) and guidance > 1 else 1
     for threshold in (0.0, 0.3, 0.8, 2.0):
         reference = make()
         rule = published.Published(
@@ -69,7 +80,7 @@ def test_decisions_and_latents_are_those_of_the_published_rules(method: str, mak
 # T2
 
 
-@pytest.mark.parametrize("make", [tiny.wan, tiny.hunyuan, tiny.cogvideox])
+@pytest.mark.parametrize("make", [tiny.wan, tiny.hunyuan, tiny.cogvideox, tiny.flux, tiny.qwen])
 def test_a_threshold_of_zero_is_the_plain_pipeline(make: Any) -> None:
     pipe = make()
     expected = tiny.run(pipe, 12)
@@ -78,7 +89,7 @@ def test_a_threshold_of_zero_is_the_plain_pipeline(make: Any) -> None:
         free("easycache", 0),
         "trend,threshold=0,warmup_steps=3",
         "taylorseer,interval=1,order=1,warmup_steps=3,level=output",
-        "stride,threshold=0",
+        "stride,threshold=0,warmup_steps=3,reuse=corrected",
         "navicache,threshold=0,align_steps=3,process_noise=0.05,measurement_noise=0.05,reuse=corrected",
     ]:
         if nc.refused(pipe, cache) is not None:

@@ -212,6 +212,7 @@ def test_two_threads_share_a_pipeline(demo, video):
     ("options", "error", "text"),
     [
         ({"stepz": 3}, TypeError, "unexpected options stepz; there are .*steps"),
+        ({"device": "cpu"}, TypeError, "options device; device: for Pipeline.model, ....,"),
         ({"steps": 0}, ValueError, "`steps` 0"),
         ({"steps": "many"}, ValueError, "invalid type: string"),
         ({"cache": "nothing"}, navicache.RequestError, 'cache method "nothing" is not known'),

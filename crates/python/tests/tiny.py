@@ -12,12 +12,16 @@ from diffusers import (
     CogVideoXTransformer3DModel,
     DPMSolverMultistepScheduler,
     FlowMatchEulerDiscreteScheduler,
+    FluxPipeline,
+    FluxTransformer2DModel,
     HunyuanVideoPipeline,
     HunyuanVideoTransformer3DModel,
     LTXPipeline,
     LTXVideoTransformer3DModel,
     MochiPipeline,
     MochiTransformer3DModel,
+    QwenImagePipeline,
+    QwenImageTransformer2DModel,
     UniPCMultistepScheduler,
     WanPipeline,
     WanTransformer3DModel,
@@ -189,6 +193,44 @@ def mochi(seed: int = 0) -> MochiPipeline:
     return pipe
 
 
+def flux(seed: int = 0) -> FluxPipeline:
+    """Flux: pictures, packed; blocks of two kinds, time divided by 1000, two branches where it is asked for both."""
+    model = FluxTransformer2DModel(
+        in_channels=8,
+        num_layers=2,
+        num_single_layers=2,
+        attention_head_dim=12,
+        num_attention_heads=2,
+        joint_attention_dim=TEXT,
+        pooled_projection_dim=8,
+        guidance_embeds=True,
+        axes_dims_rope=(4, 4, 4),
+    )
+    randomize(model, seed)
+    empty: Any = None
+    pipe = FluxPipeline(FlowMatchEulerDiscreteScheduler(shift=3.0), empty, empty, empty, empty, empty, model)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def qwen(seed: int = 0) -> QwenImagePipeline:
+    """QwenImage: pictures, packed; channels are counted before they are."""
+    model = QwenImageTransformer2DModel(
+        in_channels=8,
+        out_channels=2,
+        num_layers=3,
+        attention_head_dim=12,
+        num_attention_heads=2,
+        joint_attention_dim=TEXT,
+        axes_dims_rope=(4, 4, 4),
+    )
+    randomize(model, seed)
+    empty: Any = None
+    pipe = QwenImagePipeline(FlowMatchEulerDiscreteScheduler(shift=3.0), empty, empty, empty, model)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
 def text(seed: int, tokens: int = 6, batch: int = 1) -> torch.Tensor:
     """The embedding of a prompt. // (batch, tokens, TEXT)"""
     return torch.randn((batch, tokens, TEXT), generator=torch.Generator().manual_seed(1000 + seed)).to(DEVICE)
@@ -206,6 +248,16 @@ def run(
     given: dict[str, Any] = {"num_inference_steps": steps, "output_type": "latent", "height": size, "width": size}
     given["prompt_embeds"] = text(seed, batch=batch)
     side = size // 8
+    if isinstance(pipe, (FluxPipeline, QwenImagePipeline)):
+        given.update(negative_prompt_embeds=text(seed + 500, batch=batch), true_cfg_scale=guidance)
+        given.update(latents=noise(seed, (batch, side * side // 4, 8)))
+        if isinstance(pipe, FluxPipeline):
+            pooled = torch.zeros(batch, 8, device=DEVICE)
+            given.update(pooled_prompt_embeds=pooled, negative_pooled_prompt_embeds=pooled)
+        else:
+            mask = torch.ones(batch, 6, dtype=torch.long, device=DEVICE)
+            given.update(prompt_embeds_mask=mask, negative_prompt_embeds_mask=mask)
+        return pipe(**{**given, **more}).images
     if isinstance(pipe, (LTXPipeline, MochiPipeline)):
         mask = torch.ones(batch, 6, dtype=torch.bool, device=DEVICE)
         given.update(prompt_attention_mask=mask, negative_prompt_attention_mask=mask)

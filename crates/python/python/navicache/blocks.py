@@ -84,7 +84,9 @@ def obstacle(transformer: nn.Module, needs: list[str]) -> str | None:
     for block in modules_of(transformer) if "parts" in needs else []:
         if getattr(block, "_compiled_call_impl", None) is not None:
             return "it runs parts of blocks by themselves, and the blocks are compiled as wholes"
-        if "forward" in block.__dict__:
+        # What diffusers' own caches leave behind when they are disabled is the class's own.
+        placed = block.__dict__.get("forward")
+        if placed is not None and getattr(placed, "__func__", None) is not type(block).forward:
             return "it runs parts of blocks by themselves, and something is hooked into the blocks (offloading?)"
     return None
 
@@ -110,10 +112,13 @@ class Spans:
     """The blocks of one run's transformers under a method that asks about spans of them."""
 
     def __init__(
-        self, session: _core.Session, forward: Forward, grid: tuple[int, int, int] | None, by_parts: bool
+        self, session: _core.Session, forward: Forward, grid: tuple[int, int, int] | None, needs: list[str]
     ) -> None:
-        self.session, self.forward, self.grid, self.by_parts = session, forward, grid, by_parts
+        self.session, self.forward, self.grid = session, forward, grid
+        self.by_parts, self.wants_outputs = "parts" in needs, "block_outputs" in needs
         self.cut = session.spans()
+        # Units that residuals begin at, and the last span whose residual does: features are large, and held no longer.
+        self.last_since = {since: index for index, (_, _, since) in enumerate(self.cut)}
         self.is_open = False
         # What went wrong inside of a forward. It goes on by itself, and is given up when it is through.
         self.problem: str | None = None
@@ -193,25 +198,31 @@ class Spans:
         """A block, or a part of one, between the questions before and behind it."""
         if first < self.replaced_until:
             return
-        self.starts[first] = self.now
+        if first in self.last_since:
+            self.starts[first] = self.now
         for index, (start, stop, _) in enumerate(self.cut):
             if start == first and self._enter(index) and start == stop:
                 self._leave(index)
             if first < self.replaced_until:
                 return
         self.now = run(self.now)
-        self.outputs[self.unit] = self.now[0]
+        if self.wants_outputs:
+            self.outputs[self.unit] = self.now[0]
         for index, (start, stop, _) in enumerate(self.cut):
             if stop == end and start < stop:
                 self._leave(index)
 
     def _enter(self, index: int) -> bool:
         """Asks about a span: whether it is computed."""
+        since = self.cut[index][2]
         if self.problem is None:
             try:
                 return self.session.enter_span(index, self.forward)
             except PROBLEMS as problem:
                 self.problem = str(problem)
+            finally:
+                if self.last_since[since] == index:
+                    self.starts.pop(since, None)
         return True
 
     def _leave(self, index: int) -> None:

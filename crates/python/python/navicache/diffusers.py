@@ -126,6 +126,8 @@ class Session:
 
     def _begin(self, pipe: Any, module: nn.Module) -> Generation:
         self.release()
+        if self._run is not None:
+            self._run.timesteps = None  # the last tensor of it on the device: it told runs apart while it was the last
         run = Generation(pipe, self.method, self.options, self._warn)
         self._run = run
         if getattr(module, "is_cache_enabled", False):

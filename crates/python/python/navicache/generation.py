@@ -49,7 +49,7 @@ class Generation:
         self.method, self.options, self.warn = method, options, warn
         self.warnings: list[str] = []
         self.bill = self.features = 0
-        self.timesteps = pipe.scheduler.timesteps
+        self.timesteps: Tensor | None = pipe.scheduler.timesteps
         self.model = str(getattr(pipe, "name_or_path", None) or type(pipe).__name__)
         self.scheduler, self.on = type(pipe.scheduler).__name__, str(getattr(pipe, "device", "cpu"))
         self.thread = threading.get_ident()
@@ -229,7 +229,7 @@ class Generation:
             if layout is None:
                 raise Unfit(f"{self.method.name}: the configuration of {type(module).__name__} does not say what it predicts")
             self.forward.shape = layout.predicted
-            self.spans = self.forward.spans = Spans(session, self.forward, layout.grid, "parts" in needs)
+            self.spans = self.forward.spans = Spans(session, self.forward, layout.grid, needs)
         if "solver" in needs or "velocity" in needs:
             self.steps = solvers.Steps(self.pipe.scheduler, self.scheduler_step)
 
@@ -341,6 +341,7 @@ class Generation:
                 warnings=self.warnings,
                 **self.about(),
             )
+            self.seconds = []
             for warning in self.reported.warnings[len(self.warnings) :]:
                 self.warn(warning)
         return self.reported

@@ -251,7 +251,9 @@ def request(prompt: str, options: Options) -> str:
     if unknown or "prompt" in options:
         names = ", ".join(sorted(unknown)) or "prompt, which is given already"
         known = ", ".join(name for name in _core.request_fields() if name != "prompt")
-        raise TypeError(f"unexpected options {names}; there are {known}")
+        of_model = ", ".join(sorted(unknown & LoadOptions.__annotations__.keys()))
+        hint = f"{of_model}: for Pipeline(model, ...), which opens a model; " if of_model else ""
+        raise TypeError(f"unexpected options {names}; {hint}there are {known}")
     # What is None is left out: it is the model's to decide.
     fields: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
     size = fields.get("size")
