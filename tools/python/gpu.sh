@@ -19,7 +19,7 @@ trap 'rm -rf "$work"' EXIT
 export PYTHONUNBUFFERED=1 OMP_NUM_THREADS=1 TORCHINDUCTOR_COMPILE_THREADS=2 NAVICACHE_TEST_DEVICE=$device
 # Sums of one shape are made in one order.
 export CUBLAS_WORKSPACE_CONFIG=:4096:8
-small=() spread=(-n 4 --dist worksteal)
+small=() spread=(-n 6 --dist worksteal)
 [ "$device" = cpu ] && small=(--small)
 python3 -c 'import xdist' 2>/dev/null || spread=()
 
@@ -34,7 +34,7 @@ say "tests"
     --tb=short --durations=10 -rfEs "${tests[@]}" \
     --deselect test_diffusers.py::test_two_hundred_runs_hold_no_more_than_one) >"$work/tests.log" 2>&1
 say "time, with the GPU to itself"
-bench timing overhead busy saved memory
+bench timing overhead saved busy memory
 say "end"
 
 {

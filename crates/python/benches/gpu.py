@@ -3,8 +3,8 @@
     python crates/python/benches/gpu.py OUT [PART ...] [--device cuda] [--seconds 60] [--small]
 
 * overhead: steps with everything computed, with and without `enable`, alternating
-* busy: how much of a step the GPU waits, by torch's profiler
 * saved: the time of a run by the share that was computed, with diffusers' own caches on the same pipeline beside ours
+* busy: how much of a step the GPU waits, by torch's profiler
 * memory: what a method takes at its peak beyond the plain pipeline, and what its report says
 
 Parts run in this order, as far as the seconds reach; OUT/PART.json has what was measured. Weights are random, and
@@ -404,7 +404,7 @@ def main() -> None:
     few = pipeline(bench, layers=10)
     run(bench, few, 5, 2)
     if "overhead" in given.parts:
-        overhead(bench, few, frames=5, steps=8, rounds=3, guidance=5.0)
+        overhead(bench, few, frames=5, steps=8, rounds=2, guidance=5.0)
     if "saved" in given.parts:
         saved(bench, few, frames=5)
     if "busy" in given.parts:

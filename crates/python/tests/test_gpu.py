@@ -27,6 +27,7 @@ pytestmark = pytest.mark.skipif(tiny.DEVICE.type != "cuda", reason="NAVICACHE_TE
 
 STEPS = "easycache,threshold=0.8,warmup_steps=3"
 NAVI = "navicache,align_steps=3,process_noise=0.05,measurement_noise=0.05"
+TAYLOR = "taylorseer,interval=3,order=1,warmup_steps=3,level=output"
 # With everything computed, each in its own way.
 NOTHING = [
     NAVI + ",threshold=0",
@@ -43,7 +44,7 @@ METHODS = [
     NAVI + ",threshold=0.8",
     STEPS,
     "trend:fast",
-    "taylorseer,interval=3,order=1,warmup_steps=3,level=output",
+    TAYLOR,
     "stride,threshold=2",
     "magcache:mid",
     "fbcache,threshold=0.8",
@@ -172,18 +173,21 @@ def waits(pipe: Any, cache: str, guards: Any) -> tuple[list[int], Any]:
         return counts, session.report
 
 
-@pytest.mark.parametrize("guards", ["off", "act"])
 @pytest.mark.parametrize("cache", METHODS)
-def test_at_most_one_wait_a_decision(cache: str, guards: Any) -> None:
+def test_at_most_one_wait_a_decision(cache: str) -> None:
     """One a step; of methods that decide within a forward, one a branch, and one for the guards."""
-    counts, report = waits(tiny.wan(), cache, guards)
+    counts, report = waits(tiny.wan(), cache, "act")
     assert report["ended"] == "done"
-    in_blocks = not cache.startswith(("navicache", "easycache", "trend", "taylorseer", "stride", "precisecache"))
-    most = (2 if guards == "off" else 3) if in_blocks else 1
+    is_of_steps = cache.startswith(("navicache", "easycache", "trend", "taylorseer", "stride", "precisecache"))
+    most = 1 if is_of_steps else 3
     # As the run begins: its timesteps. Where parts of blocks are run: once, whether they make up the whole.
     assert counts[0] <= 2 + most and all(count <= most for count in counts[1:-1]), counts
-    if guards == "off" and cache.startswith(("taylorseer", "magcache", "pab")):
-        assert sum(counts[1:-1]) == 0, counts
+
+
+@pytest.mark.parametrize("cache", [TAYLOR, "magcache:mid", "pab:mid"])
+def test_what_measures_nothing_waits_for_nothing(cache: str) -> None:
+    counts, report = waits(tiny.wan(), cache, "off")
+    assert report["totals"]["units_reused"] > 0 and sum(counts[1:-1]) == 0, counts
 
 
 def test_nothing_else_waits(monkeypatch: pytest.MonkeyPatch) -> None:
