@@ -37,6 +37,15 @@ pub enum Activation {
     Silu,
 }
 
+/// GELU that a product of bf16 reads: on a GPU rounded to it, which the product would do; elsewhere as [`gelu`].
+pub fn gelu_for_bf16(x: &Tensor) -> Result<Tensor> {
+    #[cfg(feature = "cuda")]
+    if x.device().is_cuda() {
+        return cuda::rounded_gelu(&x.contiguous()?);
+    }
+    gelu(x)
+}
+
 impl Activation {
     /// Of a tensor of any shape.
     pub fn apply(self, x: &Tensor) -> Result<Tensor> {

@@ -58,9 +58,9 @@ pub fn attention(
     #[cfg(feature = "cuda")]
     if precision == Precision::Bf16 && crate::cuda::has_attention(&[q, k, v]) {
         let bias = bias.map(|bias| Heads::tensor(&bias.to_dtype(DType::F32)?)).transpose()?;
-        let [q, k, v] = [q, k, v].map(|x| x.to_dtype(DType::BF16)?.contiguous());
+        let [q, k, v] = crate::cuda::operands([q, k, v], bias.is_some())?;
         let op = Op { scale: scale as f32, bias, precision, level: Level::current() };
-        return q?.apply_op3_no_bwd(&k?, &v?, &op);
+        return q.apply_op3_no_bwd(&k, &v, &op);
     }
     if [q, k, v].into_iter().chain(&bias).any(|tensor| !in_memory(&[tensor])) {
         return by_matmul(q, k, v, scale, bias.as_ref());

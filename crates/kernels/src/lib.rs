@@ -34,7 +34,7 @@ mod softmax;
 mod storage;
 mod tile;
 
-pub use activation::{Activation, gelu, silu};
+pub use activation::{Activation, gelu, gelu_for_bf16, silu};
 pub use attention::attention;
 pub use channel_norm::channel_rms_norm;
 pub use clock::seconds_on;

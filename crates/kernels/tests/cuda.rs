@@ -6,14 +6,14 @@
 #![cfg(feature = "cuda")]
 
 use candle_core::{DType, Device, Result, Tensor};
-use navicache_kernels::{self as kernels, Activation, Level, Precision, cuda, dense};
+use navicache_kernels::{self as kernels, Activation, Convolution, Edge, Level, Precision, Resize, cuda, dense};
 use proptest::prelude::*;
 
 #[test]
 fn every_file_compiles_for_every_architecture() {
     for architecture in cuda::ARCHITECTURES {
         let files = cuda::compile_all(architecture).unwrap();
-        assert_eq!(files.len(), 3);
+        assert_eq!(files.len(), if architecture == 90 { 4 } else { 3 });
         for (name, ptx) in files {
             assert!(ptx.contains(&format!(".target sm_{architecture}")) && ptx.contains(".entry"), "{name}");
         }
@@ -21,7 +21,7 @@ fn every_file_compiles_for_every_architecture() {
 }
 
 fn gpu() -> Device {
-    thread_local!(static GPU: Device = Device::new_cuda(0).unwrap());
+    thread_local!(static GPU: Device = cuda::open(0).unwrap());
     GPU.with(Device::clone)
 }
 
@@ -110,7 +110,7 @@ proptest! {
         }
         close(&[&x], DType::F32, 2e-6, |x| kernels::softmax_last_dim(&x[0]))?;
         close(&[&hidden(&[n, dim], seed)], DType::F32, 2e-6, |x| kernels::softmax_last_dim(&x[0]))?;
-        close(&[&x, &moved, &scale], DType::F32, 1e-6, |x| kernels::gated_residual(&x[0], &x[1], &x[2]))?;
+        close(&[&x, &x, &scale], DType::F32, 1e-5, |x| kernels::gated_residual(&x[0], &x[1], &x[2]))?;
     }
 
     /// Products of bf16 are exact in f32, so that only sums differ.
@@ -125,6 +125,38 @@ proptest! {
         close(&[&x, &w, &bias], DType::BF16, 1e-4, |x| product(x, Activation::None))?;
         close(&[&x, &w, &bias], DType::BF16, 1e-4, |x| product(x, Activation::Gelu))?;
         close(&[&x, &w], DType::BF16, 1e-4, |x| product(x, Activation::None))?;
+        close(&[&x], DType::F32, 5e-3, |x| kernels::gelu_for_bf16(&x[0])?.to_dtype(DType::F32))?;
+    }
+
+    /// Heads that are columns of the tokens' rows, and heads after each other.
+    #[test]
+    #[ignore = "needs a CUDA GPU"]
+    fn attention_of_a_projection(heads in 1usize..4, n in size(200), m in size(300), wide: bool, seed: u64) {
+        let d = if wide { 128 } else { 64 };
+        let (q, k, v) = (numbers(&[n, heads, d], seed, 1.0), numbers(&[m, heads, d], seed ^ 1, 1.0), numbers(&[heads, m, d], seed ^ 2, 1.0));
+        close(&[&q, &k, &v], DType::BF16, 2e-2, |x| {
+            let [q, k] = [0, 1].map(|i| x[i].transpose(0, 1));
+            kernels::attention(&q?, &k?, &x[2], 0.1, None, of_device(&x[0]))
+        })?;
+    }
+
+    /// Of a video autoencoder.
+    #[test]
+    #[ignore = "needs a CUDA GPU"]
+    fn convolutions(frames in 1usize..4, inputs in size(20), outputs in size(20), h in 1usize..12, w in 1usize..12, time in 1usize..4, wide: bool, resize in 0usize..3, seed: u64) {
+        let resize = [Resize::Same, Resize::Doubled, Resize::Halved][resize];
+        let (side, h, w) = (if wide { 3 } else { 1 }, 2 * h, 2 * w);
+        let x = numbers(&[frames, inputs, h, w], seed, 1.0);
+        let (weight, bias) = (numbers(&[outputs, inputs, time, side, side], seed ^ 1, 0.3), numbers(&[outputs], seed ^ 2, 1.0));
+        let before = (time > 1).then(|| numbers(&[time - 1, inputs, h, w], seed ^ 3, 1.0));
+        for edge in [Edge::Zeros, Edge::Repeated] {
+            close(&[&x, &weight, &bias], DType::F32, 1e-4, |x| {
+                let before = before.as_ref().map(|before| before.to_device(x[0].device())).transpose()?;
+                Convolution::new(&x[1], Some(&x[2]), edge, resize, Precision::F32)?.forward(&x[0], before.as_ref(), None)
+            })?;
+        }
+        let scale = numbers(&[inputs], seed ^ 4, 1.0);
+        close(&[&x, &scale], DType::F32, 1e-5, |x| kernels::channel_rms_norm(&x[0], &x[1], Activation::Silu))?;
     }
 
     /// The loops take the rounded inputs in f32. In bf16, exponentials are known to some thousandths.

@@ -1,8 +1,8 @@
 //! The sources of `src/cuda`, compiled as C++ as they stand and run on the CPU, against their plain twins.
 //!
-//! `emulation/cuda.h` stands for the language, `ptx.cpp` for the instructions and `machine.cpp` for the GPU: threads
-//! run in an order that a seed decides, and every access to memory is watched. Where there is no C++ compiler, the
-//! tests say so and pass. Nothing of this says how fast a GPU is, or what NVIDIA's compiler makes of a kernel.
+//! `emulation/cuda.h` stands for the language, `ptx.cpp` and `hopper.cpp` for instructions, `machine.cpp` for the GPU:
+//! threads run in an order that a seed decides, and every access to memory is watched. Where there is no C++ compiler,
+//! the tests say so and pass. Nothing of this says how fast a GPU is, or what NVIDIA's compiler makes of a kernel.
 #![cfg(unix)]
 
 use std::collections::BTreeSet;
@@ -14,20 +14,29 @@ use candle_core::{Device, Result as Candle, Tensor};
 use half::bf16;
 use navicache_kernels::{self as kernels, Level, Precision};
 
-/// A file of kernels, as `src/cuda/mod.rs` puts it together, without `ptx.cuh`: that is what cannot be compiled here.
+/// A file of kernels, as `src/cuda/mod.rs` puts it together, without `ptx.cuh` and `hopper.cuh`: those are what cannot
+/// be compiled here.
 struct File {
     name: &'static str,
     text: &'static str,
     cases: fn() -> Vec<Case>,
 }
 
-const ELEMENTS: File =
-    File { name: "elements.cu", text: include_str!("../src/cuda/elements.cu"), cases: cases_of_elements };
+const ELEMENTS: File = File {
+    name: "elements.cu",
+    text: concat!(include_str!("../src/cuda/warp.cuh"), include_str!("../src/cuda/elements.cu")),
+    cases: cases_of_elements,
+};
 const ROWS: File = File { name: "rows.cu", text: include_str!("../src/cuda/rows.cu"), cases: cases_of_rows };
 const ATTENTION: File = File {
     name: "attention.cu",
     text: concat!(include_str!("../src/cuda/warp.cuh"), include_str!("../src/cuda/attention.cu")),
     cases: cases_of_attention,
+};
+const ATTENTION_HOPPER: File = File {
+    name: "attention_hopper.cu",
+    text: concat!(include_str!("../src/cuda/warp.cuh"), include_str!("../src/cuda/attention_hopper.cu")),
+    cases: cases_of_attention_hopper,
 };
 
 /// Orders in which threads run.
@@ -48,11 +57,17 @@ fn attention() {
     runs_as_its_twins(&ATTENTION);
 }
 
+#[test]
+fn attention_hopper() {
+    runs_as_its_twins(&ATTENTION_HOPPER);
+}
+
 /// A change to a file that has to be found, and what is said of it.
 const BROKEN: &[(&File, &str, &str, &str)] = &[
     (&ELEMENTS, "if (i >= count) return;", "if (i > count) return;", "out of bounds"),
     (&ELEMENTS, "angle / pairs * token_stride", "angle / pairs * head_stride", "instead of"),
     (&ELEMENTS, "y[2 * i + 1]", "y[2 * i]", "instead of"),
+    (&ELEMENTS, "if (i + 1 < count) y[i + 1]", "y[i + 1]", "out of bounds"),
     (&ROWS, "__syncthreads(); // the sum before has been read", "", "race"),
     (
         &ROWS,
@@ -67,7 +82,7 @@ const BROKEN: &[(&File, &str, &str, &str)] = &[
         "a barrier is not reached by all",
     ),
     (&ROWS, "warp = 0; warp < WARPS", "warp = 1; warp < WARPS", "instead of"),
-    (&ROWS, "y[first + i] = row[i]", "y[first + i + 1] = row[i]", "out of bounds"),
+    (&ROWS, "y[i] = x[i] * factor", "y[i + 1] = x[i] * factor", "out of bounds"),
     (&ROWS, "int step = 16; step > 0", "int step = 16; step > 1", "instead of"),
     (&ATTENTION, "__syncthreads(); // the block before has been read", "", "race"),
     (
@@ -84,6 +99,24 @@ const BROKEN: &[(&File, &str, &str, &str)] = &[
     (&ATTENTION, "__shfl_xor_sync(0xffffffff, x, 2);\n}", "__shfl_xor_sync(0xffffffff, x, 4);\n}", "instead of"),
     (&ATTENTION, "cvt_rn_bf16x2(both, high, low)", "cvt_rn_bf16x2(both, low, high)", "instead of"),
     (&ATTENTION, "ldmatrix_x4_trans(to, row)", "ldmatrix_x4(to, row)", "instead of"),
+    (&ATTENTION_HOPPER, "mbarrier_wait(&shared.keys_here[stage], block / STAGES % 2);", "", "instead of"),
+    (
+        &ATTENTION_HOPPER,
+        "mbarrier_wait(&shared.values_here[before], (block - 1) / STAGES % 2);",
+        "",
+        "more threads arrive",
+    ),
+    (&ATTENTION_HOPPER, "mbarrier_wait(&shared.keys_read[stage], before);", "", "more threads arrive"),
+    (&ATTENTION_HOPPER, "wgmma_wait_group<1>();", "", "instead of"),
+    (
+        &ATTENTION_HOPPER,
+        "mbarrier_init(&shared.keys_read[i], 8)",
+        "mbarrier_init(&shared.keys_read[i], 9)",
+        "wait for each other",
+    ),
+    (&ATTENTION_HOPPER, "+ pair + i % 2 >= left", "+ pair + i % 2 > left", "instead of"),
+    (&ATTENTION_HOPPER, "i * 16], KEYS * 128", "i * 16], KEYS * 64", "instead of"),
+    (&ATTENTION_HOPPER, "if (row >= n) continue;", "", "out of bounds"),
 ];
 
 /// The checks can fail: each kind of mistake is found, and called by its name.
@@ -108,7 +141,7 @@ fn every_file_is_tried() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/cuda");
     let names = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
     let found: BTreeSet<String> = names.filter(|name| name.ends_with(".cu")).collect();
-    assert_eq!(found, [ELEMENTS, ROWS, ATTENTION].map(|file| file.name.to_string()).into());
+    assert_eq!(found, [ELEMENTS, ROWS, ATTENTION, ATTENTION_HOPPER].map(|file| file.name.to_string()).into());
 }
 
 fn runs_as_its_twins(file: &File) {
@@ -124,8 +157,9 @@ fn runs_as_its_twins(file: &File) {
 
 /// Names of the kernels of a source: what stands before the parameters of each `__global__` function.
 fn kernels_in(text: &str) -> Vec<&str> {
-    let heads = text.split("__global__ void ").skip(1).map(|rest| rest.split("(float").next().unwrap_or_default());
-    heads.map(|head| head.rsplit(' ').next().unwrap_or_default()).collect()
+    let heads = text.split("__global__ void ").skip(1).map(|rest| rest.split(" *y").next().unwrap_or_default());
+    let names = heads.map(|head| head.rsplit_once('(').unwrap_or_default().0);
+    names.map(|name| name.rsplit(' ').next().unwrap_or_default()).collect()
 }
 
 /// A C++ compiler of this machine.
@@ -146,7 +180,7 @@ impl Host {
         let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{test}-{}", std::process::id()));
         std::fs::create_dir_all(&folder).unwrap();
         let host = Host { compiler, folder };
-        for part in ["machine", "ptx"] {
+        for part in ["machine", "ptx", "hopper"] {
             host.compile(&emulation().join(format!("{part}.cpp")), part, &[]);
         }
         Some(host)
@@ -167,7 +201,7 @@ impl Host {
         std::fs::write(&place, source).unwrap();
         self.compile(&place, name, &["-fsanitize=thread"]);
         let program = self.folder.join(name);
-        let objects = [name, "machine", "ptx"].map(|part| self.folder.join(format!("{part}.o")));
+        let objects = [name, "machine", "ptx", "hopper"].map(|part| self.folder.join(format!("{part}.o")));
         succeeds(Command::new(&self.compiler).args(objects).arg("-o").arg(&program));
         program
     }
@@ -199,8 +233,12 @@ fn succeeds(command: &mut Command) {
 enum Argument {
     /// Where so many numbers of f32 go.
     Output(usize),
+    /// The same of bf16.
+    OutputBf16(usize),
     F32(Vec<f32>),
     Bf16(Vec<f32>),
+    /// What the copy engine brings: numbers, sizes and those of a box, fastest first.
+    Map(Vec<f32>, [usize; 3], [usize; 3]),
     Null,
     Size(usize),
     Number(f32),
@@ -256,6 +294,9 @@ impl Case {
         let _ = child.stdin.take().unwrap().write_all(&given);
         let Output { status, stdout, stderr } = child.wait_with_output().map_err(|e| e.to_string())?;
         match status.success() {
+            true if matches!(self.arguments[0], Argument::OutputBf16(_)) => {
+                Ok(stdout.chunks_exact(2).map(|x| bf16::from_le_bytes([x[0], x[1]]).to_f32()).collect())
+            }
             true => Ok(stdout.chunks_exact(4).map(|x| f32::from_le_bytes([x[0], x[1], x[2], x[3]])).collect()),
             false => Err(format!("{} ({status})", String::from_utf8_lossy(&stderr).trim())),
         }
@@ -266,10 +307,16 @@ impl Argument {
     fn write(&self, to: &mut Vec<u8>) {
         let (line, bytes): (String, Vec<u8>) = match self {
             Argument::Output(count) => (format!("output {}", 4 * count), Vec::new()),
+            Argument::OutputBf16(count) => (format!("output {}", 2 * count), Vec::new()),
             Argument::F32(x) => (format!("f32 {}", 4 * x.len()), x.iter().flat_map(|x| x.to_le_bytes()).collect()),
             Argument::Bf16(x) => {
                 let bytes = x.iter().flat_map(|x| bf16::from_f32(*x).to_bits().to_le_bytes()).collect();
                 (format!("bf16 {}", 2 * x.len()), bytes)
+            }
+            Argument::Map(x, dims, sizes) => {
+                Argument::Bf16(x.clone()).write(to);
+                dims.iter().chain(sizes).for_each(|&size| Argument::Size(size).write(to));
+                return;
             }
             Argument::Null => ("null".to_string(), Vec::new()),
             Argument::Size(size) => (format!("size {size}"), Vec::new()),
@@ -337,6 +384,14 @@ fn cases_of_elements() -> Vec<Case> {
                 tolerance: 1e-6,
             });
         }
+        cases.push(Case {
+            name: format!("of {count}"),
+            kernel: "gelu_bf16",
+            grid: (count.div_ceil(2).div_ceil(THREADS), THREADS),
+            arguments: vec![Argument::OutputBf16(count), input(x), Argument::Size(count)],
+            expected: plain(|| kernels::gelu(x)).into_iter().map(|y| bf16::from_f32(y).to_f32()).collect(),
+            tolerance: 4e-3, // of bf16
+        });
     }
     for (heads, n, pairs) in [(1, 1, 1), (2, 5, 3), (3, 7, 64), (5, 3, 17)] {
         // Heads are columns of the same rows.
@@ -394,7 +449,6 @@ fn cases_of_rows() -> Vec<Case> {
         }
         let expected = plain(|| kernels::gated_residual(&x, &far, &scale));
         add("gated_residual", &[&x, &far, &scale], &[], expected, 1e-6);
-        add("repeat_row", &[&scale], &[], values(&scale).repeat(n), 0.0);
     }
     cases
 }
@@ -408,12 +462,7 @@ fn cases_of_attention() -> Vec<Case> {
     for (d, kernel) in [(64, "attention_64"), (128, "attention_128")] {
         for (heads, n, m) in [(1, 1, 1), (2, 15, 17), (1, 64, 64), (2, 65, 63), (1, 70, 129), (3, 17, 1)] {
             // The loops take the rounded inputs in f32. In the kernel, the weights of the values are bf16.
-            let rounded = |tokens: usize, seed: u64| {
-                let x = numbers(&[heads, tokens, d], seed, 1.0);
-                let x = values(&x).into_iter().map(|x| bf16::from_f32(x).to_f32()).collect::<Vec<_>>();
-                Tensor::from_vec(x, (heads, tokens, d), &Device::Cpu).unwrap()
-            };
-            let (q, k, v) = (rounded(n, 7), rounded(m, 8), rounded(m, 9));
+            let (q, k, v) = (rounded([heads, n, d], 7), rounded([heads, m, d], 8), rounded([heads, m, d], 9));
             let scale = 1.0 / (d as f64).sqrt();
             let biases = [None, Some((hidden(&[heads, n, m], 10), [n * m, m])), Some((hidden(&[1, n, m], 11), [0, m]))];
             for (i, bias) in biases.iter().enumerate() {
@@ -438,4 +487,35 @@ fn cases_of_attention() -> Vec<Case> {
         }
     }
     cases
+}
+
+fn cases_of_attention_hopper() -> Vec<Case> {
+    const ROWS: usize = 128; // queries of a block, and keys at a time
+    let mut cases = Vec::new();
+    for (d, kernel) in [(64, "attention_hopper_64"), (128, "attention_hopper_128")] {
+        for (heads, n, m) in [(1, 1, 1), (2, 129, 127), (1, 64, 128), (2, 70, 300), (1, 128, 520)] {
+            let (q, k, v) = (rounded([heads, n, d], 7), rounded([heads, m, d], 8), rounded([heads, m, d], 9));
+            let scale = 1.0 / (d as f64).sqrt();
+            let map = |x: &Tensor| Argument::Map(values(x), [d, x.dim(1).unwrap(), heads], [64, ROWS, 1]);
+            let first = [Argument::Output(n * heads * d)].into_iter().chain([&q, &k, &v].map(map));
+            cases.push(Case {
+                name: format!("of {heads} x {n} x {m}"),
+                kernel,
+                grid: (heads * n.div_ceil(ROWS), 384),
+                arguments: first
+                    .chain([heads, n, m].map(Argument::Size))
+                    .chain([Argument::Number(scale as f32)])
+                    .collect(),
+                expected: plain(|| kernels::attention(&q, &k, &v, scale, None, Precision::F32)),
+                tolerance: 3e-3,
+            });
+        }
+    }
+    cases
+}
+
+/// Numbers about one large that bf16 has.
+fn rounded(shape: [usize; 3], seed: u64) -> Tensor {
+    let x = values(&numbers(&shape, seed, 1.0)).into_iter().map(|x| bf16::from_f32(x).to_f32()).collect::<Vec<_>>();
+    Tensor::from_vec(x, &shape, &Device::Cpu).unwrap()
 }

@@ -1,12 +1,23 @@
-// A thread for each number, or each pair of them.
+// A thread for each number, or each two of them.
 
 __device__ inline long long here() { return (long long)blockIdx.x * blockDim.x + threadIdx.x; }
 
-// y = 0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3)))
+// 0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3)))
+__device__ inline float gelu_of(float x) { return 0.5f * x * (1.0f + tanhf(0.7978846f * x * (1.0f + 0.044715f * x * x))); }
+
 extern "C" __global__ void gelu(float *y, const float *x, long long count) {
     const long long i = here();
     if (i >= count) return;
-    y[i] = 0.5f * x[i] * (1.0f + tanhf(0.7978846f * x[i] * (1.0f + 0.044715f * x[i] * x[i])));
+    y[i] = gelu_of(x[i]);
+}
+
+// The same rounded to bf16, two numbers a thread.
+extern "C" __global__ void gelu_bf16(bf16 *y, const float *x, long long count) {
+    const long long i = 2 * here();
+    if (i >= count) return;
+    const unsigned both = rounded(gelu_of(x[i]), i + 1 < count ? gelu_of(x[i + 1]) : 0.0f);
+    y[i] = both & 0xffff;
+    if (i + 1 < count) y[i + 1] = both >> 16;
 }
 
 // y = x / (1 + exp(-x))

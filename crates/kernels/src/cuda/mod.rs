@@ -9,20 +9,24 @@
 
 #![allow(unsafe_code)]
 
+mod activation;
 mod attention;
 mod clock;
+mod device;
 mod linear;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use candle_core::cuda_backend::cudarc::driver::{CudaFunction, CudaView, LaunchConfig, PushKernelArg};
+use candle_core::cuda_backend::cudarc::driver::{CudaFunction, CudaView, DeviceRepr, LaunchConfig, PushKernelArg};
 use candle_core::cuda_backend::cudarc::nvrtc::{CompileOptions, compile_ptx_with_opts};
 use candle_core::cuda_backend::{CudaDType, CudaDevice, WrapErr};
 use candle_core::{CudaStorage, Layout, Result, Shape, bail};
 
-pub(crate) use attention::{attention, has_attention};
+pub(crate) use activation::rounded_gelu;
+pub(crate) use attention::{attention, has_attention, operands};
 pub(crate) use clock::seconds_on;
+pub use device::{free_bytes, open};
 pub(crate) use linear::linear_bf16;
 
 /// A file of kernels.
@@ -35,11 +39,25 @@ pub(crate) struct File {
 /// A block of threads for each row.
 pub(crate) const ROWS: File = File { name: "rows.cu", text: include_str!("rows.cu") };
 /// A thread for each number.
-pub(crate) const ELEMENTS: File = File { name: "elements.cu", text: include_str!("elements.cu") };
+pub(crate) const ELEMENTS: File = File {
+    name: "elements.cu",
+    text: concat!(include_str!("ptx.cuh"), include_str!("warp.cuh"), include_str!("elements.cu")),
+};
 /// Attention on tensor cores.
 pub(crate) const ATTENTION: File = File {
     name: "attention.cu",
     text: concat!(include_str!("ptx.cuh"), include_str!("warp.cuh"), include_str!("attention.cu")),
+};
+
+/// The same with what only Hopper has.
+pub(crate) const ATTENTION_HOPPER: File = File {
+    name: "attention_hopper.cu",
+    text: concat!(
+        include_str!("ptx.cuh"),
+        include_str!("warp.cuh"),
+        include_str!("hopper.cuh"),
+        include_str!("attention_hopper.cu")
+    ),
 };
 
 /// Compute capabilities that kernels are compiled for, ten times the number. A GPU takes the last one that is not
@@ -48,14 +66,20 @@ pub const ARCHITECTURES: [u32; 3] = [80, 89, 90];
 
 /// Compiles every file for a compute capability; needs NVRTC, but no GPU. Names and PTX.
 pub fn compile_all(architecture: u32) -> Result<Vec<(&'static str, String)>> {
-    [ROWS, ELEMENTS, ATTENTION].into_iter().map(|file| Ok((file.name, file.compiled(architecture)?))).collect()
+    let everywhere = [ROWS, ELEMENTS, ATTENTION].into_iter();
+    let files = everywhere.chain((architecture == HOPPER).then_some(ATTENTION_HOPPER));
+    files.map(|file| Ok((file.name, file.compiled(architecture)?))).collect()
 }
+
+/// The compute capability that `ATTENTION_HOPPER` is for, and nothing after it.
+pub(crate) const HOPPER: u32 = 90;
 
 impl File {
     fn compiled(self, architecture: u32) -> Result<String> {
+        let own = if self.name == ATTENTION_HOPPER.name { "a" } else { "" };
         let options = CompileOptions {
             name: Some(self.name.to_string()),
-            options: vec![format!("--gpu-architecture=sm_{architecture}")],
+            options: vec![format!("--gpu-architecture=sm_{architecture}{own}")],
             ..CompileOptions::default()
         };
         match compile_ptx_with_opts(self.text, options) {
@@ -68,10 +92,9 @@ impl File {
     pub(crate) fn kernel(self, name: &str, device: &CudaDevice) -> Result<CudaFunction> {
         type Compiled = BTreeMap<(&'static str, u32), Arc<str>>;
         static COMPILED: Mutex<Compiled> = Mutex::new(Compiled::new());
-        let (major, minor) = device.cuda_stream().context().compute_capability().w()?;
-        let capability = 10 * major.unsigned_abs() + minor.unsigned_abs();
+        let capability = capability(device)?;
         let Some(architecture) = ARCHITECTURES.into_iter().rfind(|architecture| *architecture <= capability) else {
-            bail!("{name} needs compute capability 8.0 or later, this GPU has {major}.{minor}");
+            bail!("{name} needs compute capability 8.0 or later, this GPU has {}", f64::from(capability) / 10.0);
         };
         let mut compiled = COMPILED.lock().unwrap_or_else(PoisonError::into_inner);
         let ptx = match compiled.get(&(self.name, architecture)) {
@@ -87,10 +110,16 @@ impl File {
     }
 }
 
+/// Ten times the GPU's compute capability.
+pub(crate) fn capability(device: &CudaDevice) -> Result<u32> {
+    let (major, minor) = device.cuda_stream().context().compute_capability().w()?;
+    Ok(10 * major.unsigned_abs() + minor.unsigned_abs())
+}
+
 /// Threads of a block in `rows.cu` and `elements.cu`.
 const THREADS: u32 = 256;
 
-/// A call of a kernel that takes where its result goes, then inputs, sizes and numbers, in this order; all of f32.
+/// A call of a kernel that takes where its result goes, then inputs of f32, sizes and numbers, in this order.
 pub(crate) struct Call<'a> {
     pub file: File,
     pub name: &'static str,
@@ -100,10 +129,20 @@ pub(crate) struct Call<'a> {
 }
 
 impl Call<'_> {
-    /// Runs it in so many blocks and gives its result.
+    /// Runs it in so many blocks and gives its result, of f32.
     pub fn run(&self, blocks: usize, shape: &Shape, device: &CudaDevice) -> Result<CudaStorage> {
+        self.run_as::<f32>(blocks, shape, device)
+    }
+
+    /// The same with a result of another type.
+    pub fn run_as<T: CudaDType + DeviceRepr>(
+        &self,
+        blocks: usize,
+        shape: &Shape,
+        device: &CudaDevice,
+    ) -> Result<CudaStorage> {
         // SAFETY: kernels write every number of their result and read none of it.
-        let mut y = unsafe { device.alloc::<f32>(shape.elem_count())? };
+        let mut y = unsafe { device.alloc::<T>(shape.elem_count())? };
         if shape.elem_count() > 0 {
             let (kernel, stream) = (self.file.kernel(self.name, device)?, device.cuda_stream());
             let sizes: Vec<i64> = self.sizes.iter().map(|&size| size as i64).collect();

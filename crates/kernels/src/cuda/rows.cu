@@ -80,9 +80,3 @@ extern "C" __global__ void gated_residual(float *y, const float *x, const float 
     const long long first = blockIdx.x * dim;
     for (long long i = threadIdx.x; i < dim; i += THREADS) y[first + i] = x[first + i] + change[first + i] * gate[i];
 }
-
-// The same row everywhere.
-extern "C" __global__ void repeat_row(float *y, const float *row, long long dim) {
-    const long long first = blockIdx.x * dim;
-    for (long long i = threadIdx.x; i < dim; i += THREADS) y[first + i] = row[i];
-}

@@ -16,8 +16,15 @@ int start(const char *const *names, void (*const *launches)());
 
 template <class Parameter> Parameter argument();
 template <> inline float *argument<float *>() { return static_cast<float *>(buffer("output", true)); }
+template <> inline unsigned short *argument<unsigned short *>() { return static_cast<unsigned short *>(buffer("output", true)); }
 template <> inline const float *argument<const float *>() { return static_cast<const float *>(buffer("f32", false)); }
 template <> inline const unsigned short *argument<const unsigned short *>() { return static_cast<const unsigned short *>(buffer("bf16", false)); }
+template <> inline TensorMap argument<TensorMap>() {
+    TensorMap map{static_cast<const unsigned short *>(buffer("bf16", false))};
+    for (long long &size : map.dims) size = whole();
+    for (long long &size : map.box) size = whole();
+    return map;
+}
 template <> inline long long argument<long long>() { return whole(); }
 template <> inline float argument<float>() { return number(); }
 

@@ -69,6 +69,8 @@ void (*body)(const void *);
 const void *context; // what a thread begins with: the arguments
 size_t context_bytes;
 
+unsigned pauses; // since something has happened
+
 unsigned drawn(unsigned below) {
     state ^= state << 13;
     state ^= state >> 7;
@@ -233,6 +235,16 @@ Place thread_in_block() { return {unsigned(current)}; }
 Place block_in_grid() { return {block}; }
 Place threads_of_block() { return {threads}; }
 unsigned lane() { return unsigned(current) % 32; }
+unsigned random_below(unsigned below) { return drawn(below); }
+
+void happened() { pauses = 0; }
+bool idle() { return pauses > 4 * threads; }
+
+void pause() {
+    if (++pauses > 1000 * threads) fail("threads wait for each other: thread %d of block %u waits at a barrier of Hopper's", current, block);
+    ready.push_back(current);
+    next();
+}
 
 void only_whole_warps(unsigned mask) {
     if (mask != ~0u) fail("only whole warps work together here");
