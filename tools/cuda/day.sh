@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # Everything that wants to be known of a GPU, in one call of at most ten minutes, without network:
 #
-#     tools/cuda/day.sh build FOLDER         # where CUDA's compiler is: programs, stripped, at most 60 MB
+#     tools/cuda/day.sh build FOLDER         # where CUDA's compiler is: programs, packed, at most 60 MB
 #     FOLDER/day.sh run [RESULTS]            # on the machine with the GPU; RESULTS: $OUT, or day-results
 #     FOLDER/day.sh run --dry-run [RESULTS]  # says what it would do
+#     PARTS='kernels demo-*' FOLDER/day.sh run [RESULTS]      # only these parts (`gpu` and `program` always run)
 #
 # A part that fails, or takes too long, stops no other. RESULTS has report.md (the tables), results.tsv (a part a
 # line), log.txt (all that was printed) and timings.jsonl (every run of what was timed). Exit code 1: a part failed, or
@@ -14,6 +15,7 @@ HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 MOST_BYTES=60000000
 TOKENS=${TOKENS:-32760} # 81 frames of 832x480
 SECONDS_IN_ALL=${SECONDS_IN_ALL:-570}
+PARTS=${PARTS:-*}
 
 usage() {
     sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"
@@ -31,13 +33,21 @@ build() {
     messages=$(cargo test --release -p navicache -p navicache-kernels -p navicache-engine --features navicache/cuda \
         --test cuda --no-run --message-format json)
     cd - >/dev/null
-    mkdir -p "$folder"
-    cp "$HERE/day.sh" "$HERE/torch_parts.py" "$folder/"
-    cp "$target/release/navicache-cuda" "$folder/"
+    local programs
+    programs=$(mktemp -d)
+    cp "$target/release/navicache-cuda" "$programs/"
     for crate in kernels engine; do
-        cp "$(sed -n "s|.*crates/$crate/Cargo.toml.*\"executable\":\"\([^\"]*\)\".*|\1|p" <<<"$messages")" "$folder/test-$crate"
+        cp "$(sed -n "s|.*crates/$crate/Cargo.toml.*\"executable\":\"\([^\"]*\)\".*|\1|p" <<<"$messages")" "$programs/test-$crate"
     done
-    strip "$folder/navicache-cuda" "$folder"/test-*
+    strip "$programs"/*
+    mkdir -p "$folder"
+    for crate in engine models; do # what the engine's test reads
+        mkdir -p "$programs/$crate/tests" && cp -r "$root/crates/$crate/tests/golden" "$programs/$crate/tests/"
+    done
+    cp "$HERE/day.sh" "$HERE/torch_parts.py" "$folder/"
+    # Programs share most of what they are: one window over all of them.
+    tar -C "$programs" -c . | xz --lzma2=preset=2,dict=256MiB -c >"$folder/programs.tar.xz"
+    rm -rf "$programs"
     git -C "$root" describe --always --dirty >"$folder/commit"
     local bytes
     bytes=$(cat "$folder"/* | wc -c)
@@ -49,6 +59,7 @@ build() {
 part() {
     local name=$1 most=$2 left=$((SECONDS_IN_ALL - SECONDS)) begun=$SECONDS state note
     shift 2
+    wanted "$name" || return 0
     if [ -n "$dry" ]; then
         printf '%s (at most %s s):' "$name" "$most"
         printf ' %q' "$@"
@@ -72,6 +83,17 @@ part() {
     record "$name" $state $((SECONDS - begun)) "$note"
 }
 
+# Whether PARTS has it.
+wanted() {
+    local pattern patterns
+    read -ra patterns <<<"gpu program $PARTS"
+    for pattern in "${patterns[@]}"; do
+        # shellcheck disable=SC2053 # a pattern
+        [[ $1 != $pattern ]] || return 0
+    done
+    return 1
+}
+
 # The line that tells most of what a part that failed has said.
 said() {
     cat "$WORK/$1.errors" "$WORK/$1" | grep -m1 '^test result' || cat "$WORK/$1" "$WORK/$1.errors" | grep . | tail -n 1 | cut -c1-200
@@ -87,6 +109,7 @@ skip() {
     local why=$1
     shift
     for name in "$@"; do
+        wanted "$name" || continue
         [ -n "$dry" ] || echo "== $name"
         record "$name" skipped 0 "$why"
     done
@@ -147,6 +170,14 @@ for site in map(pathlib.Path, sys.path):
         print(folder, end=":")' 2>/dev/null
 }
 
+# The programs, by Python where there is no xz.
+unpack() {
+    mkdir "$WORK/programs"
+    tar -C "$WORK/programs" -xJf "$HERE/programs.tar.xz" 2>/dev/null ||
+        "${python:-python3}" -c 'import sys, tarfile; tarfile.open(sys.argv[1]).extractall(sys.argv[2], filter="fully_trusted")' \
+            "$HERE/programs.tar.xz" "$WORK/programs"
+}
+
 run() {
     dry=
     [ "${1:-}" != --dry-run ] || { dry=yes; shift; }
@@ -156,16 +187,18 @@ run() {
     python=$(command -v python3 || command -v python || true)
     LD_LIBRARY_PATH=$(libraries "$python")${LD_LIBRARY_PATH:-}
     export LD_LIBRARY_PATH PYTHONUNBUFFERED=1
-    local program=$HERE/navicache-cuda
     if [ -z "$dry" ]; then
         mkdir -p "$RESULTS" && RESULTS=$(cd "$RESULTS" && pwd) || exit 1
         rm -f "$RESULTS"/{report.md,results.tsv,log.txt,timings.jsonl}
         WORK=$(mktemp -d)
         trap report EXIT
         trap 'exit 1' INT TERM
+        unpack || exit 1
     else
         WORK=/tmp/WORK
     fi
+    local programs=$WORK/programs
+    local program=$programs/navicache-cuda
 
     part gpu 30 nvidia-smi --query-gpu=name,driver_version,memory.total,clocks.max.sm --format=csv,noheader
     part program 60 "$program" gpus
@@ -173,8 +206,8 @@ run() {
         skip "no GPU that the program can use" kernels engine "${ours[@]}"
     else
         # Is it right?
-        part kernels 150 "$HERE/test-kernels" --include-ignored --test-threads 1
-        part engine 60 "$HERE/test-engine" --include-ignored --test-threads 1
+        part kernels 150 "$programs/test-kernels" --include-ignored --test-threads 1
+        part engine 60 env CARGO_MANIFEST_DIR="$programs/engine" "$programs/test-engine" --include-ignored --test-threads 1
         local demo=("$program" generate "a red circle bouncing on a navy background" --dtype f32)
         part demo-cpu 60 "${demo[@]}" --cache none --device cpu -o "$WORK/cpu.safetensors"
         part demo-gpu 60 "${demo[@]}" --cache none --device cuda -o "$WORK/gpu.safetensors"

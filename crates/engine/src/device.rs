@@ -91,7 +91,7 @@ fn open_cuda(ordinal: usize) -> Result<Device, String> {
             "{name} has compute capability {major}.{minor}; kernels need 8.0 (Ampere), the first with bf16"
         ));
     }
-    Device::new_cuda(ordinal).map_err(|e| e.to_string())
+    navicache_models::cuda::open(ordinal).map_err(|e| e.to_string())
 }
 
 /// The GPUs that the driver has, by name.
@@ -125,7 +125,7 @@ pub(crate) fn free_bytes(device: &Device) -> Option<u64> {
     match device {
         Device::Cpu => machine::available_memory_bytes(),
         #[cfg(feature = "cuda")]
-        Device::Cuda(device) => Some(device.cuda_stream().context().mem_get_info().ok()?.0 as u64),
+        Device::Cuda(device) => navicache_models::cuda::free_bytes(device).ok(),
         _ => None,
     }
 }

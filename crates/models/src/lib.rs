@@ -25,6 +25,8 @@ pub use branches::{Anatomy, Branches, Conditioned, ForwardPass};
 pub use denoiser::{Denoiser, Features, Observed, Part, Signal, Unit};
 pub use error::{Error, Result};
 pub use keys::Configuration;
+#[cfg(feature = "cuda")]
+pub use navicache_kernels::cuda;
 pub use navicache_kernels::{
     Choice, HugePages, LEVEL_VARIABLE, Level, Precision, Rows, choice, named_level, peak_flops, remember_in,
     seconds_on, widen,

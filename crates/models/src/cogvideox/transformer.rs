@@ -333,7 +333,7 @@ impl Block {
 
     fn feed_forward(&self, state: &mut State) -> Result<()> {
         let (x, gate, text_gate) = self.norm2.both(state)?;
-        add(state, &self.ff[1].forward(&self.ff[0].forward_gelu(&x)?)?, &gate, &text_gate)
+        add(state, &self.ff[0].forward_gelu_into(&self.ff[1], &x)?, &gate, &text_gate)
     }
 }
 

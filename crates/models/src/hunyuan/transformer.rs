@@ -237,7 +237,7 @@ impl Stream {
     fn feed_forward(&self, x: &Tensor, time: &Tensor) -> Result<Tensor> {
         let rows = self.modulation(time)?;
         let h = self.norm.modulated(x, &rows.get(4)?, &rows.get(3)?)?;
-        let h = self.ff[1].forward(&self.ff[0].forward_gelu(&h)?)?;
+        let h = self.ff[0].forward_gelu_into(&self.ff[1], &h)?;
         Ok(gated_residual(x, &h, &rows.get(5)?)?)
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use candle_core::{DType, Tensor};
-use navicache_kernels::{Activation, Level, Panels, Precision, dense, linear, linear_on_device};
+use navicache_kernels::{Activation, Level, Panels, Precision, dense, gelu_for_bf16, linear, linear_on_device};
 
 use crate::{Matrix, Result, Weights};
 
@@ -79,6 +79,22 @@ impl Linear {
     /// GELU of it, in the same pass. // (n, in) -> (n, out)
     pub fn forward_gelu(&self, x: &Tensor) -> Result<Tensor> {
         self.run(x, Activation::Gelu)
+    }
+
+    /// `next` of GELU of it. // (n, in) -> (n, out of `next`)
+    pub fn forward_gelu_into(&self, next: &Linear, x: &Tensor) -> Result<Tensor> {
+        if x.device().is_cpu() || next.precision == Precision::F32 {
+            return next.forward(&self.forward_gelu(x)?);
+        }
+        next.forward(&gelu_for_bf16(&self.forward(x)?)?)
+    }
+
+    /// `x` as products on its device read it, for several layers of this one's precision.
+    pub fn operand(&self, x: &Tensor) -> Result<Tensor> {
+        match self.precision {
+            Precision::Bf16 if !x.device().is_cpu() => Ok(x.to_dtype(DType::BF16)?),
+            _ => Ok(x.clone()),
+        }
     }
 
     fn run(&self, x: &Tensor, then: Activation) -> Result<Tensor> {

@@ -514,7 +514,7 @@ impl Mlp {
     }
 
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        self.fc2.forward(&self.fc1.forward_gelu(x)?)
+        self.fc1.forward_gelu_into(&self.fc2, x)
     }
 }
 

@@ -403,8 +403,9 @@ impl Attention {
         let rotate = |x: Tensor| -> Result<Tensor> {
             Ok(rotate_pairs(&x, &rotations.cos, &rotations.sin)?) // (heads, tokens, head dim)
         };
-        let q = rotate(self.queries(x)?)?;
-        let KeysValues { k, v } = self.keys_values(x)?;
+        let x = self.to_q.operand(x)?;
+        let q = rotate(self.queries(&x)?)?;
+        let KeysValues { k, v } = self.keys_values(&x)?;
         self.to_out.forward(&self.mixed(&q, &rotate(k)?, &v)?)
     }
 
@@ -471,6 +472,6 @@ impl FeedForward {
     }
 
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        self.out.forward(&self.proj.forward_gelu(x)?)
+        self.proj.forward_gelu_into(&self.out, x)
     }
 }

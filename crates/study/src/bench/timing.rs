@@ -65,7 +65,8 @@ pub(super) fn timed(
     mut run: impl FnMut() -> Result<Tensor>,
 ) -> Result<Timing> {
     let read = |tensor: Tensor| -> Result<()> {
-        tensor.flatten_all()?.narrow(0, 0, 1)?.to_dtype(DType::F32)?.to_vec1::<f32>()?;
+        // A copy of its own: else a GPU would send all that it is a part of.
+        tensor.flatten_all()?.narrow(0, 0, 1)?.force_contiguous()?.to_dtype(DType::F32)?.to_vec1::<f32>()?;
         Ok(())
     };
     read(run()?)?;
