@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# The Python package on a GPU: the tests of the adapter there, then what caching costs and saves. About 100 seconds.
+# The Python package on a GPU: the tests of the adapter there, then what caching costs and saves. About two minutes.
 #
 #   tools/python/gpu.sh OUT [DEVICE] [SECONDS] [TEST ...]
 #
 # DEVICE: cuda; with cpu the script itself is tried, on small models. SECONDS: of each of the two halves, at most, 10 more
-# where one has to be stopped. TEST: files in crates/python/tests, in the place of all that take a GPU.
+# where one has to be stopped, after half a minute of a first import on a machine that has just begun. TEST: files in
+# crates/python/tests, in the place of all that take a GPU. Other work on the GPU makes the tests ten times slower.
 # The package, torch, diffusers, accelerate, transformers, peft, pytest and pytest-xdist must be there (PYTHONPATH).
 # OUT/python.txt has everything that was said, OUT/python.json what was measured. What fails stops nothing else.
 set -uo pipefail
@@ -29,10 +30,12 @@ bench() { # name, parts...
         --device "$device" --seconds "$seconds" "${small[@]}" >"$work/$1.log" 2>&1
 }
 
+say "import"
+python3 -c 'import torch, transformers, accelerate, peft, diffusers, navicache.diffusers; diffusers.WanPipeline' >"$work/tests.log" 2>&1
 say "tests"
 (cd crates/python/tests && timeout -k 5 -s INT "$((seconds + 10))" python3 -m pytest "${spread[@]}" -v -p no:cacheprovider \
     --tb=short --durations=10 -rfEs "${tests[@]}" \
-    --deselect test_diffusers.py::test_two_hundred_runs_hold_no_more_than_one) >"$work/tests.log" 2>&1
+    --deselect test_diffusers.py::test_two_hundred_runs_hold_no_more_than_one) >>"$work/tests.log" 2>&1
 say "time, with the GPU to itself"
 bench timing overhead saved busy memory
 say "end"

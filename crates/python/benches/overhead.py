@@ -71,12 +71,14 @@ def led(cache: str) -> None:
 def main() -> None:
     torch.set_num_threads(1)
     pipe = tiny.wan()
-    plain = took(lambda: tiny.run(pipe, STEPS))
+    tiny.run(pipe, STEPS)
     print(f"{'method':40} {'adapter, ms a step':>20} {'session, us a step':>20}")
     for cache in ("navicache:mid", "easycache:mid", "taylorseer:mid"):
         everything = cache.replace(":mid", ":mid,threshold=0") if "taylorseer" not in cache else "taylorseer:mid,interval=1"
-        with nc.cached(pipe, everything):
+        plain = took(lambda: tiny.run(pipe, STEPS))
+        with nc.cached(pipe, everything, on_problem="quiet"):
             computed = took(lambda: tiny.run(pipe, STEPS))
+        plain = min(plain, took(lambda: tiny.run(pipe, STEPS)))
         own, rust = (computed - plain) / STEPS, took(lambda cache=cache: led(cache)) / STEPS
         print(f"{cache:40} {1e3 * own:20.3f} {1e6 * rust:20.1f}")
 

@@ -220,11 +220,11 @@ impl FromTrace<'_> {
         self.trace.relative_miss(step, branch, subject, anchors, &last.weights)
     }
 
-    /// The same of a step that was left to the solver: it integrates what lies on the parabola in sigma through the
-    /// computed steps around.
+    /// The same of a step that was left to the solver: it integrates what lies on the cubic in sigma through the
+    /// computed steps around, three before and one after.
     fn miss_between(&self, played: &Played, skipped: &Approximated, branch: Branch) -> Option<f64> {
         let next = (skipped.step + 1..played.steps.len()).find(|&step| played.is_full(step))?;
-        let anchors: Vec<usize> = std::iter::once(next).chain(skipped.anchors.iter().take(2).copied()).collect();
+        let anchors: Vec<usize> = std::iter::once(next).chain(skipped.anchors.iter().take(3).copied()).collect();
         let sigmas: Vec<f64> = anchors.iter().map(|&step| self.sigma(step)).collect();
         let weights = lagrange(&sigmas, self.sigma(skipped.step));
         self.trace.relative_miss(skipped.step, branch, Subject::Output, &anchors, &weights)

@@ -9,8 +9,8 @@
 //!   needs a solver of second order: Euler's own error grows with the length of its steps.
 //! * **Correct.** After a computed step `c` the history is saved. Skipped steps go on along a forecast, provisionally.
 //!   When step `i` is computed, the solver goes back to `c` and walks every skipped step of the fine grid again, with
-//!   velocities on the parabola in sigma through those measured at `b`, `c` and `i`. This works with any solver, and
-//!   keeps the error of its grid.
+//!   velocities on the cubic in sigma through those measured at `i` and the three computed steps before. This works
+//!   with any solver, and keeps the error of its grid.
 //!
 //! Both give an estimate of their error for nothing: how far the sample of step `i` moved once `i` was known.
 
@@ -37,13 +37,13 @@ pub enum Skip {
 /// computed steps the velocity and the data prediction.
 pub const VALUES_KEPT: usize = super::HISTORY + 1 + 2 * ANCHORS;
 
-/// Computed steps that a parabola goes through.
+/// Computed steps that are remembered. With the one that arrives, a cubic goes through them.
 const ANCHORS: usize = 3;
 
 /// How much of a correction the data prediction follows. The model saw `x` and predicted clean latents `m`; for the
 /// corrected sample `X` they are taken to be `m + THETA (X - x)`. 1 would keep the velocity, 0 the data prediction; the
 /// network's own response lies between.
-const THETA: f64 = 0.5;
+const THETA: f64 = 0.75;
 
 /// A computed step.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -264,15 +264,37 @@ impl<V: Clone> Stepper<V> {
     ) -> Result<Option<V>, L::Error> {
         self.state.skipped = Some(skip);
         // After a correction the history holds steps that were not computed: a slope between two of them, carried on
-        // over a long jump, is noise. The jump goes by the computed ones.
+        // over a long jump, is noise. The forecast goes by the computed ones.
         let anchors = (self.state.anchors.front(), self.state.anchors.get(1), &self.state.history.sample);
         if let (Skip::Corrected, (Some(c), Some(b), Some(sample))) = (skip, anchors) {
-            let jump = self.jump(Some(b.step), c.step, step);
-            let terms = [(jump.sample, sample), (jump.data[0], &c.data), (jump.data[1], &b.data)];
+            let terms = if self.kind.steps_over() {
+                let jump = self.jump(Some(b.step), c.step, step);
+                [(jump.sample, sample), (jump.data[0], &c.data), (jump.data[1], &b.data)]
+            } else {
+                let [of_sample, of_c, of_b] = self.along_line(c.step, b.step, step);
+                [(of_sample, sample), (of_c, &c.velocity), (of_b, &b.velocity)]
+            };
             let terms: Vec<(f64, &V)> = terms.into_iter().filter(|(weight, _)| *weight != 0.0).collect();
             return linear.sum(&terms).map(Some);
         }
         self.leave(step, linear)
+    }
+
+    /// The latents after `step` as weights of the sample of `c` and the velocities of `c` and `b`: the solver's steps
+    /// of the fine grid from `c` on, with velocities on the line in sigma through both. Solvers of first order forecast
+    /// by it, since their jump would hold the velocity.
+    fn along_line(&self, c: usize, b: usize, step: usize) -> [f64; 3] {
+        let points = [c, b].map(|computed| self.sigma(computed).0);
+        (c..=step).fold([1.0, 0.0, 0.0], |x, between| {
+            let StepPlan { to_data, advance, .. } =
+                plan_step(self.kind, None, None, self.sigma(between), self.schedule.end(between));
+            let line = lagrange(&points, self.sigma(between).0);
+            let velocity = [0.0, line[0], line[1]];
+            std::array::from_fn(|k| {
+                let data = to_data.sample * x[k] + to_data.velocity * velocity[k];
+                advance.sample * x[k] + advance.data[0] * data
+            })
+        })
     }
 
     /// The solver's update from step `now` to the step after `step`, in one piece; `last` is where it has an earlier
@@ -300,9 +322,8 @@ impl<V: Clone> Stepper<V> {
     {
         (self.state.history, self.state.data_steps) = (saved.history, saved.data_steps);
         let from = self.state.data_steps.first().copied().unwrap_or(step);
-        let known = self.state.anchors.iter().take(ANCHORS - 1);
-        let points: Vec<f64> =
-            std::iter::once(step).chain(known.map(|anchor| anchor.step)).map(|s| self.sigma(s).0).collect();
+        let known = self.state.anchors.iter().map(|anchor| anchor.step);
+        let points: Vec<f64> = std::iter::once(step).chain(known).map(|s| self.sigma(s).0).collect();
         let mut z = self.leave(from, linear)?;
         for between in from + 1..step {
             let weights = lagrange(&points, self.sigma(between).0);
