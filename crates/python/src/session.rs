@@ -153,11 +153,13 @@ impl Session {
         })))
     }
 
-    /// Bytes that are kept at most, with latents and features of one branch of so many bytes.
+    /// Bytes that are kept at most, with latents and features of one branch of so many bytes. After the first step of
+    /// the branches that there are.
     fn store_bytes(&self, latents: u64, features: u64) -> PyResult<u64> {
         let led = self.led()?;
-        let asks = led.walk()?.asks();
-        Ok(CacheMemory::new(asks, led.run.branches.len(), latents, features, led.run.block_count()).bytes)
+        let walk = led.walk()?;
+        let branches = walk.run().branches.len();
+        Ok(CacheMemory::new(walk.asks(), branches, latents, features, led.run.block_count()).bytes)
     }
 
     /// What it decides about, and what it computes in any case, as JSON.

@@ -506,6 +506,23 @@ def test_what_a_method_would_do_is_said_beforehand() -> None:
         nc.explain(pipe, "teecache")
 
 
+@pytest.mark.parametrize("make", [tiny.wan, tiny.flux, tiny.qwen])
+@pytest.mark.parametrize("cache", [free("easycache", 0.8), "fbcache,threshold=0.8"])
+def test_the_bill_is_of_the_branches_that_there_are(make: Any, cache: str) -> None:
+    """Pipelines of pictures do not say beforehand whether there are two."""
+    bills = []
+    for guidance in (1.0, 4.0):
+        pipe = make()
+        with nc.cached(pipe, cache, guards="off") as session:
+            tiny.run(pipe, 12, guidance)
+            assert session.report is not None and session.report["ended"] == "done"
+            bills.append(session.report["totals"]["store_bytes"])
+        with nc.cached(pipe, cache, guards="off", memory=bills[-1] - 1) as session:
+            tiny.run(pipe, 12, guidance)
+            assert session._run is not None and "the budget is" in str(session._run.warnings)
+    assert bills[1] == 2 * bills[0]
+
+
 def test_the_bill_knows_what_is_kept_of_blocks() -> None:
     """As the engine reckons it: residuals of all tokens in 32 bits, of both branches."""
     pipe = tiny.wan()

@@ -285,9 +285,11 @@ class Generation:
         self.step_ended()
 
     def step_ended(self) -> None:
+        assert self.begun is not None and self.forward.shown is not None
         if self.known is None:
             self.known = list(self.done)
-        assert self.begun is not None and self.forward.shown is not None
+            if self.session is not None and self.forward.shape is not None:  # there may be more branches than it seemed
+                self.keep_within(self.session, self.forward.shape.numel(), self.forward.shown.device)
         self.seconds.append((self.begun, Moment(self.forward.shown.device), self.moments))
         self.is_open = False
         self.forward.begin_step(self.forward.shown)
