@@ -16,6 +16,7 @@ BACKGROUNDS = {
 SHAPES = ["circle", "square", "triangle", "ring", "star"]
 MOTIONS = ["moving right", "moving left", "moving up", "moving down", "bouncing", "spinning", "growing", "shrinking",
            "circling"]
+HARD = {"bouncing": 2.0, "spinning": 1.7, "circling": 2.0}  # how much more often training sees a motion
 
 
 def caption(color, shape, motion, background):
@@ -53,23 +54,47 @@ def held_out(n=20):
 
 
 @functools.cache
-def _training_combinations():
-    """Indices (color, shape, motion, background) of every caption that is not held out."""
+def _table(device):
+    """On the device: indices (color, shape, motion, background) of every caption in order, and the two palettes."""
     sizes = (len(COLORS), len(SHAPES), len(MOTIONS), len(BACKGROUNDS))
     grid = torch.cartesian_prod(*(torch.arange(k) for k in sizes))
-    out = set(held_out())
-    return grid[[i for i, text in enumerate(all_captions()) if text not in out]]
+    return grid.to(device), *(torch.tensor(list(d.values()), device=device) for d in (COLORS, BACKGROUNDS))
+
+
+@functools.cache
+def _chances(device):
+    """The sum of the chances up to each caption: none for the held out, more for the motions that are hard to learn."""
+    every, out = all_captions(), set(held_out())
+    weights = torch.tensor([0.0 if text in out else HARD.get(MOTIONS[i // len(BACKGROUNDS) % len(MOTIONS)], 1.0)
+                            for i, text in enumerate(every)], dtype=torch.float64)
+    return (weights.cumsum(0) / weights.sum()).float().to(device)
+
+
+def pick_rows(n, generator, device):
+    """Rows of `all_captions` for training, (n,)."""
+    chances = _chances(device)
+    at = torch.rand(n, device=device, generator=generator) * 0.999999
+    return torch.searchsorted(chances, at, right=True).clamp_max(len(chances) - 1)
 
 
 def batch(n, frames, size, generator, device):
-    """Returns videos (n, 3, frames, size, size) in [-1, 1] and their captions. `generator` lives on `device`."""
+    """Videos (n, 3, frames, size, size) in [-1, 1] and their captions, all equally likely. `generator` lives on `device`."""
+    allowed = (_chances(device).diff(prepend=torch.zeros(1, device=device)) > 0).nonzero()[:, 0]
+    rows = allowed[torch.randint(len(allowed), (n,), device=device, generator=generator)]
+    t = torch.linspace(0, 1, frames, device=device)[None].expand(n, frames)
+    every = all_captions()
+    return draw(rows, t, size, generator), [every[i] for i in rows.tolist()]
+
+
+def draw(rows, t, size, generator):
+    """Clips (n, 3, frames, size, size) in [-1, 1] of captions `rows` (n,) at the moments `t` (n, frames) of a motion that lasts from 0
+    to 1. Nothing here waits for the device."""
+    n, device = rows.numel(), rows.device
     u = lambda lo, hi: torch.rand(n, 1, device=device, generator=generator) * (hi - lo) + lo
-    combinations = _training_combinations().to(device)
-    pick = torch.randint(len(combinations), (n,), device=device, generator=generator)
-    color, shape, motion, background = combinations[pick].unbind(1)
+    combinations, colors, backgrounds = _table(device)
+    color, shape, motion, background = combinations[rows].unbind(1)
     sign = torch.where(u(0, 1) < 0.5, -1.0, 1.0)
 
-    t = torch.linspace(0, 1, frames, device=device)[None].expand(n, frames)
     zero = torch.zeros_like(t)
     cx0, cy0, r0, span = u(-0.15, 0.15), u(-0.15, 0.15), u(0.26, 0.40), u(0.85, 1.1)
     travel = span * (t - 0.5)
@@ -93,9 +118,6 @@ def batch(n, frames, size, generator, device):
     alpha = (0.5 - _pick(_distances(xr, yr, r), shape) / edge).clamp(0, 1)[:, None]
     shadow = (0.5 - _pick(_distances(xr - 0.05, yr - 0.07, r), shape) / (3 * edge)).clamp(0, 1)[:, None]
     light = (0.92 - 0.35 * (x * 0.6 + y * 0.8) / r).clamp(0.45, 1.25)[:, None]
-    palette = lambda d, i: torch.tensor(list(d.values()), device=device)[i][:, :, None, None, None]
-    behind = palette(BACKGROUNDS, background) * (1.08 - 0.30 * (yy + 1) / 2) * (1 - 0.45 * shadow)
-    video = behind * (1 - alpha) + palette(COLORS, color) * light * alpha
-    names = zip(color.tolist(), shape.tolist(), motion.tolist(), background.tolist())
-    cs, bs = list(COLORS), list(BACKGROUNDS)
-    return video.clamp(0, 1) * 2 - 1, [caption(cs[i], SHAPES[j], MOTIONS[k], bs[l]) for i, j, k, l in names]
+    behind = backgrounds[background][:, :, None, None, None] * (1.08 - 0.30 * (yy + 1) / 2) * (1 - 0.45 * shadow)
+    video = behind * (1 - alpha) + colors[color][:, :, None, None, None] * light * alpha
+    return video.clamp(0, 1) * 2 - 1

@@ -1,35 +1,35 @@
 """Trains the embedded demo model: a small text-to-video pipeline with Wan2.1's real architecture, on procedural clips.
 
-    python train.py vae   --work DIR --minutes 15 --phase stills   # single frames first: a causal network needs no clip for them
-    python train.py vae   --work DIR --minutes 25 --phase clips    # then 5 to 17 frames
-    python train.py vae   --work DIR --minutes 8 --phase decoder   # polishes the decoder alone: a bank stays valid
-    python train.py bank  --work DIR --clips 4000                  # encodes clips once; run again for more
-    python train.py dit   --work DIR --minutes 60                  # text encoder and transformer, flow matching
-    python train.py save  --work DIR --out DIR                     # a Diffusers pipeline folder in f16
-    python train.py sheet --work DIR --out DIR                     # contact sheets of the held-out captions
+    python train.py vae   --work DIR --minutes 25                 # --phase stills first, then clips, if need be decoder
+    python train.py dit   --work DIR --minutes 60                 # text encoder and transformer, flow matching, on encoded clips
+    python train.py save  --work DIR --out DIR                    # a Diffusers pipeline folder in f16
+    python train.py sheet --work DIR --out DIR                    # one contact sheet of the held-out captions
 
-Runs on a CUDA device when there is one, else on the CPU. Every stage resumes from DIR and stops by itself.
+Runs on a CUDA device when there is one, else on the CPU. Every stage goes on from DIR's weights (at first from those of --model, if
+given) and stops by itself. `gpu.sh` runs them all within a given time.
 """
 import argparse
-import contextlib
-import copy
 import json
 import math
+import os
 import pathlib
 import time
 
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanPipeline, WanTransformer3DModel
-from diffusers.models.autoencoders.autoencoder_kl_wan import WanCausalConv3d
-from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
+from transformers import PreTrainedTokenizerFast
 
+import models
 import shapes
+from models import TEXT_LEN, make_dit, make_text, make_vae
+from optim import Ema, Guard, Optimizer, Step
 
-FRAMES, SIZE = 17, 64
-TEXT_LEN = 32
+FRAMES, SIZE = 25, 96
+PIECE = 17  # frames of a clip that the VAE trains on at once
 SHIFT = 3.0
 GUIDANCE = 4.0
+DTYPE = torch.bfloat16  # of products in training; weights stay in f32
+UNPROMPTED = 0.1  # share of training without caption, for guidance
 
 
 def make_tokenizer():
@@ -47,150 +47,50 @@ def make_tokenizer():
                                    model_max_length=TEXT_LEN)
 
 
-def make_vae():
-    return AutoencoderKLWan(base_dim=16, z_dim=16, dim_mult=[1, 2, 4, 4], num_res_blocks=1, attn_scales=[],
-                            temperal_downsample=[False, True, True])
-
-
-def make_text():
-    return UMT5EncoderModel(UMT5Config(vocab_size=128, d_model=128, d_kv=32, d_ff=256, num_layers=2, num_heads=4,
-                                       feed_forward_proj="gated-gelu", dropout_rate=0.0))
-
-
-def make_dit():
-    return WanTransformer3DModel(patch_size=(1, 2, 2), num_attention_heads=3, attention_head_dim=64, in_channels=16,
-                                 out_channels=16, text_dim=128, freq_dim=256, ffn_dim=768, num_layers=6,
-                                 cross_attn_norm=True, qk_norm="rms_norm_across_heads", rope_max_seq_len=1024)
-
-
 class Clock:
-    """Progress through a stage's minutes, and when to save."""
+    """A stage's time. What the process spent stopped counts as lost, not as progress."""
 
-    def __init__(self, minutes, save_every=3):
-        self.start, self.budget, self.every = time.time(), minutes * 60, save_every * 60
-        self.saved = self.start
+    def __init__(self, args):
+        self.end = args.deadline or time.time() + 60 * args.minutes
+        self.share, self.active, self.last, self.saved = args.share, 0.0, time.time(), time.time()
 
     def progress(self):
-        return min(1.0, (time.time() - self.start) / self.budget)
+        """From 0 to 1, through the stage's share of the time until the end."""
+        now = time.time()
+        self.active += min(now - self.last, 5.0)
+        self.last = now
+        return min(1.0, self.active / (self.active + max(0.0, self.end - now)) / self.share)
 
-    def time_to_save(self):
-        if time.time() - self.saved < self.every:
+    def time_to_save(self, seconds):
+        if time.time() - self.saved < seconds:
             return False
         self.saved = time.time()
         return True
 
 
-def schedule(progress):
-    """Fraction of the highest learning rate: a short warm-up, then down in a straight line."""
-    return min(1.0, progress / 0.02 + 0.02) * max(0.01, 1.0 - progress)
-
-
-class Muon(torch.optim.Optimizer):
-    """Momentum, orthogonalised for every matrix (Jordan et al. 2024): needs about a third of AdamW's steps here."""
-
-    def __init__(self, params, lr=0.02, momentum=0.95):
-        super().__init__(params, dict(lr=lr, momentum=momentum))
-
-    @torch.no_grad()
-    def step(self):
-        for group in self.param_groups:
-            for p in group["params"]:
-                if p.grad is None:
-                    continue
-                m = self.state[p].setdefault("momentum", torch.zeros_like(p))
-                m.lerp_(p.grad, 1 - group["momentum"])
-                update = p.grad.lerp(m, group["momentum"]).flatten(1)
-                p.add_(orthogonal(update).view_as(p), alpha=-group["lr"] * max(1, update.shape[0] / update.shape[1]) ** 0.5)
-
-
-def orthogonal(g, steps=5):
-    """The nearest matrix with singular values of about 1, by a quintic Newton-Schulz iteration."""
-    a, b, c = 3.4445, -4.7750, 2.0315
-    tall = g.shape[0] > g.shape[1]
-    x = (g.T if tall else g) / (g.norm() + 1e-7)
-    for _ in range(steps):
-        s = x @ x.T
-        x = a * x + (b * s + c * s @ s) @ x
-    return x.T if tall else x
-
-
-class Optimizers:
-    """Muon for matrices and kernels, AdamW for the rest."""
-
-    def __init__(self, model, muon_lr, adam_lr, skip=()):
-        named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
-        matrices = [p for n, p in named if p.ndim > 1 and min(p.flatten(1).shape) > 1 and not any(k in n for k in skip)]
-        chosen = {id(p) for p in matrices}
-        rest = [p for _, p in named if id(p) not in chosen]
-        self.parts = [(Muon(matrices), muon_lr), (torch.optim.AdamW(rest, betas=(0.9, 0.98), weight_decay=0.0), adam_lr)]
-
-    def step(self, scale):
-        """One step at a fraction of the highest learning rates, then forgets the gradients."""
-        for opt, peak in self.parts:
-            for group in opt.param_groups:
-                group["lr"] = peak * scale
-            opt.step()
-            opt.zero_grad(set_to_none=True)
-
-    def state_dict(self):
-        return [opt.state_dict() for opt, _ in self.parts]
-
-    def load_state_dict(self, states):
-        for (opt, _), state in zip(self.parts, states):
-            opt.load_state_dict(state)
-
-
-def autocast(device):
-    return torch.autocast(device.type, dtype=torch.bfloat16)
+def rate_at(progress, args):
+    """Fraction of the highest learning rate: a short warm-up, then in a straight line from 1 to --end."""
+    return min(1.0, progress / 0.03 + 0.02) * (1.0 + (args.end - 1.0) * progress) * args.peak
 
 
 def save_file(state, path):
+    """Replaces the file whole: a reader, or a machine taken away, finds the old one or the new one."""
     part = path.with_suffix(".part")
     torch.save(state, part)
-    part.rename(path)
+    os.replace(part, path)
 
 
-class Ema:
-    def __init__(self, model, longest=0.999):
-        self.model, self.step, self.longest = copy.deepcopy(model).eval().requires_grad_(False), 0, longest
-
-    def update(self, model):
-        self.step += 1
-        decay = min(self.longest, (1 + self.step) / (10 + self.step))
-        with torch.no_grad():
-            torch._foreach_lerp_(list(self.model.parameters()), list(model.parameters()), 1 - decay)
+def halves(model):
+    return {k: v.detach().half().cpu() for k, v in model.state_dict().items()}
 
 
 # ---- VAE ----
-
-def conv_by_taps(self, x, cache_x=None):
-    """WanCausalConv3d.forward as one 2-D convolution a temporal tap: on a CPU about three times as fast."""
-    before, pad, (stride, *_) = self._padding[4], self._padding[0], self.stride
-    if cache_x is not None and before > 0:
-        x = torch.cat([cache_x, x], dim=2)
-        before -= cache_x.shape[2]
-    if stride != 1:
-        return F.conv3d(F.pad(x, (pad, pad, pad, pad, before, 0)), self.weight, self.bias, stride=self.stride)
-    b, c, t, h, w = x.shape
-    taps = self.weight.shape[2]
-    n, out = t + before - taps + 1, 0
-    for k in range(taps):
-        lo = max(0, before - k)  # the first output frame whose tap k is not padding
-        if lo >= n:
-            continue
-        frames = x[:, :, lo + k - before : n + k - before]
-        bias = self.bias if k == taps - 1 else None
-        y = F.conv2d(frames.transpose(1, 2).reshape(-1, c, h, w), self.weight[:, :, k], bias, padding=pad)
-        y = y.view(b, n - lo, *y.shape[1:]).transpose(1, 2)
-        out = out + (F.pad(y, (0, 0, 0, 0, lo, 0)) if lo else y)
-    return out
-
 
 def start_as_stills(vae):
     """Before the first clip: temporal taps that no still has trained pass the newest frame on unchanged."""
     with torch.no_grad():
         for name, m in vae.named_modules():
-            if not isinstance(m, WanCausalConv3d) or m.weight.shape[2] == 1:
+            if not isinstance(m, torch.nn.Conv3d) or m.weight.shape[2] == 1:
                 continue
             if name.endswith("time_conv"):
                 m.weight.mul_(0.1)
@@ -201,196 +101,253 @@ def start_as_stills(vae):
                 m.weight[:, :, :-1] *= 0.05
 
 
-def draw_stills(g, device):
-    """Four frames each of four clips, as clips of one frame."""
-    video, _ = shapes.batch(4, FRAMES, SIZE, g, device)
-    picks = torch.randint(FRAMES, (4,))
-    return video[:, :, picks].transpose(1, 2).reshape(16, 3, 1, SIZE, SIZE)
-
-
-def draw_clips(step, g, device):
-    """Pieces of the full-length motion. A long clip teaches little more than a short one and costs its length: it is rare."""
-    frames, n = (FRAMES, 1) if step % 16 == 0 else (9, 2) if step % 2 else (5, 4)
-    video, _ = shapes.batch(n, FRAMES, SIZE, g, device)
-    start = torch.randint(FRAMES - frames + 1, (1,)).item()
-    return video[:, :, start : start + frames].contiguous()
+def draw_pieces(n, frames, device):
+    """Pieces of full-length motions, each from a start of its own."""
+    start = torch.floor(torch.rand(n, 1, device=device) * (FRAMES - frames + 1))
+    t = (start + torch.arange(frames, device=device)) / (FRAMES - 1)
+    return shapes.draw(shapes.pick_rows(n, None, device), t, SIZE, None)
 
 
 def train_vae(args, device):
-    if device.type == "cpu":
-        WanCausalConv3d.forward = conv_by_taps
-    torch.manual_seed(0)
-    vae = make_vae()
-    path, state = args.work / "vae.pt", {}
-    if path.exists():
-        state = torch.load(path, weights_only=True)
-        vae.load_state_dict(state["ema" if state["phase"] != args.phase else "vae"])
-    if args.phase == "clips" and state.get("phase") != "clips":
+    torch.manual_seed(int(time.time()))
+    vae, before = load_vae(args)
+    if args.phase == "clips" and before["phase"] == "stills":
         start_as_stills(vae)
-    vae.to(device).train()
-    if args.phase == "decoder":
-        vae.encoder.requires_grad_(False)
-        vae.quant_conv.requires_grad_(False)
-    ema = Ema(vae)
-    opt = Optimizers(vae, args.peak or 0.02, 2e-3)
-    if state.get("phase") == args.phase:
-        ema.model.load_state_dict(state["ema"])
-        opt.load_state_dict(state["opt"])
-        ema.step = state["step"]
-    g = torch.Generator(device=device).manual_seed(int(time.time()))
-    clock, step, average = Clock(args.minutes), ema.step, None
+    vae.to(device).requires_grad_(True)
+    trained = vae if args.phase != "decoder" else torch.nn.ModuleList([vae.post_quant_conv, vae.decoder])
+    opt, ema = Optimizer(trained.named_parameters(), 0.02, 2e-3), Ema(vae, 0.998)
+    guard, clock = Guard(ema, opt), Clock(args)
+    n, frames = (args.batch * PIECE, 1) if args.phase == "stills" else (args.batch, PIECE)
+    seen = torch.zeros(3, device=device)  # sums of loss and squared error, steps
 
-    def checkpoint():
-        save_file({"vae": vae.state_dict(), "ema": ema.model.state_dict(), "opt": opt.state_dict(), "phase": args.phase,
-                   "step": step}, path)
-
-    while clock.progress() < 1:
-        video = draw_stills(g, device) if args.phase == "stills" else draw_clips(step, g, device)
-        with autocast(device):
-            posterior = vae.encode(video).latent_dist
-            z = posterior.mode() + 0.02 * torch.randn_like(posterior.mean)
-            out = vae.decode(z).sample
+    def one():
+        video = draw_pieces(n, frames, device)
+        mean = models.encode(vae, video.to(DTYPE)).float()
+        out = models.decode(vae, (mean + 0.02 * torch.randn_like(mean)).to(DTYPE))
         err = out.float() - video
-        dx = lambda v: v[..., 1:] - v[..., :-1]
-        dy = lambda v: v[..., 1:, :] - v[..., :-1, :]
-        loss = err.abs().mean() + 6 * err.square().mean() + 0.5 * (dx(err).abs().mean() + dy(err).abs().mean())
-        loss = loss + 1e-3 * posterior.mean.float().square().mean()
-        loss.backward()
-        opt.step(schedule(args.begin + (1 - args.begin) * clock.progress()))
-        ema.update(vae)
-        step += 1
-        mse = (err / 2).square().mean().item()
-        average = mse if average is None else 0.98 * average + 0.02 * mse
-        if step % args.every == 0:
-            print(f"vae {args.phase} step {step} {clock.progress():.0%} loss {loss.item():.4f} "
-                  f"psnr {-10 * math.log10(average):.2f} dB", flush=True)
-        if clock.time_to_save():
-            checkpoint()
-    checkpoint()
-    psnr, mean, std = measure_vae(ema.model, device)
-    save_file({"vae": ema.model.state_dict(), "mean": mean, "std": std, "psnr": psnr}, args.work / "vae-done.pt")
+        dx, dy = err[..., 1:] - err[..., :-1], err[..., 1:, :] - err[..., :-1, :]
+        square = err.square().mean()
+        loss = err.abs().mean() + 6 * square + 0.5 * (dx.abs().mean() + dy.abs().mean()) + 1e-3 * mean.square().mean()
+        opt.step(torch.autograd.grad(loss, opt.params, materialize_grads=True))
+        ema.update()
+        seen.add_(torch.stack([loss.detach(), square.detach() / 4, torch.ones_like(loss)]))
+
+    step, count, progress = Step(one, device, args.graph == "on"), 0, clock.progress()
+    torch.backends.cudnn.benchmark = True
+    while progress < 1:
+        opt.scale.fill_(rate_at(progress, args) * guard.rate)
+        step()
+        count += 1
+        if count % 8 == 0:
+            opt.scale.item()  # waits, so that the clock tells the truth
+        if count % args.every == 0:
+            loss, square, steps = seen.tolist()
+            seen.zero_()
+            well = guard.look(loss / steps)
+            print(f"vae {args.phase} step {count} {clock.active:.0f}s {progress:.0%} loss {loss / steps:.4f} "
+                  f"psnr {-10 * math.log10(square / steps):.2f} dB{'' if well else ' BROKE LOOSE, back at half the rate'}", flush=True)
+        if clock.time_to_save(args.save_every):
+            finish_vae(args, ema.model, before, device, min(8, args.measure))
+        progress = clock.progress()
+    print(f"vae {args.phase}: {count} steps in {clock.active:.0f}s")
+    finish_vae(args, ema.model, before, device, args.measure)
+    (args.work / "vae.ready").write_text("ready\n")
 
 
-def measure_vae(vae, device, n=32):
+def finish_vae(args, vae, before, device, clips):
+    torch.backends.cudnn.benchmark = False  # it pays for sizes that come again and again: the step's, recorded by now
+    psnr, mean, std = measure_vae(vae, device, clips)
+    if args.phase == "decoder":  # what was encoded stays valid to the last bit
+        mean, std = before["mean"], before["std"]
+    save_file({"vae": halves(vae), "mean": mean, "std": std, "psnr": psnr, "phase": args.phase}, args.work / "vae.pt")
+
+
+@torch.no_grad()
+def measure_vae(vae, device, n):
     """Reconstruction of full-length clips that no training step has seen, and the latents' statistics."""
     g = torch.Generator(device=device).manual_seed(7)
     zs, errors = [], []
-    with torch.no_grad():
-        for _ in range(n // 4):
-            video, _ = shapes.batch(4, FRAMES, SIZE, g, device)
-            z = vae.encode(video).latent_dist.mode()
-            zs.append(z.float().cpu())
-            errors += ((vae.decode(z).sample.clamp(-1, 1) - video) / 2).square().mean(dim=(1, 2, 3, 4)).tolist()
+    for _ in range(n // 4):
+        video, _ = shapes.batch(4, FRAMES, SIZE, g, device)
+        z = models.encode(vae, video)
+        zs.append(z)
+        errors += ((models.decode(vae, z).clamp(-1, 1) - video) / 2).square().mean(dim=(1, 2, 3, 4)).tolist()
     z = torch.cat(zs)
     every = [-10 * math.log10(e) for e in errors]
-    psnr = sum(every) / n
+    psnr = sum(every) / len(every)
     print(f"vae held-out psnr {psnr:.2f} dB, worst clip {min(every):.2f} dB, of the mean error "
-          f"{-10 * math.log10(sum(errors) / n):.2f} dB")
+          f"{-10 * math.log10(sum(errors) / len(errors)):.2f} dB", flush=True)
     return psnr, z.mean(dim=(0, 2, 3, 4)).tolist(), z.std(dim=(0, 2, 3, 4)).tolist()
 
 
 def load_vae(args):
-    saved = torch.load(args.work / "vae-done.pt", weights_only=True)
-    vae = make_vae()
-    vae.load_state_dict(saved["vae"])
+    """The VAE as trained last, and what was saved with it."""
+    vae, path = make_vae(), args.work / "vae.pt"
+    if path.exists():
+        saved = torch.load(path, weights_only=True)
+        vae.load_state_dict(saved["vae"])
+        vae.register_to_config(latents_mean=saved["mean"], latents_std=saved["std"])
+        return vae, saved
+    if not args.model:
+        return vae, {"phase": "none"}
+    vae.load_state_dict(read_part(args.model, "vae"))
+    config = json.loads((args.model / "vae/config.json").read_text())
+    saved = {"mean": config["latents_mean"], "std": config["latents_std"], "phase": "clips"}
     vae.register_to_config(latents_mean=saved["mean"], latents_std=saved["std"])
-    return vae.eval().requires_grad_(False), saved
+    return vae, saved
+
+
+def read_part(folder, part):
+    """A saved component's weights, in f32."""
+    from safetensors.torch import load_file
+    (path,) = (folder / part).glob("*.safetensors")
+    return {k: v.float() for k, v in load_file(path).items()}
 
 
 # ---- text encoder and transformer ----
 
-def make_bank(args, device):
-    """Normalised latents of clips with their captions: encoding costs more than a training step, so it is done once."""
-    if device.type == "cpu":
-        WanCausalConv3d.forward = conv_by_taps
-    vae, saved = load_vae(args)
-    vae.to(device)
-    mean = torch.tensor(saved["mean"], device=device).view(1, -1, 1, 1, 1)
-    std = torch.tensor(saved["std"], device=device).view(1, -1, 1, 1, 1)
-    made, part = 0, len(list(args.work.glob("bank-*.pt")))
-    g = torch.Generator(device=device).manual_seed(100 + part)
-    latents, captions = [], []
-    while made < args.clips:
-        with torch.no_grad(), autocast(device):
-            video, text = shapes.batch(16, FRAMES, SIZE, g, device)
-            latents.append(((vae.encode(video).latent_dist.mode().float() - mean) / std).half().cpu())
-        captions += text
-        made += 16
-    save_file({"latents": torch.cat(latents), "captions": captions}, args.work / f"bank-{part}.pt")
-    print(f"bank-{part}: {made} clips")
+class Bank:
+    """Encoded clips with their captions, on the device. New clips take the place of the oldest."""
+
+    def __init__(self, size, device):
+        latent = (1 + (FRAMES - 1) // 4, SIZE // 8, SIZE // 8)
+        self.tokens = torch.zeros(size, math.prod(latent) // 4, 64, dtype=torch.float16, device=device)
+        self.rows = torch.zeros(size, dtype=torch.int64, device=device)
+        self.filled = torch.ones((), device=device)
+        self.latent, self.made, self.device, self.vae = latent, 0, device, None
+
+    def use(self, vae):
+        self.vae = vae.to(self.device, DTYPE)
+        to = lambda values: torch.tensor(values, device=self.device).view(1, -1, 1, 1, 1)
+        self.mean, self.std = to(vae.config.latents_mean), to(vae.config.latents_std)
+
+    @torch.no_grad()
+    def add(self, n):
+        rows = shapes.pick_rows(n, None, self.device)
+        t = torch.linspace(0, 1, FRAMES, device=self.device).expand(n, FRAMES)
+        video = shapes.draw(rows, t, SIZE, None).to(DTYPE)
+        z = (models.encode(self.vae, video).float() - self.mean) / self.std
+        at = torch.arange(self.made, self.made + n, device=self.device) % len(self.rows)
+        self.tokens[at], self.rows[at] = models.to_tokens(z).half(), rows
+        self.made += n
+        self.filled.fill_(min(self.made, len(self.rows)))
+
+    def pick(self, n):
+        at = (torch.rand(n, device=self.device) * self.filled).long().clamp_max(len(self.rows) - 1)
+        return self.tokens[at].float(), self.rows[at]
 
 
-def load_bank(args):
-    parts = [torch.load(p, weights_only=True) for p in sorted(args.work.glob("bank-*.pt"))]
-    return torch.cat([p["latents"] for p in parts]), [c for p in parts for c in p["captions"]], len(parts)
+def draw_sigma(n, device):
+    """Noise levels: most from the middle, some from everywhere, all shifted as sampling shifts them."""
+    raw = torch.where(torch.rand(n, device=device) < 0.3, torch.rand(n, device=device), torch.randn(n, device=device).sigmoid())
+    return SHIFT * raw / (1 + (SHIFT - 1) * raw)
 
 
-def encode_text(tok, text, captions, device):
-    """(b, TEXT_LEN, d), zero beyond each caption's end, as the pipeline does."""
-    ids = tok(captions, padding="max_length", max_length=TEXT_LEN, truncation=True, return_tensors="pt").to(device)
-    hidden = text(ids.input_ids, attention_mask=ids.attention_mask).last_hidden_state
-    return hidden * ids.attention_mask[..., None].to(hidden.dtype)
+def compiled_block(args, device):
+    if args.compile == "off" or device.type != "cuda":
+        return models.block
+    return torch.compile(models.block, dynamic=False)
 
 
 def train_dit(args, device):
-    tok = make_tokenizer()
-    torch.manual_seed(1)
-    model = torch.nn.ModuleDict({"text": make_text(), "dit": make_dit()}).to(device).train()
-    ema = Ema(model, 0.9995)
-    opt = Optimizers(model, args.peak or 0.02, 1.5e-3, skip=("shared", "relative_attention_bias", "scale_shift_table"))
-    path, step = args.work / "dit.pt", 0
-    if path.exists():
-        state = torch.load(path, map_location=device, weights_only=True)
-        model.load_state_dict(state["model"])
-        ema.model.load_state_dict(state["ema"])
-        opt.load_state_dict(state["opt"])
-        step = ema.step = state["step"]
-    torch.manual_seed(1000 + step)
-    clean_bank, captions_bank, parts = load_bank(args)
-    n, clock, average = args.batch or 32, Clock(args.minutes), None
+    torch.manual_seed(int(time.time()))
+    model, origin = load_dit(args)
+    model.to(device)
+    text, dit = model["text"], model["dit"]
+    captions = shapes.all_captions() + [""]
+    tables = models.text_tables(text, make_tokenizer(), captions, device)
+    ema = Ema(model, 0.999)
+    opt = Optimizer(model.named_parameters(), 0.02, 1.5e-3, skip=("shared", "relative_attention_bias", "scale_shift_table"))
+    bank, n, run = Bank(args.bank, device), args.batch, compiled_block(args, device)
+    rotary = models.angles(dit, bank.latent, DTYPE)
+    seen = torch.zeros(2, device=device)  # sum of the loss, steps
 
-    def checkpoint():
-        save_file({"model": model.state_dict(), "ema": ema.model.state_dict(), "opt": opt.state_dict(), "step": step}, path)
+    def one():
+        clean, rows = bank.pick(n)
+        rows = torch.where(torch.rand(n, device=device) < UNPROMPTED, len(captions) - 1, rows)
+        sigma, noise = draw_sigma(n, device), torch.randn_like(clean)
+        s = sigma[:, None, None]
+        context = models.encode_text(text, tables, rows, DTYPE)
+        velocity = models.transformer(dit, (1 - s) * clean + s * noise, sigma, context, rotary, run)
+        loss = F.mse_loss(velocity, noise - clean)
+        opt.step(torch.autograd.grad(loss, opt.params, materialize_grads=True))
+        ema.update()
+        seen.add_(torch.stack([loss.detach(), torch.ones_like(loss)]))
 
-    while clock.progress() < 1:
-        pick = torch.randint(len(captions_bank), (n,))
-        clean = clean_bank[pick].float().to(device)
-        captions = ["" if torch.rand(()) < 0.1 else captions_bank[i] for i in pick.tolist()]
-        raw = torch.sigmoid(torch.randn(n, device=device))
-        sigma = SHIFT * raw / (1 + (SHIFT - 1) * raw)
-        s = sigma.view(-1, 1, 1, 1, 1)
-        noise = torch.randn_like(clean)
-        with autocast(device):
-            context = encode_text(tok, model["text"], captions, device)
-            velocity = model["dit"](hidden_states=(1 - s) * clean + s * noise, timestep=sigma * 1000,
-                                    encoder_hidden_states=context, return_dict=False)[0]
-        loss = F.mse_loss(velocity.float(), noise - clean)
-        loss.backward()
-        opt.step(schedule(args.begin + (1 - args.begin) * clock.progress()))
-        ema.update(model)
-        step += 1
-        average = loss.item() if average is None else 0.98 * average + 0.02 * loss.item()
-        if step % args.every == 0:
-            print(f"dit step {step} {clock.progress():.0%} loss {average:.4f} clips {len(captions_bank)}", flush=True)
-        if clock.time_to_save():
+    step = Step(one, device, args.graph == "on")
+    if device.type == "cuda":
+        for _ in range(6):  # compiles and records while the VAE trains; at rate 0 nothing moves
+            step()
+        torch.cuda.synchronize()
+    if args.out:
+        import diffusers.pipelines.wan.pipeline_wan  # takes seconds: better now than after training
+    print("dit: ready for clips", flush=True)
+    while not (args.work / "vae.ready").exists():
+        time.sleep(0.1)
+    bank.use(load_vae(args)[0].eval().requires_grad_(False))
+    clock, begin = Clock(args), time.time()
+    while bank.made < min(args.clips, args.bank):
+        bank.add(min(64, args.bank, args.clips))
+    opt.forget()
+    ema.count.zero_()
+    seen.zero_()
+    guard = Guard(ema, opt)
+    print(f"dit: {bank.made} clips encoded in {time.time() - begin:.0f}s; weights from {origin}", flush=True)
+    checkpoint = lambda: save_file({"dit": halves(ema.model)}, args.work / "dit.pt")
+    count, progress = 0, clock.progress()
+    while progress < 1:
+        opt.scale.fill_(rate_at(progress, args) * guard.rate)
+        step()
+        count += 1
+        if count % 8 == 0:
+            opt.scale.item()  # waits, so that the clock tells the truth
+        if count % args.fresh == 0:
+            bank.add(min(64, args.bank))
+        if count % args.every == 0:
+            loss, steps = seen.tolist()
+            seen.zero_()
+            well = guard.look(loss / steps)
+            print(f"dit step {count} {clock.active:.0f}s {progress:.0%} loss {loss / steps:.4f} clips {bank.made}"
+                  f"{'' if well else ' BROKE LOOSE, back at half the rate'}", flush=True)
+        if clock.time_to_save(args.save_every):
             checkpoint()
-            if len(list(args.work.glob("bank-*.pt"))) > parts:  # more clips were encoded meanwhile
-                clean_bank, captions_bank, parts = load_bank(args)
+        progress = clock.progress()
     checkpoint()
-    print(f"dit saved at step {step}, loss {average:.4f}")
+    print(f"dit: {count} steps of {n} in {clock.active:.0f}s", flush=True)
+    if args.out:
+        sheet(args, device)
+
+
+def load_dit(args):
+    """Text encoder and transformer, and where their weights come from. Blocks that --model lacks begin as the identity."""
+    torch.manual_seed(1)
+    model, path = torch.nn.ModuleDict({"text": make_text(), "dit": make_dit()}), args.work / "dit.pt"
+    if path.exists():
+        model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True)["dit"])
+        return model, path
+    if not args.model:
+        return model, "nowhere: random"
+    model["text"].load_state_dict(read_part(args.model, "text_encoder"), strict=False)  # one of its two names for the embedding
+    weights = read_part(args.model, "transformer")
+    new = {i for i in range(len(model["dit"].blocks)) if f"blocks.{i}.ffn.net.2.weight" not in weights}
+    with torch.no_grad():
+        for m in (model["dit"].blocks[i] for i in new):
+            for last in (m.attn1.to_out[0], m.attn2.to_out[0], m.ffn.net[2]):
+                last.weight.zero_()
+                last.bias.zero_()
+    fresh = {k: v for k, v in model["dit"].state_dict().items() if any(k.startswith(f"blocks.{i}.") for i in new)}
+    model["dit"].load_state_dict(weights | fresh)
+    return model, args.model
 
 
 # ---- results ----
 
 def pipeline(args):
-    vae, saved = load_vae(args)
-    text, dit = make_text(), make_dit()
-    state = torch.load(args.work / "dit.pt", map_location="cpu", weights_only=True)["ema"]
-    text.load_state_dict({k[5:]: v for k, v in state.items() if k.startswith("text.")})
-    dit.load_state_dict({k[4:]: v for k, v in state.items() if k.startswith("dit.")})
+    from diffusers import UniPCMultistepScheduler, WanPipeline
+    (vae, saved), (model, _) = load_vae(args), load_dit(args)
     scheduler = UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, num_train_timesteps=1000,
                                         flow_shift=SHIFT)
-    pipe = WanPipeline(tokenizer=make_tokenizer(), text_encoder=text.eval(), vae=vae, transformer=dit.eval(), scheduler=scheduler)
+    pipe = WanPipeline(tokenizer=make_tokenizer(), text_encoder=model["text"].eval(), vae=vae.eval(), transformer=model["dit"].eval(), scheduler=scheduler)
     return pipe, saved
 
 
@@ -405,44 +362,58 @@ def save(args, _):
 
 
 def sheet(args, device):
-    """Held-out captions, eight frames each, ten captions a picture."""
+    """Held-out captions at one seed, all in one batch: nine frames each, two captions a row."""
     from PIL import Image
     pipe, _ = pipeline(args)
     pipe.to(device, torch.float32)
     pipe.set_progress_bar_config(disable=True)
+    captions = shapes.held_out()
+    with torch.no_grad():
+        videos = pipe(prompt=captions, negative_prompt="", height=SIZE, width=SIZE, num_frames=FRAMES, guidance_scale=args.guidance,
+                      num_inference_steps=args.steps, max_sequence_length=TEXT_LEN, output_type="pt",
+                      generator=[torch.Generator("cpu").manual_seed(args.seed) for _ in captions]).frames  # (b, frames, 3, h, w)
+    strips = [torch.cat(list(v[:: (FRAMES - 1) // 8].permute(0, 2, 3, 1)), dim=1) for v in videos.float().cpu()]
+    strips += [torch.ones_like(strips[0])] * (len(strips) % 2)
+    picture = torch.cat([torch.cat(strips[i : i + 2], dim=1) for i in range(0, len(strips), 2)])
     args.out.mkdir(parents=True, exist_ok=True)
-    rows = []
-    for caption in shapes.held_out()[: args.clips]:
-        out = pipe(prompt=caption, negative_prompt="", height=SIZE, width=SIZE, num_frames=FRAMES, guidance_scale=GUIDANCE,
-                   num_inference_steps=args.steps, max_sequence_length=TEXT_LEN, output_type="pt",
-                   generator=torch.Generator("cpu").manual_seed(0)).frames[0]
-        rows.append(torch.cat(list(out[::2][:9].permute(0, 2, 3, 1)), dim=1))
-        print(len(rows), caption, flush=True)
-        if len(rows) == 10 or caption == shapes.held_out()[: args.clips][-1]:
-            picture = (torch.cat(rows) * 255).clamp(0, 255).byte().cpu().numpy()
-            Image.fromarray(picture).save(args.out / f"held-out-{caption[:3].strip()}-{time.time():.0f}.png")
-            rows = []
+    part = args.out / "sheet.part.png"
+    Image.fromarray((picture * 255).clamp(0, 255).byte().numpy()).save(part)
+    os.replace(part, args.out / "sheet.png")
+    for i, caption in enumerate(captions):
+        print(f"row {i // 2 + 1} {'left right'.split()[i % 2]}: {caption}", flush=True)
 
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("stage", choices=["vae", "bank", "dit", "save", "sheet"])
-    p.add_argument("--minutes", type=float, default=8)
+    p.add_argument("stage", choices=["vae", "dit", "save", "sheet"])
     p.add_argument("--work", type=pathlib.Path, required=True)
-    p.add_argument("--out", type=pathlib.Path)
-    p.add_argument("--phase", choices=["stills", "clips", "decoder"], default="stills")
-    p.add_argument("--batch", type=int)
-    p.add_argument("--peak", type=float, help="highest learning rate")
-    p.add_argument("--begin", type=float, default=0.0, help="where in the learning-rate schedule this run begins, 0 to 1")
-    p.add_argument("--clips", type=int, default=1600, help="how many clips or captions")
+    p.add_argument("--out", type=pathlib.Path, help="where to save; dit draws its sheet there")
+    p.add_argument("--model", type=pathlib.Path, help="a saved pipeline to start from")
+    p.add_argument("--minutes", type=float, default=8)
+    p.add_argument("--deadline", type=float, help="instead of --minutes: when to end, in seconds since 1970")
+    p.add_argument("--share", type=float, default=1.0, help="how much of the time until the end this stage takes")
+    p.add_argument("--phase", choices=["stills", "clips", "decoder"], default="clips")
+    p.add_argument("--batch", type=int, default=8)
+    p.add_argument("--peak", type=float, default=1.0, help="factor on the highest learning rates")
+    p.add_argument("--end", type=float, default=0.01, help="the last learning rate's share of the highest")
+    p.add_argument("--bank", type=int, default=4096, help="how many encoded clips are kept")
+    p.add_argument("--clips", type=int, default=1024, help="how many clips to encode before the first step")
+    p.add_argument("--fresh", type=int, default=40, help="steps between two batches of new encoded clips")
     p.add_argument("--every", type=int, default=100, help="steps between two lines of progress")
+    p.add_argument("--save-every", type=float, default=180, help="seconds between two checkpoints")
+    p.add_argument("--measure", type=int, default=32, help="clips to measure the VAE with")
     p.add_argument("--steps", type=int, default=50)
+    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--guidance", type=float, default=GUIDANCE)
     p.add_argument("--threads", type=int, default=2)
+    p.add_argument("--graph", choices=["on", "off"], default="on", help="on a GPU, a step as one CUDA graph")
+    p.add_argument("--compile", choices=["on", "off"], default="on", help="on a GPU, torch.compile of the transformer's block")
     args = p.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(args.threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    {"vae": train_vae, "bank": make_bank, "dit": train_dit, "save": save, "sheet": sheet}[args.stage](args, device)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    {"vae": train_vae, "dit": train_dit, "save": save, "sheet": sheet}[args.stage](args, device)
 
 
 if __name__ == "__main__":
