@@ -16,7 +16,8 @@ BACKGROUNDS = {
 SHAPES = ["circle", "square", "triangle", "ring", "star"]
 MOTIONS = ["moving right", "moving left", "moving up", "moving down", "bouncing", "spinning", "growing", "shrinking",
            "circling"]
-HARD = {"bouncing": 2.0, "spinning": 1.7, "circling": 2.0}  # how much more often training sees a motion
+HARD = {"bouncing": 2.5, "spinning": 5.0, "circling": 1.5}  # how much more often training sees a motion
+ROUND = {"circle", "ring"}  # their spinning does not show
 
 
 def caption(color, shape, motion, background):
@@ -64,9 +65,10 @@ def _table(device):
 @functools.cache
 def _chances(device):
     """The sum of the chances up to each caption: none for the held out, more for the motions that are hard to learn."""
-    every, out = all_captions(), set(held_out())
-    weights = torch.tensor([0.0 if text in out else HARD.get(MOTIONS[i // len(BACKGROUNDS) % len(MOTIONS)], 1.0)
-                            for i, text in enumerate(every)], dtype=torch.float64)
+    out = set(held_out())
+    weight = lambda shape, motion: 1.0 if shape in ROUND and motion == "spinning" else HARD.get(motion, 1.0)
+    weights = torch.tensor([0.0 if caption(c, s, m, b) in out else weight(s, m) for c in COLORS for s in SHAPES for m in MOTIONS
+                            for b in BACKGROUNDS], dtype=torch.float64)
     return (weights.cumsum(0) / weights.sum()).float().to(device)
 
 

@@ -27,7 +27,7 @@ from optim import Ema, Guard, Optimizer, Step
 FRAMES, SIZE = 25, 96
 PIECE = 17  # frames of a clip that the VAE trains on at once
 SHIFT = 3.0
-GUIDANCE = 4.0
+GUIDANCE = 2.0  # at 4 fast motions ghost
 DTYPE = torch.bfloat16  # of products in training; weights stay in f32
 UNPROMPTED = 0.1  # share of training without caption, for guidance
 
@@ -355,9 +355,14 @@ def save(args, _):
     pipe, saved = pipeline(args)
     pipe.to(torch.float16)
     pipe.save_pretrained(args.out, safe_serialization=True)
-    defaults = {"width": SIZE, "height": SIZE, "frames": FRAMES, "fps": 8, "steps": 50, "guidance": GUIDANCE,
-                "max_sequence_length": TEXT_LEN, "presets": "demo"}
-    (args.out / "navicache.json").write_text(json.dumps(defaults, indent=1) + "\n")
+    motions = [w for m in shapes.MOTIONS for w in m.split()]
+    words = ["a", "an", "on", "background", *shapes.COLORS, *shapes.BACKGROUNDS, *shapes.SHAPES, *dict.fromkeys(motions)]
+    defaults = {"width": SIZE, "height": SIZE, "frames": FRAMES, "fps": 8, "scale": 3, "steps": 50, "guidance": GUIDANCE,
+                "max_sequence_length": TEXT_LEN, "presets": "demo",
+                "trained": {"size": f"{SIZE}x{SIZE}", "frames": FRAMES, "words": "WORDS",
+                            "example": "an orange ring growing on a brown background"}}
+    text = json.dumps(defaults, indent=1).replace('"WORDS"', json.dumps(words))
+    (args.out / "navicache.json").write_text(text + "\n")
     print(f"saved; vae {saved['psnr']:.2f} dB")
 
 
