@@ -206,13 +206,13 @@ fn a_request_that_is_sent_again_makes_one_video() {
 #[test]
 fn what_is_wrong_is_refused_in_the_clients_words() {
     let data = folder();
-    let server = Server::start_with(data.path(), &["--max-steps", "10", "--max-video", "64x64x17", "--max-queue", "0"]);
+    let server = Server::start_with(data.path(), &["--max-steps", "10", "--max-video", "96x96x25", "--max-queue", "0"]);
     let full = server.post("/v1/videos", &small("x"), &[]);
     assert_eq!((full.status, full.code().as_str()), (429, "queue_full"));
     assert!(full.header("retry-after").is_some());
     drop(server);
 
-    let server = Server::start_with(data.path(), &["--max-steps", "10", "--max-video", "64x64x17"]);
+    let server = Server::start_with(data.path(), &["--max-steps", "10", "--max-video", "96x96x25"]);
     for (body, param, code) in [
         (json!({}), "prompt", "invalid_value"),
         (json!({"prompt": ""}), "prompt", "invalid_value"),
