@@ -1,10 +1,10 @@
-"""Draws the pictures of the documentation with the built-in model:
+"""Draws the pictures of the documentation with the built-in model, or another that knows its captions:
 
     demo       docs/demo.gif: five prompts, uncached above, cached below, with the strip of what was computed
-    captions   docs/captions.jpg: the twenty held-out captions, uncached, seed 0
+    captions   docs/captions.jpg: the twenty held-out captions, uncached, seed 0; with a folder, docs/captions-96.jpg for demo-96
     pushed     docs/pushed.jpg: where caching goes wrong when it is pushed
 
-    pip install torch safetensors pillow && cargo build --release && python tools/demo/gallery.py captions
+    pip install torch safetensors pillow && cargo build --release && python tools/demo/gallery.py captions [models/demo-96]
 """
 import json
 import math
@@ -28,12 +28,12 @@ SIDE, GAP, TEXT = 144, 12, 34
 INK, PAPER, COMPUTED, REUSED = (35, 35, 40), (250, 250, 248), (46, 125, 80), (205, 205, 200)
 
 
-def make(prompt, seed, cache, guard="act"):
+def make(prompt, seed, cache, guard="act", model="demo"):
     """Frames and, step by step, whether it was computed."""
     with tempfile.TemporaryDirectory() as folder:
         frames, report = pathlib.Path(folder, "f.safetensors"), pathlib.Path(folder, "r.json")
         subprocess.run([ROOT / "target/release/navicache", "generate", prompt, "--seed", str(seed), "--cache", cache, "--guard", guard, "-q",
-                        "-o", frames, "--report", report], check=True)
+                        "--model", model, "-o", frames, "--report", report], check=True)
         strip = json.loads(report.read_text())["strip"].split("|")[:-1]
         return load_file(frames)["frames"].numpy(), ["S" in step for step in strip]
 
@@ -52,7 +52,7 @@ def row_of(picture, frames, left, top, side, count=5):
         picture.paste(frame, (left + i * (side + 4), top))
 
 
-def captions():
+def captions(model="demo"):
     font, side = ImageFont.load_default(size=14), 96
     wide, high = 5 * (side + 4) + 20, side + 26
     picture = Image.new("RGB", (2 * wide, 10 * high), PAPER)
@@ -60,8 +60,9 @@ def captions():
     for i, caption in enumerate(shapes.held_out()):
         left, top = i % 2 * wide + 8, i // 2 * high
         draw.text((left, top + 2), caption, INK, font)
-        row_of(picture, make(caption, 0, "none")[0], left, top + 22, side)
-    picture.save(ROOT / "docs/captions.jpg", quality=85)
+        row_of(picture, make(caption, 0, "none", model=model)[0], left, top + 22, side)
+    name = "captions" if model == "demo" else f"captions-{pathlib.Path(model).name.removeprefix('demo-')}"
+    picture.save(ROOT / f"docs/{name}.jpg", quality=85)
 
 
 def pushed():
@@ -108,6 +109,8 @@ def demo():
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2 or sys.argv[1] not in ("demo", "captions", "pushed"):
+    pictures = {"demo": demo, "captions": captions, "pushed": pushed}
+    draw = pictures.get(sys.argv[1]) if len(sys.argv) > 1 else None
+    if draw is None or len(sys.argv) > (3 if draw is captions else 2):
         sys.exit(__doc__)
-    {"demo": demo, "captions": captions, "pushed": pushed}[sys.argv[1]]()
+    draw(*sys.argv[2:])
