@@ -78,6 +78,20 @@ fn the_authors_repository_is_the_same_bit_for_bit() {
 }
 
 #[test]
+fn the_authors_configuration_is_not_named_beside_their_other_parts() {
+    let folder = authors();
+    for name in
+        ["models_t5_umt5-xxl-enc-bf16.pth", "Wan2.1_VAE.pth", "models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth"]
+    {
+        let inspected = inspect(folder.path().join(name).to_str().unwrap()).unwrap();
+        assert_eq!((inspected.weights.len(), inspected.warnings), (1, vec![]), "{name}");
+    }
+    std::fs::write(folder.path().join("config.json"), r#"{"_class_name": "STDiT3"}"#).unwrap();
+    let vae = inspect(folder.path().join("Wan2.1_VAE.pth").to_str().unwrap()).unwrap();
+    assert!(vae.warnings[0].contains("not used, for it describes STDiT3"), "{vae:?}");
+}
+
+#[test]
 fn single_files_are_the_same_bit_for_bit() {
     for prefix in ["", "model.diffusion_model."] {
         assert_eq!(of_folder(&comfy(prefix, unchanged)), REFERENCE.1, "{prefix}");

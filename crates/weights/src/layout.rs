@@ -216,6 +216,9 @@ pub fn config_beside<C: Configuration + DeserializeOwned>(
     Ok(Some(config))
 }
 
+/// What stands beside the transformer in the authors' repositories of Wan, where `config.json` is of the transformer.
+const BESIDE_WAN_MODEL: [Component; 3] = [Component::Umt5, Component::WanVae, Component::ClipVision];
+
 /// What a `config.json` beside some weights describes, where that is none of them.
 fn stranger(folder: &Path, components: &[Component]) -> Result<Option<String>> {
     let folder = Folder::Disk(folder.to_path_buf());
@@ -226,6 +229,9 @@ fn stranger(folder: &Path, components: &[Component]) -> Result<Option<String>> {
     let names = ["_class_name", "model_type"].map(|key| json[key].as_str());
     let is_ours = |name: &str| components.iter().any(|component| component.described().contains(&name));
     if names.into_iter().flatten().any(is_ours) || json.as_object().is_some_and(|fields| fields.is_empty()) {
+        return Ok(None);
+    }
+    if names[0] == Some("WanModel") && components.iter().all(|component| BESIDE_WAN_MODEL.contains(component)) {
         return Ok(None);
     }
     let name = names.into_iter().flatten().next().unwrap_or("something that it does not name");
