@@ -64,8 +64,13 @@ fn a_whole_model_of_another_packaging_becomes_diffusers() {
     std::fs::copy(&spiece, at("google/umt5-xxl/spiece.model")).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let to = folder.path().join("converted");
-    let written = made(&conversion(authors.path(), &to, None));
+    let mut shown = std::collections::BTreeSet::new();
+    let written = convert(&conversion(authors.path(), &to, None), &mut |progress| {
+        shown.insert(progress.path.to_path_buf());
+    });
+    let written = written.unwrap();
     assert_eq!(written.len(), 4);
+    assert_eq!(shown, written.iter().map(|file| file.path.clone()).collect());
     assert!(written.iter().all(|file| file.path.exists() && file.error == 0.0), "{written:?}");
     assert!(to.join("config.json").exists() && to.join("google/umt5-xxl/spiece.model").exists());
     assert_eq!(of_folder(&to), REFERENCE.1);
@@ -169,6 +174,7 @@ fn what_cannot_be_converted_is_refused_and_nothing_is_left() {
         conversion(&file_of("vae"), &at("x.gguf"), None),
         "only transformers are written as GGUF, this is a Wan VAE",
     );
+    refused(conversion(&file_of("vae"), &at("x.safetensors"), Some("bf16")), "expected a transformer, found a Wan VAE");
     refused(conversion(&transformer, &at("x.safetensors"), Some("q4_k")), "quantised numbers are written as GGUF");
     refused(conversion(&transformer, &at("x.pth"), None), "expected the name of a .safetensors or .gguf file");
     refused(conversion(REFERENCE.0.path(), &at("x.safetensors"), None), "give a folder to write");

@@ -111,6 +111,7 @@ pub fn convert(conversion: &Conversion, on_progress: &mut dyn FnMut(Progress)) -
         (_, []) => Err(Error::file(from, "expected weights, found no weight file")),
         (Some(packaging), [files]) => {
             let found = Found::open(files)?;
+            check_numbers(conversion, &[found.recognised.component])?;
             let loras = all_for(&conversion.loras, &found)?;
             let mut set = one(conversion, found, &loras, to, packaging)?;
             set.notes.extend(lost_tokenizer(&set)?);
@@ -153,6 +154,16 @@ fn one(conversion: &Conversion, mut found: Found, loras: &[&Lora], to: &Path, pa
     let (plan, said) = plan::of(&found, packaging, numbers).map_err(|reason| Error::file(&found.file.path, reason))?;
     notes.extend(said);
     Ok(Set { found, to: to.to_path_buf(), packaging, plan, notes })
+}
+
+/// Only transformers are written in other numbers than they have.
+fn check_numbers(conversion: &Conversion, components: &[Component]) -> Result<()> {
+    if conversion.numbers.is_none() || components.iter().any(|component| is_transformer(*component)) {
+        return Ok(());
+    }
+    let found: Vec<String> = components.iter().map(Component::to_string).collect();
+    let reason = format!("its numbers stay as they are: expected a transformer, found {}", found.join(", "));
+    Err(Error::file(&conversion.from, reason))
 }
 
 fn is_transformer(component: Component) -> bool {
@@ -211,7 +222,9 @@ fn whole(
     let quantised = matches!(numbers, Some(Numbers(Format::Quantized(_))));
     // All are opened first, so that nothing is written where one cannot be.
     let found = sets.iter().map(|files| Ok(Found::open(files)?)).collect::<Result<Vec<_>>>()?;
-    let roles: Vec<Role> = found.iter().map(|found| found.recognised.component.role()).collect();
+    let components: Vec<Component> = found.iter().map(|found| found.recognised.component).collect();
+    check_numbers(conversion, &components)?;
+    let roles: Vec<Role> = components.into_iter().map(Component::role).collect();
     if let (Some(lora), false) = (conversion.loras.first(), roles.contains(&Role::Transformer)) {
         return Err(Error::Invalid {
             field: Field::Lora,
@@ -259,8 +272,9 @@ fn whole(
         if let Some(tokenizer) = tokenizer::from_weights(&set.found)? {
             keep_tokenizer(&tokenizer, draft.path())?;
         }
-        let converted = set.write(on_progress)?;
-        made.push(Converted { path: to.join(&place), ..converted });
+        let path = to.join(&place);
+        let converted = set.write(&mut |progress| on_progress(Progress { path: &path, ..progress }))?;
+        made.push(Converted { path, ..converted });
     }
     let permissions = std::fs::metadata(from).map_err(Error::io(from))?.permissions();
     std::fs::set_permissions(draft.path(), permissions).map_err(Error::io(to))?;
@@ -318,7 +332,7 @@ fn copy_others(from: &Path, to: &Path, weights: &[&PathBuf]) -> Result<()> {
             std::fs::create_dir_all(&target).map_err(Error::io(&target))?;
             copy_others(&path, &target, weights)?;
         } else {
-            std::fs::copy(&path, &target).map_err(Error::io(&path))?;
+            std::fs::copy(&path, &target).map_err(Error::io(&target))?;
         }
     }
     Ok(())
