@@ -61,6 +61,9 @@ fn run(options: &Compare, progress: &mut Progress) -> Result<Results> {
         call: Some(call()),
         lpips: (!options.lpips_weights.is_empty()).then(|| Lpips::open(&options.lpips_weights)).transpose()?,
     };
+    if options.promise.is_some() {
+        compare::check_promise(&plan.methods)?;
+    }
     let interrupted = stop_on_ctrl_c();
     let pipeline = options.settings.loading.open()?;
     let mut place = String::new();

@@ -15,6 +15,6 @@ mod table;
 
 pub use folder::{Call, REFERENCE};
 pub use page::{Page, Videos, write};
-pub use promise::promise;
+pub use promise::{check_promise, promise};
 pub use results::{Measured, Results, Run, Summary};
 pub use run::{Event, Plan, run};

@@ -12,25 +12,14 @@ use crate::error::{Error, Result};
 /// stride,threshold=0.01,reuse=corrected,stride,threshold=0.02,reuse=corrected,...`.
 pub fn promise(results: &Results) -> Result<Promise> {
     let wrong = |reason: String| Error::file(results.folder(), reason);
-    let mut method: Option<(String, Map<String, Value>)> = None;
+    let texts = || results.methods.iter().map(|summary| summary.method.as_str()).filter(|text| *text != REFERENCE);
+    let specs = texts().map(|text| text.parse().map_err(|e| wrong(format!("{e}")))).collect::<Result<Vec<_>>>()?;
+    let (method, thresholds) = one_method(&specs).map_err(wrong)?;
     let mut measured = Vec::new();
-    for summary in results.methods.iter().filter(|summary| summary.method != REFERENCE) {
-        let text = &summary.method;
-        let mut spec: CacheSpec = text.parse().map_err(|e| wrong(format!("{e}")))?;
-        let threshold = spec.options.remove("threshold").and_then(|value| value.as_f64());
-        let (Some(threshold), None) = (threshold, &spec.preset) else {
-            return Err(wrong(format!("{text}: expected a method with a threshold, and no preset")));
-        };
-        let of = (spec.method, spec.options);
-        if let Some(first) = method.as_ref().filter(|first| **first != of) {
-            let first = CacheSpec::new(first.0.clone(), first.1.clone());
-            return Err(wrong(format!("{text}: expected {first} with another threshold, and nothing else")));
-        }
-        method = Some(of);
+    for (text, threshold) in texts().zip(thresholds) {
         let psnr: Option<Vec<f64>> = results.of_method(text).map(|run| run.psnr()).collect();
         measured.push((threshold, psnr.ok_or_else(|| wrong(format!("{text}: not all videos have a PSNR yet")))?));
     }
-    let method = method.ok_or_else(|| wrong("has no method beside the reference".to_string()))?;
     let report = results.runs.iter().find(|run| run.method == REFERENCE).map(|run| &run.report);
     let report = report.ok_or_else(|| wrong("has no uncached run".to_string()))?;
     let of_run = |part: &str| &report["request"][part];
@@ -43,4 +32,35 @@ pub fn promise(results: &Results) -> Result<Promise> {
     let settings: Settings =
         serde_json::from_value(settings).map_err(|e| wrong(format!("the report of an uncached run: {e}")))?;
     Promise::measured(Closeness::Psnr, method, settings, measured).map_err(wrong)
+}
+
+/// Refuses methods of which nothing could be promised, before hours go into their videos.
+pub fn check_promise(methods: &[String]) -> Result<()> {
+    let wrong = |expected| Error::Invalid { what: "methods", found: "of a promise".to_string(), expected };
+    let others = methods.iter().filter(|text| *text != REFERENCE);
+    let specs = others.map(|text| text.parse().map_err(|e| wrong(format!("{e}")))).collect::<Result<Vec<_>>>()?;
+    one_method(&specs).map(drop).map_err(wrong)
+}
+
+/// A method's name and its options but the threshold, and its thresholds; or what is no such method.
+type OneMethod = ((String, Map<String, Value>), Vec<f64>);
+
+fn one_method(specs: &[CacheSpec]) -> Result<OneMethod, String> {
+    let mut method: Option<(String, Map<String, Value>)> = None;
+    let mut thresholds = Vec::new();
+    for text in specs {
+        let mut spec = text.clone();
+        let threshold = spec.options.remove("threshold").and_then(|value| value.as_f64());
+        let (Some(threshold), None) = (threshold, &spec.preset) else {
+            return Err(format!("{text}: expected a method with a threshold, and no preset"));
+        };
+        let of = (spec.method, spec.options);
+        if let Some(first) = method.as_ref().filter(|first| **first != of) {
+            let first = CacheSpec::new(first.0.clone(), first.1.clone());
+            return Err(format!("{text}: expected {first} with another threshold, and nothing else"));
+        }
+        method = Some(of);
+        thresholds.push(threshold);
+    }
+    Ok((method.ok_or("has no method beside the reference")?, thresholds))
 }
