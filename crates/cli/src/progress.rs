@@ -171,10 +171,10 @@ impl Progress {
             let steps = report.steps.len();
             self.line(&format!("{asked}: {computed:.1} of {steps} steps computed, {speedup:.2} times less work."));
             if let Some(PromiseReport { of, asked, share, mean }) = promise {
-                let (asked, share, videos) = (of.text(*asked), 100.0 * share, curve.videos);
+                let (bound, share, videos) = (of.bound(*asked), 100.0 * share, curve.videos);
                 let mean = of.text(*mean);
                 self.line(&format!(
-                    "{asked} or closer for {share:.0} % of videos like the {videos} it was measured on, {mean} in the mean."
+                    "{bound} for {share:.0} % of videos like the {videos} it was measured on, {mean} in the mean."
                 ));
             }
         }

@@ -112,7 +112,15 @@ fn closeness_is_promised_where_it_was_measured() {
     let refused = generate(folder, "shipped", &["--steps", "50", "--target", "psnr=99"]);
     assert!(stderr(&refused).contains("dB can be promised"), "{}", stderr(&refused));
 
-    // Of one's own measurements
+    let unknown = generate(folder, "shipped", &["--steps", "50", "--target", "error=0.02"]);
+    assert!(stderr(&unknown).contains("`navicache tune` can promise it"), "{}", stderr(&unknown));
+
+    // Of one's own measurements; what cannot be one is refused before videos are made
+    let preset =
+        navicache(folder, &["compare", PROMPT, "--methods", "stride:fast", "-o", "no", "--promise", "no.json"]);
+    assert_eq!(preset.status.code(), Some(2), "{}", stderr(&preset));
+    assert!(stderr(&preset).contains("stride:fast: expected a method with a threshold, and no preset"));
+    assert!(!folder.join("no").exists());
     let seeds: Vec<String> = (0..19).map(|seed| seed.to_string()).collect();
     let method = |threshold: f64| format!("stride,threshold={threshold},warmup_steps=2,reuse=corrected");
     let methods = [0.005, 0.5].map(method).join(",");

@@ -42,8 +42,8 @@ pub(crate) fn promised(
     let (of, asked) = (*of, *asked);
     let refused = |expected: String| Error::Invalid { field: Field::Target, found: format!("{of}={asked}"), expected };
     let how_to_know = match of {
-        Closeness::Psnr => "a comparison of one method at several thresholds tells",
-        Closeness::Error => "traces of such videos tell",
+        Closeness::Psnr => "`navicache compare` can promise it",
+        Closeness::Error => "`navicache tune` can promise it",
     };
     let promise = match curve {
         Some(file) => Promise::from_json(&read_text(Path::new(file))?).map_err(|reason| Error::file(file, reason))?,

@@ -66,7 +66,17 @@ impl Closeness {
     pub fn text(self, value: f64) -> String {
         match self {
             Closeness::Psnr => format!("{value:.1} dB"),
+            Closeness::Error if value > 0.0 && value < 0.001 => format!("an error of {value:.0e}"),
             Closeness::Error => format!("an error of {value:.3}"),
+        }
+    }
+
+    /// As a bound.
+    pub fn bound(self, value: f64) -> String {
+        let text = self.text(value);
+        match self {
+            Closeness::Psnr => format!("{text} or closer"),
+            Closeness::Error => format!("{text} or less"),
         }
     }
 }
