@@ -7,6 +7,8 @@ use navicache_engine::Request;
 
 use crate::args::Generate;
 use crate::error::{Error, Result};
+use crate::overwrite;
+use crate::values::Preview;
 
 /// One video of a call.
 pub struct Job {
@@ -48,6 +50,34 @@ pub fn jobs(options: &Generate) -> Result<Vec<Job>> {
         }
     }
     Ok(jobs)
+}
+
+/// Refuses a call that would lose one of its files to another.
+pub fn check_files(options: &Generate, jobs: &[Job]) -> Result<()> {
+    let request = options.request();
+    let (checkpoint, resume) = (request.checkpoint.map(|c| c.path), request.resume.map(|r| r.path));
+    let preview = match &options.preview {
+        Some(Preview::File(path)) => Some(path.as_path()),
+        _ => None,
+    };
+    let read = [
+        ("--prompts", options.batch.prompts.as_deref()),
+        ("--image", request.image.as_deref()),
+        ("--latents", request.latents.as_deref()),
+        ("--resume", resume.as_deref()),
+        ("--resume-decode", options.resume_decode.as_deref()),
+    ];
+    let of_jobs = jobs.iter().flat_map(|Job { request, output, report }| {
+        [
+            ("--output", Some(output.as_path())),
+            ("--report", report.as_deref()),
+            ("--save-latents", request.save_latents.as_deref()),
+        ]
+    });
+    // A run goes on in the file that it is resumed from.
+    let checkpoint = checkpoint.as_deref().filter(|path| resume.as_deref() != Some(*path));
+    let written = of_jobs.chain([("--checkpoint", checkpoint), ("--preview", preview)]);
+    overwrite::refuse(written.filter_map(overwrite::given), read.into_iter().filter_map(overwrite::given))
 }
 
 /// `out-2.mp4` of `out.mp4`.

@@ -19,6 +19,7 @@ mod listed;
 mod loading;
 mod measure;
 mod models;
+mod overwrite;
 mod pace;
 mod parts;
 mod preview;
@@ -183,6 +184,7 @@ fn man(program: &clap::Command, folder: &Path) -> Result<()> {
 
 fn make(options: &Generate) -> Result<()> {
     let jobs = batch::jobs(options)?;
+    batch::check_files(options, &jobs)?;
     for Job { output, report, .. } in &jobs {
         [Some(output), report.as_ref()].into_iter().flatten().try_for_each(|file| folder_is_there(file))?;
         video::check_destination(output)?;
@@ -261,12 +263,15 @@ fn make_one(pipeline: &Pipeline, job: &Job, progress: &mut Progress, interrupted
 }
 
 fn record(options: &Trace) -> Result<()> {
+    let request = options.sampling.request();
+    let read = [("--image", request.image.as_deref()), ("--latents", request.latents.as_deref())];
+    overwrite::refuse([("--output", &*options.output)], read.into_iter().filter_map(overwrite::given))?;
     WholeFile::create(&options.output)?;
     let interrupted = stop_on_ctrl_c();
     let mut progress = Progress::new(options.sampling.settings.quiet);
     let pipeline = options.sampling.settings.loading.open()?;
     let recorder = Recorder { lags: options.lags, ..Recorder::default() };
-    let recorded = trace::record(&pipeline, &options.sampling.request(), &recorder, &mut |event| {
+    let recorded = trace::record(&pipeline, &request, &recorder, &mut |event| {
         progress.show(&event);
         go_on_unless(&interrupted)
     })?;

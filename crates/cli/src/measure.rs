@@ -8,12 +8,15 @@ use serde_json::json;
 
 use crate::args::Metrics;
 use crate::error::{Error, Result};
+use crate::overwrite;
 use crate::terminal::print;
 
 /// Measures a video, or every video of a folder.
 pub fn measure(options: &Metrics) -> Result<()> {
     use_threads(options.threads.map(usize::from))?;
     if let Some(path) = &options.csv {
+        let read = [("the reference", &*options.reference), ("the video", &*options.video)];
+        overwrite::refuse([("--csv", path.as_path())], read)?;
         WholeFile::create(path)?;
     }
     let lpips = (!options.lpips_weights.is_empty()).then(|| Lpips::open(&options.lpips_weights)).transpose()?;

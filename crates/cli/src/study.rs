@@ -13,6 +13,7 @@ use navicache_engine::{WholeFile, save_curve, save_preset, save_promise};
 use serde_json::{Value, json};
 
 use crate::args::{Methods, Replay, Tune};
+use crate::overwrite;
 use crate::terminal::print;
 
 /// `navicache methods`
@@ -185,6 +186,8 @@ fn replay_traces(options: &Replay, traces: &[Trace]) -> Result<()> {
 
 /// `navicache tune`
 pub fn tune(options: &Tune) -> Result<()> {
+    let traces_read = options.traces.iter().map(|path| ("a trace", path.as_path()));
+    overwrite::refuse([("--output", &*options.output)], traces_read)?;
     WholeFile::create(&options.output)?; // unwritable? now is the time to know
     let target = match (options.speedup, options.budget) {
         (Some(speedup), _) => Target::SpeedUp(positive("--speedup", speedup)?),

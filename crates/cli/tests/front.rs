@@ -40,6 +40,33 @@ fn exit_codes_say_whose_fault_it_is() {
 }
 
 #[test]
+fn no_file_of_a_call_is_lost_to_another() {
+    let folder = tempfile::tempdir().unwrap();
+    let (name, kept) = ("kept.safetensors", folder.path().join("kept.safetensors"));
+    std::fs::write(&kept, "kept").unwrap();
+    let cases: &[&[&str]] = &[
+        &["generate", PROMPT, "-o", "a.mp4", "--report", "./a.mp4"],
+        &["generate", PROMPT, "-o", "a.safetensors", "--save-latents", "a.safetensors"],
+        &["generate", PROMPT, "--seeds", "1,1"],
+        &["generate", PROMPT, "-o", "a.mp4", "--checkpoint", "a.mp4"],
+        &["generate", PROMPT, "--image", "kept.png", "--preview", "kept.png"],
+        &["generate", PROMPT, "-o", name, "--latents", name],
+        &["generate", PROMPT, "-o", name, "--resume", name],
+        &["generate", "--resume-decode", name, "-o", name],
+        &["trace", PROMPT, "--latents", name, "-o", name],
+        &["tune", name, "--promise", "--cache", "stride", "-o", name],
+        &["metrics", name, "other.safetensors", "--csv", name],
+    ];
+    for args in cases {
+        let output = navicache(folder.path(), args);
+        assert_eq!(output.status.code(), Some(2), "{args:?}: {}", stderr(&output));
+        assert!(stderr(&output).contains("which would be lost"), "{args:?}: {}", stderr(&output));
+    }
+    assert_eq!(std::fs::read(&kept).unwrap(), b"kept");
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "nothing else was begun");
+}
+
+#[test]
 fn completions() {
     let output = navicache(Path::new("."), &["completions", "bash"]);
     let script = String::from_utf8_lossy(&output.stdout).into_owned();
