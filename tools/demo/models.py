@@ -81,7 +81,7 @@ def middle(x, m):
 def halve(x, m):
     conv = m.resample[1]
     x = conv2d(F.pad(x, (0, 0, 0, 1, 0, 1)), conv.weight, conv.bias, stride=2)
-    if m.mode == "downsample2d":
+    if m.mode == "downsample2d" or x.shape[1] == 1:
         return x
     windows = torch.cat([x[:, 0:-2:2], x[:, 1:-1:2], x[:, 2::2]], dim=-1)
     weight = m.time_conv.weight.transpose(1, 2).flatten(1).to(x.dtype)
@@ -89,7 +89,7 @@ def halve(x, m):
 
 
 def double(x, m):
-    if m.mode == "upsample3d":  # the first frame stays one
+    if m.mode == "upsample3d" and x.shape[1] > 1:  # the first frame stays one
         later = causal(x[:, 1:], m.time_conv)
         b, t, h, w, _ = later.shape
         later = later.view(b, t, h, w, 2, -1).permute(0, 1, 4, 2, 3, 5).reshape(b, 2 * t, h, w, -1)
@@ -234,9 +234,12 @@ def check():
     torch.manual_seed(0)
     vae, text, dit = make_vae().eval(), make_text().eval(), make_dit().eval()
     with torch.no_grad():
-        video = shapes.batch(2, 13, 48, None, torch.device("cpu"))[0]
-        z = vae.encode(video).latent_dist.mode()
-        found = {"encode": (encode(vae, video) - z), "decode": decode(vae, z).clamp(-1, 1) - vae.decode(z).sample}
+        found = {}
+        for frames in (1, 13):
+            video = shapes.batch(2, frames, 48, None, torch.device("cpu"))[0]
+            z = vae.encode(video).latent_dist.mode()
+            found[f"encode {frames}"] = encode(vae, video) - z
+            found[f"decode {frames}"] = decode(vae, z).clamp(-1, 1) - vae.decode(z).sample
         tok, captions = train.make_tokenizer(), [shapes.all_captions()[5], "", shapes.all_captions()[7]]
         ids = tok(captions, padding="max_length", max_length=TEXT_LEN, return_tensors="pt")
         hidden = text(ids.input_ids, attention_mask=ids.attention_mask).last_hidden_state * ids.attention_mask[..., None]
