@@ -122,7 +122,8 @@ fn warnings_where_caching_does_nothing() {
     // What the built-in model was not trained on.
     let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("../engine/demo/navicache.json");
     let own: Value = serde_json::from_slice(&std::fs::read(demo).unwrap()).unwrap();
-    let trained = format!("trained on {} frames of {}", own["trained"]["frames"], own["trained"]["size"].as_str().unwrap());
+    let trained =
+        format!("trained on {} frames of {}", own["trained"]["frames"], own["trained"]["size"].as_str().unwrap());
     says(&["--cache", "none"], &trained);
     let other = navicache(folder.path(), &["generate", "a hexagon dancing", "--steps", "1", "--cache", "none"]);
     assert!(stderr(&other).contains("\"hexagon\", \"dancing\" means nothing"), "{}", stderr(&other));
