@@ -115,6 +115,10 @@ fn closeness_is_promised_where_it_was_measured() {
     let unknown = generate(folder, "shipped", &["--steps", "50", "--target", "error=0.02"]);
     assert!(stderr(&unknown).contains("`navicache tune` can promise it"), "{}", stderr(&unknown));
 
+    let other = concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/demo-96");
+    let other = navicache(folder, &["generate", PROMPT, "--model", other, "--guidance", "4", "--target", "psnr=45"]);
+    assert!(stderr(&other).contains("it was measured on the built-in model, not on this one"), "{}", stderr(&other));
+
     // Of one's own measurements; what cannot be one is refused before videos are made
     let preset =
         navicache(folder, &["compare", PROMPT, "--methods", "stride:fast", "-o", "no", "--promise", "no.json"]);

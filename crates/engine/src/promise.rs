@@ -29,6 +29,13 @@ pub struct Promised {
     pub digest: String,
 }
 
+/// Whose videos they will be: others have the presets of the built-in model, on which what is shipped was measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Whose {
+    BuiltIn,
+    Another,
+}
+
 /// The method and threshold that make videos as close as a target asks for, if it asks for that.
 ///
 /// * `given` - the method that was asked for
@@ -37,6 +44,7 @@ pub(crate) fn promised(
     target: Option<&Target>,
     given: Option<&CacheSpec>,
     ours: &Settings,
+    whose: Whose,
 ) -> Result<Option<Promised>> {
     let Some(Target { asked: Asked::Close(of, asked), curve }) = target else { return Ok(None) };
     let (of, asked) = (*of, *asked);
@@ -47,10 +55,16 @@ pub(crate) fn promised(
     };
     let promise = match curve {
         Some(file) => Promise::from_json(&read_text(Path::new(file))?).map_err(|reason| Error::file(file, reason))?,
-        None => promise::shipped(of, given.map(|spec| spec.method.as_str()), &ours.family).ok_or_else(|| {
-            let of = given.map_or(String::new(), |spec| format!("{} on ", spec.method));
-            refused(format!("it is not known how close {of}{} is at which threshold; {how_to_know}", ours.family))
-        })?,
+        None => {
+            let shipped = promise::shipped(of, given.map(|spec| spec.method.as_str()), &ours.family);
+            if shipped.is_some() && whose == Whose::Another {
+                return Err(refused(format!("it was measured on the built-in model, not on this one; {how_to_know}")));
+            }
+            shipped.ok_or_else(|| {
+                let of = given.map_or(String::new(), |spec| format!("{} on ", spec.method));
+                refused(format!("it is not known how close {of}{} is at which threshold; {how_to_know}", ours.family))
+            })?
+        }
     };
     if promise.of != of {
         return Err(refused(format!("closeness was measured as {}=, not as {of}=", promise.of)));

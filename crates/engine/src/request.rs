@@ -12,12 +12,14 @@ use navicache_control::solver::SolverKind;
 use navicache_control::target::Target;
 use navicache_media::Rate;
 use navicache_media::video::SCALE_MAX;
+use navicache_weights::layout::DEFAULTS_FILE;
 use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::{Checkpoint, Resume};
+use crate::demo;
 use crate::field::Field;
 use crate::limits::{Limits, check_finite, check_frames, check_multiple, check_range};
-use crate::promise::{Promised, promised};
+use crate::promise::{Promised, Whose, promised};
 use crate::size::{AspectRatio, Resolution, Size};
 use crate::{Error, Result};
 
@@ -269,6 +271,12 @@ fn uncached() -> CacheConfig {
     CacheConfig::None(cache::none::Config {})
 }
 
+/// Those of the built-in model.
+fn built_in() -> Option<Defaults> {
+    let file = demo::FILES.iter().find(|(path, _)| *path == DEFAULTS_FILE);
+    file.and_then(|(_, bytes)| serde_json::from_slice(bytes).ok())
+}
+
 /// Most steps that make sense: the models know a thousand timesteps.
 const STEPS_MAX: usize = 1000;
 /// Most text tokens that are taken.
@@ -305,8 +313,9 @@ impl Request {
         check_finite(Field::Shift, shift, 1e-3)?;
         let solver = self.solver.unwrap_or(solver);
         let family = defaults.presets.clone();
-        let promised =
-            promised(self.target.as_ref(), self.cache.as_ref(), &Settings { family, solver, steps, guidance })?;
+        let ours = Settings { family, solver, steps, guidance };
+        let whose = if built_in().as_ref() == Some(defaults) { Whose::BuiltIn } else { Whose::Another };
+        let promised = promised(self.target.as_ref(), self.cache.as_ref(), &ours, whose)?;
         let chosen = (self.cache.is_none() && promised.is_none()).then(|| cache::best(&defaults.presets, solver));
         let by_promise = promised.as_ref().map(|promised| &promised.spec);
         let asked = by_promise.or(self.cache.as_ref()).or(chosen.as_ref().map(|best| &best.spec));
