@@ -131,8 +131,8 @@ pub struct Generate {
     #[arg(short, long, value_name = "FILE", default_value = "out.mp4", value_parser = file)]
     pub output: PathBuf,
 
-    /// How many times as wide and high the file is as what was made [default: 4 for .mp4 and .gif of the built-in
-    /// model, otherwise 1]
+    /// How many times as wide and high the file is as what was made [default: for .mp4 and .gif what a small model
+    /// says, 4 of the built-in one; otherwise 1]
     #[arg(long, value_name = "N")]
     pub scale: Option<usize>,
 
