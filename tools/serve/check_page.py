@@ -10,6 +10,7 @@ to the side, and axe-core finds nothing. Skips what axe would say where it is no
 
 import argparse
 import json
+import os
 import pathlib
 import shutil
 import subprocess
@@ -17,6 +18,7 @@ import sys
 import tempfile
 import time
 import urllib.request
+import zlib
 
 from playwright.sync_api import sync_playwright
 
@@ -86,6 +88,14 @@ def fill(page, **values):
         page.fill(f"#{field}", str(value))
 
 
+def noise(width, height):
+    """A PNG that cannot be made smaller."""
+    part = lambda name, data: len(data).to_bytes(4, "big") + name + data + zlib.crc32(name + data).to_bytes(4, "big")
+    head = width.to_bytes(4, "big") + height.to_bytes(4, "big") + bytes([8, 2, 0, 0, 0])
+    rows = b"".join(b"\0" + os.urandom(3 * width) for _ in range(height))
+    return b"\x89PNG\r\n\x1a\n" + part(b"IHDR", head) + part(b"IDAT", zlib.compress(rows)) + part(b"IEND", b"")
+
+
 CARDS = "document.querySelectorAll('#gallery > li').length"
 NOW = "document.querySelectorAll('#now > li').length"
 
@@ -102,6 +112,18 @@ def use(watched):
     page.fill("#size", "33x64")
     until("/multiple/.test($('estimate').textContent)")
     page.fill("#size", "64x64")
+
+    # Of a picture an estimate has to know its size alone.
+    page.evaluate("""() => {
+        const own = window.fetch;
+        window.sent = 0;
+        window.fetch = (url, options) => { window.sent = options?.body?.get?.("input_reference")?.size ?? window.sent; return own(url, options); };
+    }""")
+    page.set_input_files("#picture", {"name": "noise.png", "mimeType": "image/png", "buffer": noise(640, 480)})
+    until("window.sent > 0")
+    sent = page.evaluate("window.sent")
+    assert sent < 20_000, f"{sent} bytes of a picture were sent for an estimate"
+    page.click("#picture-off")
 
     # Made end to end, by the keyboard; a reload in the middle finds it.
     before = page.evaluate(CARDS)

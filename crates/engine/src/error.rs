@@ -135,7 +135,36 @@ pub enum Kind {
     Cancelled,
 }
 
+/// What a machine can run out of while it makes a video.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lack {
+    /// Room on a disk, or what a user may have of it.
+    Disk,
+    /// A GPU's memory. Where a processor's runs out, the system ends the process.
+    Memory,
+}
+
 impl Error {
+    /// What has run out, where that is what went wrong.
+    pub fn lacks(&self) -> Option<Lack> {
+        use {navicache_media::Error as Media, navicache_weights::Error as Weights};
+        match self {
+            Error::Io { source, .. }
+            | Error::Media(Media::Io { source, .. })
+            | Error::Weights(Weights::Io { source, .. }) => {
+                use std::io::ErrorKind::{QuotaExceeded, StorageFull};
+                matches!(source.kind(), StorageFull | QuotaExceeded).then_some(Lack::Disk)
+            }
+            // The driver's error comes in a box; CUDA_ERROR_OUT_OF_MEMORY is all that can be known of it.
+            Error::Tensor(error)
+            | Error::Model(navicache_models::Error::Tensor(error))
+            | Error::Weights(Weights::Tensor(error)) => {
+                error.to_string().to_lowercase().replace('_', " ").contains("out of memory").then_some(Lack::Memory)
+            }
+            _ => None,
+        }
+    }
+
     /// Which part of a request it is about, where it is about one.
     pub fn field(&self) -> Option<Field> {
         match self {

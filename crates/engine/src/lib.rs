@@ -62,7 +62,7 @@ pub use denoise::arithmetic::{mean_abs, weighted};
 #[cfg(feature = "cuda")]
 pub use device::gpus;
 pub use device::{DeviceChoice, DtypeChoice};
-pub use error::{Error, Kind, Result};
+pub use error::{Error, Kind, Lack, Result};
 pub use event::{Event, Stage};
 pub use field::Field;
 pub use generate::{Video, check, generate, generate_to, generate_with, warm_up};

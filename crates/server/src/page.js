@@ -12,7 +12,7 @@ const FRAMES = 32;
 /** What the slider stands for: text, and the field `target`. */
 const SPEEDS = [["the model's own", ''], ['1.5 times', 'speedup=1.5'], ['twice', 'speedup=2'], ['2.5 times', 'speedup=2.5'], ['3 times', 'speedup=3'], ['4 times', 'speedup=4']];
 
-const state = { key: sessionStorage.getItem('key') ?? '', models: [], following: new Map(), picture: null, pages: [''], chosen: [], gone: false };
+const state = { key: sessionStorage.getItem('key') ?? '', models: [], following: new Map(), picture: null, blank: null, pages: [''], chosen: [], gone: false };
 
 // ---- asking the server
 
@@ -148,6 +148,8 @@ function estimate() {
   settling = setTimeout(async () => {
     const asked = settling;
     const body = form();
+    const standIn = await state.blank;
+    if (standIn) body.set('input_reference', standIn, 'blank.png');
     if (!body.get('prompt').trim()) body.set('prompt', $('prompt').placeholder);
     const text = await json('/v1/estimate', { method: 'POST', body }).then(taken, (error) => error.message);
     if (asked === settling) $('estimate').textContent = text;
@@ -179,8 +181,22 @@ function model() {
   $('methods').replaceChildren(...chosen.cache_methods.map((name) => element('option', { value: name })));
 }
 
+/** A blank picture of the same size, a few kilobytes: all that an estimate has to know. None where the browser cannot
+ * tell the size. */
+async function blank(file) {
+  try {
+    const { width, height } = await createImageBitmap(file);
+    const canvas = element('canvas', { width, height });
+    canvas.getContext('2d');
+    return await new Promise((done) => { canvas.toBlob(done, 'image/png'); });
+  } catch {
+    return null;
+  }
+}
+
 function picture(file) {
   state.picture = file ?? null;
+  state.blank = file ? blank(file) : null;
   $('picture-name').textContent = file ? file.name || 'a picture' : 'or drop or paste one';
   $('picture-off').hidden = !file;
   estimate();

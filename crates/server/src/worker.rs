@@ -12,7 +12,8 @@ use std::time::Instant;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use navicache_engine::{
-    Checkpoint, Error as EngineError, Event, Kind, LoadOptions, Pipeline, Request, Resume, Video, control, generate_to,
+    Checkpoint, Error as EngineError, Event, Kind, Lack, LoadOptions, Pipeline, Request, Resume, Video, control,
+    generate_to,
 };
 
 use crate::fail_point::fail_point;
@@ -219,17 +220,13 @@ fn told(error: &EngineError) -> Said {
         return Said::Stopped;
     }
     let detail = error.to_string();
-    let is_full = match error {
-        EngineError::Io { source, .. } => source.kind() == std::io::ErrorKind::StorageFull,
-        _ => detail.contains("No space left"),
-    };
-    let (code, message) = match error {
-        _ if is_full => (code::DISK_FULL, "the server's disk is full".to_string()),
-        EngineError::NotFinite { .. } | EngineError::FramesNotFinite => (code::NOT_FINITE, detail.clone()),
-        _ if detail.contains("out of memory") => {
+    let (code, message) = match (error, error.lacks(), error.kind()) {
+        (_, Some(Lack::Disk), _) => (code::DISK_FULL, "the server's disk is full".to_string()),
+        (_, Some(Lack::Memory), _) => {
             (code::OUT_OF_MEMORY, "memory ran out; ask for a smaller or shorter video".to_string())
         }
-        _ if error.kind() == Kind::Invalid => (code::BAD_INPUT, detail.clone()),
+        (EngineError::NotFinite { .. } | EngineError::FramesNotFinite, ..) => (code::NOT_FINITE, detail.clone()),
+        (_, _, Kind::Invalid) => (code::BAD_INPUT, detail.clone()),
         _ => (code::INTERNAL, "the server could not make this video; its log says why".to_string()),
     };
     Said::Failed { code: code.to_string(), message, detail }
