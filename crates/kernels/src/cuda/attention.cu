@@ -8,8 +8,6 @@
 #define THREADS (32 * WARPS)
 #define QUERIES (16 * WARPS)
 #define KEYS 64
-#define LOG2_E 1.44269504f
-#define INFINITY __int_as_float(0x7f800000)
 
 // Rows of D numbers to shared memory; zeros beyond the last one.
 template <int D>
@@ -19,17 +17,6 @@ __device__ inline void fetch(bf16 (*to)[D + 8], const bf16 *from, long long rows
         const uint4 nothing = {0, 0, 0, 0};
         *(uint4 *)&to[row][column] = row < rows ? *(const uint4 *)(from + row * D + column) : nothing;
     }
-}
-
-// The greatest, and the sum, over the four threads that share a row.
-__device__ inline float row_greatest(float x) {
-    x = fmaxf(x, __shfl_xor_sync(0xffffffff, x, 1));
-    return fmaxf(x, __shfl_xor_sync(0xffffffff, x, 2));
-}
-
-__device__ inline float row_sum(float x) {
-    x += __shfl_xor_sync(0xffffffff, x, 1);
-    return x + __shfl_xor_sync(0xffffffff, x, 2);
 }
 
 // * y - (n, heads, D), q - (heads, n, D), k and v - (heads, m, D)

@@ -8,19 +8,6 @@
 #define QUERIES 128
 #define KEYS 128
 #define STAGES 2
-#define LOG2_E 1.44269504f
-#define INFINITY __int_as_float(0x7f800000)
-
-// The greatest, and the sum, over the four threads that share a row.
-__device__ inline float row_greatest(float x) {
-    x = fmaxf(x, __shfl_xor_sync(0xffffffff, x, 1));
-    return fmaxf(x, __shfl_xor_sync(0xffffffff, x, 2));
-}
-
-__device__ inline float row_sum(float x) {
-    x += __shfl_xor_sync(0xffffffff, x, 1);
-    return x + __shfl_xor_sync(0xffffffff, x, 2);
-}
 
 // 64 channels in 128 bytes, swizzled by the copy engine; the next 64 channels follow all rows.
 template <int D>

@@ -4,6 +4,9 @@
 
 typedef unsigned short bf16;
 
+#define LOG2_E 1.44269504f
+#define INFINITY __int_as_float(0x7f800000)
+
 // Two numbers rounded to bf16, the first in the lower half.
 __device__ inline unsigned rounded(float low, float high) {
     unsigned both;
@@ -21,4 +24,15 @@ __device__ inline void load_matrices_transposed(unsigned (&to)[4], const bf16 *r
 // transposed upper and lower one; c (16 x 8) as the upper and the lower one.
 __device__ inline void multiply_add(float (&c)[4], const unsigned (&a)[4], unsigned upper, unsigned lower) {
     mma_m16n8k16_bf16(c, a, upper, lower);
+}
+
+// The greatest, and the sum, over the four threads that share a row.
+__device__ inline float row_greatest(float x) {
+    x = fmaxf(x, __shfl_xor_sync(0xffffffff, x, 1));
+    return fmaxf(x, __shfl_xor_sync(0xffffffff, x, 2));
+}
+
+__device__ inline float row_sum(float x) {
+    x += __shfl_xor_sync(0xffffffff, x, 1);
+    return x + __shfl_xor_sync(0xffffffff, x, 2);
 }
