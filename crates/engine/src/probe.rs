@@ -2,8 +2,8 @@
 
 use std::time::Instant;
 
-use candle_core::{Device, Tensor};
-use navicache_models::{Autoencoder, Branches, Chunk, Room};
+use candle_core::Device;
+use navicache_models::{Autoencoder, Branches, Chunk, Room, wait_for};
 
 use crate::machine::computing;
 use crate::sizes::Sizes;
@@ -62,7 +62,7 @@ pub(crate) fn probe(transformer: &dyn Branches, shape: &[usize; 5], tokens: usiz
         }
         let block = clock.elapsed().as_secs_f64() - begun;
         // Finishing reads a value back, so that nothing is still running when the clock is read.
-        first_number(&pass.finish()?)?;
+        wait_for(&pass.finish()?)?;
         timed = (clock.elapsed().as_secs_f64() - block, block);
     }
     Ok(Probe { tokens: tokens as f64, around: timed.0, block: timed.1, blocks })
@@ -90,15 +90,10 @@ pub(crate) fn decode_seconds(
     let mut per_frame = 0.0;
     while let Some(chunk) = computing(|| decoding.next_chunk())? {
         if let Chunk::Frames(chunk) = chunk {
-            first_number(&chunk)?;
+            wait_for(&chunk)?;
             per_frame = clock.elapsed().as_secs_f64() / chunk.dim(0)?.max(1) as f64;
             clock = Instant::now();
         }
     }
     Ok(per_frame * frames(shape) as f64 * (rows * columns) as f64 / (small[3] * small[4]) as f64)
-}
-
-/// A copy of its own is read: else a GPU would send the whole tensor.
-fn first_number(x: &Tensor) -> Result<f32> {
-    Ok(x.flatten_all()?.narrow(0, 0, 1)?.force_contiguous()?.get(0)?.to_scalar()?)
 }

@@ -37,7 +37,7 @@ mod tile;
 pub use activation::{Activation, gelu, gelu_for_bf16, silu};
 pub use attention::attention;
 pub use channel_norm::channel_rms_norm;
-pub use clock::seconds_on;
+pub use clock::{seconds_on, wait_for};
 pub use convolution::{Convolution, Edge, Resize};
 pub use dispatch::{Choice, VARIABLE as LEVEL_VARIABLE, choice, named_level, remember_in};
 pub use group_norm::group_norm;

@@ -29,6 +29,6 @@ pub use keys::Configuration;
 pub use navicache_kernels::cuda;
 pub use navicache_kernels::{
     Choice, HugePages, LEVEL_VARIABLE, Level, Precision, Rows, choice, named_level, peak_flops, remember_in,
-    seconds_on, widen,
+    seconds_on, wait_for, widen,
 };
 pub use weights::{Matrix, Packed, Source, Weights};

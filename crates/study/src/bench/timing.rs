@@ -1,11 +1,11 @@
 //! How something is timed: one run before those that count, their median, and the most that the machine can do.
 
 use candle_core::{DType, Device, Tensor};
-use navicache_engine::models::{Precision, peak_flops, seconds_on};
+use navicache_engine::models::{Precision, peak_flops, seconds_on, wait_for};
 use navicache_engine::{noise, threads};
 use serde::Serialize;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// What a benchmark found.
 #[derive(Debug, Clone, Serialize)]
@@ -64,16 +64,11 @@ pub(super) fn timed(
     options: &Run,
     mut run: impl FnMut() -> Result<Tensor>,
 ) -> Result<Timing> {
-    let read = |tensor: Tensor| -> Result<()> {
-        // A copy of its own: else a GPU would send all that it is a part of.
-        tensor.flatten_all()?.narrow(0, 0, 1)?.force_contiguous()?.to_dtype(DType::F32)?.to_vec1::<f32>()?;
-        Ok(())
-    };
-    read(run()?)?;
+    wait_for(&run()?)?;
     let before = flop.map(|_| peak_gflops(options)).transpose()?;
     let mut runs = Vec::with_capacity(options.runs);
     for _ in 0..options.runs.max(1) {
-        runs.push(seconds_on(&options.device, || read(run()?))?.1);
+        runs.push(seconds_on(&options.device, || Ok::<_, Error>(wait_for(&run()?)?))?.1);
     }
     let after = flop.map(|_| peak_gflops(options)).transpose()?;
     let median_seconds = median(&runs);
