@@ -108,6 +108,19 @@ def draw_pieces(n, frames, device):
     return shapes.draw(shapes.pick_rows(n, None, device), t, SIZE, None)
 
 
+def steps_of(step, clock, opt, guard, args):
+    """Makes steps until the clock's end, each at its rate; after each, how many there were and how far the clock was."""
+    count, progress = 0, clock.progress()
+    while progress < 1:
+        opt.scale.fill_(rate_at(progress, args) * guard.rate)
+        step()
+        count += 1
+        if count % 8 == 0:
+            opt.scale.item()  # waits, so that the clock tells the truth
+        yield count, progress
+        progress = clock.progress()
+
+
 def train_vae(args, device):
     torch.manual_seed(int(time.time()))
     vae, before = load_vae(args)
@@ -132,14 +145,9 @@ def train_vae(args, device):
         ema.update()
         seen.add_(torch.stack([loss.detach(), square.detach() / 4, torch.ones_like(loss)]))
 
-    step, count, progress = Step(one, device, args.graph == "on"), 0, clock.progress()
+    step, count = Step(one, device, args.graph == "on"), 0
     torch.backends.cudnn.benchmark = True
-    while progress < 1:
-        opt.scale.fill_(rate_at(progress, args) * guard.rate)
-        step()
-        count += 1
-        if count % 8 == 0:
-            opt.scale.item()  # waits, so that the clock tells the truth
+    for count, progress in steps_of(step, clock, opt, guard, args):
         if count % args.every == 0:
             loss, square, steps = seen.tolist()
             seen.zero_()
@@ -148,7 +156,6 @@ def train_vae(args, device):
                   f"psnr {-10 * math.log10(square / steps):.2f} dB{'' if well else ' BROKE LOOSE, back at half the rate'}", flush=True)
         if clock.time_to_save(args.save_every):
             finish_vae(args, ema.model, before, device, min(8, args.measure))
-        progress = clock.progress()
     print(f"vae {args.phase}: {count} steps in {clock.active:.0f}s")
     finish_vae(args, ema.model, before, device, args.measure)
     (args.work / "vae.ready").write_text("ready\n")
@@ -294,13 +301,8 @@ def train_dit(args, device):
     guard = Guard(ema, opt)
     print(f"dit: {bank.made} clips encoded in {time.time() - begin:.0f}s; weights from {origin}", flush=True)
     checkpoint = lambda: save_file({"dit": halves(ema.model)}, args.work / "dit.pt")
-    count, progress = 0, clock.progress()
-    while progress < 1:
-        opt.scale.fill_(rate_at(progress, args) * guard.rate)
-        step()
-        count += 1
-        if count % 8 == 0:
-            opt.scale.item()  # waits, so that the clock tells the truth
+    count = 0
+    for count, progress in steps_of(step, clock, opt, guard, args):
         if count % args.fresh == 0:
             bank.add(min(64, args.bank))
         if count % args.every == 0:
@@ -311,7 +313,6 @@ def train_dit(args, device):
                   f"{'' if well else ' BROKE LOOSE, back at half the rate'}", flush=True)
         if clock.time_to_save(args.save_every):
             checkpoint()
-        progress = clock.progress()
     checkpoint()
     print(f"dit: {count} steps of {n} in {clock.active:.0f}s", flush=True)
     if args.out:
