@@ -251,7 +251,8 @@ pub fn serve(options: &Serve) -> Result<()> {
         log_prompts: options.log_prompts,
     };
     Ok(navicache_server::serve(settings, |url| {
-        let _ = writeln!(std::io::stderr(), "listening on {url}"); // a closed terminal is no reason to stop
+        // In one write, so that a reader of this line never sees half of it; a closed terminal is no reason to stop.
+        let _ = std::io::stderr().write_all(format!("listening on {url}\n").as_bytes());
     })?)
 }
 

@@ -74,7 +74,8 @@ impl Server {
             };
             let line = line.unwrap();
             if let Some(address) = line.strip_prefix("listening on ") {
-                break address.rsplit_once(':').unwrap().1.parse().unwrap();
+                let port = address.rsplit_once(':').and_then(|(_, port)| port.parse().ok());
+                break port.unwrap_or_else(|| panic!("expected a port at the end of {line:?}"));
             }
             said += &line;
         };
