@@ -166,6 +166,9 @@ fn an_error_is_promised_where_traces_told_it() {
     };
     let few = measure(&traces[..3], "navicache,align_steps=3");
     assert!(stderr(&few).contains("3 videos: expected 19 or more"), "{}", stderr(&few));
+    let twice = measure(&[&traces[..18], &traces[..1]].concat(), "navicache,align_steps=3");
+    let says = format!("traces 1 and 19 are of one video, \"{PROMPT}\" of seed 0: give each video once");
+    assert!(stderr(&twice).contains(&says), "{}", stderr(&twice));
     let untold = measure(&traces, "pab");
     assert!(stderr(&untold).contains("has no threshold"), "{}", stderr(&untold));
     let enough = measure(&traces, "navicache,align_steps=3");

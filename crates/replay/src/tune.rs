@@ -175,13 +175,14 @@ const SEARCHED: usize = 49;
 /// run are those that a target leaves it.
 ///
 /// # Errors
-/// There are too few traces, or traces of different runs; or the method has no threshold to move.
+/// There are too few traces, two of one video, or traces of different runs; or the method has no threshold to move.
 pub fn curve(traces: &[Trace], spec: &CacheSpec, family: &str) -> Result<Curve, CacheError> {
     let refuse = |reason: String| CacheError::Options { method: spec.method.clone(), reason };
     let sigmas: Vec<f64> = traces.first().iter().flat_map(|trace| &trace.steps).map(|step| step.sigma).collect();
     if traces.len() < TRACES_MIN {
         return Err(refuse(format!("a curve is made of {TRACES_MIN} traces or more, not of {}", traces.len())));
     }
+    check_distinct(traces).map_err(refuse)?;
     let same = |trace: &&Trace| trace.steps.iter().map(|step| step.sigma).eq(sigmas.iter().copied());
     if let Some(other) = traces.iter().find(|trace| !same(trace)) {
         let steps = (other.steps.len(), sigmas.len());
@@ -232,7 +233,8 @@ fn telling(computed: impl Fn(f64) -> Result<f64, CacheError>) -> Result<Option<V
 /// Options are the method's own.
 ///
 /// # Errors
-/// There are too few traces, or traces of different runs; the method has no threshold; or traces do not tell its error.
+/// There are too few traces, two of one video, or traces of different runs; the method has no threshold; or traces do
+/// not tell its error.
 pub fn promise(traces: &[Trace], spec: &CacheSpec, family: &str) -> Result<Promise, CacheError> {
     let refuse = |reason: String| CacheError::Options { method: spec.method.clone(), reason };
     let Some(first) = traces.first() else { return Err(refuse("no traces".to_string())) };
@@ -242,6 +244,7 @@ pub fn promise(traces: &[Trace], spec: &CacheSpec, family: &str) -> Result<Promi
         let (there, here) = (made(first), made(other));
         return Err(refuse(format!("traces are of different runs: {there} and {here}")));
     }
+    check_distinct(traces).map_err(refuse)?;
     let Some(about) = first.header.made else {
         return Err(refuse(
             "the traces do not say which solver and guidance they are of: record them again".to_string(),
@@ -276,6 +279,21 @@ pub fn promise(traces: &[Trace], spec: &CacheSpec, family: &str) -> Result<Promi
     options.remove("threshold");
     let settings = Settings { family: family.to_string(), solver: about.solver, steps, guidance: about.guidance };
     Promise::measured(Closeness::Error, (spec.method.clone(), options), settings, measured).map_err(refuse)
+}
+
+/// Refuses two traces of one video: of one prompt and seed, or with the same numbers in them.
+fn check_distinct(traces: &[Trace]) -> Result<(), String> {
+    let asked = |trace: &Trace| (trace.header.prompt.clone(), trace.header.seed);
+    for (second, trace) in traces.iter().enumerate() {
+        let same = |other: &Trace| asked(other) == asked(trace) || other.steps == trace.steps;
+        if let Some(first) = traces[..second].iter().position(same) {
+            let (first, second, (prompt, seed)) = (first + 1, second + 1, asked(trace));
+            return Err(format!(
+                "traces {first} and {second} are of one video, {prompt:?} of seed {seed}: give each video once"
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// How the video of a trace was made.

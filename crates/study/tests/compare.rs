@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::OnceLock;
 
 use navicache_engine::{LoadOptions, Pipeline, Request};
-use navicache_study::compare::{Event, Plan, Results, Run, Videos, run, write};
+use navicache_study::compare::{Event, Plan, Results, Run, Videos, promise, run, write};
 use serde_json::Value;
 
 const EAGER: &str = "navicache,threshold=0.5,align_steps=3";
@@ -149,6 +149,16 @@ fn what_was_stopped_goes_on() {
     std::fs::write(record(&results.runs[1]), spoiled.to_string()).unwrap();
     let message = run_some(&wanted, folder.path(), 9).1.unwrap_err().to_string();
     assert!(message.contains("was made with cache.threshold 0.25, now it is 0.5"), "{message}");
+}
+
+#[test]
+fn one_video_is_not_two_to_a_promise() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut twice = plan(&["a red circle", "a  red circle"], &["stride,threshold=0.1", "stride,threshold=0.2"]);
+    twice.request.frames = Some(1);
+    let message = promise(&run_all(&twice, folder.path()).1).unwrap_err().to_string();
+    let both = "is the video of \"a red circle\" of seed 3 and of \"a  red circle\" of seed 3";
+    assert!(message.contains(both), "{message}");
 }
 
 #[test]

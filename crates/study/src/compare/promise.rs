@@ -1,11 +1,14 @@
 //! What a comparison says of closeness by threshold, for targets that ask for it.
 
+use std::collections::HashMap;
+
 use navicache_engine::control::cache::CacheSpec;
 use navicache_engine::control::cache::promise::{Closeness, Promise, Settings};
 use serde_json::{Map, Value};
+use sha2::{Digest, Sha256};
 
 use super::folder::REFERENCE;
-use super::results::Results;
+use super::results::{Results, Run};
 use crate::error::{Error, Result};
 
 /// Sums up a comparison of one method at several thresholds, its other options given and the same: `--methods
@@ -15,6 +18,7 @@ pub fn promise(results: &Results) -> Result<Promise> {
     let texts = || results.methods.iter().map(|summary| summary.method.as_str()).filter(|text| *text != REFERENCE);
     let specs = texts().map(|text| text.parse().map_err(|e| wrong(format!("{e}")))).collect::<Result<Vec<_>>>()?;
     let (method, thresholds) = one_method(&specs).map_err(wrong)?;
+    check_distinct(results)?;
     let mut measured = Vec::new();
     for (text, threshold) in texts().zip(thresholds) {
         let psnr: Option<Vec<f64>> = results.of_method(text).map(|run| run.psnr()).collect();
@@ -32,6 +36,22 @@ pub fn promise(results: &Results) -> Result<Promise> {
     let settings: Settings =
         serde_json::from_value(settings).map_err(|e| wrong(format!("the report of an uncached run: {e}")))?;
     Promise::measured(Closeness::Psnr, method, settings, measured).map_err(wrong)
+}
+
+/// Refuses two uncached videos that are the same in every byte: prompts may differ in blanks alone, or say the same
+/// to a model that knows few words.
+fn check_distinct(results: &Results) -> Result<()> {
+    let mut seen: HashMap<[u8; 32], &Run> = HashMap::new();
+    for run in results.of_method(REFERENCE) {
+        let path = results.folder().join(&run.video);
+        let bytes = std::fs::read(&path).map_err(Error::io(&path))?;
+        if let Some(first) = seen.insert(Sha256::digest(&bytes).into(), run) {
+            let told = |run: &Run| format!("{:?} of seed {}", run.prompt, run.seed);
+            let reason = format!("is the video of {} and of {}: a promise counts each once", told(first), told(run));
+            return Err(Error::file(path, reason));
+        }
+    }
+    Ok(())
 }
 
 /// Refuses methods of which nothing could be promised, before hours go into their videos.
