@@ -100,18 +100,6 @@ fn a_run_that_goes_wrong_says_so_and_is_repaired() {
 fn closeness_is_promised_where_it_was_measured() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
-    // Of the built-in model
-    let output = generate(folder, "shipped", &["--steps", "50", "--target", "psnr=45"]);
-    assert!(output.status.success(), "{}", stderr(&output));
-    let made = report(folder, "shipped");
-    let promise = &made["target"]["promise"];
-    assert_eq!((&promise["of"], &promise["asked"], &promise["share"]), (&"psnr".into(), &45.0.into(), &0.95.into()));
-    let (threshold, reused) = (&made["cache"]["threshold"], made["strip"].as_str().unwrap().matches('.').count());
-    assert!(threshold.as_f64().is_some_and(|threshold| threshold > 0.0) && reused > 0, "{threshold} {made}");
-    assert!(stderr(&output).contains("45.0 dB or closer for 95 % of videos"), "{}", stderr(&output));
-    let refused = generate(folder, "shipped", &["--steps", "50", "--target", "psnr=99"]);
-    assert!(stderr(&refused).contains("dB can be promised"), "{}", stderr(&refused));
-
     let unknown = generate(folder, "shipped", &["--steps", "50", "--target", "error=0.02"]);
     assert!(stderr(&unknown).contains("`navicache tune` can promise it"), "{}", stderr(&unknown));
 
@@ -143,9 +131,25 @@ fn closeness_is_promised_where_it_was_measured() {
     assert_eq!((&own["videos"], &own["settings"]["steps"]), (&19.into(), &9.into()));
     let bound = own["thresholds"][0]["bound"].as_f64().unwrap();
     let target = format!("psnr={bound},curve=own.json");
-    let output = generate(folder, "own", &["--steps", "9", "--target", &target]);
+    let make = |args: &[&str]| {
+        let short = ["generate", PROMPT, "--size", "32x32", "--steps", "9", "--report", "made.json"];
+        navicache(folder, &[&short[..], args, &["-o", "own.mp4"]].concat())
+    };
+    let output = make(&["--frames", "1", "--target", &target]);
     assert!(output.status.success(), "{}", stderr(&output));
-    assert!((report(folder, "own")["cache"]["threshold"].as_f64().unwrap() - 0.005).abs() < 1e-9);
+    let told = format!("{bound:.1} dB or closer for 95 % of videos");
+    assert!(stderr(&output).contains(&told), "{}", stderr(&output));
+    let made = report(folder, "made");
+    assert!((made["cache"]["threshold"].as_f64().unwrap() - 0.005).abs() < 1e-9);
+    let promise = &made["target"]["promise"];
+    assert_eq!((&promise["of"], &promise["asked"], &promise["share"]), (&"psnr".into(), &bound.into(), &0.95.into()));
+    for (args, says) in [
+        (["--frames", "1", "--target", "psnr=99,curve=own.json"], "dB can be promised"),
+        (["--frames", "5", "--target", &target], "with videos of 32x32, 1 frame, this run has 32x32, 5 frames"),
+    ] {
+        let refused = make(&args);
+        assert!(!refused.status.success() && stderr(&refused).contains(says), "{args:?}: {}", stderr(&refused));
+    }
 }
 
 #[test]
@@ -197,4 +201,6 @@ fn an_error_is_promised_where_traces_told_it() {
         let refused = make(steps, &target);
         assert!(!refused.status.success() && stderr(&refused).contains(says), "{target}: {}", stderr(&refused));
     }
+    let extent = serde_json::json!({"width": 32, "height": 32, "frames": 1});
+    assert_eq!(own["settings"]["extent"], extent, "as the traces say");
 }

@@ -141,11 +141,16 @@ fn computed_part(resolved: &Resolved, request: &Request) -> Result<f64> {
         return Ok(1.0);
     }
     let demo = Pipeline::open(demo::NAME, &LoadOptions::default())?;
+    // A promise was measured on other videos than this one; what it led to is known.
+    let (cache, target) = match &resolved.promised {
+        Some(promised) => (Some(promised.spec.clone()), None),
+        None => (request.cache.clone(), request.target.clone()),
+    };
     let asked = Request {
         steps: Some(resolved.steps),
         guidance: Some(resolved.guidance),
-        cache: request.cache.clone(),
-        target: request.target.clone(),
+        cache,
+        target,
         ..Request::new("a red circle bouncing on a navy background")
     };
     let totals = generate(&demo, &asked, &mut |_| ControlFlow::Continue(()))?.report.totals;

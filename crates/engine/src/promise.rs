@@ -97,6 +97,9 @@ fn differs(measured: &Settings, ours: &Settings) -> Option<String> {
         (there, here) if there.solver != here.solver => both("the solver", &there.solver, &here.solver),
         (there, here) if there.steps != here.steps => both("steps", &there.steps, &here.steps),
         (there, here) if there.guidance != here.guidance => both("guidance", &there.guidance, &here.guidance),
+        (Settings { extent: Some(there), .. }, Settings { extent: Some(here), .. }) if there != here => {
+            both("videos of", there, here)
+        }
         _ => None,
     }
 }
@@ -104,4 +107,55 @@ fn differs(measured: &Settings, ours: &Settings) -> Option<String> {
 /// Writes measurements that a target of closeness takes.
 pub fn save_promise(promise: &Promise, path: &Path) -> Result<()> {
     Ok(crate::WholeFile::create(path)?.finish_with(promise.to_json().as_bytes())?)
+}
+
+#[cfg(test)]
+mod tests {
+    use navicache_control::cache::promise::Extent;
+    use navicache_control::solver::SolverKind;
+
+    use super::*;
+    use crate::{LoadOptions, Pipeline, Request, check};
+
+    #[test]
+    fn what_is_shipped_is_kept_by_a_threshold() {
+        let shipped = promise::shipped(Closeness::Psnr, None, "demo").unwrap();
+        let request = Request {
+            target: Some(format!("psnr={}", shipped.closest() - 1.0).parse().unwrap()),
+            steps: Some(shipped.settings.steps),
+            guidance: Some(shipped.settings.guidance),
+            ..Request::new("x")
+        };
+        let demo = Pipeline::open("demo", &LoadOptions::default()).unwrap();
+        let promised = check(&demo, &request).unwrap().0.promised.unwrap();
+        assert_eq!((promised.spec.method, promised.digest), (shipped.method.clone(), shipped.digest()));
+        let threshold = promised.spec.options["threshold"].as_f64().unwrap();
+        assert!(threshold >= shipped.thresholds[0].threshold, "{threshold}");
+        let closer = Request { target: Some("psnr=99".parse().unwrap()), ..request };
+        let refused = check(&demo, &closer).unwrap_err().to_string();
+        assert!(refused.contains("dB can be promised"), "{refused}");
+    }
+
+    #[test]
+    fn other_runs_than_were_measured_are_told_apart() {
+        let extent = |frames| Some(Extent { width: 64, height: 48, frames });
+        let measured = || Settings {
+            family: "wan".to_string(),
+            solver: SolverKind::UniPc,
+            steps: 50,
+            guidance: 4.0,
+            extent: extent(17),
+        };
+        for (ours, says) in [
+            (Settings { family: "demo".to_string(), ..measured() }, "models of family wan, this run has demo"),
+            (Settings { solver: SolverKind::Euler, ..measured() }, "the solver unipc, this run has euler"),
+            (Settings { steps: 30, ..measured() }, "steps 50, this run has 30"),
+            (Settings { guidance: 5.0, ..measured() }, "guidance 4, this run has 5"),
+            (Settings { extent: extent(1), ..measured() }, "videos of 64x48, 17 frames, this run has 64x48, 1 frame"),
+        ] {
+            assert_eq!(differs(&measured(), &ours), Some(format!("closeness was measured with {says}")));
+        }
+        assert_eq!(differs(&measured(), &measured()), None);
+        assert_eq!(differs(&Settings { extent: None, ..measured() }, &measured()), None, "an older file");
+    }
 }

@@ -5,7 +5,7 @@
 
 use std::path::PathBuf;
 
-use navicache_control::cache::promise::Settings;
+use navicache_control::cache::promise::{Extent, Settings};
 use navicache_control::cache::{self, Best, CacheConfig, CacheSpec, watch};
 use navicache_control::guidance::Branch;
 use navicache_control::solver::SolverKind;
@@ -313,7 +313,8 @@ impl Request {
         check_finite(Field::Shift, shift, 1e-3)?;
         let solver = self.solver.unwrap_or(solver);
         let family = defaults.presets.clone();
-        let ours = Settings { family, solver, steps, guidance };
+        let extent = Some(Extent { width, height, frames });
+        let ours = Settings { family, solver, steps, guidance, extent };
         let whose = if built_in().as_ref() == Some(defaults) { Whose::BuiltIn } else { Whose::Another };
         let promised = promised(self.target.as_ref(), self.cache.as_ref(), &ours, whose)?;
         let chosen = (self.cache.is_none() && promised.is_none()).then(|| cache::best(&defaults.presets, solver));

@@ -6,6 +6,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use navicache_control::cache::Run;
+use navicache_control::cache::promise::Extent;
 use navicache_control::guidance::Branch;
 use navicache_replay::predict::Series;
 use navicache_replay::trace::{Header, LAGS_MAX, Made, Recorder, Stack, Trace, TraceStep, VERSION};
@@ -13,7 +14,7 @@ use navicache_replay::trace::{Header, LAGS_MAX, Made, Recorder, Stack, Trace, Tr
 use crate::event::{Event, Reporter};
 use crate::generate::{Denoised, Destination, denoise};
 use crate::report::StepReport;
-use crate::{Error, Pipeline, Request, Result, WholeFile};
+use crate::{Error, Pipeline, Request, Resolved, Result, WholeFile};
 
 /// Runs a request with everything computed, and records what any method may ask for. Nothing is decoded.
 pub fn record(
@@ -26,7 +27,8 @@ pub fn record(
     let request = &Request { cache: Some("none".parse()?), target: None, ..request.clone() };
     let Denoised { resolved, run, sampled, .. } =
         denoise(pipeline, request, Some(recorder), Destination::Latents, &mut reporter)?;
-    let made = Some(Made { solver: resolved.solver, guidance: resolved.guidance });
+    let Resolved { solver, guidance, width, height, frames, .. } = resolved;
+    let made = Some(Made { solver, guidance, extent: Some(Extent { width, height, frames }) });
     let about = About { model: pipeline.name().to_string(), prompt: resolved.prompt, seed: resolved.seed, made };
     Ok(recorded(about, &run, recorder.lags, sampled.steps))
 }

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use navicache_control::cache::promise::Extent;
 use navicache_control::cache::{
     Asks, At, Decision, Guard, Measure, Measurements, Method, Part, Policy, Quantity, Question, Run, Span, Spans,
     Subject, Unit,
@@ -78,6 +79,9 @@ pub struct Made {
     pub solver: SolverKind,
     /// Guidance scale.
     pub guidance: f64,
+    /// How large the video is, where it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub extent: Option<Extent>,
 }
 
 /// Blocks in a row that have the same units.

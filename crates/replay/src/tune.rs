@@ -277,7 +277,8 @@ pub fn promise(traces: &[Trace], spec: &CacheSpec, family: &str) -> Result<Promi
     }
     let mut options = given.as_object().cloned().unwrap_or_default();
     options.remove("threshold");
-    let settings = Settings { family: family.to_string(), solver: about.solver, steps, guidance: about.guidance };
+    let Made { solver, guidance, extent } = about;
+    let settings = Settings { family: family.to_string(), solver, steps, guidance, extent };
     Promise::measured(Closeness::Error, (spec.method.clone(), options), settings, measured).map_err(refuse)
 }
 
@@ -300,7 +301,10 @@ fn check_distinct(traces: &[Trace]) -> Result<(), String> {
 fn made(trace: &Trace) -> String {
     let steps = trace.steps.len();
     match trace.header.made {
-        Some(Made { solver, guidance }) => format!("{steps} steps of {solver}, guidance {guidance}"),
+        Some(Made { solver, guidance, extent }) => {
+            let extent = extent.map_or(String::new(), |extent| format!(", {extent}"));
+            format!("{steps} steps of {solver}, guidance {guidance}{extent}")
+        }
         None => format!("{steps} steps"),
     }
 }

@@ -8,6 +8,8 @@
 //! video closer: conformal risk control (Angelopoulos et al., arXiv 2208.02814, theorem 1). Of other videos it says
 //! nothing.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -113,6 +115,28 @@ pub struct Settings {
     pub steps: usize,
     /// Guidance scale.
     pub guidance: f64,
+    /// How large the videos are. Measurements of before do not say it; then it is not looked at.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub extent: Option<Extent>,
+}
+
+/// Size and length of a video. As text: `832x480, 81 frames`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Extent {
+    /// Pixels of a row.
+    pub width: usize,
+    /// Rows.
+    pub height: usize,
+    /// Number of frames.
+    pub frames: usize,
+}
+
+impl fmt::Display for Extent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Extent { width, height, frames } = self;
+        write!(f, "{width}x{height}, {frames} {}", if *frames == 1 { "frame" } else { "frames" })
+    }
 }
 
 /// What was measured at one threshold.
@@ -254,7 +278,8 @@ mod tests {
     use super::*;
 
     fn settings() -> Settings {
-        Settings { family: "f".to_string(), solver: SolverKind::UniPc, steps: 50, guidance: 4.0 }
+        let extent = Some(Extent { width: 64, height: 48, frames: 17 });
+        Settings { family: "f".to_string(), solver: SolverKind::UniPc, steps: 50, guidance: 4.0, extent }
     }
 
     /// 39 videos: at the first threshold 41 to 79 dB, 10 less at ten times the threshold.
@@ -271,6 +296,10 @@ mod tests {
         assert_eq!(rows, [(0.01, 42.0), (0.1, 32.0), (1.0, 36.0)]);
         let again = Promise::from_json(&promise().to_json()).unwrap();
         assert_eq!(again, promise());
+        assert_eq!(again.settings.extent.unwrap().to_string(), "64x48, 17 frames");
+        let mut before = serde_json::json!(promise());
+        before["settings"].as_object_mut().unwrap().remove("extent");
+        assert_eq!(Promise::from_json(&before.to_string()).unwrap().settings.extent, None, "an older file");
     }
 
     #[test]

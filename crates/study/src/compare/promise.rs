@@ -32,6 +32,7 @@ pub fn promise(results: &Results) -> Result<Promise> {
         "solver": of_run("solver"),
         "steps": of_run("steps"),
         "guidance": of_run("guidance"),
+        "extent": {"width": of_run("width"), "height": of_run("height"), "frames": of_run("frames")},
     });
     let settings: Settings =
         serde_json::from_value(settings).map_err(|e| wrong(format!("the report of an uncached run: {e}")))?;
