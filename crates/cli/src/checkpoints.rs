@@ -25,8 +25,8 @@ pub struct Checkpoints {
     #[arg(long, requires = "checkpoint or resume")]
     keep_checkpoint: bool,
 
-    /// Go on from a checkpoint. It knows the prompt and all else but model, picture, output and --scale; what is given
-    /// beside it has to agree. New checkpoints go to the same file, unless --checkpoint names another
+    /// Go on from a checkpoint. It knows the prompt and all else but model, picture and output; what is given beside it
+    /// has to agree, but for --scale. New checkpoints go to the same file, unless --checkpoint names another
     #[arg(long, value_name = "FILE")]
     resume: Option<PathBuf>,
 

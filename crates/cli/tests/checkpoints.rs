@@ -75,6 +75,18 @@ fn stopping_and_going_on() {
     assert!(bytes("c.mp4") == bytes("whole.mp4"));
     assert_eq!(files(folder.path()), ["a.json", "a.mp4", "b.mp4", "c.mp4", "whole.mp4"]);
 
+    // How much it is enlarged is in the file too; another factor may be asked for.
+    assert_eq!(code(&run(folder.path(), &short("large.mp4", &[PROMPT, "--scale", "3"]))), Some(0));
+    let half = ["--checkpoint", "l.ckpt", "--stop-after", "5", "--scale", "3"];
+    assert_eq!(code(&run(folder.path(), &short("l.mp4", &[&[PROMPT], &half[..]].concat()))), Some(75));
+    let go_on = ["generate", "-q", "--resume", "l.ckpt", "--keep-checkpoint", "-o"];
+    assert_eq!(code(&run(folder.path(), &[&go_on[..], &["l.mp4"]].concat())), Some(0));
+    assert!(bytes("l.mp4") == bytes("large.mp4"));
+    assert_eq!(code(&run(folder.path(), &[&go_on[..], &["small.mp4", "--scale", "1"]].concat())), Some(0));
+    let decode = ["generate", "-q", "--resume-decode", "l.ckpt", "--scale", "1", "-o", "decoded.mp4"];
+    assert_eq!(code(&run(folder.path(), &decode)), Some(0));
+    assert!(bytes("small.mp4") == bytes("decoded.mp4") && bytes("small.mp4") != bytes("large.mp4"));
+
     for (args, part) in [
         (&["--stop-after", "3"][..], "--checkpoint"),
         (&["--keep-checkpoint"], "--checkpoint"),

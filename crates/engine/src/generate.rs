@@ -141,7 +141,7 @@ fn run(
 ) -> Result<Video> {
     let begun = Instant::now();
     let mut reporter = Reporter { on_event, warnings: Vec::new(), cancelled: false };
-    let Denoised { resolved, run, sampled, memory, cache, target, mut seconds } =
+    let Denoised { resolved, scale, run, sampled, memory, cache, target, mut seconds } =
         denoise(pipeline, request, method, Destination::Frames(output), &mut reporter)?;
     let frames = resolved.frames;
 
@@ -176,7 +176,6 @@ fn run(
     // What is decoded may be a little smaller than what was asked for, where latents are rounded down.
     let (width, height, _) = pipeline.family().shared().sizes.video_shape(&latents::shape_of(&sampled.latents)?);
     let spec = Spec { width, height, fps: resolved.fps, frames };
-    let scale = pipeline.scale(request.scale);
     Ok(Video { frames: pixels, spec, scale, latents: sampled.latents, report })
 }
 
@@ -231,6 +230,8 @@ pub(crate) enum Destination<'a> {
 /// Everything before the decoder.
 pub(crate) struct Denoised {
     pub resolved: Resolved,
+    /// How large the video is in a file.
+    pub scale: Scale,
     pub run: Run,
     pub sampled: Sampled,
     pub memory: CacheMemory,
@@ -270,15 +271,16 @@ pub(crate) fn denoise(
         WholeFile::create(path)?; // unwritable? now is the time to know
     }
     let Resolved { width, height, frames, fps, steps, .. } = resolved;
+    let scale = pipeline.scale(request.scale);
     if let Destination::Frames(Output { file: Some(path), .. }) = &destination {
-        video::check_fits(path, &Spec { width, height, fps, frames }, pipeline.scale(request.scale))?;
+        video::check_fits(path, &Spec { width, height, fps, frames }, scale)?;
     }
     let method = method.unwrap_or(resolved.cache.method());
     let steered = target::steered(method, request, &resolved, &pipeline.defaults().presets)?;
     let method: &dyn Method = steered.as_ref().map_or(method, |steered| steered);
     let schedule = family.shared().scheduler.schedule(resolved.solver, steps, resolved.shift)?;
     let branches = family.branches(&resolved);
-    let identity = || Identity::of(pipeline, &resolved, method, &schedule.steps, &branches);
+    let identity = || Identity::of(pipeline, &resolved, request.scale, method, &schedule.steps, &branches);
     let mut keeper = checkpoint::prepare(request, saved.as_ref(), identity, reporter)?;
     let shape = family.shared().sizes.latents_shape(width, height, frames);
     let given = resolved.latents.is_some() || saved.as_ref().is_some_and(Saved::began_with_latents);
@@ -387,7 +389,7 @@ pub(crate) fn denoise(
             promised.as_ref().map(|promised| target::reported_promise(target, promised, &sampled.records))
         }
     });
-    Ok(Denoised { resolved, run, sampled, memory, cache, target, seconds })
+    Ok(Denoised { resolved, scale, run, sampled, memory, cache, target, seconds })
 }
 
 /// Seconds that a run takes after its steps, by a probe of the decoder.

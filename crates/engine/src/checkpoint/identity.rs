@@ -23,6 +23,9 @@ use crate::{Error, Pipeline, Request, Resolved, Result};
 pub(crate) struct Identity {
     /// Every field of the resolved request but [`FILES`].
     request: Map<String, Value>,
+    /// How many times larger the file is than what the model makes, where that was asked for. It may differ.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    scale: Option<usize>,
     /// The cache method with its options.
     cache: Value,
     /// SHA-256 of the picture, and of latents that stood for noise.
@@ -71,6 +74,7 @@ impl Identity {
     pub fn of(
         pipeline: &Pipeline,
         request: &Resolved,
+        scale: Option<usize>,
         method: &dyn Method,
         steps: &[Step],
         branches: &[(Branch, f64)],
@@ -85,6 +89,7 @@ impl Identity {
         let weights = shared.weights.iter().map(|(role, weights)| (format!("{role:?}"), weights.fingerprint()));
         Ok(Identity {
             request: fields,
+            scale,
             cache: described(method),
             picture: request.image.as_deref().map(content).transpose()?,
             latents: request.latents.as_deref().map(content).transpose()?,
@@ -127,6 +132,7 @@ impl Identity {
             size: if sized { given.size } else { Some(size) },
             frames: given.frames.or(Some(asked.frames)),
             fps: given.fps.or(Some(asked.fps)),
+            scale: given.scale.or(self.scale),
             steps: given.steps.or(Some(asked.steps)),
             solver: given.solver.or(Some(asked.solver)),
             shift: given.shift.or(Some(asked.shift)),
