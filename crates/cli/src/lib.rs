@@ -203,6 +203,7 @@ fn make(options: &Generate) -> Result<()> {
         let clip = decode_latents(&pipeline, latents, options.tile, options.sampling.settings.frames, &mut on_event)?;
         let fps = options.sampling.settings.fps.unwrap_or(pipeline.defaults().fps);
         clip.save(&options.output, fps, pipeline.scale(options.scale))?;
+        video::warning(&options.output, fps).iter().for_each(|warning| progress.show(&Event::Warning(warning)));
         progress.close_clip(&options.output, &clip, pipeline.scale(options.scale));
         events::say(|| json!({"event": "done", "path": options.output}));
         return Ok(());

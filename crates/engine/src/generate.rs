@@ -50,7 +50,8 @@ impl Video {
         Ok(Frames::new(&self.frames, self.spec.width, self.spec.height)?)
     }
 
-    /// Writes it in the format that the file name's ending says, and adds the time it took to the report.
+    /// Writes it in the format that the file name's ending says, and adds the time it took to the report, and what the
+    /// user should know of such a file.
     pub fn save(&mut self, path: &Path) -> Result<()> {
         let clock = Instant::now();
         let Spec { width, height, fps, .. } = self.spec;
@@ -58,6 +59,8 @@ impl Video {
         let saved = clip.save(path, fps, self.scale);
         self.frames = clip.frames;
         saved?;
+        let (warnings, new) = (&mut self.report.warnings, video::warning(path, fps));
+        warnings.extend(new.filter(|new| !warnings.contains(new)));
         let (seconds, took) = (&mut self.report.totals.seconds, clock.elapsed().as_secs_f64());
         seconds.write += took;
         seconds.total += took;
@@ -272,9 +275,11 @@ pub(crate) fn denoise(
     }
     let Resolved { width, height, frames, fps, steps, .. } = resolved;
     let scale = pipeline.scale(request.scale);
-    if let Destination::Frames(Output { file: Some(path), .. }) = &destination {
-        video::check_fits(path, &Spec { width, height, fps, frames }, scale)?;
-    }
+    let file = match &destination {
+        Destination::Frames(output) => output.file,
+        Destination::Latents => None,
+    };
+    file.map_or(Ok(()), |path| video::check_fits(path, &Spec { width, height, fps, frames }, scale))?;
     let method = method.unwrap_or(resolved.cache.method());
     let steered = target::steered(method, request, &resolved, &pipeline.defaults().presets)?;
     let method: &dyn Method = steered.as_ref().map_or(method, |steered| steered);
@@ -291,6 +296,7 @@ pub(crate) fn denoise(
     };
     reporter.emit(Event::Resolved(&resolved));
     pipeline.warnings().iter().for_each(|warning| reporter.warn(warning.clone()));
+    file.and_then(|path| video::warning(path, fps)).into_iter().for_each(|warning| reporter.warn(warning));
     let trained = pipeline.defaults().trained.as_ref();
     trained.map(|trained| trained.warnings(&resolved)).into_iter().flatten().for_each(|warning| reporter.warn(warning));
     advice::before(method, steps).into_iter().for_each(|warning| reporter.warn(warning));

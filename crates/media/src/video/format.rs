@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::stream::Stream;
-use crate::{Result, Spec, WholeFile};
+use crate::{Rate, Result, Spec, WholeFile};
 
 /// What files of a format are for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,6 +29,8 @@ pub struct Format {
     pub(super) check: fn(&Path) -> Result<()>,
     /// Refuses sizes and rates that the format cannot hold.
     pub(super) fits: fn(&Path, &Spec) -> Result<()>,
+    /// Frames a second that players show at most.
+    pub(super) fastest: Option<Rate>,
     pub(super) create: fn(&Path, &Spec) -> Result<Box<dyn Sink>>,
     /// Opens a file to be read; or why none is read.
     pub(super) open: Result<Open, &'static str>,

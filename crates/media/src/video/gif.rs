@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use gif::{Encoder, EncodingError, Frame, Repeat};
 
 use super::format::{Format, Purpose, Sink, check_file};
-use crate::{Error, Result, Spec, WholeFile};
+use crate::{Error, Rate, Result, Spec, WholeFile};
 
 pub(super) static FORMAT: Format = Format {
     ending: Some("gif"),
@@ -13,9 +13,14 @@ pub(super) static FORMAT: Format = Format {
     purpose: Purpose::Watching,
     check: check_file,
     fits,
+    fastest: Some(FASTEST),
     create: |path, spec| Ok(Box::new(Gif::create(path, spec)?)),
     open: Err("a GIF has too few colours to be measured"),
 };
+
+/// A frame is shown for hundredths of a second, two at least: browsers take one for none, and wait for ten.
+const FASTEST: Rate = Rate::whole(50);
+const SHORTEST: u16 = 2;
 
 /// Samples that the palette is fitted to: 1 is every pixel, 30 the fewest.
 const PALETTE_SPEED: i32 = 5;
@@ -37,10 +42,10 @@ impl Gif {
         Ok(Gif { path: path.to_path_buf(), encoder, spec: *spec, next: 0 })
     }
 
-    /// Hundredths of a second, rounded so that the video as a whole keeps its length.
+    /// Hundredths of a second, rounded so that the video as a whole keeps its length, up to the rate that is shown.
     fn delay(&self) -> u16 {
         let until = |frame: usize| (frame as f64 * 100.0 / self.spec.fps.number()).round();
-        (until(self.next + 1) - until(self.next)) as u16
+        ((until(self.next + 1) - until(self.next)) as u16).max(SHORTEST)
     }
 }
 
@@ -71,5 +76,26 @@ impl Sink for Gif {
 
     fn finish(self: Box<Self>) -> Result<()> {
         self.encoder.into_inner().map_err(error(&self.path))?.finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::frame;
+    use super::*;
+
+    #[test]
+    fn a_frame_is_shown_long_enough_for_players() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.gif");
+        for (fps, expected) in [("60", [2, 2, 2]), ("1000", [2, 2, 2]), ("40", [3, 2, 3]), ("8", [13, 12, 13])] {
+            let spec = Spec { width: 32, height: 16, fps: fps.parse().unwrap(), frames: 3 };
+            let mut gif: Box<dyn Sink> = Box::new(Gif::create(&path, &spec).unwrap());
+            (0..spec.frames).for_each(|index| gif.push(&frame(&spec, index)).unwrap());
+            gif.finish().unwrap();
+            let mut read = gif::DecodeOptions::new().read_info(std::fs::File::open(&path).unwrap()).unwrap();
+            let delays: Vec<u16> = std::iter::from_fn(|| Some(read.read_next_frame().unwrap()?.delay)).collect();
+            assert_eq!(delays, expected, "{fps} frames a second");
+        }
     }
 }

@@ -122,6 +122,18 @@ pub fn check_fits(path: &Path, spec: &Spec, scale: Scale) -> Result<()> {
     (Format::from_path(path)?.fits)(path, &enlarged)
 }
 
+/// What the user should know of a video in a file of that format: that it is shown more slowly than it was made for.
+pub fn warning(path: &Path, fps: Rate) -> Option<String> {
+    let format = Format::from_path(path).ok()?;
+    let fastest = format.fastest.filter(|fastest| fastest.number() < fps.number())?;
+    let (name, ending) = (path.display(), format.ending.unwrap_or_default().to_uppercase());
+    let times = fps.number() / fastest.number();
+    Some(format!(
+        "{name}: players show {fastest} frames a second of a {ending} at most, so it plays {times:.1} times as long as \
+         at `fps` {fps}; take .mp4, or `fps` {fastest} or fewer"
+    ))
+}
+
 /// A video file under way. Dropped before [`Writer::finish`], it leaves nothing behind.
 pub struct Writer {
     path: PathBuf,
@@ -271,6 +283,16 @@ mod tests {
             let message =
                 clip.save(&folder.path().join("c.mp4"), Rate::whole(8), Scale::Asked(wrong)).unwrap_err().to_string();
             assert!(message.contains("expected 1 to 32"), "{message}");
+        }
+    }
+
+    #[test]
+    fn a_video_that_plays_more_slowly_is_told_of() {
+        let warning = |name: &str, fps: &str| warning(Path::new(name), fps.parse().unwrap());
+        let said = warning("a.gif", "60").unwrap();
+        assert!(said.contains("50 frames a second of a GIF at most") && said.contains("1.2 times as long"), "{said}");
+        for (name, fps) in [("a.gif", "50"), ("a.gif", "23.976"), ("a.mp4", "60"), ("frames", "60"), ("a.avi", "60")] {
+            assert_eq!(warning(name, fps), None, "{name} {fps}");
         }
     }
 

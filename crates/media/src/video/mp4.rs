@@ -27,6 +27,7 @@ pub(super) static FORMAT: Format = Format {
     purpose: Purpose::Watching,
     check: check_file,
     fits,
+    fastest: None,
     create: |path, spec| Ok(Box::new(Mp4::create(path, spec)?)),
     open: Ok(mp4_reader::open),
 };

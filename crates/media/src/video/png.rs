@@ -18,6 +18,7 @@ pub(super) static FORMAT: Format = Format {
     purpose: Purpose::Data,
     check,
     fits: any_fits,
+    fastest: None,
     create: |path, spec| Ok(Box::new(PngFolder::create(path, spec)?)),
     open: Ok(open),
 };

@@ -17,6 +17,7 @@ pub(super) static FORMAT: Format = Format {
     purpose: Purpose::Data,
     check: check_file,
     fits: any_fits,
+    fastest: None,
     create: |path, spec| Ok(Box::new(Frames::create(path, spec)?)),
     open: Ok(open),
 };

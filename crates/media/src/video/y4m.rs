@@ -16,6 +16,7 @@ pub(super) static FORMAT: Format = Format {
     purpose: Purpose::Data,
     check: check_file,
     fits: any_fits,
+    fastest: None,
     create: |path, spec| Ok(Box::new(Y4m::create(path, spec)?)),
     open: Ok(open),
 };
