@@ -22,6 +22,7 @@ use crate::draws::Draws;
 use crate::event::{Event, Reporter, Stage};
 use crate::family::{Conditioning, ImageConditioning};
 use crate::field::Field;
+use crate::files;
 use crate::pipeline::Pipeline;
 use crate::preview::Previews;
 use crate::probe::decode_seconds;
@@ -266,19 +267,16 @@ pub(crate) fn denoise(
     let (resolved, picture) = pipeline.understood(request)?;
     family.check(&resolved, reporter)?;
     pipeline.check_memory(&resolved)?;
-    let rescue_path = match &destination {
-        Destination::Frames(output) => output.rescue.as_ref().map(|rescue| &rescue.path),
-        Destination::Latents => None,
+    let (file, rescue_path) = match &destination {
+        Destination::Frames(output) => (output.file, output.rescue.as_ref().map(|rescue| &rescue.path)),
+        Destination::Latents => (None, None),
     };
+    files::check(request, file)?;
     for path in resolved.save_latents.iter().chain(rescue_path) {
         WholeFile::create(path)?; // unwritable? now is the time to know
     }
     let Resolved { width, height, frames, fps, steps, .. } = resolved;
     let scale = pipeline.scale(request.scale);
-    let file = match &destination {
-        Destination::Frames(output) => output.file,
-        Destination::Latents => None,
-    };
     file.map_or(Ok(()), |path| video::check_fits(path, &Spec { width, height, fps, frames }, scale))?;
     let method = method.unwrap_or(resolved.cache.method());
     let steered = target::steered(method, request, &resolved, &pipeline.defaults().presets)?;

@@ -32,6 +32,7 @@ pub mod estimate;
 mod event;
 mod family;
 mod field;
+mod files;
 mod film;
 mod generate;
 mod host;

@@ -14,6 +14,7 @@
 mod clip;
 mod error;
 mod input;
+mod overwrite;
 mod picture;
 mod rate;
 pub mod video;
@@ -22,6 +23,7 @@ mod whole_file;
 pub use clip::{Clip, Frames, Spec};
 pub use error::{Error, Result};
 pub use input::{open_file, read_file, read_text};
+pub use overwrite::overwritten;
 pub use picture::{Filter, Largest, Picture};
 pub use rate::Rate;
 pub use whole_file::{WholeFile, folder_of, sync_folder};

@@ -267,6 +267,13 @@ def test_files_are_written_whole(demo, tmp_path, video):
     assert json.loads((tmp_path / "report.json").read_text())["strip"] == made.report.strip
 
 
+def test_two_files_of_a_run_are_two(demo, tmp_path):
+    both = tmp_path / "out.safetensors"
+    with pytest.raises(ValueError, match="save_latents.*is the file of the video too"):
+        navicache.generate(demo, PROMPT, output=both, save_latents=both, **SHORT)
+    assert not both.exists()
+
+
 def test_metrics_take_arrays_videos_and_files(demo, video, tmp_path):
     video.save(tmp_path / "a.safetensors")
     same = navicache.metrics(video, video.frames)
