@@ -9,6 +9,7 @@ use navicache_engine::control::target::Target;
 use navicache_engine::{AspectRatio, Error as EngineError, Field, Pipeline, Request, Resolution, Size, check};
 
 use crate::api::error::ApiError;
+use crate::fields::Field as Known;
 use crate::form::Form;
 use crate::id::random_bytes;
 use crate::job::Meant;
@@ -25,33 +26,6 @@ const SHOWN: usize = 64;
 const PRIORITIES: std::ops::RangeInclusive<i64> = -100..=100;
 /// Largest seed: what other programs hold in a signed number.
 const SEED: u64 = i64::MAX as u64;
-
-/// Every field, and other names of it.
-const FIELDS: &[(&str, &[&str])] = &[
-    ("prompt", &[]),
-    ("model", &[]),
-    ("size", &[]),
-    ("resolution", &[]),
-    ("aspect_ratio", &[]),
-    ("seconds", &[]),
-    ("negative_prompt", &[]),
-    ("frames", &["num_frames"]),
-    ("fps", &[]),
-    ("steps", &["num_inference_steps"]),
-    ("guidance", &["guidance_scale"]),
-    ("guidance_2", &["guidance_scale_2"]),
-    ("true_guidance", &[]),
-    ("dynamic_guidance", &[]),
-    ("shift", &["flow_shift"]),
-    ("seed", &[]),
-    ("solver", &[]),
-    ("cache", &[]),
-    ("target", &[]),
-    ("guard", &[]),
-    ("max_sequence_length", &[]),
-    ("priority", &[]),
-    ("user", &[]),
-];
 
 /// What a client asks for.
 #[derive(Debug, Default)]
@@ -129,7 +103,7 @@ struct Fields<'a>(&'a Form);
 impl Fields<'_> {
     /// The text of a field, under any of its names; the name that was used.
     fn get(&self, name: &'static str) -> Result<Option<(&str, &str)>, ApiError> {
-        let others = FIELDS.iter().find(|(known, _)| *known == name).map_or(&[][..], |(_, others)| others);
+        let others = Known::named(name).map_or(&[][..], |field| field.others);
         let mut given = [name].into_iter().chain(others.iter().copied());
         let mut given = given.by_ref().filter_map(|name| Some((name, self.0.fields.get(name)?.as_str())));
         match (given.next(), given.next()) {
@@ -176,14 +150,9 @@ pub fn prompt(form: &Form) -> Result<String, ApiError> {
     text.ok_or_else(|| ApiError::field("prompt", "is missing: say what the video shows"))
 }
 
-/// Whether a field is known, under one of its names.
-fn is_known(name: &str) -> bool {
-    FIELDS.iter().any(|(known, others)| *known == name || others.contains(&name))
-}
-
 /// A warning for each field that is not known.
 fn unknown(form: &Form) -> Vec<String> {
-    form.fields.keys().filter(|name| !is_known(name)).map(|name| not_known(name)).collect()
+    form.fields.keys().filter(|name| Known::named(name).is_none()).map(|name| not_known(name)).collect()
 }
 
 fn not_known(name: &str) -> String {
@@ -194,7 +163,7 @@ fn not_known(name: &str) -> String {
 pub fn beside_prompt(form: &Form) -> Vec<String> {
     let picture = form.picture.as_ref().map(|_| "input_reference");
     let fields = form.fields.keys().map(String::as_str).filter(|name| *name != "prompt").chain(picture);
-    let warning = |name: &str| match is_known(name) || Some(name) == picture {
+    let warning = |name: &str| match Known::named(name).is_some() || Some(name) == picture {
         true => format!("`{name}` is as it was in the video that is remixed; what was given was left out"),
         false => not_known(name),
     };

@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use crate::api::error::ApiError;
 use crate::bodies::{BESIDE, most_of_body};
+use crate::fields;
 
 /// Most parts of a body.
 const PARTS: usize = 32;
@@ -104,7 +105,7 @@ fn check_name(name: &str) -> Result<(), ApiError> {
     }
 }
 
-/// Reads JSON. Numbers, truth values and text are alike; an object `extra_body` is merged.
+/// Reads JSON. An object `extra_body` is merged.
 pub fn read_json(bytes: &[u8], most: u64) -> Result<Form, ApiError> {
     let wrong = |reason: String| ApiError::bad("bad_json", format!("this is no JSON object: {reason}"));
     let value: Value = serde_json::from_slice(bytes).map_err(|e| wrong(e.to_string()))?;
@@ -139,12 +140,11 @@ impl Form {
         check_name(&name)?;
         let text = match value {
             Value::Null => return Ok(()),
-            Value::String(text) => text,
             Value::Object(mut fields) if name == PICTURE => match fields.remove("image_url") {
                 Some(Value::String(url)) => url,
                 _ => return Err(ApiError::field(PICTURE, "expected {\"image_url\": \"data:image/png;base64,...\"}")),
             },
-            other => other.to_string(),
+            value => fields::text_of(&name, value)?,
         };
         if name != PICTURE && text.len() as u64 > TEXT {
             return Err(ApiError::field(&name, &format!("expected at most {TEXT} bytes of text")));

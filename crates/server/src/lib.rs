@@ -18,6 +18,7 @@ mod bodies;
 mod child;
 mod error;
 mod fail_point;
+mod fields;
 mod files;
 mod form;
 mod id;
