@@ -85,6 +85,37 @@ fn a_whole_model_of_another_packaging_becomes_diffusers() {
     assert!(found > 0.0 && found < 2e-2, "{found:.1e}");
 }
 
+#[cfg(unix)]
+#[test]
+fn what_is_made_of_a_read_only_model_can_be_written() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::tempdir().unwrap();
+    let (from, to) = (folder.path().join("from"), folder.path().join("to"));
+    made(&conversion(REFERENCE.0.path(), &from, None));
+    let all = |folder: &Path| -> Vec<PathBuf> {
+        let mut found = vec![folder.to_path_buf()];
+        for next in 0.. {
+            let Some(path) = found.get(next).cloned() else { break };
+            let inside = std::fs::read_dir(path).into_iter().flatten();
+            found.extend(inside.map(|entry| entry.unwrap().path()));
+        }
+        found
+    };
+    let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    let set = |path: &Path, mode| std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    all(&from).iter().rev().for_each(|path| set(path, if path.is_dir() { 0o555 } else { 0o444 }));
+    made(&conversion(&from, &to, None));
+    all(&from).iter().for_each(|path| set(path, if path.is_dir() { 0o755 } else { 0o644 })); // to be removed
+    let [new_folder, new_file] = ["folder", "file"].map(|name| folder.path().join(name));
+    std::fs::create_dir(&new_folder).unwrap();
+    std::fs::write(&new_file, "").unwrap();
+    assert!(all(&to).len() > 10, "{:?}", all(&to));
+    for path in all(&to) {
+        let usual = if path.is_dir() { &new_folder } else { &new_file };
+        assert_eq!(mode(&path), mode(usual), "{}", path.display());
+    }
+}
+
 #[test]
 fn narrower_numbers_stay_within_their_bounds() {
     let folder = tempfile::tempdir().unwrap();

@@ -26,4 +26,4 @@ pub use input::{open_file, read_file, read_text};
 pub use overwrite::overwritten;
 pub use picture::{Filter, Largest, Picture};
 pub use rate::Rate;
-pub use whole_file::{WholeFile, folder_of, sync_folder};
+pub use whole_file::{WholeFile, draft_folder, folder_of, sync_folder};

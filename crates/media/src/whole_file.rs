@@ -178,8 +178,9 @@ fn draft_file(folder: &Path, readers: Readers) -> io::Result<NamedTempFile> {
     }
 }
 
-/// A new folder under a temporary name, and the lock that says that its writer lives.
-pub(crate) fn draft_folder(folder: &Path) -> io::Result<(TempDir, File)> {
+/// A new folder under a temporary name, and the lock that says that its writer lives: once that is let go of, any run
+/// may sweep the folder, unless it was renamed.
+pub fn draft_folder(folder: &Path) -> io::Result<(TempDir, File)> {
     sweep(folder);
     let mut builder = tempfile::Builder::new();
     builder.prefix(UNDER_WAY.0).suffix(UNDER_WAY.1);

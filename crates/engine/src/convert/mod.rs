@@ -10,11 +10,12 @@ mod safetensors;
 mod write;
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use candle_core::quantized::GgmlDType;
-use navicache_media::WholeFile;
+use navicache_media::{WholeFile, draft_folder};
 use navicache_weights::layout::{folder_of, groups};
 use navicache_weights::{Component, Expert, Format, Found, Lora, Residence, Role, tokenizer};
 use serde::Serialize;
@@ -258,8 +259,7 @@ fn whole(
             return Err(Error::file(&set.to, reason));
         }
     }
-    let draft = tempfile::Builder::new().prefix(".navicache-").suffix(".part").tempdir_in(folder_of(to));
-    let draft = draft.map_err(Error::io(to))?;
+    let (draft, _lock) = draft_folder(folder_of(to)).map_err(Error::io(to))?;
     let weights: Vec<&PathBuf> = sets.iter().flatten().collect();
     copy_others(from, draft.path(), &weights)?;
     let mut made = Vec::new();
@@ -276,8 +276,6 @@ fn whole(
         let converted = set.write(&mut |progress| on_progress(Progress { path: &path, ..progress }))?;
         made.push(Converted { path, ..converted });
     }
-    let permissions = std::fs::metadata(from).map_err(Error::io(from))?.permissions();
-    std::fs::set_permissions(draft.path(), permissions).map_err(Error::io(to))?;
     std::fs::rename(draft.path(), to).map_err(Error::io(to))?;
     let _ = draft.keep(); // it has another name now
     Ok(made)
@@ -332,10 +330,17 @@ fn copy_others(from: &Path, to: &Path, weights: &[&PathBuf]) -> Result<()> {
             std::fs::create_dir_all(&target).map_err(Error::io(&target))?;
             copy_others(&path, &target, weights)?;
         } else {
-            std::fs::copy(&path, &target).map_err(Error::io(&target))?;
+            copy_content(&path, &target)?;
         }
     }
     Ok(())
+}
+
+/// Copies what is in a file. Who may read and write it is the new folder's business: the old one may be read-only.
+fn copy_content(from: &Path, to: &Path) -> Result<()> {
+    let mut content = File::open(from).map_err(Error::io(from))?;
+    let mut copy = File::create_new(to).map_err(Error::io(to))?;
+    std::io::copy(&mut content, &mut copy).map_err(Error::io(to)).map(drop)
 }
 
 fn is_of_shards(name: &str) -> bool {
