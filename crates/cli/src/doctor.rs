@@ -94,7 +94,8 @@ fn free_space(folder: &Path) -> Option<u64> {
 
 #[cfg(not(feature = "cuda"))]
 fn gpu() -> std::result::Result<String, String> {
-    crate::handover::usable().map(|program| format!("by {}", program.display()))
+    let usable = crate::handover::usable().map_err(|unusable| unusable.to_string());
+    usable.map(|program| format!("by {}", program.display()))
 }
 
 #[cfg(feature = "cuda")]

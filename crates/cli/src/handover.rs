@@ -4,6 +4,7 @@
 //! Whether a GPU can be used is asked of `navicache-cuda` itself: what its loader and the driver answer is what is
 //! missing.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -13,7 +14,9 @@ use navicache_engine::{DeviceChoice, Error, Result};
 /// Name of the program that is linked with CUDA.
 const PROGRAM: &str = "navicache-cuda";
 /// How long it may take to list the GPUs: a driver that was asleep takes seconds.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(5);
+/// The same where a GPU was asked for by name: the drivers of many that were asleep take longer.
+const PATIENCE_BY_NAME: Duration = Duration::from_secs(30);
 /// Where it comes from.
 const HOW: &str = "docs/build.md says how it is built";
 
@@ -28,15 +31,37 @@ pub fn hand_over(device: DeviceChoice) -> Result<()> {
         return Ok(());
     }
     let error = |reason| Error::Device { device: device.to_string(), reason };
-    match (device, usable()) {
+    let patience = if device == DeviceChoice::Auto { PATIENCE } else { PATIENCE_BY_NAME };
+    match (device, usable_within(patience)) {
         (_, Ok(program)) => Err(error(become_it(&program))),
-        (DeviceChoice::Auto, Err(_)) => Ok(()),
-        (_, Err(missing)) => Err(error(missing)),
+        (DeviceChoice::Auto, Err(Unusable::Missing(_))) => Ok(()),
+        (DeviceChoice::Auto, Err(Unusable::Silent(reason))) => {
+            let longer = PATIENCE_BY_NAME.as_secs();
+            let advice = format!("--device cuda waits {longer} seconds, --device cpu does not ask");
+            let _ = writeln!(std::io::stderr(), "navicache: {reason}; the CPU does the work ({advice})");
+            Ok(())
+        }
+        (_, Err(unusable)) => Err(error(unusable.to_string())),
     }
 }
 
+/// Why no GPU can be used.
+#[derive(Debug, thiserror::Error)]
+pub enum Unusable {
+    /// Something is missing: what.
+    #[error("{0}")]
+    Missing(String),
+    /// The program that would know says nothing.
+    #[error("{0}")]
+    Silent(String),
+}
+
 /// The program, where it is there and sees a GPU; or what is missing.
-pub fn usable() -> Result<PathBuf, String> {
+pub fn usable() -> Result<PathBuf, Unusable> {
+    usable_within(PATIENCE)
+}
+
+fn usable_within(patience: Duration) -> Result<PathBuf, Unusable> {
     let beside = std::env::current_exe().ok().and_then(|own| Some(own.parent()?.to_path_buf())).unwrap_or_default();
     let path = std::env::var_os("PATH").unwrap_or_default();
     let name = format!("{PROGRAM}{}", std::env::consts::EXE_SUFFIX);
@@ -44,24 +69,25 @@ pub fn usable() -> Result<PathBuf, String> {
     let on_path = std::env::split_paths(&path).filter(|place| place.is_absolute());
     let mut places = std::iter::once(beside.clone()).chain(on_path).map(|place| place.join(&name));
     let Some(program) = places.find(|file| file.is_file()) else {
-        return Err(format!("no {PROGRAM} in {} nor on PATH; {HOW}{}", beside.display(), driver_note()));
+        let missing = format!("no {PROGRAM} in {} nor on PATH; {HOW}{}", beside.display(), driver_note());
+        return Err(Unusable::Missing(missing));
     };
-    ask(&program)?;
+    ask(&program, patience)?;
     Ok(program)
 }
 
 /// Whether it starts and sees a GPU, or why not.
-fn ask(program: &Path) -> Result<(), String> {
+fn ask(program: &Path, patience: Duration) -> Result<(), Unusable> {
     let place = program.display();
-    let failed = |e: std::io::Error| format!("{place} does not start: {e}");
+    let failed = |e: std::io::Error| Unusable::Missing(format!("{place} does not start: {e}"));
     let mut asked = Command::new(program);
     asked.arg("gpus").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
     let mut child = asked.spawn().map_err(failed)?;
     let asked_at = Instant::now();
     while child.try_wait().map_err(failed)?.is_none() {
-        if asked_at.elapsed() > PATIENCE {
+        if asked_at.elapsed() > patience {
             let _ = child.kill().and_then(|()| child.wait()); // it may have ended by now
-            return Err(format!("{place} gpus: no answer in {} seconds", PATIENCE.as_secs()));
+            return Err(Unusable::Silent(format!("{place} gpus: no answer in {} seconds", patience.as_secs())));
         }
         std::thread::sleep(Duration::from_millis(5));
     }
@@ -71,11 +97,11 @@ fn ask(program: &Path) -> Result<(), String> {
     }
     let said = String::from_utf8_lossy(&answer.stderr);
     let said = said.trim().trim_start_matches("navicache: ");
-    Err(match said.contains("libcuda") {
+    Err(Unusable::Missing(match said.contains("libcuda") {
         true => format!("the NVIDIA driver is missing, which libcuda comes with ({said})"),
         false if said.is_empty() => format!("{place} gpus: {}", answer.status),
         false => format!("{place} cannot use a GPU: {said}"),
-    })
+    }))
 }
 
 /// What is said of a missing driver where there is no program to ask.

@@ -71,6 +71,16 @@ fn the_gpu_takes_over() {
 }
 
 #[test]
+fn a_program_that_says_nothing_is_not_waited_for() {
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let silent = folder_with("#!/bin/sh\nexec sleep 600\n");
+    let auto = navicache(&silent, None, &[&BENCH[..], &["--device", "auto"]].concat());
+    let said = text(&auto.stderr);
+    assert!(auto.status.success() && !auto.stdout.is_empty(), "{said}");
+    assert!(said.contains("navicache-cuda gpus: no answer in 5 seconds; the CPU does the work"), "{said}");
+}
+
+#[test]
 fn what_is_missing_is_named() {
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let cases = [
