@@ -226,7 +226,10 @@ impl Promise {
                 Some(*least)
             })
             .collect();
-        let Some(last) = promised.iter().rposition(|&least| least >= wanted - 1e-9) else {
+        // Closer than what counts as the closest, nothing was measured.
+        let is_told = (self.of.of_score(wanted) - asked).abs() <= 1e-9 * asked.abs();
+        let kept = promised.iter().rposition(|&least| least >= wanted - 1e-9);
+        let Some(last) = kept.filter(|_| is_told) else {
             return Err(format!(
                 "no closer than {} can be promised; uncached videos are",
                 self.of.text(self.closest())
@@ -310,6 +313,18 @@ mod tests {
         assert!((at(32.0).unwrap() - 1.0).abs() < 1e-12, "the last one cannot promise more than the one before");
         assert_eq!(at(10.0), Ok(1.0));
         assert!(at(43.0).unwrap_err().contains("no closer than 42.0 dB"), "{:?}", at(43.0));
+    }
+
+    #[test]
+    fn nothing_is_closer_than_what_counts_as_the_closest() {
+        let of = |of: Closeness, same: f64| {
+            let rows = vec![(0.1, vec![same; 19]), (0.2, vec![same; 19])];
+            Promise::measured(of, ("m".to_string(), Map::new()), settings(), rows).unwrap()
+        };
+        let (psnr, error) = (of(Closeness::Psnr, 90.0), of(Closeness::Error, 0.0));
+        assert_eq!((psnr.keeps(70.0).unwrap().threshold, error.keeps(1e-6).unwrap().threshold), (0.2, 0.2));
+        assert!(psnr.keeps(90.0).unwrap_err().contains("no closer than 70.0 dB can be promised"));
+        assert!(error.keeps(1e-7).unwrap_err().contains("no closer than an error of 1e-6 can be promised"));
     }
 
     #[test]
