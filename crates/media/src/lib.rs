@@ -13,6 +13,7 @@
 
 mod clip;
 mod error;
+mod fail_point;
 mod input;
 mod overwrite;
 mod picture;
@@ -22,6 +23,7 @@ mod whole_file;
 
 pub use clip::{Clip, Frames, Spec};
 pub use error::{Error, Result};
+pub use fail_point::fail_point;
 pub use input::{open_file, read_file, read_text};
 pub use overwrite::overwritten;
 pub use picture::{Filter, Largest, Picture};

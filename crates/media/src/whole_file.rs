@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use tempfile::{NamedTempFile, TempDir};
 
-use crate::{Error, Result};
+use crate::{Error, Result, fail_point};
 
 /// How the names of files and folders under way begin and end.
 const UNDER_WAY: (&str, &str) = (".navicache-", ".part");
@@ -108,7 +108,9 @@ impl Seek for WholeFile {
 
 impl Write for Draft {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.file().write(bytes)
+        let written = self.file().write(bytes);
+        fail_point("file begun");
+        written
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -216,12 +218,17 @@ fn sweep(folder: &Path) {
 }
 
 fn finish_file(file: NamedTempFile, target: &Path) -> io::Result<()> {
+    fail_point("file written");
     file.as_file().sync_all()?;
+    fail_point("file synced");
     if fs::symlink_metadata(target).is_ok_and(|kind| !kind.is_file()) {
         return Err(io::Error::other("became something that is no regular file; it is left as it is"));
     }
     file.persist(target).map_err(|e| e.error)?;
-    sync_folder(folder_of(target))
+    fail_point("file renamed");
+    sync_folder(folder_of(target))?;
+    fail_point("file kept");
+    Ok(())
 }
 
 /// Puts the names in a folder on disk, where the system can.

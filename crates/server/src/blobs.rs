@@ -8,11 +8,10 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime};
 
-use navicache_media::sync_folder;
+use navicache_media::{fail_point, sync_folder};
 use sha2::{Digest, Sha256};
 use tempfile::NamedTempFile;
 
-use crate::fail_point::fail_point;
 use crate::{Error, Result};
 
 /// A blob that no job refers to stays so long: its job may be about to.
@@ -81,12 +80,18 @@ impl Blobs {
     /// Keeps bytes.
     pub fn put(&self, bytes: &[u8]) -> io::Result<Pinned> {
         let mut file = NamedTempFile::new_in(&self.folder)?;
+        fail_point("picture begun");
         file.write_all(bytes)?;
+        fail_point("picture written");
         file.as_file().sync_all()?;
+        fail_point("picture synced");
         let pinned = self.pin(sha256(bytes));
         let place = self.place(&pinned.digest)?;
+        fail_point("picture has a folder");
         file.persist(&place).map_err(|e| e.error)?;
+        fail_point("picture renamed");
         sync_folder(place.parent().unwrap_or(&self.folder))?;
+        fail_point("picture kept");
         Ok(pinned)
     }
 

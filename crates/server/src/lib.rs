@@ -17,7 +17,6 @@ mod board;
 mod bodies;
 mod child;
 mod error;
-mod fail_point;
 mod fields;
 mod files;
 mod form;

@@ -6,13 +6,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use base64::Engine;
+use navicache_media::fail_point;
 use serde_json::json;
 use tokio::time::{sleep, timeout};
 
 use crate::blobs::Pinned;
 use crate::board::{DONE, Running};
 use crate::child::{Heard, Worker};
-use crate::fail_point::fail_point;
 use crate::id::now_ms;
 use crate::job::{Job, JobError, Made, code, strike};
 use crate::metrics::{Guard, Key, Model, Outcome, Ran, Reason};

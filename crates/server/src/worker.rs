@@ -15,8 +15,8 @@ use navicache_engine::{
     Checkpoint, Error as EngineError, Event, Kind, Lack, LoadOptions, Pipeline, Request, Resume, Video, control,
     generate_to,
 };
+use navicache_media::fail_point;
 
-use crate::fail_point::fail_point;
 use crate::job::code;
 use crate::pictures;
 use crate::wire::{Done, Make, Order, Said, files};
