@@ -20,7 +20,7 @@ use crate::decode::decode_frames;
 use crate::denoise::{Sampled, Sampler, Setup, Start, StepDone};
 use crate::draws::Draws;
 use crate::event::{Event, Reporter, Stage};
-use crate::family::{Conditioning, ImageConditioning};
+use crate::family::{Conditioning, ImageConditioning, Inputs};
 use crate::field::Field;
 use crate::files;
 use crate::pipeline::Pipeline;
@@ -306,9 +306,19 @@ pub(crate) fn denoise(
     }
 
     // 2. Text
-    reporter.emit(Event::Stage(Stage::Text));
     let clock = Instant::now();
-    let texts = family.encode(&resolved, &branches, reporter)?;
+    let kept = saved.as_ref().map(|saved| {
+        let like = family.blank(&resolved, &shape)?.branches;
+        saved.texts(&like.first().map_or_else(Inputs::default, |(_, inputs)| inputs.clone()), branches.len())
+    });
+    let texts = match kept.transpose()?.flatten() {
+        Some(texts) => texts,
+        None => {
+            reporter.emit(Event::Stage(Stage::Text));
+            family.encode(&resolved, &branches, reporter)?
+        }
+    };
+    keeper.iter_mut().for_each(|keeper| keeper.keep_texts(&texts));
     let branch_inputs = branches.iter().map(|(branch, _)| *branch).zip(texts).collect();
     seconds.text = clock.elapsed().as_secs_f64();
 

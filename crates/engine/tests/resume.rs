@@ -1,6 +1,7 @@
 //! A generation that is stopped after any step, and goes on from its checkpoint, makes the same video in every bit; and
 //! what is no checkpoint of it is refused by name.
 
+mod forged;
 mod tiny;
 
 use std::collections::BTreeMap;
@@ -9,17 +10,16 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
+use forged::Forger;
 use navicache_engine::control::cache::{
     Approx, Asks, At, Decision, Guard, Measure, Measurements, Method, Policy, Question, Run, Subject,
 };
 use navicache_engine::replay::samples::SAMPLES;
 use navicache_engine::{
-    Checkpoint, DtypeChoice, Error, Event, Every, LoadOptions, Lora, Pipeline, Request, Resume, Size, Tiling, Video,
-    cache_argument, generate, generate_with,
+    Checkpoint, DtypeChoice, Error, Event, Every, LoadOptions, Lora, Pipeline, Request, Resume, Size, Stage, Tiling,
+    Video, cache_argument, generate, generate_with,
 };
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
-use tempfile::TempDir;
 
 const STEPS: usize = 10;
 
@@ -214,6 +214,48 @@ fn a_chain_of_single_steps_is_the_whole_run() {
 }
 
 #[test]
+fn texts_are_encoded_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("cats.ckpt");
+    let whole = made(make(demo(), &request("pab")).unwrap());
+    stop_after(demo(), &request("pab"), 4, &path);
+    let stages_of = |request: &Request| {
+        let mut stages = Vec::new();
+        let video = generate(demo(), request, &mut |event: Event| {
+            if let Event::Stage(stage) = event {
+                stages.push(stage);
+            }
+            ControlFlow::Continue(())
+        });
+        (stages, video.map(made))
+    };
+    let (_, rest) = stages_of(&Request { checkpoint: checkpoint(&path, 2), ..only(&path) });
+    assert!(matches!(rest, Err(Error::Stopped { step: 6, .. })));
+    let (stages, rest) = stages_of(&only(&path));
+    assert!(rest.unwrap() == whole, "the second checkpoint has them too");
+    assert!(!stages.is_empty() && !stages.contains(&Stage::Text), "{stages:?}");
+
+    // A file without them, as those of before.
+    let forger = Forger::of(std::fs::read(&path).unwrap());
+    let without = forger.forged(|header, data| {
+        let texts: Vec<String> =
+            header.as_object().unwrap().keys().filter(|name| name.starts_with("text.")).cloned().collect();
+        assert_eq!(texts.len(), 2, "of two branches");
+        let end = |header: &Value, name: &String| header[name]["data_offsets"][1].as_u64().unwrap();
+        let cut = texts.iter().map(|name| end(header, name)).max().unwrap();
+        texts.iter().for_each(|name| drop(header.as_object_mut().unwrap().remove(name)));
+        data.drain(..cut as usize);
+        for (_, entry) in header.as_object_mut().unwrap().iter_mut().filter(|(name, _)| *name != "__metadata__") {
+            for offset in entry["data_offsets"].as_array_mut().unwrap() {
+                *offset = (offset.as_u64().unwrap() - cut).into();
+            }
+        }
+    });
+    let (stages, rest) = stages_of(&only(&without));
+    assert!(rest.unwrap() == whole && stages.contains(&Stage::Text), "{stages:?}");
+}
+
+#[test]
 fn latents_to_start_from_are_known_by_what_they_are() {
     let folder = tempfile::tempdir().unwrap();
     let [start, other, path] = ["start.safetensors", "other.safetensors", "cats.ckpt"].map(|n| folder.path().join(n));
@@ -342,68 +384,16 @@ fn where_no_checkpoint_can_be_written_the_run_goes_on() {
 /// A method that reuses two of the first six steps.
 const EAGER: &str = "stride,threshold=100,warmup_steps=3,reuse=corrected";
 
-/// A checkpoint of the demo, in a folder of its own.
-struct Fixture {
-    folder: TempDir,
-    bytes: Vec<u8>,
-}
-
-impl Fixture {
-    fn new() -> Self {
-        static BYTES: OnceLock<Vec<u8>> = OnceLock::new();
+/// A checkpoint of the demo.
+fn fixture() -> Forger {
+    static BYTES: OnceLock<Vec<u8>> = OnceLock::new();
+    let bytes = BYTES.get_or_init(|| {
         let folder = tempfile::tempdir().unwrap();
-        let bytes = BYTES.get_or_init(|| {
-            let path = folder.path().join("first.ckpt");
-            stop_after(demo(), &request(EAGER), 6, &path);
-            std::fs::read(path).unwrap()
-        });
-        Fixture { folder, bytes: bytes.clone() }
-    }
-
-    fn write(&self, bytes: &[u8]) -> PathBuf {
-        let path = self.folder.path().join("cats.ckpt");
-        std::fs::write(&path, bytes).unwrap();
-        path
-    }
-
-    /// Header and tensors.
-    fn parts(&self) -> (Value, Vec<u8>) {
-        let length = u64::from_le_bytes(self.bytes[..8].try_into().unwrap()) as usize;
-        (serde_json::from_slice(&self.bytes[8..8 + length]).unwrap(), self.bytes[8 + length..].to_vec())
-    }
-
-    /// The file after a change that its digest knows of.
-    fn forged(&self, change: impl FnOnce(&mut Value, &mut Vec<u8>)) -> PathBuf {
-        let (mut header, mut data) = self.parts();
-        change(&mut header, &mut data);
-        let mut text = header.to_string().into_bytes();
-        text.resize(text.len().next_multiple_of(8), b' ');
-        let mut bytes = [&(text.len() as u64).to_le_bytes()[..], &text, &data[..data.len() - 32]].concat();
-        let digest = Sha256::digest(&bytes);
-        bytes.extend(digest);
-        self.write(&bytes)
-    }
-
-    /// The same of one of the texts in its header.
-    fn edited(&self, what: &str, from: &str, to: &str) -> PathBuf {
-        self.forged(|header, data| {
-            if what == "state" {
-                // It is the last before the digest.
-                let start = header[what]["data_offsets"][0].as_u64().unwrap() as usize;
-                let text = String::from_utf8(data[start..data.len() - 32].to_vec()).unwrap();
-                assert!(text.contains(from), "{from} is not in {text:.500}");
-                let text = text.replacen(from, to, 1);
-                let end = start + text.len();
-                data.splice(start..data.len() - 32, text.into_bytes());
-                header[what] = json!({"dtype": "U8", "shape": [end - start], "data_offsets": [start, end]});
-                header["sha256"]["data_offsets"] = json!([end, end + 32]);
-                return;
-            }
-            let text = header["__metadata__"][what].as_str().unwrap().to_string();
-            assert!(text.contains(from), "{from} is not in {text:.500}");
-            header["__metadata__"][what] = text.replacen(from, to, 1).into();
-        })
-    }
+        let path = folder.path().join("first.ckpt");
+        stop_after(demo(), &request(EAGER), 6, &path);
+        std::fs::read(path).unwrap()
+    });
+    Forger::of(bytes.clone())
 }
 
 /// Refused, the file named, and the file left as it is.
@@ -421,7 +411,7 @@ fn refused(pipeline: &Pipeline, request: &Request, parts: &[&str]) {
 
 #[test]
 fn another_run_is_refused_with_both_sides_named() {
-    let fixture = Fixture::new();
+    let fixture = fixture();
     let path = fixture.write(&fixture.bytes);
     let with = |change: &dyn Fn(&mut Request), parts: &[&str]| {
         let mut request = only(&path);
@@ -498,7 +488,7 @@ fn loras_and_formats_are_part_of_the_model() {
 
 #[test]
 fn another_build_is_refused_unless_it_is_allowed() {
-    let fixture = Fixture::new();
+    let fixture = fixture();
     let kernels = format!("\"kernels\":\"{}\"", demo().machine().kernels);
     let path = fixture.edited("identity", &kernels, "\"kernels\":\"abacus\"");
     refused(
@@ -514,7 +504,7 @@ fn another_build_is_refused_unless_it_is_allowed() {
 
 #[test]
 fn damage_is_refused_by_name() {
-    let fixture = Fixture::new();
+    let fixture = fixture();
     let of = |path: PathBuf| only(&path);
     let (header, _) = fixture.parts();
     // Any byte, and any end.
@@ -554,9 +544,10 @@ fn damage_is_refused_by_name() {
     let latents = header["latents"]["data_offsets"][0].as_u64().unwrap() as usize;
     let nan = fixture.forged(|_, data| data[latents..latents + 4].copy_from_slice(&f32::NAN.to_le_bytes()));
     refused(demo(), &of(nan), &["latents: expected finite numbers, found NaN or infinity"]);
-    let renamed = |from: &'static str, to: &'static str| {
+    let renamed = |from: &str, to: &str| {
+        let (from, to) = (from.to_string(), to.to_string());
         move |header: &mut Value, _: &mut Vec<u8>| {
-            let entry = header.as_object_mut().unwrap().remove(from).unwrap();
+            let entry = header.as_object_mut().unwrap().remove(&from).unwrap();
             header[to] = entry;
         }
     };
@@ -569,6 +560,12 @@ fn damage_is_refused_by_name() {
     refused(demo(), &of(reshaped), &["expected the shape of the latents, [1, 16, 2, 4, 4], found [512]"]);
     let reshaped = fixture.forged(|header, _| header["latents"]["shape"] = json!([1, 16, 2, 16, 1]));
     refused(demo(), &of(reshaped), &["[1, 16, 2, 4, 4]"]);
+    let text = header.as_object().unwrap().keys().find(|name| name.starts_with("text.1.")).unwrap().as_str();
+    let few = fixture.forged(renamed(text, "text.2.extra"));
+    refused(demo(), &of(few), &["the prompt of branch 1: ", "there is no such tensor"]);
+    let shape: Vec<u64> = serde_json::from_value(header[text]["shape"].clone()).unwrap();
+    let turned = fixture.forged(|header, _| header[text]["shape"] = json!([shape[0], shape[2], shape[1]]));
+    refused(demo(), &of(turned), &["the prompt of branch 1: ", "expected F32 of [1, 32, "]);
     let undigested = fixture.forged(|header, _| drop(header.as_object_mut().unwrap().remove("sha256")));
     refused(demo(), &of(undigested), &[]);
 }

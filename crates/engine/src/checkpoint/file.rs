@@ -16,6 +16,7 @@ use sha2::{Digest, Sha256};
 use super::identity::Identity;
 use crate::denoise::State;
 use crate::denoise::arithmetic::is_finite;
+use crate::family::Inputs;
 use crate::{Error, Result, WholeFile};
 use navicache_media::open_file;
 use navicache_weights::WeightFile;
@@ -25,6 +26,8 @@ const FORMAT: &str = "navicache-checkpoint";
 const VERSION: &str = "1";
 /// The tensor that holds what is no tensor, as JSON. It may be larger than a header may be.
 const STATE: &str = "state";
+/// How the names of encoded prompts begin: `text.0.hidden` is what the first branch has under `hidden`.
+const TEXT: &str = "text.";
 /// The tensor that holds the SHA-256 of all bytes before it, and its length.
 const DIGEST: &str = "sha256";
 const DIGEST_BYTES: usize = 32;
@@ -47,14 +50,30 @@ pub(crate) struct Saved {
     pub step: usize,
     pub identity: Identity,
     pub state: State,
+    /// The encoded prompts by their names in the file, where they are in it.
+    pub texts: HashMap<String, Tensor>,
     /// What the user was warned of.
     pub warnings: Vec<String>,
 }
 
-/// Writes a state between two steps of so many, whole or not at all.
-pub(super) fn write(path: &Path, steps: usize, identity: &Identity, state: State, warnings: &[String]) -> Result<()> {
+/// What an encoded prompt of a branch is called in the file.
+pub(super) fn text_name(branch: usize, name: &str) -> String {
+    format!("{TEXT}{branch}.{name}")
+}
+
+/// Writes a state between two steps of so many, with the encoded prompts of its branches, whole or not at all.
+pub(super) fn write(
+    path: &Path,
+    steps: usize,
+    identity: &Identity,
+    (state, texts): (State, &[Inputs]),
+    warnings: &[String],
+) -> Result<()> {
     let step = state.clocks.len();
-    let mut tensors: Vec<(String, Tensor)> = Vec::new();
+    let of_branch = |(branch, inputs): (usize, &Inputs)| {
+        inputs.iter().map(|(name, tensor)| (text_name(branch, name), tensor.clone())).collect::<Vec<_>>()
+    };
+    let mut tensors: Vec<(String, Tensor)> = texts.iter().enumerate().flat_map(of_branch).collect();
     // What is a clone of another stays one: it is written once, under the first of its names.
     let mut names: HashMap<TensorId, String> = HashMap::new();
     let state = state.map(&mut |name, tensor: Tensor| {
@@ -164,10 +183,13 @@ pub(crate) fn open(path: &Path, device: &Device) -> Result<Saved> {
         used.insert(stored, tensor.clone());
         Ok(tensor)
     })?;
-    if let Some(extra) =
-        content.names().into_iter().find(|name| ![STATE, DIGEST].contains(name) && !used.contains_key(*name))
+    let mut texts = HashMap::new();
+    for name in content.names().into_iter().filter(|name| ![STATE, DIGEST].contains(name) && !used.contains_key(*name))
     {
-        return Err(wrong(format!("{extra}: the state has no such tensor")));
+        match name.starts_with(TEXT) {
+            true => drop(texts.insert(name.to_string(), tensor(&content, name, device).map_err(wrong)?)),
+            false => return Err(wrong(format!("{name}: the state has no such tensor"))),
+        }
     }
     if step != state.clocks.len() || step > steps {
         let found = state.clocks.len();
@@ -176,7 +198,7 @@ pub(crate) fn open(path: &Path, device: &Device) -> Result<Saved> {
     if let Some(clock) = state.clocks.iter().find(|clock| !clock.is_sane()) {
         return Err(wrong(format!("a step took {clock:?}: expected seconds")));
     }
-    Ok(Saved { path: path.to_path_buf(), step, identity, state, warnings })
+    Ok(Saved { path: path.to_path_buf(), step, identity, state, texts, warnings })
 }
 
 type Header = HashMap<String, String>;

@@ -17,6 +17,7 @@ use navicache_control::cache::Guarded;
 
 use crate::denoise::{Sampler, Setup, Start};
 use crate::event::{Event, Reporter};
+use crate::family::Inputs;
 use crate::{Error, Request, Result};
 
 pub(crate) use file::{Saved, open};
@@ -52,11 +53,30 @@ impl Saved {
         self.identity.complete(given).map_err(|reason| Error::file(&self.path, reason))
     }
 
-    /// A sampler that goes on from it. What the user was warned of before is part of the report.
+    /// The encoded prompts of so many branches, where they are in the file. `like`: what those of a branch are like.
+    pub fn texts(&self, like: &Inputs, branches: usize) -> Result<Option<Vec<Inputs>>> {
+        if self.texts.is_empty() {
+            return Ok(None);
+        }
+        let wrong = |reason: String| Error::file(&self.path, reason);
+        let of_branch = |branch: usize| {
+            let found = |name: &str| self.texts.get(&file::text_name(branch, name)).cloned();
+            like.filled(found).map_err(|reason| wrong(format!("the prompt of branch {branch}: {reason}")))
+        };
+        let texts = (0..branches).map(of_branch).collect::<Result<Vec<_>>>()?;
+        let known = texts.iter().map(|inputs| inputs.iter().count()).sum::<usize>();
+        match self.texts.len() == known {
+            true => Ok(Some(texts)),
+            false => Err(wrong(format!("has {} encoded prompts, expected {known}", self.texts.len()))),
+        }
+    }
+
+    /// Whether the whole run began with latents from a file.
     pub fn began_with_latents(&self) -> bool {
         self.identity.has_latents()
     }
 
+    /// A sampler that goes on from it. What the user was warned of before is part of the report.
     pub fn go_on<'a>(
         self,
         setup: Setup<'a>,
@@ -79,10 +99,15 @@ const FIRST_AFTER: Duration = Duration::from_secs(2);
 /// With [`Every::Auto`]: time between two checkpoints, in times of what writing the last one took.
 const TIME_PER_COST: u32 = 100;
 
+/// Most bytes of encoded prompts that are kept.
+const TEXTS_MOST: usize = 64 << 20;
+
 /// Writes the checkpoints of one generation.
 pub(crate) struct Keeper {
     checkpoint: Checkpoint,
     identity: Identity,
+    /// The encoded prompts, if they are to be kept.
+    texts: Vec<Inputs>,
     /// Since when the steps run, and how many were done before.
     began: Instant,
     done_before: usize,
@@ -111,11 +136,20 @@ impl Keeper {
         Ok(Keeper {
             checkpoint,
             identity,
+            texts: Vec::new(),
             began: Instant::now(),
             done_before: resumed.map_or(0, |saved| saved.step),
             last: None,
             failing: false,
         })
+    }
+
+    /// Keeps the encoded prompts of all branches in the file, unless they are large: a run that goes on need not read
+    /// the text encoder then, which may be the largest part of a model.
+    pub fn keep_texts(&mut self, texts: &[Inputs]) {
+        if texts.iter().map(Inputs::bytes).sum::<usize>() <= TEXTS_MOST {
+            self.texts = texts.to_vec();
+        }
     }
 
     /// A step is done: writes a checkpoint if one is due. Where it cannot be written the run goes on, and the last one
@@ -133,7 +167,7 @@ impl Keeper {
         let clock = Instant::now();
         let state = sampler.save()?;
         let path = &self.checkpoint.path;
-        let written = file::write(path, steps, &self.identity, state, &reporter.warnings);
+        let written = file::write(path, steps, &self.identity, (state, &self.texts), &reporter.warnings);
         self.last = Some((Instant::now(), clock.elapsed()));
         match written {
             Ok(()) => {

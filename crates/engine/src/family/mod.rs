@@ -14,7 +14,7 @@ use crate::{Error, Result};
 use navicache_weights::layout::{INDEX, Parts};
 use navicache_weights::{Folder, Role};
 
-pub(crate) use seam::{Assembly, Conditioning, Family, ImageConditioning, Shared};
+pub(crate) use seam::{Assembly, Conditioning, Family, ImageConditioning, Inputs, Shared};
 
 use seam::About;
 

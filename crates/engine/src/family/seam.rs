@@ -206,6 +206,38 @@ impl Inputs {
         self.0.iter().map(|(name, tensor)| (*name, tensor))
     }
 
+    /// Bytes of their numbers.
+    pub fn bytes(&self) -> usize {
+        self.0.values().map(|tensor| tensor.elem_count() * tensor.dtype().size_in_bytes()).sum()
+    }
+
+    /// The same names with other tensors, of the formats and shapes of these; texts may have fewer tokens.
+    ///
+    /// * `found` - what there is under a name
+    ///
+    /// # Errors
+    /// One is not there, or of another shape.
+    pub fn filled(&self, found: impl Fn(&str) -> Option<Tensor>) -> Result<Inputs, String> {
+        let filled = self.0.iter().map(|(name, like)| {
+            let tensor = found(name).ok_or_else(|| format!("{name}: there is no such tensor"))?;
+            let (shape, most) = (tensor.dims(), like.dims());
+            let (last, tokens) = (most.len().saturating_sub(1), 1);
+            let fits = |(axis, (size, most)): (usize, (&usize, &usize))| match axis {
+                axis if axis == tokens && axis < last => (1..=*most).contains(size),
+                _ => size == most,
+            };
+            let alike = shape.len() == most.len() && shape.iter().zip(most).enumerate().all(fits);
+            match alike && tensor.dtype() == like.dtype() {
+                true => Ok((*name, tensor)),
+                false => {
+                    let expected = format!("expected {:?} of {most:?} at most", like.dtype());
+                    Err(format!("{name}: {expected}, found {:?} of {shape:?}", tensor.dtype()))
+                }
+            }
+        });
+        filled.collect::<Result<_, String>>().map(Inputs)
+    }
+
     /// One without which nothing can be done.
     pub fn require(&self, name: &'static str) -> Result<&Tensor> {
         let missing =
