@@ -20,7 +20,7 @@ use crate::decode::decode_frames;
 use crate::denoise::{Sampled, Sampler, Setup, Start, StepDone};
 use crate::draws::Draws;
 use crate::event::{Event, Reporter, Stage};
-use crate::family::{Conditioning, ImageConditioning, Inputs};
+use crate::family::{Conditioning, ImageConditioning};
 use crate::field::Field;
 use crate::files;
 use crate::pipeline::Pipeline;
@@ -307,30 +307,29 @@ pub(crate) fn denoise(
 
     // 2. Text
     let clock = Instant::now();
-    let kept = saved.as_ref().map(|saved| {
-        let like = family.blank(&resolved, &shape)?.branches;
-        saved.texts(&like.first().map_or_else(Inputs::default, |(_, inputs)| inputs.clone()), branches.len())
-    });
-    let texts = match kept.transpose()?.flatten() {
+    let kept = saved.as_ref().map(|saved| saved.conditions(&family.blank(&resolved, &shape)?, branches.len(), &shape));
+    let (kept_texts, kept_picture) = kept.transpose()?.unwrap_or_default();
+    let texts = match kept_texts {
         Some(texts) => texts,
         None => {
             reporter.emit(Event::Stage(Stage::Text));
             family.encode(&resolved, &branches, reporter)?
         }
     };
-    keeper.iter_mut().for_each(|keeper| keeper.keep_texts(&texts));
     let branch_inputs = branches.iter().map(|(branch, _)| *branch).zip(texts).collect();
     seconds.text = clock.elapsed().as_secs_f64();
 
     // 3. Picture
-    let image = match &picture {
-        Some(picture) => {
+    let image = match (&picture, kept_picture) {
+        (Some(_), Some(kept)) => kept,
+        (Some(picture), None) => {
             reporter.emit(Event::Stage(Stage::Picture));
             family.encode_image(picture, &resolved)?
         }
-        None => ImageConditioning::default(),
+        (None, _) => ImageConditioning::default(),
     };
     let conditioning = Conditioning { branches: branch_inputs, image };
+    keeper.iter_mut().for_each(|keeper| keeper.keep(&conditioning));
 
     // 4. Weights; the VAE's too, so that a broken one is found before the long part
     reporter.emit(Event::Stage(Stage::Load));

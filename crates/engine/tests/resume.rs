@@ -214,14 +214,14 @@ fn a_chain_of_single_steps_is_the_whole_run() {
 }
 
 #[test]
-fn texts_are_encoded_once() {
+fn texts_and_pictures_are_encoded_once() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("cats.ckpt");
     let whole = made(make(demo(), &request("pab")).unwrap());
     stop_after(demo(), &request("pab"), 4, &path);
-    let stages_of = |request: &Request| {
+    let stages_of = |pipeline: &Pipeline, request: &Request| {
         let mut stages = Vec::new();
-        let video = generate(demo(), request, &mut |event: Event| {
+        let video = generate(pipeline, request, &mut |event: Event| {
             if let Event::Stage(stage) = event {
                 stages.push(stage);
             }
@@ -229,9 +229,9 @@ fn texts_are_encoded_once() {
         });
         (stages, video.map(made))
     };
-    let (_, rest) = stages_of(&Request { checkpoint: checkpoint(&path, 2), ..only(&path) });
+    let (_, rest) = stages_of(demo(), &Request { checkpoint: checkpoint(&path, 2), ..only(&path) });
     assert!(matches!(rest, Err(Error::Stopped { step: 6, .. })));
-    let (stages, rest) = stages_of(&only(&path));
+    let (stages, rest) = stages_of(demo(), &only(&path));
     assert!(rest.unwrap() == whole, "the second checkpoint has them too");
     assert!(!stages.is_empty() && !stages.contains(&Stage::Text), "{stages:?}");
 
@@ -251,8 +251,19 @@ fn texts_are_encoded_once() {
             }
         }
     });
-    let (stages, rest) = stages_of(&only(&without));
+    let (stages, rest) = stages_of(demo(), &only(&without));
     assert!(rest.unwrap() == whole && stages.contains(&Stage::Text), "{stages:?}");
+
+    // A picture too, as features beside the text and as latents that are known.
+    for (name, folder, request) in tiny::every_kind(&request("none")).into_iter().filter(|kind| kind.2.image.is_some())
+    {
+        let (pipeline, path) = (open(folder.path()), folder.path().join("cats.ckpt"));
+        let whole = made(make(&pipeline, &request).unwrap());
+        stop_after(&pipeline, &request, 4, &path);
+        let (stages, rest) = stages_of(&pipeline, &Request { image: request.image, ..only(&path) });
+        assert!(rest.unwrap() == whole, "{name}");
+        assert!(!stages.contains(&Stage::Text) && !stages.contains(&Stage::Picture), "{name}: {stages:?}");
+    }
 }
 
 #[test]
@@ -562,10 +573,10 @@ fn damage_is_refused_by_name() {
     refused(demo(), &of(reshaped), &["[1, 16, 2, 4, 4]"]);
     let text = header.as_object().unwrap().keys().find(|name| name.starts_with("text.1.")).unwrap().as_str();
     let few = fixture.forged(renamed(text, "text.2.extra"));
-    refused(demo(), &of(few), &["the prompt of branch 1: ", "there is no such tensor"]);
+    refused(demo(), &of(few), &["text.1.", "there is no such tensor"]);
     let shape: Vec<u64> = serde_json::from_value(header[text]["shape"].clone()).unwrap();
     let turned = fixture.forged(|header, _| header[text]["shape"] = json!([shape[0], shape[2], shape[1]]));
-    refused(demo(), &of(turned), &["the prompt of branch 1: ", "expected F32 of [1, 32, "]);
+    refused(demo(), &of(turned), &["text.1.", "expected F32 of [1, 32, "]);
     let undigested = fixture.forged(|header, _| drop(header.as_object_mut().unwrap().remove("sha256")));
     refused(demo(), &of(undigested), &[]);
 }

@@ -13,10 +13,10 @@ use safetensors::tensor::{SafeTensors, TensorInfo, View};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
+use super::conditions::Conditions;
 use super::identity::Identity;
 use crate::denoise::State;
 use crate::denoise::arithmetic::is_finite;
-use crate::family::Inputs;
 use crate::{Error, Result, WholeFile};
 use navicache_media::open_file;
 use navicache_weights::WeightFile;
@@ -26,8 +26,6 @@ const FORMAT: &str = "navicache-checkpoint";
 const VERSION: &str = "1";
 /// The tensor that holds what is no tensor, as JSON. It may be larger than a header may be.
 const STATE: &str = "state";
-/// How the names of encoded prompts begin: `text.0.hidden` is what the first branch has under `hidden`.
-const TEXT: &str = "text.";
 /// The tensor that holds the SHA-256 of all bytes before it, and its length.
 const DIGEST: &str = "sha256";
 const DIGEST_BYTES: usize = 32;
@@ -50,30 +48,23 @@ pub(crate) struct Saved {
     pub step: usize,
     pub identity: Identity,
     pub state: State,
-    /// The encoded prompts by their names in the file, where they are in it.
-    pub texts: HashMap<String, Tensor>,
+    /// What the run is conditioned on, where that is in the file.
+    pub conditions: Conditions,
     /// What the user was warned of.
     pub warnings: Vec<String>,
 }
 
-/// What an encoded prompt of a branch is called in the file.
-pub(super) fn text_name(branch: usize, name: &str) -> String {
-    format!("{TEXT}{branch}.{name}")
-}
-
-/// Writes a state between two steps of so many, with the encoded prompts of its branches, whole or not at all.
+/// Writes a state between two steps of so many, and what the run is conditioned on, whole or not at all.
 pub(super) fn write(
     path: &Path,
     steps: usize,
     identity: &Identity,
-    (state, texts): (State, &[Inputs]),
+    (state, conditions): (State, &Conditions),
     warnings: &[String],
 ) -> Result<()> {
     let step = state.clocks.len();
-    let of_branch = |(branch, inputs): (usize, &Inputs)| {
-        inputs.iter().map(|(name, tensor)| (text_name(branch, name), tensor.clone())).collect::<Vec<_>>()
-    };
-    let mut tensors: Vec<(String, Tensor)> = texts.iter().enumerate().flat_map(of_branch).collect();
+    let mut tensors: Vec<(String, Tensor)> =
+        conditions.iter().map(|(name, tensor)| (name.clone(), tensor.clone())).collect();
     // What is a clone of another stays one: it is written once, under the first of its names.
     let mut names: HashMap<TensorId, String> = HashMap::new();
     let state = state.map(&mut |name, tensor: Tensor| {
@@ -183,12 +174,11 @@ pub(crate) fn open(path: &Path, device: &Device) -> Result<Saved> {
         used.insert(stored, tensor.clone());
         Ok(tensor)
     })?;
-    let mut texts = HashMap::new();
+    let mut conditions = Conditions::default();
     for name in content.names().into_iter().filter(|name| ![STATE, DIGEST].contains(name) && !used.contains_key(*name))
     {
-        match name.starts_with(TEXT) {
-            true => drop(texts.insert(name.to_string(), tensor(&content, name, device).map_err(wrong)?)),
-            false => return Err(wrong(format!("{name}: the state has no such tensor"))),
+        if !conditions.put(name, tensor(&content, name, device).map_err(wrong)?) {
+            return Err(wrong(format!("{name}: the state has no such tensor")));
         }
     }
     if step != state.clocks.len() || step > steps {
@@ -198,7 +188,7 @@ pub(crate) fn open(path: &Path, device: &Device) -> Result<Saved> {
     if let Some(clock) = state.clocks.iter().find(|clock| !clock.is_sane()) {
         return Err(wrong(format!("a step took {clock:?}: expected seconds")));
     }
-    Ok(Saved { path: path.to_path_buf(), step, identity, state, texts, warnings })
+    Ok(Saved { path: path.to_path_buf(), step, identity, state, conditions, warnings })
 }
 
 type Header = HashMap<String, String>;

@@ -1,10 +1,12 @@
 //! Checkpoints: a generation that was stopped, killed or lost power goes on after its last one, bit for bit.
 //!
 //! * [`file`]: what is in the file, and how it is written and read.
+//! * [`conditions`]: what of it need not be encoded again.
 //! * [`identity`]: what has to be the same for a run to go on, and what is said where it is not.
 //! * [`options`]: what a user says of them.
 //! * here: when one is written.
 
+mod conditions;
 mod file;
 mod identity;
 mod options;
@@ -17,9 +19,10 @@ use navicache_control::cache::Guarded;
 
 use crate::denoise::{Sampler, Setup, Start};
 use crate::event::{Event, Reporter};
-use crate::family::Inputs;
+use crate::family::{Conditioning, ImageConditioning, Inputs};
 use crate::{Error, Request, Result};
 
+use conditions::Conditions;
 pub(crate) use file::{Saved, open};
 pub(crate) use identity::Identity;
 pub use options::{Checkpoint, Every, Resume};
@@ -53,22 +56,15 @@ impl Saved {
         self.identity.complete(given).map_err(|reason| Error::file(&self.path, reason))
     }
 
-    /// The encoded prompts of so many branches, where they are in the file. `like`: what those of a branch are like.
-    pub fn texts(&self, like: &Inputs, branches: usize) -> Result<Option<Vec<Inputs>>> {
-        if self.texts.is_empty() {
-            return Ok(None);
-        }
-        let wrong = |reason: String| Error::file(&self.path, reason);
-        let of_branch = |branch: usize| {
-            let found = |name: &str| self.texts.get(&file::text_name(branch, name)).cloned();
-            like.filled(found).map_err(|reason| wrong(format!("the prompt of branch {branch}: {reason}")))
-        };
-        let texts = (0..branches).map(of_branch).collect::<Result<Vec<_>>>()?;
-        let known = texts.iter().map(|inputs| inputs.iter().count()).sum::<usize>();
-        match self.texts.len() == known {
-            true => Ok(Some(texts)),
-            false => Err(wrong(format!("has {} encoded prompts, expected {known}", self.texts.len()))),
-        }
+    /// The encoded prompts of so many branches and the encoded picture, each where it is in the file: see
+    /// [`Conditions::read`].
+    pub fn conditions(
+        &self,
+        like: &Conditioning,
+        branches: usize,
+        latents: &[usize; 5],
+    ) -> Result<(Option<Vec<Inputs>>, Option<ImageConditioning>)> {
+        self.conditions.read(like, branches, latents).map_err(|reason| Error::file(&self.path, reason))
     }
 
     /// Whether the whole run began with latents from a file.
@@ -99,15 +95,12 @@ const FIRST_AFTER: Duration = Duration::from_secs(2);
 /// With [`Every::Auto`]: time between two checkpoints, in times of what writing the last one took.
 const TIME_PER_COST: u32 = 100;
 
-/// Most bytes of encoded prompts that are kept.
-const TEXTS_MOST: usize = 64 << 20;
-
 /// Writes the checkpoints of one generation.
 pub(crate) struct Keeper {
     checkpoint: Checkpoint,
     identity: Identity,
-    /// The encoded prompts, if they are to be kept.
-    texts: Vec<Inputs>,
+    /// What the run is conditioned on.
+    conditions: Conditions,
     /// Since when the steps run, and how many were done before.
     began: Instant,
     done_before: usize,
@@ -136,7 +129,7 @@ impl Keeper {
         Ok(Keeper {
             checkpoint,
             identity,
-            texts: Vec::new(),
+            conditions: Conditions::default(),
             began: Instant::now(),
             done_before: resumed.map_or(0, |saved| saved.step),
             last: None,
@@ -144,12 +137,9 @@ impl Keeper {
         })
     }
 
-    /// Keeps the encoded prompts of all branches in the file, unless they are large: a run that goes on need not read
-    /// the text encoder then, which may be the largest part of a model.
-    pub fn keep_texts(&mut self, texts: &[Inputs]) {
-        if texts.iter().map(Inputs::bytes).sum::<usize>() <= TEXTS_MOST {
-            self.texts = texts.to_vec();
-        }
+    /// Keeps what the run is conditioned on in the file.
+    pub fn keep(&mut self, conditioning: &Conditioning) {
+        self.conditions = Conditions::of(conditioning);
     }
 
     /// A step is done: writes a checkpoint if one is due. Where it cannot be written the run goes on, and the last one
@@ -167,7 +157,7 @@ impl Keeper {
         let clock = Instant::now();
         let state = sampler.save()?;
         let path = &self.checkpoint.path;
-        let written = file::write(path, steps, &self.identity, (state, &self.texts), &reporter.warnings);
+        let written = file::write(path, steps, &self.identity, (state, &self.conditions), &reporter.warnings);
         self.last = Some((Instant::now(), clock.elapsed()));
         match written {
             Ok(()) => {

@@ -206,11 +206,6 @@ impl Inputs {
         self.0.iter().map(|(name, tensor)| (*name, tensor))
     }
 
-    /// Bytes of their numbers.
-    pub fn bytes(&self) -> usize {
-        self.0.values().map(|tensor| tensor.elem_count() * tensor.dtype().size_in_bytes()).sum()
-    }
-
     /// The same names with other tensors, of the formats and shapes of these; texts may have fewer tokens.
     ///
     /// * `found` - what there is under a name
@@ -221,10 +216,10 @@ impl Inputs {
         let filled = self.0.iter().map(|(name, like)| {
             let tensor = found(name).ok_or_else(|| format!("{name}: there is no such tensor"))?;
             let (shape, most) = (tensor.dims(), like.dims());
-            let (last, tokens) = (most.len().saturating_sub(1), 1);
-            let fits = |(axis, (size, most)): (usize, (&usize, &usize))| match axis {
-                axis if axis == tokens && axis < last => (1..=*most).contains(size),
-                _ => size == most,
+            let is_text = most.len() == 3; // (1, tokens, features)
+            let fits = |(axis, (size, most)): (usize, (&usize, &usize))| match is_text && axis == 1 {
+                true => (1..=*most).contains(size),
+                false => size == most,
             };
             let alike = shape.len() == most.len() && shape.iter().zip(most).enumerate().all(fits);
             match alike && tensor.dtype() == like.dtype() {
