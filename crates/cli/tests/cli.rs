@@ -79,6 +79,18 @@ fn every_format() {
 }
 
 #[test]
+fn a_gif_that_plays_more_slowly_is_told_of() {
+    let folder = tempfile::tempdir().unwrap();
+    let (fast, says) = (["--fps", "60", "-o", "a.gif"], "a.gif: players show 50 frames a second of a GIF at most");
+    let made = navicache(folder.path(), &short(&[&fast[..], &["--save-latents", "l.safetensors"]].concat()));
+    let decoded = navicache(folder.path(), &[&["generate", "--resume-decode", "l.safetensors"], &fast[..]].concat());
+    for output in [made, decoded] {
+        let said = stderr(&output);
+        assert!(output.status.success() && said.contains(says) && said.contains("at --fps 60"), "{said}");
+    }
+}
+
+#[test]
 fn the_same_command_makes_the_same_bytes() {
     let folder = tempfile::tempdir().unwrap();
     for name in ["a.mp4", "b.mp4"] {
