@@ -1,10 +1,10 @@
-"""Draws the pictures of the documentation with the built-in model, or another that knows its captions:
+"""Draws the pictures of the documentation with the built-in model:
 
     demo       docs/demo.gif: five prompts, uncached above, cached below, with the strip of what was computed
-    captions   docs/captions.jpg: the twenty held-out captions, uncached, seed 0; with a folder, docs/captions-96.jpg for demo-96
+    captions   docs/captions.jpg: the twenty held-out captions, uncached, seed 0
     pushed     docs/pushed.jpg: where caching goes wrong when it is pushed
 
-    pip install torch safetensors pillow && cargo build --release && python tools/demo/gallery.py captions [models/demo-96]
+    pip install torch safetensors pillow && cargo build --release && python tools/demo/gallery.py captions
 """
 import json
 import math
@@ -19,8 +19,8 @@ from safetensors.torch import load_file
 
 ROOT = pathlib.Path(__file__).parents[2]
 PROMPTS = [("a white circle moving right on a black background", 0), ("an orange ring growing on a brown background", 0),
-           ("a pink triangle shrinking on a brown background", 0), ("an orange square moving down on a teal background", 0),
-           ("a cyan triangle moving up on a teal background", 0)]
+           ("a red star circling on a navy background", 0), ("a pink triangle shrinking on a brown background", 0),
+           ("a blue square spinning on a teal background", 0)]
 CACHES = ["none", "navicache:mid"]
 PUSHED = [("none", "act"), ("stride:faster", "act"), ("navicache:fast", "act"), ("navicache,threshold=10,align_steps=2", "off"),
           ("navicache,threshold=10,align_steps=2,reuse=linear", "off"), ("navicache,threshold=10,align_steps=2,reuse=linear", "act")]
@@ -28,12 +28,12 @@ SIDE, GAP, TEXT = 144, 12, 34
 INK, PAPER, COMPUTED, REUSED = (35, 35, 40), (250, 250, 248), (46, 125, 80), (205, 205, 200)
 
 
-def make(prompt, seed, cache, guard="act", model="demo"):
+def make(prompt, seed, cache, guard="act"):
     """Frames and, step by step, whether it was computed."""
     with tempfile.TemporaryDirectory() as folder:
         frames, report = pathlib.Path(folder, "f.safetensors"), pathlib.Path(folder, "r.json")
         subprocess.run([ROOT / "target/release/navicache", "generate", prompt, "--seed", str(seed), "--cache", cache, "--guard", guard, "-q",
-                        "--model", model, "-o", frames, "--report", report], check=True)
+                        "-o", frames, "--report", report], check=True)
         strip = json.loads(report.read_text())["strip"].split("|")[:-1]
         return load_file(frames)["frames"].numpy(), ["S" in step for step in strip]
 
@@ -52,7 +52,7 @@ def row_of(picture, frames, left, top, side, count=5):
         picture.paste(frame, (left + i * (side + 4), top))
 
 
-def captions(model="demo"):
+def captions():
     font, side = ImageFont.load_default(size=14), 96
     wide, high = 5 * (side + 4) + 20, side + 26
     picture = Image.new("RGB", (2 * wide, 10 * high), PAPER)
@@ -60,9 +60,8 @@ def captions(model="demo"):
     for i, caption in enumerate(shapes.held_out()):
         left, top = i % 2 * wide + 8, i // 2 * high
         draw.text((left, top + 2), caption, INK, font)
-        row_of(picture, make(caption, 0, "none", model=model)[0], left, top + 22, side)
-    name = "captions" if model == "demo" else f"captions-{pathlib.Path(model).name.removeprefix('demo-')}"
-    picture.save(ROOT / f"docs/{name}.jpg", quality=85)
+        row_of(picture, make(caption, 0, "none")[0], left, top + 22, side)
+    picture.save(ROOT / "docs/captions.jpg", quality=85)
 
 
 def pushed():
@@ -111,6 +110,6 @@ def demo():
 if __name__ == "__main__":
     pictures = {"demo": demo, "captions": captions, "pushed": pushed}
     draw = pictures.get(sys.argv[1]) if len(sys.argv) > 1 else None
-    if draw is None or len(sys.argv) > (3 if draw is captions else 2):
+    if draw is None or len(sys.argv) > 2:
         sys.exit(__doc__)
-    draw(*sys.argv[2:])
+    draw()

@@ -61,7 +61,7 @@ fn a_video_with_its_report() {
     assert!(reused > 0, "{strip}");
 
     let last = stderr(&output).lines().last().unwrap().to_string();
-    assert!(last.starts_with("a.mp4: 5 frames of 32x32, enlarged 4 times in "), "{last}");
+    assert!(last.starts_with("a.mp4: 5 frames of 32x32, enlarged 3 times in "), "{last}");
     let ran = strip.split_terminator('|').filter(|step| step.contains('S')).count();
     assert!(last.contains(&format!(" {ran} of 12 steps were computed, ")), "{last}");
     assert!(!stderr(&output).contains('\x1b'), "no colours where there is no terminal");
@@ -245,8 +245,8 @@ fn models_that_are_broken() {
         ),
         (
             "more layers than there are",
-            |m| edit(m.join("transformer/config.json"), |c| c["num_layers"] = 7.into()),
-            &["blocks.6.", "found nothing by that name", TRANSFORMER],
+            |m| edit(m.join("transformer/config.json"), |c| c["num_layers"] = 9.into()),
+            &["blocks.8.", "found nothing by that name", TRANSFORMER],
         ),
         (
             "another transformer",
@@ -414,7 +414,7 @@ fn traces_replay_and_tune() {
         ("swapped", swapped.as_str(), "line 2: step 1, expected 0"),
         ("empty", "", "is empty"),
         ("short", "{\"trace\": 1", "line 1: not a header"),
-        ("huge", &header.replace("\"blocks\":6", "\"blocks\":1000000000000"), "expected at most"),
+        ("huge", &header.replace("\"blocks\":8", "\"blocks\":1000000000000"), "expected at most"),
         ("steps", &format!("{header}\n{{}}"), "line 2"),
         ("stepless", &header, "has no steps"),
         ("other.csv", "a,b\n1,2\n", "missing field"),

@@ -26,8 +26,8 @@ const SIDE: usize = 8;
 /// So many of them are random, unless it takes longer than [`FIT_SECONDS`].
 const SQUARES: usize = 64;
 const FIT_SECONDS: f64 = 1.0;
-/// The deviation of random latents, and how much each counts beside one of the video. A VAE is closer to linear near 0.
-const DEVIATION: f64 = 0.3;
+/// The deviation of random latents, which is about that of a video's, and how much each counts beside one of the video.
+const DEVIATION: f64 = 1.0;
 const RANDOM_WEIGHT: f64 = 0.01;
 /// Keeps the equations solvable where a channel does nothing.
 const RIDGE: f64 = 1e-4;

@@ -12,6 +12,8 @@ use navicache_engine::replay::trace::{Recorder, Trace};
 use navicache_engine::{Error, LoadOptions, Pipeline, Request, Video, cache_argument, generate, save_preset, trace};
 
 const STEPS: usize = 14;
+/// Of a forward: eight blocks of three.
+const UNITS: usize = 24;
 
 fn pipeline() -> &'static Pipeline {
     static PIPELINE: OnceLock<Pipeline> = OnceLock::new();
@@ -43,7 +45,7 @@ fn every_method_counts_what_ran() {
     for cache in SAMPLES.iter().flat_map(|sample| sample.eager) {
         let Video { report, latents, .. } = make(cache);
         let units = report.totals.units_computed + report.totals.units_reused;
-        assert_eq!(units, STEPS * 2 * 18, "{cache}");
+        assert_eq!(units, STEPS * 2 * UNITS, "{cache}");
         assert!(report.totals.units_reused > 0, "{cache} {}", report.strip);
         for step in &report.steps {
             for (branch, b) in &step.branches {
@@ -53,7 +55,7 @@ fn every_method_counts_what_ran() {
                     _ => Ran::Mixed,
                 };
                 assert_eq!(b.decision, expected, "{cache} step {} {branch}", step.index);
-                assert_eq!(b.units_computed + b.units_reused, 18);
+                assert_eq!(b.units_computed + b.units_reused, UNITS);
             }
         }
         // A video of the same kind, not noise: nearer to the uncached one than the uncached one is to nothing.
@@ -131,9 +133,9 @@ fn what_cannot_work_is_refused_with_the_reason() {
     };
     refused("easycache,reuse=from_cond", 1.0, "this run has one branch");
     refused("mixcache,granularity=cfg", 1.0, "this run has one branch");
-    refused("dbcache,first_blocks=6", 4.0, "first_blocks and last_blocks are 7 of 6 blocks");
-    refused("dicache,probe_blocks=6", 4.0, "probe_blocks is 6 of 6 blocks");
-    refused("mixcache,granularity=block,first_blocks=0.5,last_blocks=0.4", 4.0, "leave none of 6 blocks");
+    refused("dbcache,first_blocks=8", 4.0, "first_blocks and last_blocks are 9 of 8 blocks");
+    refused("dicache,probe_blocks=8", 4.0, "probe_blocks is 8 of 8 blocks");
+    refused("mixcache,granularity=block,first_blocks=0.5,last_blocks=0.45", 4.0, "leave none of 8 blocks");
 }
 
 #[test]
@@ -141,8 +143,8 @@ fn a_bill_over_the_budget_names_both_numbers() {
     let request = Request { cache_memory: Some(100_000), ..request("taylorseer,level=units") };
     match generate(pipeline(), &request, &mut |_| ControlFlow::Continue(())) {
         Err(error @ Error::Invalid { .. }) => {
-            // 18 units, 2 values, 2 branches of 2 x 2 x 2 tokens, 192 wide, f32
-            let needed = 18 * 2 * 2 * (2 * 2 * 2) * 192 * 4;
+            // 24 units, 2 values, 2 branches of 2 x 2 x 2 tokens, 192 wide, f32
+            let needed = 24 * 2 * 2 * (2 * 2 * 2) * 192 * 4;
             let message = error.to_string();
             assert!(message.contains(&format!("{:.1} kB in all", needed as f64 / 1e3)), "{message}");
             assert!(message.contains("the budget is 100.0 kB (`cache_memory`)"), "{message}");

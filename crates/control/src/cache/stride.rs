@@ -11,9 +11,10 @@
 //! h' = h (tolerance / error)^(1/3)
 //! ```
 //!
-//! and one step longer than the last at most, which is the step-size control of every solver for differential equations
-//! (Hairer, Norsett, Wanner, *Solving Ordinary Differential Equations I*, II.4). docs/skipping.md has the derivation
-//! and the measurements.
+//! with a tolerance that grows over the run, to three times the threshold: the later an error is made, the less of it
+//! is passed on to the video. A stride is one step longer than the last at most. This is the step-size control of every
+//! solver for differential equations (Hairer, Norsett, Wanner, *Solving Ordinary Differential Equations I*, II.4).
+//! docs/skipping.md has the derivation and the measurements.
 
 use super::{
     About, Asks, At, Decision, Guard, Measure, Measurements, Method, Policy, Quantity, Question, Reuse, Run, Subject,
@@ -30,7 +31,7 @@ pub const ABOUT: About = About {
 
 options! {
     /// Error of the latents that a stride may make, as the solver finds it: mean absolute error relative to their mean
-    /// size. 0 computes every step.
+    /// size; at the first step, and three times as much at the last. 0 computes every step.
     threshold: f64,
     /// Number of initial steps that are always computed.
     warmup_steps: usize,
@@ -43,6 +44,8 @@ options! {
 
 /// The error of a stride of `h` steps grows as `h` to this power.
 const ORDER: f64 = 3.0;
+/// What the tolerance gains over the run, in thresholds (docs/skipping.md, "A tolerance that grows").
+const GROWTH: f64 = 2.0;
 
 const ERROR: Quantity = Subject::SolverError.by(Measure::Magnitude);
 const SIZE: Quantity = Subject::Sample.by(Measure::Magnitude);
@@ -55,8 +58,8 @@ impl Method for Config {
         Guard { first_steps: self.warmup_steps, last_steps: 1, max_run: Some(max_run) }
     }
 
-    fn policy(&self, _: &Run) -> Box<dyn Policy> {
-        Box::new(Stride { config: self.clone(), computed: None, stride: 1, error: None })
+    fn policy(&self, run: &Run) -> Box<dyn Policy> {
+        Box::new(Stride { config: self.clone(), steps: run.steps.len(), computed: None, stride: 1, error: None })
     }
 
     fn check(&self) -> Result<(), String> {
@@ -69,6 +72,8 @@ impl Method for Config {
 
 struct Stride {
     config: Config,
+    /// Of the run.
+    steps: usize,
     /// The last computed step.
     computed: Option<usize>,
     /// Steps to it from the one computed before.
@@ -78,9 +83,9 @@ struct Stride {
 }
 
 impl Stride {
-    /// Steps to the next computed one.
-    fn wanted(&self) -> usize {
-        let threshold = self.config.threshold;
+    /// Steps to the next computed one, from that step.
+    fn wanted(&self, computed: usize) -> usize {
+        let threshold = self.config.threshold * (1.0 + GROWTH * computed as f64 / self.steps as f64);
         match self.error {
             _ if threshold.is_infinite() => usize::MAX,
             // No error at all is no measurement: a velocity that is zero throughout has no scale.
@@ -102,7 +107,7 @@ impl Policy for Stride {
 
     fn decide(&mut self, at: At, _: &Measurements) -> Decision {
         match self.computed {
-            Some(computed) if at.step - computed < self.wanted() => Decision::Reuse(self.config.reuse.into()),
+            Some(computed) if at.step - computed < self.wanted(computed) => Decision::Reuse(self.config.reuse.into()),
             _ => Decision::Compute,
         }
     }
