@@ -8,7 +8,7 @@
 //! `--rivals` the same solver with fewer steps; `--held-out` takes 16 videos that no preset was chosen on, `--videos N`
 //! fewer of them; `--solver`, `--steps` and `--guidance` are those of `navicache generate`.
 //!
-//! With `--other-runs` it measures at 20 to 100 steps and at guidances 1 and 7 instead, each in a folder of its own,
+//! With `--other-runs` it measures at 20 to 100 steps and at guidances 1, 4 and 7 instead, each in a folder of its own,
 //! beside the same solver with as many steps as the first method computes there. How far a method is from 200 steps:
 //! `--steps 200 stride:mid,steps=50`.
 
@@ -66,10 +66,10 @@ fn one_run(pipeline: &Pipeline, options: &Options) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Whether what was chosen at 50 steps and guidance 4 holds elsewhere.
+/// Whether what was chosen at 50 steps and guidance 2 holds elsewhere.
 fn other_runs(pipeline: &Pipeline, options: &Options) -> Result<(), Failure> {
     let of_steps = [20, 30, 40, 60, 80, 100].map(|n| (format!("{n} steps"), Some(n), options.request.guidance));
-    let of_guidance = [1.0, 7.0].map(|g| (format!("guidance {g}"), options.request.steps, Some(g)));
+    let of_guidance = [1.0, 4.0, 7.0].map(|g| (format!("guidance {g}"), options.request.steps, Some(g)));
     println!("| run | cache | computed steps | PSNR | worst video |");
     println!("|---|---|---|---|---|");
     for (name, steps, guidance) in of_steps.into_iter().chain(of_guidance) {
