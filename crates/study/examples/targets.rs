@@ -1,8 +1,8 @@
 //! Targets and guards on the embedded model: makes curves, and measures what docs/targets.md says of them.
 //!
 //!     cargo run --release -p navicache-study --example targets -- curve stride -o stride.json [--videos 8]
-//!     cargo run --release -p navicache-study --example targets -- speed [--methods stride,trend] [--videos 10]
-//!     cargo run --release -p navicache-study --example targets -- quality [--methods stride] [--videos 8]
+//!     cargo run --release -p navicache-study --example targets -- speed stride trend [--videos 10]
+//!     cargo run --release -p navicache-study --example targets -- quality stride [--videos 8]
 //!     cargo run --release -p navicache-study --example targets -- guards METHOD... [--videos 8]
 //!     cargo run --release -p navicache-study --example targets -- wrecks [--videos 8]
 //!
@@ -453,7 +453,10 @@ impl Options {
                 "--curves" => options.curves = Some(value()?.into()),
                 "--all" => options.all = true,
                 "-o" => options.output = value()?.into(),
-                method => options.methods.push(method.to_string()),
+                method => {
+                    method.parse::<CacheSpec>()?; // refused here, not taken for the default later
+                    options.methods.push(method.to_string());
+                }
             }
         }
         Ok(options)
