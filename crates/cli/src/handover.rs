@@ -4,7 +4,6 @@
 //! Whether a GPU can be used is asked of `navicache-cuda` itself: what its loader and the driver answer is what is
 //! missing.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -38,7 +37,7 @@ pub fn hand_over(device: DeviceChoice) -> Result<()> {
         (DeviceChoice::Auto, Err(Unusable::Silent(reason))) => {
             let longer = PATIENCE_BY_NAME.as_secs();
             let advice = format!("--device cuda waits {longer} seconds, --device cpu does not ask");
-            let _ = writeln!(std::io::stderr(), "navicache: {reason}; the CPU does the work ({advice})");
+            crate::terminal::tell(&format!("navicache: {reason}; the CPU does the work ({advice})"));
             Ok(())
         }
         (_, Err(unusable)) => Err(error(unusable.to_string())),

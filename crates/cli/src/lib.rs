@@ -34,7 +34,6 @@ mod terminal;
 mod values;
 mod version;
 
-use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::atomic::AtomicBool;
@@ -47,7 +46,7 @@ use navicache_engine::{Event, Pipeline, Request, WholeFile, decode_latents, gene
 use navicache_study::vbench;
 use progress::Progress;
 use serde_json::json;
-use terminal::{go_on_unless, print, spelled, stop_on_ctrl_c};
+use terminal::{go_on_unless, print, spelled, stop_on_ctrl_c, tell};
 
 /// Does what the arguments say.
 pub fn main() -> ExitCode {
@@ -67,14 +66,13 @@ pub fn main() -> ExitCode {
         Ok(()) => match terminal::lost_output() {
             None => ExitCode::SUCCESS,
             Some(error) => {
-                let _ = writeln!(std::io::stderr(), "navicache: standard output: {error}");
+                tell(&format!("navicache: standard output: {error}"));
                 ExitCode::FAILURE
             }
         },
         Err(error) => {
-            // A closed terminal is no reason to panic.
             events::fail(&error);
-            let _ = writeln!(std::io::stderr(), "navicache: {}", spelled(&error.to_string()));
+            tell(&format!("navicache: {}", spelled(&error.to_string())));
             error.exit_code()
         }
     }
@@ -84,7 +82,7 @@ pub fn main() -> ExitCode {
 /// not. Or what the program ends with.
 fn read(program: &clap::Command) -> std::result::Result<(Command, Vec<String>), ExitCode> {
     let complain = |text: &str| {
-        let _ = writeln!(std::io::stderr(), "navicache: {text}");
+        tell(&format!("navicache: {text}"));
         ExitCode::from(error::MISUSE)
     };
     models_can_compute().map_err(|e| complain(&e))?;
@@ -135,7 +133,7 @@ fn device(command: &Command) -> Option<navicache_engine::DeviceChoice> {
 
 fn run(command: Command, program: &clap::Command, unknown_variables: &[String]) -> Result<()> {
     for unknown in unknown_variables {
-        let _ = writeln!(std::io::stderr(), "navicache: {unknown}");
+        tell(&format!("navicache: {unknown}"));
     }
     if command.prints_events() {
         events::print_them();
@@ -312,7 +310,7 @@ fn vbench(options: &Vbench) -> Result<()> {
     if !left_out.is_empty() {
         let names = left_out.iter().map(|text| format!("{text:?}")).collect::<Vec<_>>().join(", ");
         // It is no failure, but nobody should miss it.
-        let _ = writeln!(std::io::stderr(), "navicache: left out, since they cannot be names of files: {names}");
+        tell(&format!("navicache: left out, since they cannot be names of files: {names}"));
     }
     progress.line(&format!("{} videos made, {} were there. Next:", made.made, made.here));
     if options.json {

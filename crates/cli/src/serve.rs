@@ -1,7 +1,6 @@
 //! The server, its keys, and its worker.
 
 use std::ffi::OsString;
-use std::io::Write;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -11,7 +10,7 @@ use navicache_engine::{DeviceChoice, DtypeChoice, Every, LoadOptions, Size, use_
 use navicache_server::{Access, Limits, Options, WorkerOptions, key_weight, new_key, read_keys, revoke_key};
 
 use crate::error::Result;
-use crate::terminal::print;
+use crate::terminal::{print, tell};
 use crate::values::{bytes, duration, origin, steps, video};
 
 /// The routes are OpenAI's: its clients work with http://127.0.0.1:8080/v1 as their base URL. Jobs and videos are kept
@@ -251,8 +250,7 @@ pub fn serve(options: &Serve) -> Result<()> {
         log_prompts: options.log_prompts,
     };
     Ok(navicache_server::serve(settings, |url| {
-        // In one write, so that a reader of this line never sees half of it; a closed terminal is no reason to stop.
-        let _ = std::io::stderr().write_all(format!("listening on {url}\n").as_bytes());
+        tell(&format!("listening on {url}"));
     })?)
 }
 

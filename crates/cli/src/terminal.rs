@@ -26,6 +26,12 @@ pub fn print_raw(bytes: &[u8]) {
     }
 }
 
+/// A line of standard error, in one write: what another process says there does not fall between its parts. A closed
+/// terminal is no reason to stop.
+pub fn tell(text: &str) {
+    let _ = std::io::stderr().write_all(format!("{text}\n").as_bytes());
+}
+
 /// Why output was lost, if it was. A reader that has seen enough is no reason to complain.
 pub fn lost_output() -> Option<&'static std::io::Error> {
     LOST.get().filter(|error| error.kind() != ErrorKind::BrokenPipe)
@@ -53,7 +59,7 @@ pub fn stop_on_ctrl_c() -> Arc<AtomicBool> {
     for signal in [SIGINT, SIGTERM, SIGHUP].into_iter().filter(|signal| !is_ignored(*signal)) {
         let second = register_conditional_shutdown(signal, INTERRUPTED.into(), interrupted.clone());
         if let Err(e) = second.and_then(|_| register(signal, interrupted.clone())) {
-            let _ = writeln!(std::io::stderr(), "navicache: Ctrl-C will stop at once, not at the end of a step: {e}");
+            tell(&format!("navicache: Ctrl-C will stop at once, not at the end of a step: {e}"));
         }
     }
     interrupted
@@ -78,7 +84,7 @@ pub fn stop_on_ctrl_c() -> Arc<AtomicBool> {
         }
     };
     if let Err(e) = ctrlc::set_handler(handler) {
-        let _ = writeln!(std::io::stderr(), "navicache: Ctrl-C will stop at once, not at the end of a step: {e}");
+        tell(&format!("navicache: Ctrl-C will stop at once, not at the end of a step: {e}"));
     }
     interrupted
 }
