@@ -97,6 +97,9 @@ fn differs(measured: &Settings, ours: &Settings) -> Option<String> {
         (there, here) if there.solver != here.solver => both("the solver", &there.solver, &here.solver),
         (there, here) if there.steps != here.steps => both("steps", &there.steps, &here.steps),
         (there, here) if there.guidance != here.guidance => both("guidance", &there.guidance, &here.guidance),
+        (Settings { shift: Some(there), .. }, Settings { shift: Some(here), .. }) if there != here => {
+            both("shift", there, here)
+        }
         (Settings { extent: Some(there), .. }, Settings { extent: Some(here), .. }) if there != here => {
             both("videos of", there, here)
         }
@@ -144,6 +147,7 @@ mod tests {
             solver: SolverKind::UniPc,
             steps: 50,
             guidance: 4.0,
+            shift: Some(3.0),
             extent: extent(17),
         };
         for (ours, says) in [
@@ -151,11 +155,13 @@ mod tests {
             (Settings { solver: SolverKind::Euler, ..measured() }, "the solver unipc, this run has euler"),
             (Settings { steps: 30, ..measured() }, "steps 50, this run has 30"),
             (Settings { guidance: 5.0, ..measured() }, "guidance 4, this run has 5"),
+            (Settings { shift: Some(12.0), ..measured() }, "shift 3, this run has 12"),
             (Settings { extent: extent(1), ..measured() }, "videos of 64x48, 17 frames, this run has 64x48, 1 frame"),
         ] {
             assert_eq!(differs(&measured(), &ours), Some(format!("closeness was measured with {says}")));
         }
         assert_eq!(differs(&measured(), &measured()), None);
-        assert_eq!(differs(&Settings { extent: None, ..measured() }, &measured()), None, "an older file");
+        let older = Settings { shift: None, extent: None, ..measured() };
+        assert_eq!(differs(&older, &measured()), None, "an older file");
     }
 }

@@ -314,7 +314,7 @@ impl Request {
         let solver = self.solver.unwrap_or(solver);
         let family = defaults.presets.clone();
         let extent = Some(Extent { width, height, frames });
-        let ours = Settings { family, solver, steps, guidance, extent };
+        let ours = Settings { family, solver, steps, guidance, shift: Some(shift), extent };
         let whose = if built_in().as_ref() == Some(defaults) { Whose::BuiltIn } else { Whose::Another };
         let promised = promised(self.target.as_ref(), self.cache.as_ref(), &ours, whose)?;
         let chosen = (self.cache.is_none() && promised.is_none()).then(|| cache::best(&defaults.presets, solver));

@@ -27,8 +27,9 @@ pub fn record(
     let request = &Request { cache: Some("none".parse()?), target: None, ..request.clone() };
     let Denoised { resolved, run, sampled, .. } =
         denoise(pipeline, request, Some(recorder), Destination::Latents, &mut reporter)?;
-    let Resolved { solver, guidance, width, height, frames, .. } = resolved;
-    let made = Some(Made { solver, guidance, extent: Some(Extent { width, height, frames }) });
+    let Resolved { solver, guidance, shift, width, height, frames, .. } = resolved;
+    let extent = Some(Extent { width, height, frames });
+    let made = Some(Made { solver, guidance, shift: Some(shift), extent });
     let about = About { model: pipeline.name().to_string(), prompt: resolved.prompt, seed: resolved.seed, made };
     Ok(recorded(about, &run, recorder.lags, sampled.steps))
 }

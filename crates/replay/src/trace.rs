@@ -79,6 +79,9 @@ pub struct Made {
     pub solver: SolverKind,
     /// Guidance scale.
     pub guidance: f64,
+    /// Shift of the noise schedule, where it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shift: Option<f64>,
     /// How large the video is, where it is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub extent: Option<Extent>,

@@ -277,8 +277,8 @@ pub fn promise(traces: &[Trace], spec: &CacheSpec, family: &str) -> Result<Promi
     }
     let mut options = given.as_object().cloned().unwrap_or_default();
     options.remove("threshold");
-    let Made { solver, guidance, extent } = about;
-    let settings = Settings { family: family.to_string(), solver, steps, guidance, extent };
+    let Made { solver, guidance, shift, extent } = about;
+    let settings = Settings { family: family.to_string(), solver, steps, guidance, shift, extent };
     Promise::measured(Closeness::Error, (spec.method.clone(), options), settings, measured).map_err(refuse)
 }
 
@@ -301,9 +301,10 @@ fn check_distinct(traces: &[Trace]) -> Result<(), String> {
 fn made(trace: &Trace) -> String {
     let steps = trace.steps.len();
     match trace.header.made {
-        Some(Made { solver, guidance, extent }) => {
+        Some(Made { solver, guidance, shift, extent }) => {
+            let shift = shift.map_or(String::new(), |shift| format!(", shift {shift}"));
             let extent = extent.map_or(String::new(), |extent| format!(", {extent}"));
-            format!("{steps} steps of {solver}, guidance {guidance}{extent}")
+            format!("{steps} steps of {solver}, guidance {guidance}{shift}{extent}")
         }
         None => format!("{steps} steps"),
     }

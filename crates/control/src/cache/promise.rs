@@ -115,6 +115,9 @@ pub struct Settings {
     pub steps: usize,
     /// Guidance scale.
     pub guidance: f64,
+    /// Shift of the noise schedule. Measurements of before do not say it; then it is not looked at.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shift: Option<f64>,
     /// How large the videos are. Measurements of before do not say it; then it is not looked at.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub extent: Option<Extent>,
@@ -282,7 +285,14 @@ mod tests {
 
     fn settings() -> Settings {
         let extent = Some(Extent { width: 64, height: 48, frames: 17 });
-        Settings { family: "f".to_string(), solver: SolverKind::UniPc, steps: 50, guidance: 4.0, extent }
+        Settings {
+            family: "f".to_string(),
+            solver: SolverKind::UniPc,
+            steps: 50,
+            guidance: 4.0,
+            shift: Some(3.0),
+            extent,
+        }
     }
 
     /// 39 videos: at the first threshold 41 to 79 dB, 10 less at ten times the threshold.

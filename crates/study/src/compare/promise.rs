@@ -32,6 +32,7 @@ pub fn promise(results: &Results) -> Result<Promise> {
         "solver": of_run("solver"),
         "steps": of_run("steps"),
         "guidance": of_run("guidance"),
+        "shift": of_run("shift"),
         "extent": {"width": of_run("width"), "height": of_run("height"), "frames": of_run("frames")},
     });
     let settings: Settings =
