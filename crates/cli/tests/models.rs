@@ -147,11 +147,14 @@ fn latents_are_decoded_again() {
 
     // The name that a run would use for itself may be the user's own.
     let own = "own.mp4.latents.safetensors";
-    for extra in [["--save-latents", own], ["--latents", own]] {
+    let spelled = format!("./{own}");
+    for extra in [["--save-latents", own], ["--latents", own], ["--save-latents", &spelled], ["--latents", &spelled]] {
         let made = navicache(folder.path(), &[&["generate", "x"], &short[..], &extra, &["-o", "own.mp4"]].concat());
         assert!(made.status.success(), "{}", stderr(&made));
         assert!(folder.path().join(own).exists(), "{extra:?}");
     }
+    let made = navicache(folder.path(), &[&["generate", "x"], &short[..], &["-o", "own.mp4"]].concat());
+    assert!(made.status.success() && folder.path().join(own).exists(), "latents kept from another run stay");
 
     let resume = |args: &[&str]| navicache(folder.path(), &[&["generate", "--resume-decode"], args].concat());
     let again = resume(&["kept.safetensors", "-o", "again.safetensors"]);

@@ -46,6 +46,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let at = |name: &str| folder.path().join(name);
         std::fs::create_dir(at("sub")).unwrap();
+        #[cfg(unix)]
+        std::os::unix::fs::symlink("a.mp4", at("link")).unwrap();
         let save_latents = |name: &str| Request { save_latents: Some(at(name)), ..Request::new("x") };
         let image = Request { image: Some(at("a.png")), ..Request::new("x") };
         let checkpoint = Checkpoint { path: at("a.ckpt"), every: Every::Auto, stop_after: None, keep: false };
@@ -58,11 +60,17 @@ mod tests {
             (both, None, "is the file of `latents` too"),
             (Request { save_latents: Some(at("a.ckpt")), ..resumed.clone() }, None, "is the file of `resume` too"),
             (resumed.clone(), Some("a.ckpt"), "`resume` "),
+            (save_latents("frames/frame-0002.png"), Some("frames"), "`save_latents` "),
+            #[cfg(unix)]
+            (save_latents("link"), Some("a.mp4"), "`save_latents` "),
         ] {
             let refused = check(&request, video.map(at).as_deref()).unwrap_err().to_string();
             assert!(refused.contains(says) && refused.contains("one would be lost"), "{refused}");
         }
-        for (request, video) in [(save_latents("a.safetensors"), Some("a.mp4")), (resumed, Some("b.mp4"))] {
+        let beside_frames = (save_latents("frames/latents.safetensors"), Some("frames"));
+        for (request, video) in
+            [(save_latents("a.safetensors"), Some("a.mp4")), beside_frames, (resumed, Some("b.mp4"))]
+        {
             check(&request, video.map(at).as_deref()).unwrap();
         }
     }

@@ -10,7 +10,7 @@ use navicache_control::cache::{self, CacheError, CacheMemory, Guarded, Method, R
 use navicache_control::guidance::Branch;
 use navicache_control::schedule::Step;
 use navicache_media::video::{self, Scale};
-use navicache_media::{Clip, Frames, Spec, WholeFile};
+use navicache_media::{Clip, Frames, Spec, WholeFile, overwritten};
 use navicache_models::{Branches, Part, Unit};
 use navicache_replay::trace::Stack;
 
@@ -112,17 +112,25 @@ pub(crate) struct Rescue {
 }
 
 impl Rescue {
-    /// `OUT.mp4.latents.safetensors`, unless the user gave that name to a file of latents, or a checkpoint holds them.
+    /// `OUT.mp4.latents.safetensors`, or a name with a number where something is there or the user gave that name to a
+    /// file of latents; none where a checkpoint holds them.
     fn beside(video: &Path, request: &Request) -> Option<Self> {
         if request.checkpoint.is_some() {
             return None;
         }
-        let mut name = video.as_os_str().to_owned();
-        name.push(".latents.safetensors");
-        let path = PathBuf::from(name);
-        let theirs = [&request.save_latents, &request.latents];
-        let is_theirs = theirs.into_iter().flatten().any(|file| *file == path);
-        (!is_theirs).then_some(Rescue { path, is_written: false })
+        let named = |end: &str| {
+            let mut name = video.as_os_str().to_owned();
+            name.push(end);
+            PathBuf::from(name)
+        };
+        let numbered = (2..).map(|n| named(&format!(".latents-{n}.safetensors")));
+        let is_free = |path: &PathBuf| {
+            let theirs = [&request.save_latents, &request.latents].into_iter().flatten();
+            let theirs = theirs.map(|file| ((), file.as_path()));
+            path.symlink_metadata().is_err() && overwritten([((), path.as_path())], theirs).is_none()
+        };
+        let path = std::iter::once(named(".latents.safetensors")).chain(numbered).find(is_free)?;
+        Some(Rescue { path, is_written: false })
     }
 }
 

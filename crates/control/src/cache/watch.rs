@@ -85,7 +85,7 @@ impl std::fmt::Display for Alarm {
         let Alarm { step, value, limit, .. } = self;
         match self.guard {
             Rule::LongRun => {
-                write!(f, "step {step}: {value} steps in a row were reused, good runs reuse {limit} at most")
+                write!(f, "step {step}: {value} steps in a row were reused, good runs reuse fewer than {limit}")
             }
             Rule::Collapse => write!(
                 f,

@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use format::{Sink, Source};
 
 pub use format::Format;
-pub use png::holds_png;
+pub use png::{holds_png, is_frame};
 pub use scale::{SCALE_MAX, Scale};
 pub use stream::{Colours, Matrix, Orientation, Range, Stream};
 

@@ -56,7 +56,8 @@ fn temporary(path: &Path) -> Result<(TempDir, fs::File)> {
     draft_folder(folder_of(path)).map_err(Error::io(path))
 }
 
-fn is_frame(name: &OsStr) -> bool {
+/// Whether a name is that of a frame: `frame-0000.png` and on.
+pub fn is_frame(name: &OsStr) -> bool {
     let name = name.to_string_lossy();
     let digits = name.strip_prefix("frame-").and_then(|rest| rest.strip_suffix(".png"));
     digits.is_some_and(|digits| !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit()))
