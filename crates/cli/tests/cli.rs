@@ -2,14 +2,13 @@
 
 mod program;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 #[cfg(unix)]
 use program::shell;
-use program::{command, files, navicache, stderr};
+use program::{command, edit, files, model, navicache, stderr};
 use serde_json::Value;
-use tempfile::TempDir;
 
 const PROMPT: &str = "a red circle bouncing on a navy background";
 
@@ -192,31 +191,11 @@ fn requests_that_cannot_be_met() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-/// The embedded model in a folder of its own.
-fn model() -> TempDir {
-    fn copy(from: &Path, to: &Path) {
-        std::fs::create_dir_all(to).unwrap();
-        for entry in std::fs::read_dir(from).unwrap() {
-            let path = entry.unwrap().path();
-            let target = to.join(path.file_name().unwrap());
-            if path.is_dir() { copy(&path, &target) } else { std::fs::copy(&path, &target).map(drop).unwrap() }
-        }
-    }
-    let folder = tempfile::tempdir().unwrap();
-    copy(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../engine/demo"), folder.path());
-    folder
-}
-
 const TRANSFORMER: &str = "transformer/diffusion_pytorch_model.safetensors";
 
 #[test]
 fn models_that_are_broken() {
     type Break = fn(&Path);
-    fn edit(path: PathBuf, change: impl FnOnce(&mut Value)) {
-        let mut json = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
-        change(&mut json);
-        std::fs::write(&path, json.to_string()).unwrap();
-    }
     let cases: &[(&str, Break, &[&str])] = &[
         (
             "missing weights",

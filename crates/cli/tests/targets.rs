@@ -5,7 +5,7 @@ mod program;
 use std::path::Path;
 use std::process::Output;
 
-use program::{command, navicache, stderr};
+use program::{command, edit, model, navicache, stderr};
 use serde_json::Value;
 
 const PROMPT: &str = "a red circle bouncing on a navy background";
@@ -25,23 +25,6 @@ fn report(folder: &Path, name: &str) -> Value {
 
 fn latents(folder: &Path, name: &str) -> Vec<u8> {
     std::fs::read(folder.join(format!("{name}.safetensors"))).unwrap()
-}
-
-/// The built-in model's weights as a folder whose videos are of another length.
-fn another_model(folder: &Path) -> String {
-    let (from, to) = (Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../engine/demo")), folder.join("another"));
-    for part in ["", "scheduler", "text_encoder", "tokenizer", "transformer", "vae"] {
-        std::fs::create_dir_all(to.join(part)).unwrap();
-        let files = std::fs::read_dir(from.join(part)).unwrap().map(|entry| entry.unwrap());
-        for file in files.filter(|entry| entry.file_type().unwrap().is_file()) {
-            std::fs::copy(file.path(), to.join(part).join(file.file_name())).unwrap();
-        }
-    }
-    let about = to.join("navicache.json");
-    let mut settings: Value = serde_json::from_slice(&std::fs::read(&about).unwrap()).unwrap();
-    settings["frames"] = 9.into();
-    std::fs::write(&about, settings.to_string()).unwrap();
-    to.to_str().unwrap().to_string()
 }
 
 #[test]
@@ -126,8 +109,11 @@ fn closeness_is_promised_where_it_was_measured() {
     let unknown = generate(folder, "shipped", &["--steps", "50", "--target", "error=0.02"]);
     assert!(stderr(&unknown).contains("`navicache tune` can promise it"), "{}", stderr(&unknown));
 
-    let other = another_model(folder);
-    let other = navicache(folder, &["generate", PROMPT, "--model", &other, "--target", "psnr=45"]);
+    // The same weights, whose videos are of another length
+    let other = model();
+    edit(other.path().join("navicache.json"), |settings| settings["frames"] = 9.into());
+    let other = other.path().to_str().unwrap();
+    let other = navicache(folder, &["generate", PROMPT, "--model", other, "--target", "psnr=45"]);
     assert!(stderr(&other).contains("it was measured on the built-in model, not on this one"), "{}", stderr(&other));
 
     // Of one's own measurements; what cannot be one is refused before videos are made

@@ -1,8 +1,11 @@
 //! The program as tests run it: in a folder of their own, and without the configuration of whoever runs them.
 #![allow(dead_code)] // not every test needs all of it
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+
+use serde_json::Value;
+use tempfile::TempDir;
 
 /// A call in a folder, to be filled.
 pub fn command(folder: &Path) -> Command {
@@ -35,4 +38,26 @@ pub fn files(folder: &Path) -> Vec<String> {
     let mut names: Vec<String> = std::fs::read_dir(folder).unwrap().map(name).collect();
     names.sort();
     names
+}
+
+/// The embedded model in a folder of its own.
+pub fn model() -> TempDir {
+    fn copy(from: &Path, to: &Path) {
+        std::fs::create_dir_all(to).unwrap();
+        for entry in std::fs::read_dir(from).unwrap() {
+            let path = entry.unwrap().path();
+            let target = to.join(path.file_name().unwrap());
+            if path.is_dir() { copy(&path, &target) } else { std::fs::copy(&path, &target).map(drop).unwrap() }
+        }
+    }
+    let folder = tempfile::tempdir().unwrap();
+    copy(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../engine/demo"), folder.path());
+    folder
+}
+
+/// Changes a file of JSON.
+pub fn edit(path: PathBuf, change: impl FnOnce(&mut Value)) {
+    let mut json = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    change(&mut json);
+    std::fs::write(&path, json.to_string()).unwrap();
 }
